@@ -1,0 +1,92 @@
+package flow
+
+// Attribute names, shared by spans, metrics and logs. Where an OpenTelemetry semantic convention exists it is used.
+const (
+	AttrServiceName      = "service.name"            // resource
+	AttrServiceNamespace = "service.namespace"       // resource
+	AttrServiceVersion   = "service.version"         // resource
+	AttrServiceInstance  = "service.instance.id"     // resource
+	AttrBootID           = "tulle.boot.id"           // resource: 16 lower-case hex digits, new at every start of a sidecar
+	AttrSequence         = "tulle.sequence"          // resource, int: 1, 2, 3 … per (boot id, signal)
+	AttrClock            = "tulle.clock"             // resource, int: sidecar wall clock in unix ns when the batch was sent
+	AttrReporterIdentity = "tulle.reporter.identity" // resource: stamped by the collector from the TLS peer, overwriting
+
+	AttrKind       = "tulle.kind"  // exchange | attempt | connection
+	AttrPhase      = "tulle.phase" // close | progress
+	AttrSide       = "tulle.side"  // client | server
+	AttrProtocol   = "network.protocol.name"
+	AttrReason     = "tulle.reason"
+	AttrCodeClass  = "tulle.code_class" // 2xx 3xx 4xx 5xx, or none
+	AttrDelivered  = "tulle.delivered"
+	AttrAnswered   = "tulle.answered"
+	AttrProbe      = "tulle.probe"
+	AttrAttempt    = "tulle.attempt"
+	AttrAttempts   = "tulle.attempts"
+	AttrRevision   = "tulle.policy.revision"
+	AttrOverride   = "tulle.override.id"
+	AttrRoute      = "http.route"
+	AttrEndpoint   = "tulle.endpoint" // ip:port
+	AttrRequestID  = "http.request.header.x-request-id"
+	AttrTraceBegun = "tulle.trace.started"
+
+	AttrSourceService   = "tulle.source.service"
+	AttrSourceNamespace = "tulle.source.namespace"
+	AttrSourceVersion   = "tulle.source.version"
+	AttrSourceInstance  = "tulle.source.instance"
+	AttrSourceIdentity  = "tulle.source.identity"
+	AttrSourceAddress   = "client.address" // ip:port
+	AttrDestService     = "tulle.destination.service"
+	AttrDestNamespace   = "tulle.destination.namespace"
+	AttrDestVersion     = "tulle.destination.version"
+	AttrDestInstance    = "tulle.destination.instance"
+	AttrDestIdentity    = "tulle.destination.identity"
+	AttrDestAddress     = "server.address" // ip:port
+	AttrMethod          = "http.request.method"
+	AttrPath            = "url.path"
+	AttrAuthority       = "tulle.authority"
+	AttrUserAgent       = "user_agent.original"
+	AttrStatus          = "http.response.status_code"
+	AttrBytesIn         = "http.request.body.size"
+	AttrBytesOut        = "http.response.body.size"
+	AttrDetail          = "error.message"
+	AttrLegHeadParsed   = "tulle.leg.head_parsed" // legs: int, ns since start
+	AttrLegQueued       = "tulle.leg.queued"
+	AttrLegConnected    = "tulle.leg.connected"
+	AttrLegSecured      = "tulle.leg.secured"
+	AttrLegSent         = "tulle.leg.sent"
+	AttrLegFirstByte    = "tulle.leg.first_byte"
+	AttrLegLastByte     = "tulle.leg.last_byte"
+)
+
+// Metric names on the wire from sidecar to collector. All Sums are cumulative and monotonic since the boot; histograms are
+// cumulative exponential histograms in seconds, scale 3. Their attribute sets are fixed (docs/format/record.md) and never crossed.
+const (
+	// MetricExchanges: Sum {side, source service, destination service, protocol, code_class, reason, answered, probe}.
+	MetricExchanges = "tulle.exchanges"
+	// MetricAttempts: Sum, client side only {source, destination, endpoint, code_class, reason, delivered, probe}; exemplars carry trace ids.
+	MetricAttempts = "tulle.attempts"
+	// MetricExchangeDuration: exponential histogram {side, source, destination, protocol, code_class}.
+	MetricExchangeDuration = "tulle.exchange.duration"
+	// MetricAttemptDuration: exponential histogram, client side {destination, endpoint}.
+	MetricAttemptDuration = "tulle.attempt.duration"
+	// MetricRouteDuration: exponential histogram, server side {destination, route}.
+	MetricRouteDuration = "tulle.route.duration"
+	// MetricVersions: Sum {side, source, destination, destination version, code_class}.
+	MetricVersions = "tulle.version.exchanges"
+	// MetricBytes: Sum By {side, source, destination, protocol, direction=in|out}.
+	MetricBytes = "tulle.bytes"
+	// MetricConnections: Sum {side, source, destination, protocol, reason}.
+	MetricConnections = "tulle.connections"
+	// MetricActive: Gauge {side, source, destination, protocol, kind=exchange|connection}.
+	MetricActive = "tulle.active"
+	// MetricTraceBreaks: Sum, client side {source}: outbound exchanges that carried no traceparent while the same workload had
+	// inbound exchanges with one in flight. MetricTraceKept counts those that did carry it. Together they give propagation coverage.
+	MetricTraceBreaks = "tulle.trace.breaks"
+	MetricTraceKept   = "tulle.trace.kept"
+	// MetricRecordsDropped: Sum {reason}: records the sidecar could not keep or send.
+	MetricRecordsDropped = "tulle.records.dropped"
+	// MetricBackoff and other sidecar self-metrics are on the sidecar's /metrics only.
+)
+
+// HistogramScale is the scale of all exponential histograms: 8 buckets per doubling, relative error ≤ 4.5 %.
+const HistogramScale = 3

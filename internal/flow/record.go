@@ -1,0 +1,147 @@
+package flow
+
+import (
+	"encoding/hex"
+	"net/netip"
+	"time"
+)
+
+// Kind says what a Record is about.
+type Kind uint8
+
+const (
+	// KindExchange is one logical request and its response, or one stream, as seen by one sidecar.
+	KindExchange Kind = iota + 1
+	// KindAttempt is one try of a client-side exchange against one endpoint; it is a child of its exchange.
+	KindAttempt
+	// KindConnection is one TCP relay, or a connection that never became an exchange (failed handshake, detection
+	// time-out, parse error, shed).
+	KindConnection
+)
+
+// Phase says whether a Record is final.
+type Phase uint8
+
+const (
+	// PhaseClose is the one final Record of its subject.
+	PhaseClose Phase = iota
+	// PhaseProgress is a cumulative report of a subject that is still alive; emitted every ProgressInterval.
+	PhaseProgress
+)
+
+// ProgressInterval is how often an exchange or connection that is still alive emits a cumulative progress Record.
+const ProgressInterval = 10 * time.Second
+
+// Side says which end of the edge the reporting sidecar is.
+type Side uint8
+
+const (
+	// SideClient is the sidecar of the caller (outbound).
+	SideClient Side = iota + 1
+	// SideServer is the sidecar of the callee (inbound).
+	SideServer
+)
+
+// Protocol is the application protocol of an exchange or connection.
+type Protocol uint8
+
+const (
+	ProtocolTCP Protocol = iota + 1
+	ProtocolTLS
+	ProtocolHTTP1
+	ProtocolHTTP2
+	ProtocolGRPC
+)
+
+// TraceID is a W3C trace-id: 16 bytes, not all zero when valid. It compares with == and is a valid map key.
+type TraceID [16]byte
+
+// SpanID is a W3C parent-id: 8 bytes, not all zero when valid.
+type SpanID [8]byte
+
+func (t TraceID) IsZero() bool   { return t == TraceID{} }
+func (s SpanID) IsZero() bool    { return s == SpanID{} }
+func (t TraceID) String() string { return hex.EncodeToString(t[:]) }
+func (s SpanID) String() string  { return hex.EncodeToString(s[:]) }
+
+// Trace places a Record in its trace (https://www.w3.org/TR/trace-context/).
+type Trace struct {
+	TraceID  TraceID
+	SpanID   SpanID
+	ParentID SpanID // zero when the Record is the root of its trace
+	Flags    byte   // W3C trace-flags of the outgoing traceparent
+	// Started is true when no valid traceparent arrived and this sidecar began the trace.
+	Started bool
+}
+
+// Peer is one end of an edge as the reporter knows it. Empty fields are unknown, never guessed.
+type Peer struct {
+	Service   string // "catalog"; for an external host its ExternalService name; "" when unknown
+	Namespace string // "shop"
+	Version   string // "v2"
+	Instance  string // workload instance, "catalog-2"; only known for the reporter's own end
+	Identity  string // SPIFFE ID proven by mTLS on this connection; "" for plaintext
+	Addr      netip.AddrPort
+}
+
+// Legs are offsets from Record.Start, each ≥ 0, or Unset where the leg was not reached or does not apply. They are
+// monotonic-clock differences taken inside one process, so they never need clocks of two machines to agree.
+type Legs struct {
+	HeadParsed time.Duration // request head complete
+	Queued     time.Duration // left the pending queue (endpoint chosen, connection granted)
+	Connected  time.Duration // TCP connect done; Unset when a pooled connection served
+	Secured    time.Duration // TLS handshake done; Unset when pooled or plaintext
+	Sent       time.Duration // last request byte written
+	FirstByte  time.Duration // first response byte read
+	LastByte   time.Duration // last response byte read
+}
+
+// Unset marks a leg that was not reached.
+const Unset time.Duration = -1
+
+// Record is one wide event. The producer owns it until it is handed to a recorder; afterwards nobody may change it.
+type Record struct {
+	Kind     Kind
+	Phase    Phase
+	Side     Side
+	Protocol Protocol
+
+	Trace    Trace
+	Start    time.Time     // wall clock of the sidecar, nanoseconds
+	Duration time.Duration // to the last byte, or so far for progress
+	Legs     Legs
+
+	Source      Peer
+	Destination Peer
+	// Endpoint is the address an attempt went to, or the last attempt's for an exchange. On the server side it is the
+	// application's address.
+	Endpoint netip.AddrPort
+
+	// Method, Path and Authority are of the request head. Path never has a query string (dropped in the sidecar).
+	Method    string
+	Path      string
+	Authority string
+	UserAgent string
+	RequestID string // x-request-id, passed through or minted
+	Route     string // name of the route that matched; "" for the service's default route
+	Status    int    // HTTP status answered downstream; 0 when no response head was sent
+
+	Reason Reason // ReasonNone on success
+	// Delivered is for attempts: true when the peer is known or presumed to have received the whole request head.
+	// False means that the peer cannot have begun an exchange for it. See docs/format/record.md, "Identities".
+	Delivered bool
+	// Answered is for exchanges: true when a complete response was written downstream.
+	Answered bool
+
+	BytesIn  uint64 // received from downstream, body bytes (TCP: bytes read from the downstream peer)
+	BytesOut uint64 // sent to downstream, body bytes
+
+	Attempt  int // for an attempt: 1 for the first try
+	Attempts int // for an exchange: how many tries were made
+
+	// Probe marks half-open traffic to an ejected endpoint. It is counted, but excluded from error ratios of callers.
+	Probe    bool
+	Revision string // policy revision that judged the exchange, all the way through
+	Override string // id of the controller override that influenced the choice of endpoint; "" if none
+	Detail   string // free text for people: the error as the sidecar met it; no user data
+}

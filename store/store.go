@@ -1,0 +1,152 @@
+// Package store is the contract of Tulle's memory: what a span backend must do, what it may say it cannot do, and the errors callers
+// branch on. Backends live in store/span/NAME; metrics, graph and events have packages of their own. open.go maps a backend's name to it.
+//
+// The types here are Tulle's own: OpenTelemetry's pdata on the way in, small plain structs on the way out. Jaeger's, Prometheus' and
+// Tempo's types appear only in their adapters.
+package store
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.opentelemetry.io/collector/pdata/ptrace"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+)
+
+// Errors that callers branch on. Backends wrap them with what was being done, to what.
+var (
+	// ErrNotFound: no such trace (or none in the retained range).
+	ErrNotFound = errors.New("not found")
+	// ErrFull: out of disk or over a byte budget; the write was refused whole and may be retried later.
+	ErrFull = errors.New("store is full")
+	// ErrBusy: a limit on concurrent work was reached; retryable.
+	ErrBusy = errors.New("store is busy")
+	// ErrClosed: the store is shutting down; retryable elsewhere.
+	ErrClosed = errors.New("store is closed")
+	// ErrBadQuery: the query cannot be understood; not retryable.
+	ErrBadQuery = errors.New("bad query")
+)
+
+// Capabilities says beforehand what a backend cannot do. The zero value claims the least.
+type Capabilities struct {
+	SearchWithoutService bool
+	AttributeSearch      bool
+	DurationSearch       bool
+	KeysetPaging         bool
+	Name                 string
+}
+
+// Spans is a span backend. All methods are safe for concurrent use. After Close every method returns ErrClosed.
+type Spans interface {
+	// Write stores a batch and returns when it is durable (to the degree the backend documents). On error nothing of the batch was
+	// stored; errors.Is(err, ErrFull|ErrBusy|ErrClosed) means try again. A batch whose resource carries (tulle.boot.id, tulle.sequence) that
+	// was already stored is accepted and stored once. The batch is read-only to the backend and not kept after return.
+	Write(ctx context.Context, td ptrace.Traces) error
+	// Trace returns every stored span of one trace, grouped by resource. ErrNotFound when there is none.
+	Trace(ctx context.Context, id flow.TraceID) (ptrace.Traces, error)
+	// Summaries returns one page, newest first (by trace start, then trace id), deterministic for a given store content.
+	Summaries(ctx context.Context, q TraceQuery) (TracePage, error)
+	// Spans calls yield for spans that match, newest first, until yield returns false or q.Limit is reached. The Span is valid after return.
+	Spans(ctx context.Context, q TraceQuery, yield func(Span) bool) error
+	// Services and Operations list what is known in the retained range, sorted.
+	Services(ctx context.Context) ([]string, error)
+	Operations(ctx context.Context, service string) ([]Operation, error)
+	// AttributeKeys lists searchable attribute names, sorted.
+	AttributeKeys(ctx context.Context) ([]string, error)
+	Stats() SpanStats
+	Capabilities() Capabilities
+	Close() error
+}
+
+// TraceQuery selects traces (Summaries) or spans (Spans). Zero fields do not restrict. All restrictions on span fields must hold on one
+// and the same span.
+type TraceQuery struct {
+	Service     string
+	Operation   string
+	Kind        string // internal | server | client | producer | consumer
+	Attributes  []AttributeMatch
+	Start, End  time.Time // span start in [Start, End); zero End = now
+	MinDuration time.Duration
+	MaxDuration time.Duration
+	Errors      bool   // status error, or a tulle.reason
+	Source      string // edge: tulle.source.service
+	Destination string // edge: tulle.destination.service
+	Reason      string
+	Limit       int    // default 20, at most 10,000
+	Cursor      string // opaque, from TracePage.Next
+}
+
+// AttributeMatch compares one span or resource attribute by its string form.
+type AttributeMatch struct {
+	Key   string
+	Value string
+	Op    string // "=", "!=", "exists"
+}
+
+// TracePage is one page of summaries; Next is "" on the last page.
+type TracePage struct {
+	Traces []TraceSummary `json:"traces"`
+	Next   string         `json:"next,omitempty"`
+}
+
+// TraceSummary describes a trace without its spans' bodies.
+type TraceSummary struct {
+	TraceID       flow.TraceID   `json:"-"`
+	ID            string         `json:"traceId"` // hex form of TraceID
+	RootService   string         `json:"rootService"`
+	RootOperation string         `json:"rootOperation"`
+	Start         time.Time      `json:"start"`
+	Duration      time.Duration  `json:"durationNs"`
+	Spans         int            `json:"spans"`
+	Errors        int            `json:"errors"`
+	Services      []ServiceCount `json:"services"`
+	Partial       bool           `json:"partial,omitempty"` // root not (yet) seen
+}
+
+// ServiceCount is how much of a trace one service has.
+type ServiceCount struct {
+	Service string `json:"service"`
+	Spans   int    `json:"spans"`
+	Errors  int    `json:"errors"`
+}
+
+// Operation is a span name and kind of a service.
+type Operation struct {
+	Name string `json:"name"`
+	Kind string `json:"kind"`
+}
+
+// Span is a span as read back, flat: resource attributes under Resource, span attributes under Attributes, both as string forms keep their
+// type in the Traces form only.
+type Span struct {
+	TraceID    flow.TraceID
+	SpanID     flow.SpanID
+	ParentID   flow.SpanID
+	Name       string
+	Kind       string
+	Service    string
+	Start      time.Time
+	Duration   time.Duration
+	Error      bool
+	Status     string // status message
+	Attributes map[string]string
+	Resource   map[string]string
+}
+
+// SpanStats is what the store knows of itself.
+type SpanStats struct {
+	Spans         uint64    `json:"spans"`
+	Blocks        int       `json:"blocks"`
+	Bytes         uint64    `json:"bytes"`    // sealed blocks on disk
+	WALBytes      uint64    `json:"walBytes"` // live WAL on disk
+	BytesPerSpan  float64   `json:"bytesPerSpan"`
+	Oldest        time.Time `json:"oldest"`
+	Newest        time.Time `json:"newest"`
+	Written       uint64    `json:"written"`   // spans accepted since start
+	Duplicate     uint64    `json:"duplicate"` // spans dropped as re-sent batches
+	Corrupt       uint64    `json:"corrupt"`   // WAL or block damage found (each reported as an event)
+	DiskFreeBytes uint64    `json:"diskFreeBytes"`
+	LastError     string    `json:"lastError,omitempty"` // "" when healthy; what a person should do about it
+}
