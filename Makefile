@@ -1,0 +1,87 @@
+# Tulle. `make` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-builtin-rules
+
+GO             ?= go
+VERSION        ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS        := -s -w -X main.version=$(VERSION)
+GOLANGCI       := golangci-lint
+GOLANGCI_VER   := v2.15.0
+GOFUMPT_VER    := v0.11.0
+TOOLS          := $(CURDIR)/.tools
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: need-go
+need-go:
+	@command -v $(GO) >/dev/null || { echo "tulle: Go is not installed. Install Go 1.26 or newer: https://go.dev/doc/install"; exit 1; }
+
+.PHONY: need-cc
+need-cc:
+	@command -v cc >/dev/null || command -v gcc >/dev/null || { echo "tulle: the race detector needs a C compiler. Debian/Ubuntu: apt-get install gcc libc6-dev; Fedora: dnf install gcc; macOS: xcode-select --install"; exit 1; }
+
+.PHONY: build
+build: need-go ## build bin/tulle and bin/tulle-sidecar (static)
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/tulle ./cmd/tulle-sidecar
+
+.PHONY: demo
+demo: build ## build, then run the whole mesh with a shop on this machine (Ctrl-C stops it)
+	bin/tulle demo $(DEMO)
+
+.PHONY: test
+test: need-go need-cc ## all hermetic tests with the race detector
+	CGO_ENABLED=1 $(GO) test -race -timeout 15m ./...
+
+.PHONY: lint
+lint: need-go $(TOOLS)/golangci-lint-$(GOLANGCI_VER) $(TOOLS)/gofumpt-$(GOFUMPT_VER) ## go vet, golangci-lint, gofumpt
+	$(GO) vet ./...
+	$(TOOLS)/golangci-lint-$(GOLANGCI_VER) run ./...
+	@bad=$$($(TOOLS)/gofumpt-$(GOFUMPT_VER) -l $$(git ls-files '*.go' | grep -v -e '_templ\.go$$' -e '\.pb\.go$$')); [ -z "$$bad" ] || { echo "not gofumpt clean (run make fmt):"; echo "$$bad"; exit 1; }
+
+.PHONY: fmt
+fmt: $(TOOLS)/gofumpt-$(GOFUMPT_VER) ## format the Go code
+	$(TOOLS)/gofumpt-$(GOFUMPT_VER) -w $$(git ls-files '*.go' | grep -v -e '_templ\.go$$' -e '\.pb\.go$$')
+
+$(TOOLS)/golangci-lint-$(GOLANGCI_VER):
+	GOBIN=$(TOOLS) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VER)
+	mv $(TOOLS)/golangci-lint $@
+
+$(TOOLS)/gofumpt-$(GOFUMPT_VER):
+	GOBIN=$(TOOLS) $(GO) install mvdan.cc/gofumpt@$(GOFUMPT_VER)
+	mv $(TOOLS)/gofumpt $@
+
+.PHONY: generate
+generate: need-go ## rewrite generated code: protobuf, templ pages, the dashboard's bundle
+	$(GO) -C tools run ./protogen ..
+	$(GO) -C tools tool templ generate -path ../dashboard
+	$(GO) -C tools run ./webbundle ../dashboard
+
+.PHONY: generate-check
+generate-check: generate ## fail when generated code is not as committed
+	@git diff --exit-code --stat -- internal/gen dashboard || { echo "generated code differs from what is committed: run 'make generate' and commit the result"; exit 1; }
+	@[ -z "$$(git status --porcelain -- internal/gen dashboard)" ] || { git status --short -- internal/gen dashboard; echo "generated files are missing from the commit: git add them"; exit 1; }
+
+.PHONY: bench
+bench: need-go ## Go benchmarks of the hot paths and the store
+	$(GO) test -run '^$$' -bench . -benchmem ./sidecar/... ./internal/... ./store/...
+
+.PHONY: soak
+soak: build ## the demo for SOAK (default 10m): memory, goroutines, descriptors, no false ejection
+	$(GO) run ./loadtest/soak -duration $(or $(SOAK),10m)
+
+.PHONY: fault
+fault: build ## the demo's fault in real time: ejection, error window, alert, readmission, measured from outside
+	$(GO) run ./loadtest/fault
+
+.PHONY: test-peers
+test-peers: build ## real peers against a running demo: promtool, a W3C/OTLP client (says what to install when one is missing)
+	@command -v promtool >/dev/null || { echo "tulle: promtool is missing. Debian/Ubuntu: apt-get install prometheus; others: https://prometheus.io/download/"; exit 1; }
+	$(GO) run ./loadtest/peer
+
+.PHONY: screenshots
+screenshots: build ## pictures of the real dashboard, made from a running demo with Chromium (docs/images)
+	@command -v chromium >/dev/null || { echo "tulle: chromium is missing. Debian/Ubuntu: apt-get install chromium"; exit 1; }
+	$(GO) run ./loadtest/screenshot
