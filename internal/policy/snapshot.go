@@ -3,6 +3,13 @@
 // round-trip property test walks it. Snapshots are immutable once published: readers share them without locks.
 package policy
 
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+)
+
 // Snapshot is everything a sidecar acts on, at one revision. An exchange takes the current Snapshot once and is judged by it to its end.
 type Snapshot struct {
 	Revision  string // opaque, changes with every change of content; stamped on Records
@@ -10,4 +17,47 @@ type Snapshot struct {
 	Listeners []Listener            // xDS: Listener; sorted by name
 	Services  map[string]Service    // xDS: Cluster, by service name
 	Endpoints map[string][]Endpoint // xDS: ClusterLoadAssignment, by service name; sorted by address
+}
+
+// Check refuses a Snapshot that a sidecar could not act on as a whole: each part by itself, then what they say about each other.
+func (s *Snapshot) Check() error {
+	if err := s.Workload.Check(); err != nil {
+		return err
+	}
+	for name, svc := range s.Services {
+		if err := svc.WithDefaults().Check(); err != nil {
+			return err
+		}
+		if name != svc.Name {
+			return fmt.Errorf("service %q: is filed under %q; the names must agree", svc.Name, name)
+		}
+	}
+	for name, endpoints := range s.Endpoints {
+		if _, ok := s.Services[name]; !ok {
+			return fmt.Errorf("endpoints of %q: no such service in this snapshot", name)
+		}
+		for _, e := range endpoints {
+			if err := e.WithDefaults().Check(); err != nil {
+				return fmt.Errorf("service %q: %w", name, err)
+			}
+		}
+	}
+	names, addresses := map[string]bool{}, map[netip.AddrPort]string{}
+	for _, l := range s.Listeners {
+		if err := l.Check(); err != nil {
+			return err
+		}
+		if names[l.Name] {
+			return fmt.Errorf("listener %q: the name is used twice", l.Name)
+		}
+		names[l.Name] = true
+		if other, ok := addresses[l.Address]; ok {
+			return fmt.Errorf("listener %q: address %s is already taken by listener %q; give one of them another port", l.Name, l.Address, other)
+		}
+		addresses[l.Address] = l.Name
+		if _, ok := s.Services[l.Service]; !ok && l.Side == flow.SideClient {
+			return fmt.Errorf("listener %q: service %q is not in this snapshot", l.Name, l.Service)
+		}
+	}
+	return nil
 }

@@ -149,4 +149,3 @@ var versionLine = regexp.MustCompile(`(?m)^// (?:versions:|[-\t ]*protoc\b.*)\n|
 
 // stripVersions drops the comment lines that name tool versions; go.sum pins them.
 func stripVersions(s string) string { return versionLine.ReplaceAllString(s, "") }
-
