@@ -1,0 +1,134 @@
+package balance
+
+import (
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tulle-mesh/tulle/sidecar/exchange"
+)
+
+// The constants of the average; see P2C.
+const (
+	seed         = 30 * time.Millisecond
+	decay        = 10 * time.Second
+	failingDecay = 2 * time.Second
+	failingStep  = 0.2 // weight of one try in the share of failed tries
+	failingCost  = 20
+	floor        = 100 * time.Microsecond // an average never falls below: costs stay comparable
+)
+
+// The constants of the local reflex.
+const (
+	reflexAfter = 5 // consecutive unreachable tries
+	reflexFirst = time.Second
+	reflexMax   = 30 * time.Second
+)
+
+// state is what is known of one address. It outlives Snapshots. Only End and the reflex write it; Pick reads the atomics.
+type state struct {
+	set      *Set
+	inFlight atomic.Int64
+	average  atomic.Uint64 // math.Float64bits, seconds, as of stamp
+	failing  atomic.Uint64 // math.Float64bits, share, as of stamp
+	stamp    atomic.Int64  // unix ns
+	// openUntil is when the reflex lets the next probe through; 0: closed (healthy).
+	openUntil atomic.Int64
+	probing   atomic.Bool // the one probe of an open reflex is out
+
+	mu          sync.Mutex // writers of the fields above and:
+	unreachable int
+	penalty     time.Duration
+}
+
+func newState(s *Set) *state {
+	st := &state{set: s}
+	st.average.Store(math.Float64bits(seed.Seconds()))
+	return st
+}
+
+func decayed(v float64, elapsed int64, tau time.Duration) float64 {
+	if elapsed <= 0 {
+		return v
+	}
+	return v * math.Exp(-float64(elapsed)/float64(tau))
+}
+
+func (st *state) cost(now int64, weight float64) float64 {
+	elapsed := now - st.stamp.Load()
+	avg := math.Float64frombits(st.average.Load())
+	fail := math.Float64frombits(st.failing.Load())
+	if elapsed > int64(time.Second) { // within a second the decay is under 10 %, not worth an exponential on the hot path
+		avg = decayed(avg, elapsed, decay)
+		fail = decayed(fail, elapsed, failingDecay)
+	}
+	return max(avg, floor.Seconds()) * float64(st.inFlight.Load()+1) * (1 + failingCost*fail) / weight
+}
+
+// load is one try on its way: the state and whether it is the reflex's probe. Two types instead of a struct, so that making an
+// exchange.Load of a *state allocates nothing.
+type (
+	plainLoad  state
+	reflexLoad state
+)
+
+func (l *plainLoad) End(now time.Time, took time.Duration, r exchange.Result) {
+	(*state)(l).end(now, took, r, false)
+}
+
+func (l *reflexLoad) End(now time.Time, took time.Duration, r exchange.Result) {
+	(*state)(l).end(now, took, r, true)
+}
+
+func (st *state) end(now time.Time, took time.Duration, r exchange.Result, probe bool) {
+	st.inFlight.Add(-1)
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if probe {
+		defer st.probing.Store(false)
+	}
+	if r == exchange.ResultUnknown {
+		return
+	}
+	t := now.UnixNano()
+	elapsed := t - st.stamp.Load()
+	avg := decayed(math.Float64frombits(st.average.Load()), elapsed, decay)
+	sample := took.Seconds()
+	if r == exchange.ResultUnreachable {
+		sample = max(sample, seed.Seconds(), avg) // a refused connect is quick, and no reason to come back
+	}
+	if sample < avg {
+		w := math.Exp(-math.Max(float64(elapsed), float64(time.Millisecond)) / float64(decay))
+		sample = math.Float64frombits(st.average.Load())*w + sample*(1-w)
+	}
+	fail := decayed(math.Float64frombits(st.failing.Load()), elapsed, failingDecay) * (1 - failingStep)
+	if r != exchange.ResultOK {
+		fail += failingStep
+	}
+	st.average.Store(math.Float64bits(sample))
+	st.failing.Store(math.Float64bits(fail))
+	st.stamp.Store(max(t, st.stamp.Load()))
+
+	if r != exchange.ResultUnreachable {
+		st.unreachable, st.penalty = 0, 0
+		if st.openUntil.Swap(0) != 0 {
+			st.set.tripped.Add(-1)
+		}
+		return
+	}
+	st.unreachable++
+	if st.unreachable < reflexAfter && !probe {
+		return
+	}
+	open := st.openUntil.Load()
+	if open != 0 && !probe {
+		return // tries that were on their way when it tripped
+	}
+	st.penalty = min(max(2*st.penalty, reflexFirst), reflexMax)
+	if st.openUntil.Swap(t+int64(st.penalty)) == 0 {
+		st.set.tripped.Add(1)
+	}
+}
+
+func (st *state) float(bits *atomic.Uint64) float64 { return math.Float64frombits(bits.Load()) }
