@@ -112,6 +112,7 @@ type Graph struct {
 	sealed    int64 // slots with a smaller sec are sealed
 	sequence  uint64
 	reporters map[reporterKey]*reporter
+	departed  map[[2]string]bool // service, instance: reporters that vanished and have been forgotten since; Totals still name them
 	edges     map[edgeKey]*edge
 	protocols map[[2]string]string // source, destination → protocol of that pair
 	traces    map[string]*propagation
@@ -152,7 +153,7 @@ func Open(cfg Config) (*Graph, error) {
 	}
 	g := &Graph{
 		cfg: cfg, tel: newTelemetry(cfg.Registerer), opened: cfg.Now(),
-		x: newIndex(&tullev1.Registry{}), slots: map[int64]*slot{}, reporters: map[reporterKey]*reporter{}, edges: map[edgeKey]*edge{}, protocols: map[[2]string]string{},
+		x: newIndex(&tullev1.Registry{}), slots: map[int64]*slot{}, reporters: map[reporterKey]*reporter{}, departed: map[[2]string]bool{}, edges: map[edgeKey]*edge{}, protocols: map[[2]string]string{},
 		traces: map[string]*propagation{}, counters: map[series]float64{}, hists: map[series]*hist{},
 		snapshots: map[chan *Snapshot]struct{}{}, observers: map[chan *tullev1.Observed]struct{}{},
 	}
@@ -284,7 +285,13 @@ func (g *Graph) Totals() []Totals {
 				t.MissingReporters = append(t.MissingReporters, r.key.instance)
 			}
 		}
+		for d := range g.departed {
+			if d[0] == k.source || d[0] == k.destination {
+				t.MissingReporters = append(t.MissingReporters, d[1])
+			}
+		}
 		slices.Sort(t.MissingReporters)
+		t.MissingReporters = slices.Compact(t.MissingReporters)
 		t.State = stateOf(x, k, len(t.MissingReporters) > 0)
 		out = append(out, t)
 	}
@@ -496,6 +503,9 @@ func (g *Graph) forgetLocked(now time.Time) {
 		r.prune(now.Add(-2 * time.Minute).UnixNano())
 		idle := now.Sub(r.seen)
 		if idle >= g.cfg.ForgetIdle || r.boot.goodbye && idle >= time.Minute {
+			if r.missing || len(r.lost) > 0 {
+				g.departed[[2]string{r.service, r.key.instance}] = true
+			}
 			delete(g.reporters, k)
 		}
 	}
