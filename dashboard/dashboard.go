@@ -42,7 +42,9 @@ type Dashboard struct {
 	addr    string // set before bound is closed
 }
 
-type runner interface{ Run(ctx context.Context) error }
+type runner interface {
+	Run(ctx context.Context) error
+}
 
 // New checks cfg and builds the handler tree. It starts nothing.
 func New(cfg Config) (*Dashboard, error) {

@@ -90,15 +90,15 @@ type Proxy struct {
 	Version      string        `json:"version,omitempty"` // of the sidecar binary
 	Identity     string        `json:"identity,omitempty"`
 	Address      string        `json:"address,omitempty"`
-	Connected    bool          `json:"connected"`          // to the controller
-	Since        time.Time     `json:"since,omitzero"`     // of the connection, or of its loss
-	LastSeen     time.Time     `json:"lastSeen,omitzero"`  // last telemetry
-	Reporting    bool          `json:"reporting"`          // telemetry arrives
-	Acked        string        `json:"acked,omitempty"`    // revision it runs on
-	Wanted       string        `json:"wanted,omitempty"`   // newest revision meant for it
-	Nack         string        `json:"nack,omitempty"`     // last refusal, in the proxy's words; "" when the last answer was an ACK
-	NackAt       time.Time     `json:"nackAt,omitzero"`    //
-	ClockOffset  time.Duration `json:"clockOffsetNs"`      // proxy's clock minus ours
+	Connected    bool          `json:"connected"`         // to the controller
+	Since        time.Time     `json:"since,omitzero"`    // of the connection, or of its loss
+	LastSeen     time.Time     `json:"lastSeen,omitzero"` // last telemetry
+	Reporting    bool          `json:"reporting"`         // telemetry arrives
+	Acked        string        `json:"acked,omitempty"`   // revision it runs on
+	Wanted       string        `json:"wanted,omitempty"`  // newest revision meant for it
+	Nack         string        `json:"nack,omitempty"`    // last refusal, in the proxy's words; "" when the last answer was an ACK
+	NackAt       time.Time     `json:"nackAt,omitzero"`   //
+	ClockOffset  time.Duration `json:"clockOffsetNs"`     // proxy's clock minus ours
 	CertNotAfter time.Time     `json:"certNotAfter,omitzero"`
 }
 
