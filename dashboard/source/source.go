@@ -29,8 +29,8 @@ type Graph interface {
 
 // Events is what happened and why. Safe for concurrent use.
 type Events interface {
-	// Query returns matching events, newest first.
-	Query(ctx context.Context, q event.Query) ([]event.Event, error)
+	// Query returns matching events, newest first, and the Before of the next page, "" on the last.
+	Query(ctx context.Context, q event.Query) (events []event.Event, next string, err error)
 	// Subscribe yields every new event until ctx is done, then closes the channel. A slow reader misses events, never blocks.
 	Subscribe(ctx context.Context) <-chan event.Event
 }
