@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/tulle-mesh/tulle/dashboard/live"
 	"github.com/tulle-mesh/tulle/dashboard/source"
 )
 
@@ -37,13 +38,9 @@ type Dashboard struct {
 	cfg     Config
 	log     *slog.Logger
 	handler http.Handler
-	hub     runner
+	hub     *live.Hub
 	bound   chan struct{}
 	addr    string // set before bound is closed
-}
-
-type runner interface {
-	Run(ctx context.Context) error
 }
 
 // New checks cfg and builds the handler tree. It starts nothing.
