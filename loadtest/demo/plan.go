@@ -42,6 +42,9 @@ type Workload struct {
 	Calls    []string          // the dependencies, in the topology's order
 }
 
+// Plan is the shop of a configuration: every process and where it listens.
+func Plan(c Config) []Workload { return plan(c.ShopBase, c.AdminBase) }
+
 // plan lays the shop out on loopback ports: shopBase on for the workloads, adminBase on for the sidecars' admin ports.
 func plan(shopBase, adminBase int) []Workload {
 	at := func(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
