@@ -9,7 +9,9 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/identity"
+	"github.com/tulle-mesh/tulle/internal/policy"
 )
 
 // Kinds lists every kind by its name in YAML.
@@ -265,25 +267,36 @@ func (p *TrafficPolicy) check() error {
 	if err := checkLabel("spec.targetService", s.TargetService); err != nil {
 		return err
 	}
-	switch {
-	case s.ConnectTimeout < 0:
-		return fmt.Errorf("spec.connectTimeout: cannot be off; a connect without a limit would hold requests for minutes")
-	case s.RequestTimeout > 0 && s.TryTimeout > s.RequestTimeout:
-		return fmt.Errorf("spec.tryTimeout: %s is longer than requestTimeout %s; lower it", time.Duration(s.TryTimeout), time.Duration(s.RequestTimeout))
-	case s.Retry.Attempts < 0 || s.Retry.Attempts > 10:
-		return fmt.Errorf("spec.retry.attempts: %d must be from 1 (off) to 10", s.Retry.Attempts)
-	case s.Retry.BudgetRatio < 0 || s.Retry.BudgetRatio > 1:
-		return fmt.Errorf("spec.retry.budgetRatio: %v must be from 0 to 1", s.Retry.BudgetRatio)
-	case s.Retry.BudgetMin < 0 || s.Retry.BudgetMin > 1<<20:
-		return fmt.Errorf("spec.retry.budgetMin: %v must be from 0 to %d", s.Retry.BudgetMin, 1<<20)
-	case s.Retry.BackoffBase < 0 || s.Retry.BackoffMax < 0:
-		return fmt.Errorf("spec.retry.backoffBase, backoffMax: cannot be off; lower them to 1ms")
-	case s.Limits.MaxRequests < 0 || s.Limits.MaxRequests > 1<<20:
-		return fmt.Errorf("spec.limits.maxRequests: %d must be from 1 to %d", s.Limits.MaxRequests, 1<<20)
-	case s.Limits.MaxConnections < 0 || s.Limits.MaxConnections > 1<<20:
-		return fmt.Errorf("spec.limits.maxConnections: %d must be from 1 to %d", s.Limits.MaxConnections, 1<<20)
+	for _, d := range []struct {
+		field string
+		v     Duration
+	}{
+		{"spec.connectTimeout", s.ConnectTimeout}, {"spec.retry.backoffBase", s.Retry.BackoffBase}, {"spec.retry.backoffMax", s.Retry.BackoffMax},
+	} {
+		if d.v < 0 {
+			return fmt.Errorf("%s: cannot be off; set a duration such as 1s", d.field)
+		}
+	}
+	// What the sidecar would refuse is refused here.
+	if err := s.Apply(policy.Service{Name: s.TargetService, Protocol: flow.ProtocolHTTP1}).WithDefaults().Check(); err != nil {
+		return fmt.Errorf("spec: %w", err)
 	}
 	return nil
+}
+
+// Apply puts the settings on svc; what is not set becomes zero, the default.
+func (p TrafficPolicySpec) Apply(svc policy.Service) policy.Service {
+	svc.RequestTimeout = time.Duration(p.RequestTimeout)
+	svc.TryTimeout = time.Duration(p.TryTimeout)
+	svc.ConnectTimeout = time.Duration(p.ConnectTimeout)
+	svc.IdleTimeout = time.Duration(p.IdleTimeout)
+	svc.MaxRequests = p.Limits.MaxRequests
+	svc.MaxConnections = p.Limits.MaxConnections
+	svc.Retry = policy.Retry{
+		Attempts: p.Retry.Attempts, BudgetRatio: p.Retry.BudgetRatio, BudgetMin: p.Retry.BudgetMin,
+		BackoffBase: time.Duration(p.Retry.BackoffBase), BackoffMax: time.Duration(p.Retry.BackoffMax),
+	}
+	return svc
 }
 
 // MeshConfig is for the whole mesh; there is at most one.

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/tulle-mesh/tulle/controller/discovery"
 	"github.com/tulle-mesh/tulle/controller/resource"
@@ -91,7 +90,7 @@ func index(in Input) (map[string]policy.Service, map[string][]policy.Endpoint) {
 	}
 	for _, p := range in.Set.Policies {
 		if svc, ok := services[p.Spec.TargetService]; ok {
-			services[p.Spec.TargetService] = apply(svc, p.Spec)
+			services[p.Spec.TargetService] = p.Spec.Apply(svc)
 		}
 	}
 	for name, svc := range services {
@@ -100,20 +99,6 @@ func index(in Input) (map[string]policy.Service, map[string][]policy.Endpoint) {
 		slices.SortFunc(endpoints[name], func(a, b policy.Endpoint) int { return a.Address.Compare(b.Address) })
 	}
 	return services, endpoints
-}
-
-func apply(svc policy.Service, p resource.TrafficPolicySpec) policy.Service {
-	svc.RequestTimeout = time.Duration(p.RequestTimeout)
-	svc.TryTimeout = time.Duration(p.TryTimeout)
-	svc.ConnectTimeout = time.Duration(p.ConnectTimeout)
-	svc.IdleTimeout = time.Duration(p.IdleTimeout)
-	svc.MaxRequests = p.Limits.MaxRequests
-	svc.MaxConnections = p.Limits.MaxConnections
-	svc.Retry = policy.Retry{
-		Attempts: p.Retry.Attempts, BudgetRatio: p.Retry.BudgetRatio, BudgetMin: p.Retry.BudgetMin,
-		BackoffBase: time.Duration(p.Retry.BackoffBase), BackoffMax: time.Duration(p.Retry.BackoffMax),
-	}
-	return svc
 }
 
 // snapshot is w's share: its own listeners and the services it calls.

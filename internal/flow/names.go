@@ -10,13 +10,15 @@ const (
 	AttrSequence         = "tulle.sequence"          // resource, int: 1, 2, 3 … per (boot id, signal)
 	AttrClock            = "tulle.clock"             // resource, int: sidecar wall clock in unix ns when the batch was sent
 	AttrReporterIdentity = "tulle.reporter.identity" // resource: stamped by the collector from the TLS peer, overwriting
+	AttrGoodbye          = "tulle.goodbye"           // resource, bool: true on the last metrics export of a clean stop, else absent
 
 	AttrKind       = "tulle.kind"  // exchange | attempt | connection
 	AttrPhase      = "tulle.phase" // close | progress
 	AttrSide       = "tulle.side"  // client | server
 	AttrProtocol   = "network.protocol.name"
 	AttrReason     = "tulle.reason"
-	AttrCodeClass  = "tulle.code_class" // 2xx 3xx 4xx 5xx, or none
+	AttrCodeClass  = "tulle.code_class" // 1xx 2xx 3xx 4xx 5xx, or none
+	AttrDirection  = "tulle.direction"  // metrics only: in | out, as BytesIn and BytesOut
 	AttrDelivered  = "tulle.delivered"
 	AttrAnswered   = "tulle.answered"
 	AttrProbe      = "tulle.probe"
@@ -73,7 +75,7 @@ const (
 	MetricRouteDuration = "tulle.route.duration"
 	// MetricVersions: Sum {side, source, destination, destination version, code_class}.
 	MetricVersions = "tulle.version.exchanges"
-	// MetricBytes: Sum By {side, source, destination, protocol, direction=in|out}.
+	// MetricBytes: Sum in bytes {side, source, destination, protocol, direction=in|out}.
 	MetricBytes = "tulle.bytes"
 	// MetricConnections: Sum {side, source, destination, protocol, reason}.
 	MetricConnections = "tulle.connections"

@@ -17,6 +17,7 @@ const (
 	KindDisconnected Kind = "proxy.disconnected"
 	KindNack         Kind = "proxy.nack"
 	KindReporterLost Kind = "reporter.missing"
+	KindReporterBack Kind = "reporter.back"
 	KindCertificate  Kind = "certificate.issued"
 	KindAlertFiring  Kind = "alert.firing"
 	KindAlertOK      Kind = "alert.resolved"

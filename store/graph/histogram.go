@@ -1,0 +1,202 @@
+package graph
+
+import (
+	"math"
+
+	"github.com/prometheus/prometheus/model/histogram"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+)
+
+// hist is an exponential histogram at flow.HistogramScale: bucket i holds seconds in (2^(i/8), 2^((i+1)/8)]. The zero value is empty.
+type hist struct {
+	count uint64
+	sum   float64
+	zero  uint64
+	off   int32 // index of n[0]
+	n     []uint64
+}
+
+// maxBuckets bounds what one histogram may cost: durations from 1 ns to 292 years have 505 buckets at scale 3.
+const maxBuckets = 640
+
+// readHist converts a data point; ok is false for one that is not ours: negative values, a coarser scale, or absurdly many buckets. A finer scale
+// is merged down exactly (OpenTelemetry metrics data model, "Exponential Scale").
+func readHist(p pmetric.ExponentialHistogramDataPoint) (h hist, ok bool) {
+	shift := p.Scale() - flow.HistogramScale
+	if shift < 0 || shift > 17 || p.Negative().BucketCounts().Len() > 0 || p.Positive().BucketCounts().Len() > maxBuckets<<shift {
+		return hist{}, false
+	}
+	h = hist{count: p.Count(), sum: p.Sum(), zero: p.ZeroCount()}
+	b := p.Positive()
+	if b.BucketCounts().Len() == 0 {
+		return h, true
+	}
+	first := b.Offset() >> shift
+	last := (b.Offset() + int32(b.BucketCounts().Len()) - 1) >> shift
+	h.off, h.n = first, make([]uint64, last-first+1)
+	for i := range b.BucketCounts().Len() {
+		h.n[((b.Offset()+int32(i))>>shift)-first] += b.BucketCounts().At(i)
+	}
+	return h, true
+}
+
+// bucket is the count of bucket i.
+func (h *hist) bucket(i int32) uint64 {
+	if i < h.off || int(i-h.off) >= len(h.n) {
+		return 0
+	}
+	return h.n[i-h.off]
+}
+
+// grow makes room for buckets [lo, hi].
+func (h *hist) grow(lo, hi int32) {
+	if len(h.n) == 0 {
+		h.off, h.n = lo, make([]uint64, hi-lo+1)
+		return
+	}
+	end := h.off + int32(len(h.n)) - 1
+	if lo >= h.off && hi <= end {
+		return
+	}
+	lo, hi = min(lo, h.off), max(hi, end)
+	n := make([]uint64, hi-lo+1)
+	copy(n[h.off-lo:], h.n)
+	h.off, h.n = lo, n
+}
+
+// add merges o into h.
+func (h *hist) add(o *hist) {
+	h.count += o.count
+	h.sum += o.sum
+	h.zero += o.zero
+	if len(o.n) == 0 {
+		return
+	}
+	h.grow(o.off, o.off+int32(len(o.n))-1)
+	for i, c := range o.n {
+		h.n[o.off-h.off+int32(i)] += c
+	}
+}
+
+// minus is h − prev of the same cumulative series. ok is false when prev is not an earlier state of h.
+func (h *hist) minus(prev *hist) (d hist, ok bool) {
+	if h.count < prev.count || h.zero < prev.zero {
+		return hist{}, false
+	}
+	d = hist{count: h.count - prev.count, sum: max(0, h.sum-prev.sum), zero: h.zero - prev.zero}
+	lo, hi := int32(math.MaxInt32), int32(math.MinInt32)
+	for i, c := range h.n {
+		at := h.off + int32(i)
+		if p := prev.bucket(at); c < p {
+			return hist{}, false
+		} else if c > p {
+			lo, hi = min(lo, at), max(hi, at)
+		}
+	}
+	if lo <= hi {
+		d.grow(lo, hi)
+		for at := lo; at <= hi; at++ {
+			d.n[at-lo] = h.bucket(at) - prev.bucket(at)
+		}
+	}
+	return d, true
+}
+
+// quantile estimates the q-quantile, 0 ≤ q ≤ 1, in seconds; 0 for an empty histogram. It interpolates geometrically inside the bucket that
+// holds the rank, so it is never further from the true sample of that rank than one bucket: a factor of 2^(1/8), that is 9.1 %, and half of that for
+// samples spread through the bucket.
+func (h *hist) quantile(q float64) float64 {
+	total := h.zero
+	for _, c := range h.n {
+		total += c
+	}
+	if total == 0 {
+		return 0
+	}
+	rank := q * float64(total)
+	seen := float64(h.zero)
+	if rank <= seen && h.zero > 0 {
+		return 0
+	}
+	for i, c := range h.n {
+		if c == 0 {
+			continue
+		}
+		if seen+float64(c) >= rank {
+			part := (rank - seen) / float64(c)
+			return math.Exp2((float64(h.off+int32(i)) + part) / (1 << flow.HistogramScale))
+		}
+		seen += float64(c)
+	}
+	return math.Exp2(float64(h.off+int32(len(h.n))) / (1 << flow.HistogramScale))
+}
+
+// share is the part of h that falls on the k-th of parts with cumulative boundaries from and to (0 ≤ from ≤ to ≤ 1), so that the shares of
+// adjoining boundaries add up to h exactly.
+func (h *hist) share(from, to float64) hist {
+	if from <= 0 && to >= 1 {
+		return *h
+	}
+	s := hist{sum: h.sum * (to - from), zero: portion(h.zero, from, to)}
+	s.count = s.zero
+	for i, c := range h.n {
+		if c = portion(c, from, to); c > 0 {
+			at := h.off + int32(i)
+			s.grow(at, at)
+			s.n[at-s.off] += c
+			s.count += c
+		}
+	}
+	return s
+}
+
+// portion splits a count without losing any: portions over adjoining boundaries from 0 to 1 add up to v.
+func portion(v uint64, from, to float64) uint64 {
+	return uint64(math.Round(float64(v)*to)) - uint64(math.Round(float64(v)*from))
+}
+
+// native is h as a Prometheus native histogram. OpenTelemetry numbers a bucket by its lower bound, Prometheus by its upper, hence the + 1.
+func (h *hist) native() *histogram.FloatHistogram {
+	f := &histogram.FloatHistogram{Schema: flow.HistogramScale, ZeroThreshold: 1e-9, ZeroCount: float64(h.zero), Count: float64(h.count), Sum: h.sum}
+	next := int32(math.MinInt32)
+	for i, c := range h.n {
+		if c == 0 {
+			continue
+		}
+		at := h.off + int32(i) + 1
+		if at == next {
+			f.PositiveSpans[len(f.PositiveSpans)-1].Length++
+		} else {
+			gap := at
+			if len(f.PositiveSpans) > 0 {
+				gap = at - next
+			}
+			f.PositiveSpans = append(f.PositiveSpans, histogram.Span{Offset: gap, Length: 1})
+		}
+		f.PositiveBuckets = append(f.PositiveBuckets, float64(c))
+		next = at + 1
+	}
+	return f
+}
+
+// fromNative is the inverse of native, for a difference of two cumulative histograms; buckets below zero (a reset in between) count as empty.
+func fromNative(f *histogram.FloatHistogram) hist {
+	h := hist{sum: f.Sum, zero: uint64(max(0, math.Round(f.ZeroCount)))}
+	h.count = h.zero
+	if f.Schema != flow.HistogramScale {
+		return h
+	}
+	it := f.PositiveBucketIterator()
+	for it.Next() {
+		b := it.At()
+		if c := math.Round(b.Count); c > 0 {
+			at := b.Index - 1
+			h.grow(at, at)
+			h.n[at-h.off] += uint64(c)
+			h.count += uint64(c)
+		}
+	}
+	return h
+}

@@ -1,0 +1,683 @@
+package graph
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/store/event"
+)
+
+// point identifies one series of one boot: the metric and the attributes that metrics of sidecars have. Source and destination are as on
+// the wire.
+type point struct {
+	metric                        family
+	side                          flow.Side
+	source, destination, protocol string
+	class, reason                 string
+	endpoint, route, version      string
+	direction, kind               string
+	answered, delivered, probe    bool
+}
+
+func (p *point) failed() bool {
+	if p.class == "5xx" {
+		return true
+	}
+	r, ok := flow.ParseReason(p.reason)
+	return p.reason != "" && (!ok || r.Failure())
+}
+
+func (p *point) edge() edgeKey {
+	k := edgeKey{p.source, p.destination, p.protocol}
+	if k.source == "" {
+		k.source = unmeshed
+	}
+	return k
+}
+
+// family is a metric of the wire.
+type family uint8
+
+const (
+	famNone family = iota
+	famExchanges
+	famExchangeDuration
+	famBytes
+	famConnections
+	famActive
+	famAttempts
+	famAttemptDuration
+	famRouteDuration
+	famVersions
+	famTraceBreaks
+	famTraceKept
+	famDropped
+)
+
+// families lists what is read, those that carry the protocol of an edge first: attempts do not, and take it from them.
+var families = []struct {
+	name   string
+	family family
+}{
+	{flow.MetricExchanges, famExchanges},
+	{flow.MetricExchangeDuration, famExchangeDuration},
+	{flow.MetricBytes, famBytes},
+	{flow.MetricConnections, famConnections},
+	{flow.MetricActive, famActive},
+	{flow.MetricAttempts, famAttempts},
+	{flow.MetricAttemptDuration, famAttemptDuration},
+	{flow.MetricRouteDuration, famRouteDuration},
+	{flow.MetricVersions, famVersions},
+	{flow.MetricTraceBreaks, famTraceBreaks},
+	{flow.MetricTraceKept, famTraceKept},
+	{flow.MetricRecordsDropped, famDropped},
+}
+
+// Reasons why something was not counted; tulle_graph_rejected_total carries them.
+const (
+	rejectUnauthenticated  = "unauthenticated"   // no identity stamped by the collector
+	rejectUnknownReporter  = "unknown_reporter"  // the registry has no workload with that identity
+	rejectServiceMismatch  = "service_mismatch"  // service.name is not a service of that identity
+	rejectInstanceMismatch = "instance_mismatch" // the registry has that instance under another identity
+	rejectMalformed        = "malformed"         // boot id, sequence, clock or instance is missing, or a value is not readable
+	rejectNotParty         = "not_a_party"       // the reporter is neither the source nor the destination it reports about
+	rejectDuplicate        = "duplicate"         // this (boot id, sequence) was counted already
+	rejectDecreased        = "decreased"         // a cumulative count went back within one boot
+	rejectTooMany          = "too_many_series"   // the graph's own bound
+)
+
+// maxSeriesPerReporter bounds what one authenticated but misbehaving reporter may cost; sidecars keep at most 10,000 per family.
+const maxSeriesPerReporter = 50_000
+
+// Ingest takes metrics exports of sidecars: cumulative since each sidecar's boot, one (boot id, sequence) per resource. What does not come from
+// an authenticated party of an edge is counted as rejected and otherwise ignored, so the error is always nil but for a graph
+// that is closed: a batch that is refused for good must not be sent again. Safe for concurrent use; md is not kept.
+func (g *Graph) Ingest(ctx context.Context, md pmetric.Metrics) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("graph: ingest: %w", err)
+	}
+	now := g.cfg.Now()
+	g.mu.Lock()
+	for i := range md.ResourceMetrics().Len() {
+		g.ingestLocked(now, md.ResourceMetrics().At(i))
+	}
+	g.mu.Unlock()
+	g.tellEvents()
+	return nil
+}
+
+func text(m pcommon.Map, key string) string {
+	v, ok := m.Get(key)
+	if !ok {
+		return ""
+	}
+	return v.AsString()
+}
+
+func number(m pcommon.Map, key string) int64 {
+	v, ok := m.Get(key)
+	if !ok || v.Type() != pcommon.ValueTypeInt {
+		return 0
+	}
+	return v.Int()
+}
+
+func countPoints(rm pmetric.ResourceMetrics) int {
+	n := 0
+	for i := range rm.ScopeMetrics().Len() {
+		for j := range rm.ScopeMetrics().At(i).Metrics().Len() {
+			switch m := rm.ScopeMetrics().At(i).Metrics().At(j); m.Type() {
+			case pmetric.MetricTypeSum:
+				n += m.Sum().DataPoints().Len()
+			case pmetric.MetricTypeGauge:
+				n += m.Gauge().DataPoints().Len()
+			case pmetric.MetricTypeExponentialHistogram:
+				n += m.ExponentialHistogram().DataPoints().Len()
+			}
+		}
+	}
+	return n
+}
+
+func (g *Graph) ingestLocked(now time.Time, rm pmetric.ResourceMetrics) {
+	res := rm.Resource().Attributes()
+	identity, instance, service := text(res, flow.AttrReporterIdentity), text(res, flow.AttrServiceInstance), text(res, flow.AttrServiceName)
+	bootID, sequence, clock := text(res, flow.AttrBootID), number(res, flow.AttrSequence), number(res, flow.AttrClock)
+	x := g.indexLocked()
+	reject := func(reason string) { g.reject(reason, max(1, countPoints(rm))) }
+	switch w := x.instance[instance]; {
+	case identity == "":
+		reject(rejectUnauthenticated)
+		return
+	case len(x.identity[identity]) == 0:
+		reject(rejectUnknownReporter)
+		return
+	case bootID == "" || sequence <= 0 || clock <= 0 || instance == "":
+		reject(rejectMalformed)
+		return
+	case !x.owns(identity, service):
+		reject(rejectServiceMismatch)
+		return
+	case w != nil && w.GetIdentity() != identity:
+		reject(rejectInstanceMismatch)
+		return
+	}
+	metrics := g.sortMetrics(rm)
+	data, start := times(metrics)
+	if data == 0 {
+		data = clock
+	}
+
+	r := g.reporterLocked(now, reporterKey{identity, instance})
+	r.service, r.namespace, r.version = service, text(res, flow.AttrServiceNamespace), text(res, flow.AttrServiceVersion)
+	b := g.bootLocked(now, r, bootID)
+	if b == nil {
+		reject(rejectDuplicate) // of a boot that ended long ago
+		return
+	}
+	if b == r.boot {
+		r.seen = now
+	}
+	if late := sequence <= b.sequence; late {
+		// Its counts came with the export that overtook it; what it adds is that no second is unaccounted for.
+		for i, h := range b.holes {
+			if h.sequence == sequence {
+				b.holes = append(b.holes[:i:i], b.holes[i+1:]...)
+				g.amendLocked(r, h.interval)
+				break
+			}
+		}
+		reject(rejectDuplicate)
+		return
+	}
+	if data < b.data {
+		b.offsets = nil // the sidecar's clock was set back: older measurements are of another clock
+	}
+	b.measure(now.UnixNano() - clock)
+	g.skewLocked(now, r, b)
+
+	from, to := b.covered, data+b.offset
+	baseline := false
+	if b.sequence == 0 {
+		b.began = start + b.offset
+		if start == 0 {
+			b.began = to - int64(time.Second)
+		}
+		// A boot older than this graph has counted for a past that the graph does not know: its first export is the line to count from.
+		baseline = sequence > 1 && b.began < g.opened.UnixNano()
+		from = b.began
+		if baseline {
+			from = to
+		} else if sequence > 1 {
+			g.holeLocked(b, sequence-1, interval{from, to})
+		}
+		b.covered = from
+	} else if sequence > b.sequence+1 {
+		for s := max(b.sequence+1, sequence-maxHoles); s < sequence; s++ {
+			g.holeLocked(b, s, interval{from, to})
+		}
+	}
+	to = max(to, from)
+	b.sequence, b.data = sequence, data
+	in := ingestion{g: g, r: r, b: b, x: x, now: now, baseline: baseline, parts: g.spreadLocked(from, to)}
+	for _, m := range metrics {
+		in.metric(m.family, m.metric)
+	}
+	b.covered = max(b.covered, to)
+	if v, ok := res.Get(flow.AttrGoodbye); ok && v.Type() == pcommon.ValueTypeBool && v.Bool() {
+		b.goodbye = true
+		if i := slices.Index(r.lost, b.id); i >= 0 { // it was still on its way when the next boot began
+			r.lost = slices.Delete(r.lost, i, i+1)
+			r.gone = nil
+		}
+	}
+	if b == r.boot && r.missing {
+		r.missing = false
+		g.eventLocked(event.Event{
+			Time: now, Kind: event.KindReporterBack, Severity: "info", Service: r.service, Instance: r.key.instance,
+			Message: fmt.Sprintf("The sidecar of %s reports again; it kept counting, so nothing is lost.", r.key.instance),
+		})
+	}
+}
+
+func (g *Graph) holeLocked(b *boot, sequence int64, i interval) {
+	b.holes = append(b.holes, hole{sequence, i})
+	if len(b.holes) > maxHoles {
+		b.holes = b.holes[len(b.holes)-maxHoles:]
+	}
+	g.tel.gaps.Inc()
+}
+
+// amendLocked marks the sealed slots of an interval as changed for the edges of a reporter.
+func (g *Graph) amendLocked(r *reporter, i interval) {
+	for sec := i.from / int64(time.Second); sec*int64(time.Second) < i.to; sec++ {
+		if s := g.slots[sec]; s != nil && sec < g.sealed {
+			for k := range s.edges {
+				if k.source == r.service || k.destination == r.service {
+					s.amended[k.edgeKey] = true
+				}
+			}
+		}
+	}
+}
+
+type wireMetric struct {
+	family family
+	metric pmetric.Metric
+}
+
+// sortMetrics picks the metrics that are read, in the order of families.
+func (g *Graph) sortMetrics(rm pmetric.ResourceMetrics) []wireMetric {
+	var out []wireMetric
+	for _, f := range families {
+		for i := range rm.ScopeMetrics().Len() {
+			ms := rm.ScopeMetrics().At(i).Metrics()
+			for j := range ms.Len() {
+				if ms.At(j).Name() == f.name {
+					out = append(out, wireMetric{f.family, ms.At(j)})
+				}
+			}
+		}
+	}
+	return out
+}
+
+// times are the sidecar's clock at sampling and at its boot, from the first point there is; 0 where unknown.
+func times(ms []wireMetric) (data, start int64) {
+	for _, m := range ms {
+		switch m.metric.Type() {
+		case pmetric.MetricTypeSum:
+			if dps := m.metric.Sum().DataPoints(); dps.Len() > 0 {
+				return int64(dps.At(0).Timestamp()), int64(dps.At(0).StartTimestamp())
+			}
+		case pmetric.MetricTypeGauge:
+			if dps := m.metric.Gauge().DataPoints(); dps.Len() > 0 {
+				return int64(dps.At(0).Timestamp()), int64(dps.At(0).StartTimestamp())
+			}
+		case pmetric.MetricTypeExponentialHistogram:
+			if dps := m.metric.ExponentialHistogram().DataPoints(); dps.Len() > 0 {
+				return int64(dps.At(0).Timestamp()), int64(dps.At(0).StartTimestamp())
+			}
+		}
+	}
+	return 0, 0
+}
+
+// part is the share of an export that falls into one slot.
+type part struct {
+	slot     *slot
+	from, to float64 // 0 to 1
+	sealed   bool
+}
+
+// spreadLocked divides observer time [from, to) among slots. What is older than the slots kept has no part: it is in the totals and series, not
+// in any window.
+func (g *Graph) spreadLocked(from, to int64) []part {
+	const second = int64(time.Second)
+	if to <= from {
+		from = to - 1
+	}
+	length := float64(to - from)
+	var out []part
+	for sec := max(floorDiv(from, second), g.sealed-keepSlots); sec*second < to; sec++ {
+		p := part{
+			from: float64(max(from, sec*second)-from) / length,
+			to:   float64(min(to, (sec+1)*second)-from) / length,
+		}
+		s := g.slots[sec]
+		if s == nil {
+			s = newSlot(sec)
+			g.slots[sec] = s
+		}
+		p.slot, p.sealed = s, sec < g.sealed
+		out = append(out, p)
+	}
+	return out
+}
+
+func floorDiv(a, b int64) int64 { return int64(math.Floor(float64(a) / float64(b))) }
+
+// ingestion is the counting of one accepted export.
+type ingestion struct {
+	g        *Graph
+	r        *reporter
+	b        *boot
+	x        *index
+	now      time.Time
+	baseline bool
+	parts    []part
+}
+
+func (in *ingestion) metric(f family, m pmetric.Metric) {
+	switch m.Type() {
+	case pmetric.MetricTypeSum:
+		if m.Sum().AggregationTemporality() != pmetric.AggregationTemporalityCumulative {
+			in.g.reject(rejectMalformed, m.Sum().DataPoints().Len())
+			return
+		}
+		for i := range m.Sum().DataPoints().Len() {
+			in.number(f, m.Sum().DataPoints().At(i))
+		}
+	case pmetric.MetricTypeGauge:
+		for i := range m.Gauge().DataPoints().Len() {
+			in.number(f, m.Gauge().DataPoints().At(i))
+		}
+	case pmetric.MetricTypeExponentialHistogram:
+		if m.ExponentialHistogram().AggregationTemporality() != pmetric.AggregationTemporalityCumulative {
+			in.g.reject(rejectMalformed, m.ExponentialHistogram().DataPoints().Len())
+			return
+		}
+		for i := range m.ExponentialHistogram().DataPoints().Len() {
+			in.histogram(f, m.ExponentialHistogram().DataPoints().At(i))
+		}
+	}
+}
+
+// point reads the attributes and checks that the reporter is a party to what it reports.
+func (in *ingestion) point(f family, attrs pcommon.Map) (point, bool) {
+	p := point{metric: f}
+	for k, v := range attrs.All() {
+		switch k {
+		case flow.AttrSide:
+			p.side, _ = flow.ParseSide(v.Str())
+		case flow.AttrSourceService:
+			p.source = v.Str()
+		case flow.AttrDestService:
+			p.destination = v.Str()
+		case flow.AttrProtocol:
+			p.protocol = v.Str()
+		case flow.AttrCodeClass:
+			p.class = v.Str()
+		case flow.AttrReason:
+			p.reason = v.Str()
+		case flow.AttrEndpoint:
+			p.endpoint = v.Str()
+		case flow.AttrRoute:
+			p.route = v.Str()
+		case flow.AttrDestVersion:
+			p.version = v.Str()
+		case flow.AttrDirection:
+			p.direction = v.Str()
+		case flow.AttrKind:
+			p.kind = v.Str()
+		case flow.AttrAnswered:
+			p.answered = v.Bool()
+		case flow.AttrDelivered:
+			p.delivered = v.Bool()
+		case flow.AttrProbe:
+			p.probe = v.Bool()
+		}
+	}
+	switch f {
+	case famAttempts, famTraceBreaks, famTraceKept:
+		p.side = flow.SideClient
+	case famAttemptDuration:
+		p.side, p.source = flow.SideClient, in.r.service
+	case famRouteDuration:
+		p.side = flow.SideServer
+	case famDropped:
+		return p, true
+	}
+	var ok bool
+	switch p.side {
+	case flow.SideClient:
+		ok = p.source != "" && in.x.owns(in.r.key.identity, p.source)
+	case flow.SideServer:
+		ok = p.destination != "" && in.x.owns(in.r.key.identity, p.destination)
+	}
+	if !ok {
+		in.g.reject(rejectNotParty, 1)
+		return p, false
+	}
+	if f == famAttempts {
+		p.protocol = in.g.protocolLocked(in.x, p.source, p.destination)
+	}
+	return p, true
+}
+
+func (in *ingestion) number(f family, dp pmetric.NumberDataPoint) {
+	p, ok := in.point(f, dp.Attributes())
+	if !ok {
+		return
+	}
+	v := dp.IntValue()
+	if dp.ValueType() == pmetric.NumberDataPointValueTypeDouble {
+		v = int64(math.Round(dp.DoubleValue()))
+	}
+	if f == famActive {
+		in.b.active[activeKey{sideKey{p.edge(), p.side}, p.kind}] = v
+		if v != 0 {
+			in.g.touchLocked(in.now, p.edge())
+		}
+		return
+	}
+	if v < 0 {
+		in.g.reject(rejectMalformed, 1)
+		return
+	}
+	l := in.series(p)
+	if l == nil {
+		return
+	}
+	before := l.value
+	if uint64(v) < before {
+		in.g.reject(rejectDecreased, 1)
+		before = 0
+	}
+	l.value = uint64(v)
+	in.examples(&p, dp.Exemplars())
+	if d := uint64(v) - before; d > 0 && !in.baseline {
+		in.count(&p, d)
+	}
+}
+
+func (in *ingestion) histogram(f family, dp pmetric.ExponentialHistogramDataPoint) {
+	p, ok := in.point(f, dp.Attributes())
+	if !ok {
+		return
+	}
+	h, ok := readHist(dp)
+	if !ok {
+		in.g.reject(rejectMalformed, 1)
+		return
+	}
+	l := in.series(p)
+	if l == nil {
+		return
+	}
+	d, ok := h.minus(&l.hist)
+	if !ok {
+		in.g.reject(rejectDecreased, 1)
+		d = h
+	}
+	l.hist = h
+	in.examples(&p, dp.Exemplars())
+	if d.count > 0 && !in.baseline {
+		in.distribute(&p, &d)
+	}
+}
+
+func (in *ingestion) series(p point) *last {
+	l := in.b.series[p]
+	if l == nil {
+		if len(in.b.series) >= maxSeriesPerReporter {
+			in.g.reject(rejectTooMany, 1)
+			return nil
+		}
+		l = &last{}
+		in.b.series[p] = l
+	}
+	return l
+}
+
+// count adds d to everything that is a view of the series.
+func (in *ingestion) count(p *point, d uint64) {
+	g := in.g
+	key := p.edge()
+	switch p.metric {
+	case famExchanges:
+		e := g.touchLocked(in.now, key)
+		e.countExchanges(p, d)
+	case famAttempts:
+		e := g.touchLocked(in.now, key)
+		e.countAttempts(p, d)
+	case famBytes, famConnections:
+		g.touchLocked(in.now, key)
+	case famTraceBreaks, famTraceKept:
+		g.traceLocked(in.now, p.source, p.metric == famTraceBreaks, d)
+	}
+	g.accumulate(in.r, p, d)
+	for _, part := range in.parts {
+		n := portion(d, part.from, part.to)
+		if n == 0 {
+			continue
+		}
+		if part.sealed {
+			part.slot.amended[key] = true
+		}
+		in.countIn(part.slot, p, key, n)
+	}
+}
+
+func (in *ingestion) countIn(s *slot, p *point, key edgeKey, n uint64) {
+	switch p.metric {
+	case famExchanges:
+		c := s.edge(sideKey{key, p.side})
+		c.requests += n
+		switch {
+		case p.probe:
+			c.probes += n
+		case p.failed():
+			c.errors += n
+		}
+		if p.answered {
+			c.answered += n
+		} else {
+			c.unanswered += n
+		}
+		c.reasons = addReason(c.reasons, p.reason, n)
+		if p.side == flow.SideServer {
+			if w := in.x.instance[in.r.key.instance]; w.GetAddress() != "" {
+				in.countEndpoint(s, endpointKey{in.r, p.side, p.destination, w.GetAddress()}, p, n)
+			}
+		}
+	case famAttempts:
+		c := s.edge(sideKey{key, p.side})
+		c.attempts += n
+		if p.delivered {
+			c.delivered += n
+		} else {
+			c.undelivered += n
+		}
+		if p.endpoint != "" {
+			in.countEndpoint(s, endpointKey{in.r, p.side, p.destination, p.endpoint}, p, n)
+		}
+	case famBytes:
+		c := s.edge(sideKey{key, p.side})
+		if p.direction == "in" {
+			c.bytesIn += n
+		} else {
+			c.bytesOut += n
+		}
+	case famConnections:
+		c := s.edge(sideKey{key, p.side})
+		c.connections += n
+		if p.failed() {
+			c.connErrors += n
+		}
+		c.reasons = addReason(c.reasons, p.reason, n)
+	case famVersions:
+		v := s.version(versionKey{p.destination, p.version, p.side})
+		v.requests += n
+		if p.failed() {
+			v.errors += n
+		}
+	}
+}
+
+func (in *ingestion) countEndpoint(s *slot, k endpointKey, p *point, n uint64) {
+	c := s.endpoint(k)
+	failed := p.failed()
+	switch {
+	case p.probe:
+		c.probes += n
+		if failed {
+			c.probeFailures += n
+		}
+	default:
+		c.requests += n
+		if failed {
+			c.failures += n
+		}
+	}
+	c.reasons = addReason(c.reasons, p.reason, n)
+}
+
+// distribute is count for histograms.
+func (in *ingestion) distribute(p *point, d *hist) {
+	key := p.edge()
+	if p.metric == famExchangeDuration {
+		in.g.touchLocked(in.now, key)
+	}
+	in.g.accumulateHist(p, d)
+	for _, part := range in.parts {
+		h := d.share(part.from, part.to)
+		if h.count == 0 {
+			continue
+		}
+		switch p.metric {
+		case famExchangeDuration:
+			if part.sealed {
+				part.slot.amended[key] = true
+			}
+			part.slot.edge(sideKey{key, p.side}).latency.add(&h)
+			if p.side == flow.SideServer {
+				if w := in.x.instance[in.r.key.instance]; w.GetAddress() != "" {
+					part.slot.endpoint(endpointKey{in.r, p.side, p.destination, w.GetAddress()}).latency.add(&h)
+				}
+			}
+		case famAttemptDuration:
+			if p.endpoint != "" {
+				part.slot.endpoint(endpointKey{in.r, p.side, p.destination, p.endpoint}).latency.add(&h)
+			}
+		}
+	}
+}
+
+// examples keeps the traces that stand for a series. A cumulative export repeats them; one is new when it happened after the data before.
+func (in *ingestion) examples(p *point, xs pmetric.ExemplarSlice) {
+	if xs.Len() == 0 || in.baseline || len(in.parts) == 0 {
+		return
+	}
+	s := in.parts[len(in.parts)-1].slot
+	since := in.b.covered - in.b.offset
+	for i := range xs.Len() {
+		x := xs.At(i)
+		if x.TraceID().IsEmpty() || int64(x.Timestamp()) <= since {
+			continue
+		}
+		v := x.DoubleValue()
+		if x.ValueType() == pmetric.ExemplarValueTypeInt {
+			v = float64(x.IntValue())
+		}
+		id := x.TraceID()
+		e := example{trace: flow.TraceID(id).String(), value: v, failed: p.failed()}
+		switch p.metric {
+		case famExchanges, famAttempts, famExchangeDuration:
+			c := s.edge(sideKey{p.edge(), p.side})
+			c.exemplars = addExample(c.exemplars, e)
+			in.g.noteExemplar(p, e, int64(x.Timestamp())+in.b.offset)
+		}
+		if p.endpoint != "" && (p.metric == famAttempts || p.metric == famAttemptDuration) {
+			c := s.endpoint(endpointKey{in.r, p.side, p.destination, p.endpoint})
+			c.exemplars = addExample(c.exemplars, e)
+		}
+	}
+}

@@ -1,0 +1,111 @@
+package graph
+
+import (
+	"slices"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/gen/tullev1"
+)
+
+// index answers the graph's questions about one registry message. Immutable.
+type index struct {
+	from      *tullev1.Registry
+	services  map[string]*tullev1.RegistryService
+	workloads map[string][]*tullev1.RegistryWorkload // by service
+	identity  map[string][]string                    // SPIFFE ID → services
+	instance  map[string]*tullev1.RegistryWorkload
+	address   map[string]*tullev1.RegistryWorkload // by inbound ip:port
+	overrides map[endpointID][]*tullev1.RegistryOverride
+}
+
+type endpointID struct{ service, address string }
+
+func newIndex(r *tullev1.Registry) *index {
+	x := &index{
+		from: r, services: map[string]*tullev1.RegistryService{}, workloads: map[string][]*tullev1.RegistryWorkload{}, identity: map[string][]string{},
+		instance: map[string]*tullev1.RegistryWorkload{}, address: map[string]*tullev1.RegistryWorkload{}, overrides: map[endpointID][]*tullev1.RegistryOverride{},
+	}
+	for _, s := range r.GetServices() {
+		x.services[s.GetName()] = s
+	}
+	for _, w := range r.GetWorkloads() {
+		x.workloads[w.GetService()] = append(x.workloads[w.GetService()], w)
+		if w.GetIdentity() != "" && !slices.Contains(x.identity[w.GetIdentity()], w.GetService()) {
+			x.identity[w.GetIdentity()] = append(x.identity[w.GetIdentity()], w.GetService())
+		}
+		if w.GetInstance() != "" {
+			x.instance[w.GetInstance()] = w
+		}
+		if w.GetAddress() != "" {
+			x.address[w.GetAddress()] = w
+		}
+	}
+	for _, o := range r.GetOverrides() {
+		id := endpointID{o.GetService(), o.GetEndpoint()}
+		x.overrides[id] = append(x.overrides[id], o)
+	}
+	return x
+}
+
+// owns reports whether the identity may speak for the service.
+func (x *index) owns(identity, service string) bool {
+	return slices.Contains(x.identity[identity], service)
+}
+
+// meshed reports whether the service has workloads with sidecars.
+func (x *index) meshed(service string) bool { return len(x.workloads[service]) > 0 }
+
+func (x *index) kind(service string) NodeKind {
+	switch {
+	case service == unmeshed:
+		return KindUnmeshed
+	case x.services[service].GetExternal() || !x.meshed(service) && x.services[service] == nil:
+		return KindExternal
+	case x.services[service].GetProtocol() == "tcp":
+		return KindTCP
+	}
+	for _, w := range x.workloads[service] {
+		if w.GetProtocol() == "tcp" {
+			return KindTCP
+		}
+	}
+	return KindService
+}
+
+func (x *index) namespace(service string) string {
+	if ns := x.services[service].GetNamespace(); ns != "" {
+		return ns
+	}
+	for _, w := range x.workloads[service] {
+		return w.GetNamespace()
+	}
+	return ""
+}
+
+// override is the decision in force about an endpoint, nil when there is none; an ejection outweighs a weight.
+func (x *index) override(service, address string, now time.Time) *tullev1.RegistryOverride {
+	var found *tullev1.RegistryOverride
+	for _, o := range x.overrides[endpointID{service, address}] {
+		if o.GetExpiresUnixNano() != 0 && o.GetExpiresUnixNano() <= now.UnixNano() {
+			continue
+		}
+		if found == nil || o.GetKind() == "eject" {
+			found = o
+		}
+	}
+	return found
+}
+
+// names lists every service of the registry.
+func (x *index) names() []string {
+	var out []string
+	for s := range x.services {
+		out = append(out, s)
+	}
+	for s := range x.workloads {
+		if x.services[s] == nil {
+			out = append(out, s)
+		}
+	}
+	return out
+}

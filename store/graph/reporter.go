@@ -1,0 +1,109 @@
+package graph
+
+import (
+	"slices"
+	"time"
+)
+
+// reporterKey is who reports. The identity is proven; the instance is what that identity says of itself, checked against the registry
+// where the registry knows the instance. State of one identity can therefore never be touched by another.
+type reporterKey struct{ identity, instance string }
+
+// reporter is one sidecar.
+type reporter struct {
+	key                reporterKey
+	service, namespace string
+	version            string
+	boot               *boot // the newest
+	last               *boot // the one before, for exports of it that are still on their way; nil if none
+	seen               time.Time
+	missing            bool       // silent without goodbye
+	gone               []interval // spans of observer time whose counts are lost with a dead boot
+	lost               []string   // boots that died without goodbye
+	buried             []string   // boots before last
+	skewTold           bool
+}
+
+// interval is a span of observer time in ns, half open.
+type interval struct{ from, to int64 }
+
+func (i interval) overlaps(from, to int64) bool { return i.from < to && from < i.to }
+
+// boot is one life of a sidecar: its counters start at zero with it.
+type boot struct {
+	id       string
+	sequence int64   // highest seen
+	holes    []hole  // exports that have not arrived; their counts came with a later one, but not their seconds
+	data     int64   // sidecar ns of the newest data
+	covered  int64   // observer ns up to which everything is counted
+	began    int64   // observer ns from which on this boot counts
+	goodbye  bool    // it said that it ends
+	offsets  []int64 // newest measurements of observer clock − sidecar clock, each too large by one delivery time
+	offset   int64   // the smallest of them
+	series   map[point]*last
+	active   map[activeKey]int64
+}
+
+type hole struct {
+	sequence int64
+	interval
+}
+
+// last is the newest cumulative value of a series.
+type last struct {
+	value uint64
+	hist  hist
+}
+
+type activeKey struct {
+	sideKey
+	kind string
+}
+
+const (
+	offsetSamples = 30                     // about as many seconds: a clock that drifts or is set is followed within that time
+	maxHoles      = 64                     // older ones are forgotten; the window is shorter
+	skewLimit     = 2 * int64(time.Second) // beyond it an event says so
+)
+
+// measure adds one measurement of the clock offset. Delivery only ever adds time, so the smallest recent one is closest.
+func (b *boot) measure(sample int64) {
+	b.offsets = append(b.offsets, sample)
+	if len(b.offsets) > offsetSamples {
+		b.offsets = slices.Delete(b.offsets, 0, 1)
+	}
+	b.offset = slices.Min(b.offsets)
+}
+
+// whole reports whether everything in [from, to) is counted and its seconds are known. known is false while the newest part has not arrived
+// yet, which is not a loss.
+func (r *reporter) whole(from, to int64) (whole, known bool) {
+	for _, g := range r.gone {
+		if g.overlaps(from, to) {
+			return false, true
+		}
+	}
+	for _, b := range []*boot{r.last, r.boot} {
+		if b == nil {
+			continue
+		}
+		for _, h := range b.holes {
+			if h.overlaps(from, to) {
+				return false, true
+			}
+		}
+	}
+	if r.missing && r.boot.covered < to {
+		return false, true
+	}
+	return true, r.boot.covered >= to || r.boot.goodbye
+}
+
+func (r *reporter) prune(before int64) {
+	r.gone = slices.DeleteFunc(r.gone, func(g interval) bool { return g.to < before })
+	for _, b := range []*boot{r.last, r.boot} {
+		if b != nil {
+			b.holes = slices.DeleteFunc(b.holes, func(h hole) bool { return h.to < before })
+		}
+	}
+}

@@ -1,0 +1,268 @@
+package graph
+
+import (
+	"context"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/store/metric"
+)
+
+// Names of the series that the graph writes. Counters count since the observer started, so rate() and increase() see its restarts as
+// resets. Labels: source, destination (service names; "unmeshed" for callers without identity), side (client, server), protocol, code_class (2xx … ,
+// none), reason (absent on success). Series of marked half-open probes carry probe="true" and are apart from all others.
+//
+// Families are never crossed: edge × code class; destination × route; endpoint; version. Histograms are native, at scale 3.
+const (
+	SeriesRequests        = "tulle_requests_total"              // source, destination, side, protocol, code_class, reason, probe
+	SeriesDuration        = "tulle_request_duration_seconds"    // source, destination, side, protocol, code_class: native histogram
+	SeriesUnanswered      = "tulle_unanswered_total"            // source, destination, side, protocol, reason: exchanges without a complete response
+	SeriesEdgeAttempts    = "tulle_edge_attempts_total"         // source, destination, protocol, delivered, reason (of those not delivered)
+	SeriesAttempts        = "tulle_attempts_total"              // destination, endpoint, code_class, reason, delivered, probe
+	SeriesAttemptDuration = "tulle_attempt_duration_seconds"    // destination, endpoint: native histogram
+	SeriesRouteDuration   = "tulle_route_duration_seconds"      // destination, route: native histogram
+	SeriesVersions        = "tulle_version_requests_total"      // destination, version, side, code_class
+	SeriesBytes           = "tulle_bytes_total"                 // source, destination, side, protocol, direction (in, out)
+	SeriesConnections     = "tulle_connections_total"           // source, destination, side, protocol, reason
+	SeriesActive          = "tulle_active"                      // source, destination, side, protocol, kind: gauge
+	SeriesTraces          = "tulle_trace_context_total"         // service, propagated (true, false): outgoing requests made while handling a traced one
+	SeriesRecordsDropped  = "tulle_records_dropped_total"       // service, reason: what sidecars could not keep or send
+	SeriesReporterUp      = "tulle_reporter_up"                 // service, instance: 1, or 0 while missing
+	SeriesClockOffset     = "tulle_reporter_clock_offset"       // service, instance: seconds to add to its clock to get the observer's
+	SeriesEdgeMissing     = "tulle_edge_reporter_missing"       // source, destination, protocol: 1 while a reporter of the edge is missing, else absent
+	SeriesEndpointEjected = "tulle_endpoint_ejected"            // service, endpoint, instance: 1 or 0
+	SeriesEndpointWeight  = "tulle_endpoint_weight_ratio"       // service, endpoint, instance: share of its configured weight, 0 to 1
+	SeriesEndpoints       = "tulle_service_endpoints"           // service: registered endpoints
+	SeriesEndpointsUsable = "tulle_service_endpoints_available" // service: of these, not ejected
+
+	// Grafana's service graph reads these.
+	SeriesServiceGraph       = "traces_service_graph_request_total"        // client, server
+	SeriesServiceGraphFailed = "traces_service_graph_request_failed_total" // client, server
+)
+
+// series names one cumulative series of the graph: a metric and its label pairs, in the fixed order of the metric.
+type series struct {
+	metric string
+	values [7]string
+}
+
+var seriesLabels = map[string][]string{
+	SeriesRequests:           {"source", "destination", "side", "protocol", "code_class", "reason", "probe"},
+	SeriesDuration:           {"source", "destination", "side", "protocol", "code_class"},
+	SeriesUnanswered:         {"source", "destination", "side", "protocol", "reason"},
+	SeriesEdgeAttempts:       {"source", "destination", "protocol", "delivered", "reason"},
+	SeriesAttempts:           {"destination", "endpoint", "code_class", "reason", "delivered", "probe"},
+	SeriesAttemptDuration:    {"destination", "endpoint"},
+	SeriesRouteDuration:      {"destination", "route"},
+	SeriesVersions:           {"destination", "version", "side", "code_class"},
+	SeriesBytes:              {"source", "destination", "side", "protocol", "direction"},
+	SeriesConnections:        {"source", "destination", "side", "protocol", "reason"},
+	SeriesTraces:             {"service", "propagated"},
+	SeriesRecordsDropped:     {"service", "reason"},
+	SeriesServiceGraph:       {"client", "server"},
+	SeriesServiceGraphFailed: {"client", "server"},
+}
+
+func (s *series) pairs(buf []string) []string {
+	buf = buf[:0]
+	for i, name := range seriesLabels[s.metric] {
+		buf = append(buf, name, s.values[i])
+	}
+	return buf
+}
+
+func trueOr(b bool, no string) string {
+	if b {
+		return "true"
+	}
+	return no
+}
+
+func requestSeries(p *point) series {
+	k := p.edge()
+	return series{SeriesRequests, [7]string{k.source, k.destination, p.side.String(), p.protocol, p.class, p.reason, trueOr(p.probe, "")}}
+}
+
+// accumulate adds a difference to the series that are written.
+func (g *Graph) accumulate(r *reporter, p *point, d uint64) {
+	n := float64(d)
+	k := p.edge()
+	switch p.metric {
+	case famExchanges:
+		g.counters[requestSeries(p)] += n
+		if !p.answered {
+			g.counters[series{SeriesUnanswered, [7]string{k.source, k.destination, p.side.String(), p.protocol, reasonOrNone(p.reason)}}] += n
+		}
+		// One side per edge: the client's, and the server's where the caller has no sidecar.
+		if p.side == flow.SideClient || k.source == unmeshed {
+			sg := series{SeriesServiceGraph, [7]string{k.source, k.destination}}
+			g.counters[sg] += n
+			sg.metric = SeriesServiceGraphFailed
+			if p.failed() {
+				g.counters[sg] += n
+			} else {
+				g.counters[sg] += 0
+			}
+		}
+	case famAttempts:
+		reason := ""
+		if !p.delivered {
+			reason = reasonOrNone(p.reason)
+		}
+		g.counters[series{SeriesEdgeAttempts, [7]string{k.source, k.destination, p.protocol, trueOr(p.delivered, "false"), reason}}] += n
+		if p.endpoint != "" {
+			g.counters[series{SeriesAttempts, [7]string{k.destination, p.endpoint, p.class, p.reason, trueOr(p.delivered, "false"), trueOr(p.probe, "")}}] += n
+		}
+	case famVersions:
+		if p.version != "" {
+			g.counters[series{SeriesVersions, [7]string{k.destination, p.version, p.side.String(), p.class}}] += n
+		}
+	case famBytes:
+		g.counters[series{SeriesBytes, [7]string{k.source, k.destination, p.side.String(), p.protocol, p.direction}}] += n
+	case famConnections:
+		g.counters[series{SeriesConnections, [7]string{k.source, k.destination, p.side.String(), p.protocol, p.reason}}] += n
+	case famTraceBreaks:
+		g.counters[series{SeriesTraces, [7]string{p.source, "false"}}] += n
+	case famTraceKept:
+		g.counters[series{SeriesTraces, [7]string{p.source, "true"}}] += n
+	case famDropped:
+		g.counters[series{SeriesRecordsDropped, [7]string{r.service, p.reason}}] += n
+	}
+}
+
+func (g *Graph) accumulateHist(p *point, d *hist) {
+	k := p.edge()
+	var s series
+	switch p.metric {
+	case famExchangeDuration:
+		s = series{SeriesDuration, [7]string{k.source, k.destination, p.side.String(), p.protocol, p.class}}
+	case famAttemptDuration:
+		s = series{SeriesAttemptDuration, [7]string{k.destination, p.endpoint}}
+	case famRouteDuration:
+		s = series{SeriesRouteDuration, [7]string{k.destination, p.route}}
+	default:
+		return
+	}
+	h := g.hists[s]
+	if h == nil {
+		h = &hist{}
+		g.hists[s] = h
+	}
+	h.add(d)
+}
+
+// noted is an exemplar that waits for the next write.
+type noted struct {
+	series series
+	trace  string
+	value  float64
+	at     int64
+}
+
+const maxNoted = 512
+
+func (g *Graph) noteExemplar(p *point, e example, at int64) {
+	if g.writer == nil || len(g.noted) >= maxNoted {
+		return
+	}
+	n := noted{trace: e.trace, value: e.value, at: at}
+	switch p.metric {
+	case famExchanges:
+		n.series = requestSeries(p)
+	case famExchangeDuration:
+		k := p.edge()
+		n.series = series{SeriesDuration, [7]string{k.source, k.destination, p.side.String(), p.protocol, p.class}}
+	case famAttempts:
+		if p.endpoint == "" {
+			return
+		}
+		n.series = series{SeriesAttempts, [7]string{p.destination, p.endpoint, p.class, p.reason, trueOr(p.delivered, "false"), trueOr(p.probe, "")}}
+	default:
+		return
+	}
+	g.noted = append(g.noted, n)
+}
+
+// write puts the state of now into the DB. Counters are as of now, not as of the sealed window: a rule should not wait for the seal.
+func (g *Graph) write(ctx context.Context, now time.Time) error {
+	if g.writer == nil {
+		return nil
+	}
+	started := time.Now()
+	err := g.writer.Write(ctx, now, func(b *metric.Batch) {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.written = now
+		g.fillLocked(now, b)
+	})
+	g.tel.writeSeconds.Observe(time.Since(started).Seconds())
+	return err
+}
+
+func (g *Graph) fillLocked(now time.Time, b *metric.Batch) {
+	var buf []string
+	for s, v := range g.counters {
+		buf = s.pairs(buf)
+		b.Value(s.metric, v, buf...)
+	}
+	for s, h := range g.hists {
+		buf = s.pairs(buf)
+		b.Histogram(s.metric, h.native(), buf...)
+	}
+	for _, n := range g.noted {
+		buf = n.series.pairs(buf)
+		b.Exemplar(n.series.metric, n.trace, n.value, time.Unix(0, n.at), buf...)
+	}
+	g.noted = g.noted[:0]
+
+	for _, r := range g.sortedReportersLocked() {
+		up := 1.0
+		if r.missing {
+			up = 0
+		}
+		if r.boot.goodbye {
+			continue
+		}
+		b.Value(SeriesReporterUp, up, "service", r.service, "instance", r.key.instance)
+		b.Value(SeriesClockOffset, time.Duration(r.boot.offset).Seconds(), "service", r.service, "instance", r.key.instance)
+		if !r.missing {
+			for k, n := range r.boot.active {
+				b.Value(SeriesActive, float64(n), "source", k.source, "destination", k.destination, "side", k.side.String(), "protocol", k.protocol, "kind", k.kind)
+			}
+		}
+	}
+	for _, e := range g.live.Load().Edges {
+		if e.State == ReporterMissing {
+			b.Value(SeriesEdgeMissing, 1, "source", e.Source, "destination", e.Destination, "protocol", e.Protocol)
+		}
+	}
+	for service, workloads := range g.x.workloads {
+		total, usable := 0, 0
+		for _, w := range workloads {
+			if w.GetAddress() == "" {
+				continue
+			}
+			total++
+			ejected, weight := 0.0, 1.0
+			if o := g.x.override(service, w.GetAddress(), now); o != nil {
+				weight = o.GetFraction()
+				if o.GetKind() == "eject" {
+					ejected = 1
+				}
+			}
+			if ejected == 0 {
+				usable++
+			}
+			b.Value(SeriesEndpointEjected, ejected, "service", service, "endpoint", w.GetAddress(), "instance", w.GetInstance())
+			b.Value(SeriesEndpointWeight, weight, "service", service, "endpoint", w.GetAddress(), "instance", w.GetInstance())
+		}
+		b.Value(SeriesEndpoints, float64(total), "service", service)
+		b.Value(SeriesEndpointsUsable, float64(usable), "service", service)
+	}
+	for service := range g.x.services {
+		if len(g.x.workloads[service]) == 0 && !g.x.services[service].GetExternal() {
+			b.Value(SeriesEndpoints, 0, "service", service)
+			b.Value(SeriesEndpointsUsable, 0, "service", service)
+		}
+	}
+}

@@ -1,0 +1,192 @@
+package graph
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+)
+
+// unmeshed is the node of callers without identity; on the wire their service is "".
+const unmeshed = "unmeshed"
+
+// edgeKey names an edge.
+type edgeKey struct{ source, destination, protocol string }
+
+func (k edgeKey) id() string { return k.source + "→" + k.destination + ":" + k.protocol }
+
+func compareEdges(a, b edgeKey) int {
+	return cmp.Or(cmp.Compare(a.source, b.source), cmp.Compare(a.destination, b.destination), cmp.Compare(a.protocol, b.protocol))
+}
+
+type sideKey struct {
+	edgeKey
+	side flow.Side
+}
+
+type versionKey struct {
+	destination, version string
+	side                 flow.Side
+}
+
+// endpointKey names what one reporter saw of one endpoint. On the server side the endpoint is the reporter's own.
+type endpointKey struct {
+	reporter          *reporter
+	side              flow.Side
+	service, endpoint string
+}
+
+// slot is one second of observer time: [sec, sec+1).
+type slot struct {
+	sec       int64
+	edges     map[sideKey]*cell
+	endpoints map[endpointKey]*endpointCell
+	versions  map[versionKey]*versionCell
+	amended   map[edgeKey]bool // counted after the slot was sealed
+}
+
+func newSlot(sec int64) *slot {
+	return &slot{sec: sec, edges: map[sideKey]*cell{}, endpoints: map[endpointKey]*endpointCell{}, versions: map[versionKey]*versionCell{}, amended: map[edgeKey]bool{}}
+}
+
+// cell is what one side counted on an edge in one slot, or, added up, in a window.
+type cell struct {
+	requests, probes, errors          uint64 // errors: of requests that are not probes
+	attempts, delivered               uint64
+	bytesIn, bytesOut                 uint64
+	connections, connErrors           uint64
+	reasons                           map[string]uint64
+	latency                           hist
+	exemplars                         []example
+	answered, unanswered, undelivered uint64
+}
+
+type versionCell struct{ requests, errors uint64 }
+
+type endpointCell struct {
+	requests, failures, probes, probeFailures uint64
+	reasons                                   map[string]uint64
+	latency                                   hist
+	exemplars                                 []example
+}
+
+// example is one trace that stands for a series.
+type example struct {
+	trace  string
+	value  float64 // seconds
+	failed bool
+}
+
+// maxExamples bounds what a cell remembers.
+const maxExamples = 8
+
+// addExample keeps the worst: failures first, then the slowest; one per trace.
+func addExample(list []example, e example) []example {
+	for i := range list {
+		if list[i].trace == e.trace {
+			list[i].failed = list[i].failed || e.failed
+			list[i].value = max(list[i].value, e.value)
+			return sortExamples(list)
+		}
+	}
+	list = sortExamples(append(list, e))
+	return list[:min(len(list), maxExamples)]
+}
+
+func sortExamples(list []example) []example {
+	slices.SortStableFunc(list, func(a, b example) int {
+		if a.failed != b.failed {
+			if a.failed {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Or(cmp.Compare(b.value, a.value), cmp.Compare(a.trace, b.trace))
+	})
+	return list
+}
+
+func traceIDs(list []example, most int) []string {
+	var out []string
+	for _, e := range list[:min(len(list), most)] {
+		out = append(out, e.trace)
+	}
+	return out
+}
+
+func addReasons(into map[string]uint64, from map[string]uint64) map[string]uint64 {
+	for r, n := range from {
+		into = addReason(into, r, n)
+	}
+	return into
+}
+
+func addReason(into map[string]uint64, reason string, n uint64) map[string]uint64 {
+	if reason == "" || n == 0 {
+		return into
+	}
+	if into == nil {
+		into = map[string]uint64{}
+	}
+	into[reason] += n
+	return into
+}
+
+func (c *cell) add(o *cell) {
+	c.requests += o.requests
+	c.probes += o.probes
+	c.errors += o.errors
+	c.attempts += o.attempts
+	c.delivered += o.delivered
+	c.undelivered += o.undelivered
+	c.answered += o.answered
+	c.unanswered += o.unanswered
+	c.bytesIn += o.bytesIn
+	c.bytesOut += o.bytesOut
+	c.connections += o.connections
+	c.connErrors += o.connErrors
+	c.reasons = addReasons(c.reasons, o.reasons)
+	c.latency.add(&o.latency)
+	for _, e := range o.exemplars {
+		c.exemplars = addExample(c.exemplars, e)
+	}
+}
+
+func (c *endpointCell) add(o *endpointCell) {
+	c.requests += o.requests
+	c.failures += o.failures
+	c.probes += o.probes
+	c.probeFailures += o.probeFailures
+	c.reasons = addReasons(c.reasons, o.reasons)
+	c.latency.add(&o.latency)
+	for _, e := range o.exemplars {
+		c.exemplars = addExample(c.exemplars, e)
+	}
+}
+
+func (s *slot) edge(k sideKey) *cell {
+	c := s.edges[k]
+	if c == nil {
+		c = &cell{}
+		s.edges[k] = c
+	}
+	return c
+}
+
+func (s *slot) endpoint(k endpointKey) *endpointCell {
+	c := s.endpoints[k]
+	if c == nil {
+		c = &endpointCell{}
+		s.endpoints[k] = c
+	}
+	return c
+}
+
+func (s *slot) version(k versionKey) *versionCell {
+	c := s.versions[k]
+	if c == nil {
+		c = &versionCell{}
+		s.versions[k] = c
+	}
+	return c
+}

@@ -1,0 +1,316 @@
+package graph
+
+import (
+	"cmp"
+	"maps"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+)
+
+// window is what is known of a span of time, from live slots or from stored series; draw makes a Snapshot of it.
+type window struct {
+	end       time.Time
+	length    time.Duration
+	keys      map[edgeKey]bool
+	edges     map[sideKey]*cell
+	active    map[sideKey]int64
+	endpoints map[endpointID]*endpointCell // as all callers saw them
+	versions  map[versionKey]*versionCell
+	amended   map[edgeKey]bool
+	missing   map[edgeKey][]string // instances whose reports are missing
+	known     map[edgeKey]bool     // both sides are contiguous over the whole window
+	reporters map[string][]Reporter
+	breaks    map[string]float64
+	states    map[endpointID]endpointState
+}
+
+type endpointState struct{ state, reason, override string }
+
+func newWindow(end time.Time, length time.Duration) *window {
+	return &window{
+		end: end, length: length, keys: map[edgeKey]bool{}, edges: map[sideKey]*cell{}, active: map[sideKey]int64{}, endpoints: map[endpointID]*endpointCell{},
+		versions: map[versionKey]*versionCell{}, amended: map[edgeKey]bool{}, missing: map[edgeKey][]string{}, known: map[edgeKey]bool{},
+		reporters: map[string][]Reporter{}, breaks: map[string]float64{}, states: map[endpointID]endpointState{},
+	}
+}
+
+func (w *window) edge(k sideKey) *cell {
+	w.keys[k.edgeKey] = true
+	c := w.edges[k]
+	if c == nil {
+		c = &cell{}
+		w.edges[k] = c
+	}
+	return c
+}
+
+func (w *window) endpoint(k endpointID) *endpointCell {
+	c := w.endpoints[k]
+	if c == nil {
+		c = &endpointCell{}
+		w.endpoints[k] = c
+	}
+	return c
+}
+
+// snapshotLocked draws the sealed window that ends where the open slots begin.
+func (g *Graph) snapshotLocked(now time.Time) *Snapshot {
+	seconds := int64(g.cfg.Window / time.Second)
+	from, to := (g.sealed-seconds)*int64(time.Second), g.sealed*int64(time.Second)
+	w := newWindow(time.Unix(0, to).UTC(), g.cfg.Window)
+	for k, e := range g.edges {
+		if now.Sub(e.active) < g.cfg.ForgetIdle {
+			w.keys[k] = true
+		}
+	}
+	for sec := g.sealed - seconds; sec < g.sealed; sec++ {
+		s := g.slots[sec]
+		if s == nil {
+			continue
+		}
+		for k, c := range s.edges {
+			w.edge(k).add(c)
+		}
+		for k, c := range s.endpoints {
+			if k.side == flow.SideClient {
+				w.endpoint(endpointID{k.service, k.endpoint}).add(c)
+			}
+		}
+		for k, v := range s.versions {
+			a := w.versions[k]
+			if a == nil {
+				a = &versionCell{}
+				w.versions[k] = a
+			}
+			a.requests += v.requests
+			a.errors += v.errors
+		}
+		for k := range s.amended {
+			w.amended[k] = true
+		}
+	}
+
+	byService := map[string][]*reporter{}
+	for _, r := range g.sortedReportersLocked() {
+		byService[r.service] = append(byService[r.service], r)
+		w.reporters[r.service] = append(w.reporters[r.service], Reporter{
+			Instance: r.key.instance, BootID: r.boot.id, Identity: r.key.identity, LastSeen: r.seen.UTC(), Missing: r.missing,
+			ClockOffset: time.Duration(r.boot.offset), Version: r.version,
+		})
+		if !r.missing && !r.boot.goodbye {
+			for k, n := range r.boot.active {
+				if k.kind == flow.KindExchange.String() || k.kind == flow.KindConnection.String() && k.protocol == flow.ProtocolTCP.String() {
+					w.active[k.sideKey] += n
+				}
+			}
+		}
+	}
+	for k := range w.keys {
+		known := true
+		for _, service := range []string{k.source, k.destination} {
+			if service == k.destination && service == k.source && len(w.missing[k]) > 0 {
+				continue
+			}
+			reporters := byService[service]
+			for _, r := range reporters {
+				whole, all := r.whole(from, to)
+				known = known && whole && all
+				if !whole {
+					w.missing[k] = append(w.missing[k], r.key.instance)
+				}
+			}
+			if len(reporters) == 0 && g.x.meshed(service) {
+				known = false // its sidecars have not reported yet
+			}
+		}
+		w.known[k] = known
+	}
+	for service, t := range g.traces {
+		if share, n := t.share(); n > 0 {
+			w.breaks[service] = share
+		}
+	}
+	for id := range g.x.overrides {
+		if o := g.x.override(id.service, id.address, now); o != nil {
+			st := endpointState{state: "weighted", reason: o.GetReason(), override: o.GetId()}
+			if o.GetKind() == "eject" {
+				st.state = "ejected"
+			}
+			w.states[id] = st
+		}
+	}
+	snap := w.draw(g.x)
+	snap.Sequence = g.sequence
+	return snap
+}
+
+// draw makes the picture of a window. It depends on nothing else.
+func (w *window) draw(x *index) *Snapshot {
+	snap := &Snapshot{At: w.end, Window: w.length, Nodes: []Node{}, Edges: []Edge{}}
+	seconds := w.length.Seconds()
+	inbound := map[string]*cell{}
+	names := map[string]bool{}
+	for _, s := range x.names() {
+		names[s] = true
+	}
+	for s := range w.reporters {
+		names[s] = true
+	}
+	for _, k := range slices.SortedFunc(maps.Keys(w.keys), compareEdges) {
+		names[k.source], names[k.destination] = true, true
+		client, server := w.edges[sideKey{k, flow.SideClient}], w.edges[sideKey{k, flow.SideServer}]
+		e := Edge{
+			ID: k.id(), Source: k.source, Destination: k.destination, Protocol: k.protocol, Amended: w.amended[k], Missing: w.missing[k],
+			State: stateOf(x, k, len(w.missing[k]) > 0),
+		}
+		slices.Sort(e.Missing)
+		// A side that is expected and known shows zeroes: it saw nothing, which is a fact.
+		if client == nil && (e.State == BothSides || e.State == ClientOnly) && w.known[k] {
+			client = &cell{}
+		}
+		if server == nil && (e.State == BothSides || e.State == ServerOnly) && w.known[k] {
+			server = &cell{}
+		}
+		if client != nil {
+			e.Client = client.view(seconds, w.active[sideKey{k, flow.SideClient}])
+		}
+		if server != nil {
+			e.Server = server.view(seconds, w.active[sideKey{k, flow.SideServer}])
+			e.MTLS = k.source != unmeshed
+		}
+		if e.State == BothSides && w.known[k] {
+			e.Gap = gap(client, server, e.Client, e.Server, seconds)
+		}
+		snap.Edges = append(snap.Edges, e)
+		if seen := cmp.Or(server, client); seen != nil {
+			in := inbound[k.destination]
+			if in == nil {
+				in = &cell{}
+				inbound[k.destination] = in
+			}
+			in.add(seen)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		n := Node{ID: name, Name: name, Namespace: x.namespace(name), Kind: x.kind(name), Reporters: w.reporters[name]}
+		n.Versions = w.versionsOf(name, seconds)
+		n.Endpoints = w.endpointsOf(x, name, seconds)
+		if share, ok := w.breaks[name]; ok {
+			n.TraceBreaks = &share
+		}
+		if in := inbound[name]; in != nil {
+			n.Inbound = *in.view(seconds, 0)
+		}
+		for _, e := range snap.Edges {
+			if e.Destination == name {
+				if v := cmp.Or(e.Server, e.Client); v != nil {
+					n.Inbound.Active += v.Active
+				}
+			}
+		}
+		snap.Nodes = append(snap.Nodes, n)
+	}
+	return snap
+}
+
+// view turns counts into figures.
+func (c *cell) view(seconds float64, active int64) *View {
+	v := &View{
+		Requests: c.requests, Errors: c.errors, Attempts: c.attempts, BytesIn: c.bytesIn, BytesOut: c.bytesOut, Active: active, Connections: c.connections,
+		Reasons: maps.Clone(c.reasons), Exemplars: traceIDs(c.exemplars, 5),
+		P50: c.latency.quantile(0.5), P95: c.latency.quantile(0.95), P99: c.latency.quantile(0.99),
+	}
+	of := c.requests - c.probes
+	n := c.requests
+	if c.requests == 0 && c.connections > 0 { // an edge of plain connections
+		of, n = c.connections, c.connections
+		v.Errors = c.connErrors
+	}
+	v.Rate = float64(n) / seconds
+	if of > 0 {
+		v.ErrorRatio = float64(v.Errors) / float64(of)
+	}
+	return v
+}
+
+// gap compares the two sides. Their reports cut time at different instants, so requests in flight and those of the cut second at either
+// end of the window may be on one side only: a difference that this explains is shown as zero. Totals have no such margin.
+func gap(client, server *cell, cv, sv *View, seconds float64) *Gap {
+	sent, got := client.delivered, server.requests
+	if client.requests == 0 && server.requests == 0 { // plain connections
+		sent, got = client.connections-client.connErrors, server.connections
+	}
+	lost := int64(sent) - int64(got)
+	margin := int64(math.Ceil(2+3*math.Sqrt(float64(sent)/seconds))) + max(0, cv.Active) + max(0, sv.Active)
+	if lost <= margin && lost >= -margin {
+		lost = 0
+	}
+	g := &Gap{Lost: lost}
+	if client.latency.count > 0 && server.latency.count > 0 {
+		g.Latency = cv.P50 - sv.P50
+	}
+	return g
+}
+
+func (w *window) versionsOf(service string, seconds float64) []Version {
+	server, client := map[string]*versionCell{}, map[string]*versionCell{}
+	for k, v := range w.versions {
+		if k.destination != service || k.version == "" {
+			continue
+		}
+		if k.side == flow.SideServer {
+			server[k.version] = v
+		} else {
+			client[k.version] = v
+		}
+	}
+	if len(server) == 0 {
+		server = client
+	}
+	var out []Version
+	for _, name := range slices.Sorted(maps.Keys(server)) {
+		v := Version{Version: name, Rate: float64(server[name].requests) / seconds}
+		if n := server[name].requests; n > 0 {
+			v.Errors = float64(server[name].errors) / float64(n)
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
+func (w *window) endpointsOf(x *index, service string, seconds float64) []Endpoint {
+	addresses := map[string]bool{}
+	for _, wl := range x.workloads[service] {
+		if wl.GetAddress() != "" {
+			addresses[wl.GetAddress()] = true
+		}
+	}
+	for id := range w.endpoints {
+		if id.service == service {
+			addresses[id.address] = true
+		}
+	}
+	var out []Endpoint
+	for _, address := range slices.Sorted(maps.Keys(addresses)) {
+		e := Endpoint{Address: address, State: "healthy"}
+		if wl := x.address[address]; wl.GetService() == service {
+			e.Instance, e.Version = wl.GetInstance(), wl.GetVersion()
+		}
+		id := endpointID{service, address}
+		if c := w.endpoints[id]; c != nil {
+			e.Rate = float64(c.requests+c.probes) / seconds
+			if c.requests > 0 {
+				e.Errors = float64(c.failures) / float64(c.requests)
+			}
+			e.P50, e.P99 = c.latency.quantile(0.5), c.latency.quantile(0.99)
+		}
+		if st, ok := w.states[id]; ok {
+			e.State, e.Reason, e.Override = st.state, st.reason, st.override
+		}
+		out = append(out, e)
+	}
+	return out
+}

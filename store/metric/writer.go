@@ -1,0 +1,239 @@
+package metric
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/prometheus/model/exemplar"
+	"github.com/prometheus/prometheus/model/histogram"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/value"
+	"github.com/prometheus/prometheus/storage"
+
+	"github.com/tulle-mesh/tulle/store"
+)
+
+// Other replaces the identifying label values of series over the budget.
+const Other = "other"
+
+// foldable are the labels whose values identify something that may grow without bound; over the budget they become Other. The labels
+// not named here have closed vocabularies.
+var foldable = map[string]bool{
+	"source": true, "destination": true, "service": true, "endpoint": true, "instance": true, "route": true, "version": true, "client": true, "server": true,
+}
+
+// Writer writes families of cumulative series, all at one instant per Write. One Writer has one goroutine using it at a time; several may
+// share a DB, as long as they write different series.
+//
+// A series is admitted once, for as long as it is written. When the store's active series are at the budget, a new series is not admitted: it is
+// counted in tulle_store_series_folded_total, and its values are added to the series whose identifying labels (source, destination,
+// endpoint …) all read "other". A series once folded stays folded, so "other" only grows like a counter must.
+//
+// A series that was written by the previous Write and not by this one is ended with a stale marker, so that a query does not see it for
+// another five minutes.
+type Writer struct {
+	db *DB
+
+	mu     sync.Mutex
+	series map[string]*entry // by the label set's bytes
+	round  uint64
+	fresh  uint64 // series admitted in this round, which the store does not count yet
+	buf    []byte
+}
+
+type entry struct {
+	labels labels.Labels
+	ref    storage.SeriesRef
+	round  uint64 // last Write in which it had a value
+	folded *entry // the series that takes its values, when over the budget
+	isHist bool
+
+	value     float64
+	hist      *histogram.FloatHistogram
+	exemplars []exemplar.Exemplar
+}
+
+// NewWriter returns a Writer of d.
+func (d *DB) NewWriter() *Writer { return &Writer{db: d, series: map[string]*entry{}} }
+
+// Batch collects the samples of one Write.
+type Batch struct {
+	w *Writer
+}
+
+// Write calls fill, then appends all that it added, with the timestamp at, as one transaction. Written counters must be cumulative. On error
+// nothing of the batch is visible; errors.Is(err, store.ErrFull|store.ErrClosed) tell why.
+func (w *Writer) Write(ctx context.Context, at time.Time, fill func(*Batch)) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.round++
+	w.fresh = 0
+	fill(&Batch{w})
+	app := w.db.tsdb.Appender(ctx)
+	ts := at.UnixMilli()
+	var firstErr error
+	for key, e := range w.series {
+		if e.folded != nil {
+			if e.round != w.round {
+				delete(w.series, key)
+			}
+			continue
+		}
+		if e.round != w.round {
+			// The labels disappear from the Writer; the store keeps what was written.
+			if e.isHist {
+				_, _ = app.AppendHistogram(e.ref, e.labels, ts, nil, &histogram.FloatHistogram{Sum: math.Float64frombits(value.StaleNaN)})
+			} else {
+				_, _ = app.Append(e.ref, e.labels, ts, math.Float64frombits(value.StaleNaN))
+			}
+			delete(w.series, key)
+			continue
+		}
+		var err error
+		if e.isHist {
+			e.ref, err = app.AppendHistogram(e.ref, e.labels, ts, nil, e.hist)
+			e.hist = nil
+		} else {
+			e.ref, err = app.Append(e.ref, e.labels, ts, e.value)
+			e.value = 0
+		}
+		if err != nil {
+			w.db.rejected.WithLabelValues(rejection(err)).Inc()
+			if firstErr == nil && rejection(err) == "error" {
+				firstErr = fmt.Errorf("metrics store: append %s: %w", e.labels, err)
+			}
+			continue
+		}
+		for _, x := range e.exemplars {
+			_, _ = app.AppendExemplar(e.ref, e.labels, x) // a repeated or late exemplar is not an error worth a word
+		}
+		e.exemplars = e.exemplars[:0]
+	}
+	if firstErr != nil {
+		_ = app.Rollback()
+		return wrap(firstErr)
+	}
+	if err := app.Commit(); err != nil {
+		return wrap(fmt.Errorf("metrics store: commit: %w", err))
+	}
+	return nil
+}
+
+func wrap(err error) error {
+	if errors.Is(err, syscall.ENOSPC) {
+		return fmt.Errorf("%w (free some space or lower the retention): %w", store.ErrFull, err)
+	}
+	return err
+}
+
+func rejection(err error) string {
+	switch {
+	case errors.Is(err, storage.ErrDuplicateSampleForTimestamp):
+		return "duplicate"
+	case errors.Is(err, storage.ErrOutOfOrderSample), errors.Is(err, storage.ErrOutOfBounds), errors.Is(err, storage.ErrTooOldSample):
+		return "too_old"
+	default:
+		return "error"
+	}
+}
+
+// Value adds v to the series of a counter or gauge in this batch. The pairs are label names and values; empty values are dropped, as
+// Prometheus does.
+func (b *Batch) Value(name string, v float64, pairs ...string) {
+	e := b.entry(name, false, pairs)
+	e.value += v
+}
+
+// Histogram adds the cumulative h to the series; h may be changed afterwards.
+func (b *Batch) Histogram(name string, h *histogram.FloatHistogram, pairs ...string) {
+	e := b.entry(name, true, pairs)
+	if e.hist == nil {
+		e.hist = h.Copy()
+		return
+	}
+	if sum, _, _, err := e.hist.Add(h); err == nil {
+		e.hist = sum
+	}
+}
+
+// Exemplar attaches a trace to the series, which must have got its value already.
+func (b *Batch) Exemplar(name, traceID string, v float64, at time.Time, pairs ...string) {
+	key := b.key(name, pairs)
+	e := b.w.series[key]
+	if e == nil || e.folded != nil || e.round != b.w.round {
+		return
+	}
+	e.exemplars = append(e.exemplars, exemplar.Exemplar{Labels: labels.FromStrings("trace_id", traceID), Value: v, Ts: at.UnixMilli(), HasTs: true})
+}
+
+func (b *Batch) key(name string, pairs []string) string {
+	buf := append(b.w.buf[:0], name...)
+	for _, p := range pairs {
+		buf = append(buf, 0xff)
+		buf = append(buf, p...)
+	}
+	b.w.buf = buf
+	return string(buf)
+}
+
+func (b *Batch) entry(name string, isHist bool, pairs []string) *entry {
+	w := b.w
+	key := b.key(name, pairs)
+	e := w.series[key]
+	if e == nil {
+		e = &entry{labels: labelsOf(name, pairs), isHist: isHist}
+		if w.db.tsdb.Head().NumSeries()+w.fresh >= uint64(w.db.cfg.ActiveSeriesBudget) {
+			if folded, changed := fold(pairs); changed {
+				w.db.folded.WithLabelValues(name).Inc()
+				e.folded = b.foldedEntry(name, isHist, folded)
+			}
+		}
+		if e.folded == nil {
+			w.fresh++
+		}
+		w.series[key] = e
+	}
+	e.round = w.round
+	if e.folded != nil {
+		e = e.folded
+		e.round = w.round
+	}
+	return e
+}
+
+func (b *Batch) foldedEntry(name string, isHist bool, pairs []string) *entry {
+	key := b.key(name, pairs)
+	e := b.w.series[key]
+	if e == nil {
+		e = &entry{labels: labelsOf(name, pairs), isHist: isHist}
+		b.w.series[key] = e
+	}
+	return e
+}
+
+func fold(pairs []string) (out []string, changed bool) {
+	out = append(out, pairs...)
+	for i := 0; i+1 < len(out); i += 2 {
+		if foldable[out[i]] && out[i+1] != "" && out[i+1] != Other {
+			out[i+1] = Other
+			changed = true
+		}
+	}
+	return out, changed
+}
+
+func labelsOf(name string, pairs []string) labels.Labels {
+	m := make(map[string]string, len(pairs)/2+1)
+	m[labels.MetricName] = name
+	for i := 0; i+1 < len(pairs); i += 2 {
+		if pairs[i+1] != "" {
+			m[pairs[i]] = pairs[i+1]
+		}
+	}
+	return labels.FromMap(m)
+}
