@@ -1,0 +1,195 @@
+// Package client reads the observer's JSON API: what the command line, the demo and the measurements know of the mesh comes through it.
+//
+// How to hold it: New with the dashboard's address, then call; methods are safe for concurrent use. An observer that does not answer is
+// ErrUnreachable; an answer that is not 2xx is an *Error with the observer's own words.
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/tulle-mesh/tulle/store"
+	"github.com/tulle-mesh/tulle/store/event"
+	"github.com/tulle-mesh/tulle/store/graph"
+)
+
+// ErrUnreachable: nobody answers at the address.
+var ErrUnreachable = errors.New("no observer answers")
+
+// Error is an answer that is not 2xx.
+type Error struct {
+	Status int
+	Text   string // what the observer said, one line
+	Path   string
+}
+
+func (e *Error) Error() string {
+	return fmt.Sprintf("the observer answered %d to %s: %s", e.Status, e.Path, e.Text)
+}
+
+// NotFound reports whether err is an answer of 404.
+func NotFound(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Status == http.StatusNotFound
+}
+
+// Client reads one observer.
+type Client struct {
+	base string
+	http *http.Client
+}
+
+// maxAnswer bounds an answer: 64 MiB.
+const maxAnswer = 64 << 20
+
+// New reads the observer at base ("http://127.0.0.1:8640"; without a scheme http is meant).
+func New(base string) *Client {
+	if !strings.Contains(base, "://") {
+		base = "http://" + base
+	}
+	return &Client{base: strings.TrimRight(base, "/"), http: &http.Client{Timeout: 15 * time.Second}}
+}
+
+// Base is the address, for messages and links.
+func (c *Client) Base() string { return c.base }
+
+// Graph is the live topology.
+func (c *Client) Graph(ctx context.Context) (*graph.Snapshot, error) {
+	var s graph.Snapshot
+	return &s, c.get(ctx, "/api/tulle/v1/graph", nil, &s)
+}
+
+// EventQuery selects events; zero fields do not restrict.
+type EventQuery struct {
+	Kind, Service string
+	Start, End    time.Time
+	Limit         int
+}
+
+// Events are what happened, newest first.
+func (c *Client) Events(ctx context.Context, q EventQuery) ([]event.Event, error) {
+	v := url.Values{}
+	set(v, "kind", q.Kind)
+	set(v, "service", q.Service)
+	setTime(v, "start", q.Start)
+	setTime(v, "end", q.End)
+	setInt(v, "limit", q.Limit)
+	var out struct {
+		Events []event.Event `json:"events"`
+	}
+	err := c.get(ctx, "/api/tulle/v1/events", v, &out)
+	return out.Events, err
+}
+
+// Traces is one page of trace summaries, newest first.
+func (c *Client) Traces(ctx context.Context, q store.TraceQuery) (store.TracePage, error) {
+	v := url.Values{}
+	set(v, "service", q.Service)
+	set(v, "operation", q.Operation)
+	set(v, "source", q.Source)
+	set(v, "destination", q.Destination)
+	set(v, "reason", q.Reason)
+	set(v, "cursor", q.Cursor)
+	setTime(v, "start", q.Start)
+	setTime(v, "end", q.End)
+	setInt(v, "limit", q.Limit)
+	if q.MinDuration > 0 {
+		v.Set("minDuration", q.MinDuration.String())
+	}
+	if q.MaxDuration > 0 {
+		v.Set("maxDuration", q.MaxDuration.String())
+	}
+	if q.Errors {
+		v.Set("errors", "true")
+	}
+	var p store.TracePage
+	err := c.get(ctx, "/api/tulle/v1/traces", v, &p)
+	return p, err
+}
+
+// Ready returns nil when the observer says that it is ready.
+func (c *Client) Ready(ctx context.Context) error { return c.get(ctx, "/readyz", nil, nil) }
+
+func set(v url.Values, key, value string) {
+	if value != "" {
+		v.Set(key, value)
+	}
+}
+
+func setTime(v url.Values, key string, t time.Time) {
+	if !t.IsZero() {
+		v.Set(key, t.UTC().Format(time.RFC3339Nano))
+	}
+}
+
+func setInt(v url.Values, key string, n int) {
+	if n > 0 {
+		v.Set(key, strconv.Itoa(n))
+	}
+}
+
+// get fetches path into out (nil: only the status counts).
+func (c *Client) get(ctx context.Context, path string, query url.Values, out any) error {
+	target := c.base + path
+	if len(query) > 0 {
+		target += "?" + query.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
+	if err != nil {
+		return fmt.Errorf("%q is not an address of an observer: %w", c.base, err)
+	}
+	req.Header.Set("Accept", "application/json")
+	resp, err := c.http.Do(req)
+	if err != nil {
+		var ue *url.Error
+		if errors.As(err, &ue) {
+			err = ue.Err
+		}
+		return fmt.Errorf("%w at %s: %w", ErrUnreachable, c.base, err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return fmt.Errorf("%w at %s: the answer broke off: %w", ErrUnreachable, c.base, err)
+	}
+	if resp.StatusCode/100 != 2 {
+		return &Error{Status: resp.StatusCode, Text: said(body), Path: path}
+	}
+	if out == nil {
+		return nil
+	}
+	if err := json.Unmarshal(body, out); err != nil {
+		return fmt.Errorf("%s does not speak this version's API (%s): %w", c.base, path, err)
+	}
+	return nil
+}
+
+// said is the observer's message: the "error" of a JSON answer, or the first line.
+func said(body []byte) string {
+	var e struct {
+		Error any `json:"error"`
+	}
+	if json.Unmarshal(body, &e) == nil {
+		switch v := e.Error.(type) {
+		case string:
+			return v
+		case map[string]any:
+			if m, ok := v["message"].(string); ok {
+				return m
+			}
+		}
+	}
+	line, _, _ := strings.Cut(strings.TrimSpace(string(body)), "\n")
+	if len(line) > 300 {
+		line = line[:300]
+	}
+	return line
+}

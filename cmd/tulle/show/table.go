@@ -1,0 +1,90 @@
+// Package show draws what the command line shows: tables, the waterfall of a trace, lists of events. It takes values and a writer, and
+// asks nobody; colours only when told.
+package show
+
+import (
+	"io"
+	"strings"
+	"unicode/utf8"
+)
+
+// Style colours text for terminals; the zero value writes plain text.
+type Style struct{ Color bool }
+
+// SGR codes.
+const (
+	bold   = "1"
+	dim    = "2"
+	red    = "31"
+	green  = "32"
+	yellow = "33"
+	cyan   = "36"
+)
+
+func (s Style) paint(code, text string) string {
+	if !s.Color || code == "" || text == "" {
+		return text
+	}
+	return "\x1b[" + code + "m" + text + "\x1b[0m"
+}
+
+// column is one of a table; the last is never padded.
+type column struct {
+	title string
+	right bool // numbers
+}
+
+// cell is text with a colour.
+type cell struct {
+	text string
+	code string
+}
+
+func plain(texts ...string) []cell {
+	out := make([]cell, len(texts))
+	for i, t := range texts {
+		out[i].text = t
+	}
+	return out
+}
+
+// table writes aligned columns, two spaces apart.
+func (s Style) table(w io.Writer, cols []column, rows [][]cell) error {
+	width := make([]int, len(cols))
+	for i, c := range cols {
+		width[i] = utf8.RuneCountInString(c.title)
+	}
+	for _, r := range rows {
+		for i, c := range r {
+			width[i] = max(width[i], utf8.RuneCountInString(c.text))
+		}
+	}
+	var b strings.Builder
+	line := func(cells []cell) {
+		for i, c := range cells {
+			pad := strings.Repeat(" ", width[i]-utf8.RuneCountInString(c.text))
+			switch {
+			case cols[i].right:
+				b.WriteString(pad + s.paint(c.code, c.text))
+			case i == len(cells)-1:
+				b.WriteString(s.paint(c.code, c.text))
+			default:
+				b.WriteString(s.paint(c.code, c.text) + pad)
+			}
+			if i < len(cells)-1 {
+				b.WriteString("  ")
+			}
+		}
+		b.WriteByte('\n')
+	}
+	head := make([]cell, len(cols))
+	for i, c := range cols {
+		head[i] = cell{c.title, dim}
+	}
+	line(head)
+	for _, r := range rows {
+		line(r)
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}

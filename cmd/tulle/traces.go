@@ -1,0 +1,60 @@
+//go:build unix
+
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tulle-mesh/tulle/cmd/tulle/show"
+	"github.com/tulle-mesh/tulle/store"
+)
+
+func tracesCommand() *cobra.Command {
+	var (
+		at   observerAt
+		out  output
+		q    store.TraceQuery
+		last time.Duration
+	)
+	c := &cobra.Command{
+		Use: "traces", GroupID: "see", Args: noArgs,
+		Short: "Search traces, newest first",
+		Example: `  tulle traces --service catalog --errors
+  tulle traces --source web --destination catalog --min 100ms`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := out.check(); err != nil {
+				return err
+			}
+			if q.Limit < 1 || q.Limit > 10_000 {
+				return usageError{fmt.Errorf("--limit %d: must be 1 to 10000", q.Limit)}
+			}
+			q.Start = time.Now().Add(-last)
+			page, err := at.client().Traces(c.Context(), q)
+			if err != nil {
+				return err
+			}
+			if out.json() {
+				return printJSON(c, page)
+			}
+			return show.Style{Color: colored(c.OutOrStdout())}.Traces(c.OutOrStdout(), page.Traces)
+		},
+	}
+	at.flag(c)
+	out.flag(c)
+	f := c.Flags()
+	f.StringVar(&q.Service, "service", "", "with a span of this service")
+	f.StringVar(&q.Operation, "operation", "", "with a span of this name")
+	f.StringVar(&q.Source, "source", "", "with a call from this service")
+	f.StringVar(&q.Destination, "destination", "", "with a call to this service")
+	f.StringVar(&q.Reason, "reason", "", "with this reason, as in upstream_5xx")
+	f.DurationVar(&q.MinDuration, "min", 0, "with a span that took at least this long")
+	f.DurationVar(&q.MaxDuration, "max", 0, "with a span that took at most this long")
+	f.BoolVar(&q.Errors, "errors", false, "with an error")
+	f.IntVar(&q.Limit, "limit", 20, "at most so many")
+	f.StringVar(&q.Cursor, "cursor", "", "go on where a page ended (\"next\" of -o json)")
+	f.DurationVar(&last, "last", time.Hour, "how far back")
+	return c
+}

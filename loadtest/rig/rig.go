@@ -1,0 +1,118 @@
+//go:build unix
+
+// Package rig runs `tulle demo` as a process and measures it from outside, as a user could: through the observer's API, the admin ports, the
+// control ports of the shop and the operating system. The measurements (loadtest/soak, loadtest/fault) hold it so: Start, use, Stop.
+package rig
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/tulle-mesh/tulle/client"
+	"github.com/tulle-mesh/tulle/internal/process"
+	"github.com/tulle-mesh/tulle/loadtest/demo"
+)
+
+// Options of a run.
+type Options struct {
+	Tulle string   // the executable; "" means bin/tulle below the working directory
+	Args  []string // further arguments of `tulle demo`
+	Out   io.Writer
+}
+
+// Rig is one running demo.
+type Rig struct {
+	API     *client.Client
+	Config  demo.Config // where everything listens
+	Started time.Time   // when the process was started
+	Live    time.Time   // when the live graph first showed traffic
+	DataDir string
+	proc    *process.Process
+}
+
+// Start starts a demo with a data directory of its own and returns when its live graph shows traffic.
+func Start(ctx context.Context, o Options) (*Rig, error) {
+	if o.Tulle == "" {
+		o.Tulle = filepath.Join("bin", "tulle")
+	}
+	if _, err := os.Stat(o.Tulle); err != nil {
+		return nil, fmt.Errorf("%s is missing: run 'make build' first, in the folder that holds the Makefile", o.Tulle)
+	}
+	tulle, err := filepath.Abs(o.Tulle)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "tulle-rig-")
+	if err != nil {
+		return nil, err
+	}
+	cfg := demo.Defaults()
+	r := &Rig{API: client.New("http://" + cfg.HTTP), Config: cfg, Started: time.Now(), DataDir: filepath.Join(dir, "data")}
+	r.proc, err = process.Start(process.Spec{
+		Name: "tulle demo", Path: tulle, Args: append([]string{"demo", "--data-dir", r.DataDir}, o.Args...), Log: o.Out, StopTimeout: 90 * time.Second,
+	})
+	if err != nil {
+		return nil, err
+	}
+	limited, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		select {
+		case <-r.proc.Done():
+			cancel()
+		case <-limited.Done():
+		}
+	}()
+	err = process.Await(limited, func(ctx context.Context) error {
+		g, err := r.API.Graph(ctx)
+		if err != nil {
+			return err
+		}
+		for _, e := range g.Edges {
+			if e.Destination == "catalog" && (e.Client != nil && e.Client.Rate > 0) {
+				return nil
+			}
+		}
+		return errors.New("the graph shows no traffic to catalog")
+	})
+	cancel()
+	<-ended
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("the demo did not come to life: %w", err), r.Stop())
+	}
+	r.Live = time.Now()
+	return r, nil
+}
+
+// Workloads are the demo's, with their addresses.
+func (r *Rig) Workloads() []demo.Workload { return demo.Plan(r.Config) }
+
+// PID is the demo's process id.
+func (r *Rig) PID() int { return r.proc.PID() }
+
+// Stop stops the demo as Ctrl-C would, waits, and removes its data. It returns an error when the demo did not exit with 0, and when it
+// left a process behind.
+func (r *Rig) Stop() error {
+	pids, _ := Descendants(r.proc.PID())
+	err := r.proc.Stop()
+	var left []string
+	for _, p := range pids {
+		if alive(p.PID) {
+			left = append(left, fmt.Sprintf("%d (%s)", p.PID, p.Name))
+		}
+	}
+	if len(left) > 0 {
+		err = errors.Join(err, fmt.Errorf("processes left behind: %v", left))
+	}
+	if _, serr := os.Stat(filepath.Join(r.DataDir, "demo.lock")); serr == nil {
+		err = errors.Join(err, errors.New("the lock file was left behind"))
+	}
+	return errors.Join(err, os.RemoveAll(filepath.Dir(r.DataDir)))
+}
