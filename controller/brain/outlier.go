@@ -242,6 +242,10 @@ func (o *Outlier) countProbes(addr netip.AddrPort, t *track) {
 	t.goodTotal += int(probes)
 }
 
+// probation is how long after the last failed probe the plain number of good ones is enough, however often the endpoint was ejected: where
+// probes are rare, an endpoint that healed must not wait for many.
+const probation = time.Minute
+
 // neededProbes grows with repetitions, so that a flapping endpoint does not come back after five lucky ones.
 func (o *Outlier) neededProbes(t *track) int {
 	return o.s.Probes << min(max(t.times-1, 0), 2)
@@ -267,7 +271,8 @@ func (o *Outlier) review(in Input, addr netip.AddrPort, t *track, fresh bool) *t
 			why = "there was no evidence that it still fails"
 		}
 		return end(ReasonExpired, fmt.Sprintf("%s is readmitted: its ejection is over and %s.", name, why))
-	case fresh && t.good >= o.neededProbes(t) && o.mayChange(t.service, now):
+	case fresh && o.mayChange(t.service, now) &&
+		(t.good >= o.neededProbes(t) || t.good >= o.s.Probes && now.Sub(t.failed) >= probation):
 		return end(ReasonProbes, fmt.Sprintf("%s is readmitted: its last %d probes succeeded.", name, t.good))
 	case fresh && t.ejected.Expires.Sub(now) <= 2*o.s.PushDelay && now.Sub(t.failed) <= max(o.s.Window, t.ejected.Expires.Sub(t.ejected.Issued)/2) && t.good < o.neededProbes(t):
 		t.times++
@@ -322,7 +327,7 @@ func (o *Outlier) judge(in Input, name string) *tullev1.Event {
 			return nil
 		}
 		st.saturated = true
-		e := o.event(in, "endpoint.weight", "warning", name, netip.AddrPort{}, ReasonSaturate, "")
+		e := o.event(in, "service.saturated", "warning", name, netip.AddrPort{}, ReasonSaturate, "")
 		e.Message = saturated
 		return e
 	}
