@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"sort"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -29,7 +30,7 @@ func seeded(seed uint64) func() uint64 { return rand.New(rand.NewPCG(seed, 7)).U
 // world drives a Set in virtual time: open-loop arrivals, endpoints that answer after a while.
 type world struct {
 	t       *testing.T
-	set     *Set
+	set     *Picker
 	now     time.Time
 	answer  func(endpoint int, r *rand.Rand) (time.Duration, exchange.Result)
 	picked  []int
@@ -46,7 +47,7 @@ type pending struct {
 	result exchange.Result
 }
 
-func newWorld(t *testing.T, set *Set, n int, seed uint64) *world {
+func newWorld(t *testing.T, set *Picker, n int, seed uint64) *world {
 	return &world{t: t, set: set, now: start, picked: make([]int, n), probes: make([]int, n), r: rand.New(rand.NewPCG(seed, 1))}
 }
 
@@ -95,8 +96,7 @@ func quantile(d []time.Duration, q float64) time.Duration {
 }
 
 func TestHealthyEndpointsShareEvenly(t *testing.T) {
-	set := New(P2C, seeded(1))
-	set.Update(endpoints(5))
+	set := New(P2C, endpoints(5), new(States), seeded(1))
 	w := newWorld(t, set, 5, 2)
 	w.answer = healthy
 	w.run(2*time.Minute, 200)
@@ -110,8 +110,7 @@ func TestHealthyEndpointsShareEvenly(t *testing.T) {
 func TestWeightsAreHonoured(t *testing.T) {
 	eps := endpoints(2)
 	eps[0].Weight, eps[1].Weight = 10, 100
-	set := New(P2C, seeded(1))
-	set.Update(eps)
+	set := New(P2C, eps, new(States), seeded(1))
 	w := newWorld(t, set, 2, 2)
 	w.answer = func(_ int, r *rand.Rand) (time.Duration, exchange.Result) {
 		return 50*time.Millisecond + time.Duration(r.ExpFloat64()*float64(10*time.Millisecond)), exchange.ResultOK
@@ -130,8 +129,7 @@ func TestOneSlowEndpointOfTenDoesNotSetTheTail(t *testing.T) {
 		return healthy(i, r)
 	}
 	tail := func(a Algorithm) (time.Duration, float64) {
-		set := New(a, seeded(3))
-		set.Update(endpoints(10))
+		set := New(a, endpoints(10), new(States), seeded(3))
 		w := newWorld(t, set, 10, 4)
 		w.answer = slow
 		w.run(time.Minute, 500)
@@ -145,8 +143,7 @@ func TestOneSlowEndpointOfTenDoesNotSetTheTail(t *testing.T) {
 }
 
 func TestAFastFailingEndpointAttractsNoTrafficButStaysInEvidence(t *testing.T) {
-	set := New(P2C, seeded(5))
-	set.Update(endpoints(3))
+	set := New(P2C, endpoints(3), new(States), seeded(5))
 	w := newWorld(t, set, 3, 6)
 	w.answer = healthy
 	w.run(30*time.Second, 150)
@@ -179,8 +176,7 @@ func eject(e *policy.Endpoint, id string, issued, expires time.Time, fraction fl
 func TestEjectionLeavesHalfOpenTrafficAndEndsByTheClock(t *testing.T) {
 	eps := endpoints(3)
 	eject(&eps[2], "ov-1", start, start.Add(20*time.Minute+time.Second), 0.01)
-	set := New(P2C, seeded(8))
-	set.Update(eps)
+	set := New(P2C, eps, new(States), seeded(8))
 	w := newWorld(t, set, 3, 9)
 	w.answer = healthy
 	w.run(20*time.Minute, 300)
@@ -209,8 +205,7 @@ func TestTheCapIgnoresWhatIsOver(t *testing.T) {
 			// The last is the oldest, so it must be honoured first.
 			eject(&eps[i], "ov", start.Add(-time.Duration(i)*time.Second), start.Add(time.Hour), 0.01)
 		}
-		set := New(P2C, seeded(1))
-		set.Update(eps)
+		set := New(P2C, eps, new(States), seeded(1))
 		w := newWorld(t, set, n, 1)
 		w.answer = healthy
 		w.run(time.Minute, 20*float64(n))
@@ -230,8 +225,7 @@ func TestTheCapIgnoresWhatIsOver(t *testing.T) {
 }
 
 func TestReflexStopsUnreachableEndpointAndProbes(t *testing.T) {
-	set := New(P2C, seeded(11))
-	set.Update(endpoints(3))
+	set := New(P2C, endpoints(3), new(States), seeded(11))
 	w := newWorld(t, set, 3, 12)
 	w.answer = func(i int, r *rand.Rand) (time.Duration, exchange.Result) {
 		if i == 0 {
@@ -253,16 +247,15 @@ func TestReflexStopsUnreachableEndpointAndProbes(t *testing.T) {
 	if s := w.picked[0]; s < 200 {
 		t.Errorf("after it came back the endpoint got %d of 6000", s)
 	}
-	if set.tripped.Load() != 0 {
-		t.Errorf("tripped = %d after all healed", set.tripped.Load())
+	if set.states.tripped.Load() != 0 {
+		t.Errorf("tripped = %d after all healed", set.states.tripped.Load())
 	}
 }
 
 func TestTheOnlyEndpointIsNeverTakenOut(t *testing.T) {
 	eps := endpoints(1)
 	eject(&eps[0], "ov", start, start.Add(time.Hour), 0.01)
-	set := New(P2C, nil)
-	set.Update(eps)
+	set := New(P2C, eps, new(States), nil)
 	for range 100 {
 		c, reason := set.Pick(start, nil)
 		if reason != flow.ReasonNone || c.Probe {
@@ -274,8 +267,7 @@ func TestTheOnlyEndpointIsNeverTakenOut(t *testing.T) {
 
 func TestTriedEndpointsAreAvoided(t *testing.T) {
 	eps := endpoints(3)
-	set := New(P2C, seeded(1))
-	set.Update(eps)
+	set := New(P2C, eps, new(States), seeded(1))
 	tried := []netip.AddrPort{eps[0].Address, eps[2].Address}
 	for range 200 {
 		c, _ := set.Pick(start, tried)
@@ -290,18 +282,17 @@ func TestTriedEndpointsAreAvoided(t *testing.T) {
 }
 
 func TestWhatWasLearntOutlivesUpdates(t *testing.T) {
-	set := New(P2C, seeded(1))
-	set.Update(endpoints(3))
+	set := New(P2C, endpoints(3), new(States), seeded(1))
 	c, _ := set.Pick(start, nil)
 	c.Load.End(start, 3*time.Second, exchange.ResultOK)
 	addr := c.Endpoint.Address
-	set.Update(endpoints(2000))
+	set = New(P2C, endpoints(2000), set.states, nil)
 	for _, e := range set.Endpoints(start) {
 		if e.Address == addr && e.Average != 3*time.Second {
 			t.Fatalf("average = %v after an update, want 3s", e.Average)
 		}
 	}
-	set.Update(nil)
+	set = New(P2C, nil, set.states, nil)
 	if _, reason := set.Pick(start, nil); reason != flow.ReasonNoEndpoint {
 		t.Fatalf("reason = %v, want no_endpoint", reason)
 	}
@@ -310,10 +301,12 @@ func TestWhatWasLearntOutlivesUpdates(t *testing.T) {
 func TestEveryAlgorithmIsSafeAndBalancesItsBooks(t *testing.T) {
 	for name, a := range Algorithms {
 		t.Run(name, func(t *testing.T) {
-			set := New(a, nil)
-			var wg sync.WaitGroup
+			var states States
+			var current atomic.Pointer[Picker]
+			current.Store(New(a, endpoints(3), &states, nil))
+			var updates, picks sync.WaitGroup
 			stop := make(chan struct{})
-			wg.Go(func() {
+			updates.Go(func() {
 				for n := 1; ; n = n%7 + 1 {
 					select {
 					case <-stop:
@@ -322,18 +315,17 @@ func TestEveryAlgorithmIsSafeAndBalancesItsBooks(t *testing.T) {
 						eps := endpoints(n)
 						if n > 2 {
 							eject(&eps[1], "ov", start, time.Now().Add(time.Hour), 0.5)
+							eps[2].Weight = 7
 						}
-						set.Update(eps)
+						current.Store(New(a, eps, &states, nil))
 					}
 				}
 			})
-			set.Update(endpoints(3))
-			var picks sync.WaitGroup
 			for g := range 4 {
 				picks.Go(func() {
 					r := rand.New(rand.NewPCG(uint64(g), 1))
 					for range 3000 {
-						c, reason := set.Pick(time.Now(), nil)
+						c, reason := current.Load().Pick(time.Now(), nil)
 						if reason != flow.ReasonNone {
 							t.Errorf("Pick: %v", reason)
 							return
@@ -344,8 +336,8 @@ func TestEveryAlgorithmIsSafeAndBalancesItsBooks(t *testing.T) {
 			}
 			picks.Wait()
 			close(stop)
-			wg.Wait()
-			for _, e := range set.Endpoints(time.Now()) {
+			updates.Wait()
+			for _, e := range New(a, endpoints(7), &states, nil).Endpoints(time.Now()) {
 				if e.InFlight != 0 {
 					t.Errorf("%v: %d in flight after all ended", e.Address, e.InFlight)
 				}
@@ -357,8 +349,7 @@ func TestEveryAlgorithmIsSafeAndBalancesItsBooks(t *testing.T) {
 func TestPickAllocatesNothing(t *testing.T) {
 	eps := endpoints(10)
 	eject(&eps[4], "ov", start, time.Now().Add(time.Hour), 0.5)
-	set := New(P2C, nil)
-	set.Update(eps)
+	set := New(P2C, eps, new(States), nil)
 	if n := testing.AllocsPerRun(1000, func() {
 		c, _ := set.Pick(time.Now(), nil)
 		c.Load.End(time.Now(), time.Millisecond, exchange.ResultOK)
@@ -370,8 +361,7 @@ func TestPickAllocatesNothing(t *testing.T) {
 func BenchmarkPick(b *testing.B) {
 	for name, n := range map[string]int{"3": 3, "1000": 1000} {
 		b.Run(name, func(b *testing.B) {
-			set := New(P2C, nil)
-			set.Update(endpoints(n))
+			set := New(P2C, endpoints(n), new(States), nil)
 			b.ReportAllocs()
 			for b.Loop() {
 				now := time.Now()

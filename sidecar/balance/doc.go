@@ -1,7 +1,8 @@
 // Package balance chooses the endpoint of a try.
 //
-// A Set belongs to one destination of one sidecar and outlives Snapshots: Update gives it the endpoints of a new Snapshot, and what was
-// learnt about an address that stays is kept. Pick is safe for any number of goroutines, takes no lock on its way and allocates nothing.
+// A Picker is built for one service from the endpoints of one Snapshot and never changes; what is learnt about addresses lives in States, which
+// the Pickers of successive Snapshots share. Pick is safe for any number of goroutines, takes no lock and allocates nothing. Step is the
+// choose step of the outbound path. A new algorithm is one file and one line in Algorithms.
 //
 // Three things decide, in this order, on one immutable view of the endpoints:
 //

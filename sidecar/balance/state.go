@@ -28,7 +28,7 @@ const (
 
 // state is what is known of one address. It outlives Snapshots. Only End and the reflex write it; Pick reads the atomics.
 type state struct {
-	set      *Set
+	states   *States
 	inFlight atomic.Int64
 	average  atomic.Uint64 // math.Float64bits, seconds, as of stamp
 	failing  atomic.Uint64 // math.Float64bits, share, as of stamp
@@ -42,8 +42,8 @@ type state struct {
 	penalty     time.Duration
 }
 
-func newState(s *Set) *state {
-	st := &state{set: s}
+func newState(s *States) *state {
+	st := &state{states: s}
 	st.average.Store(math.Float64bits(seed.Seconds()))
 	return st
 }
@@ -55,7 +55,8 @@ func decayed(v float64, elapsed int64, tau time.Duration) float64 {
 	return v * math.Exp(-float64(elapsed)/float64(tau))
 }
 
-func (st *state) cost(now int64, weight float64) float64 {
+// cost is P2C's; ratio is mean weight ÷ weight.
+func (st *state) cost(now int64, ratio float64) float64 {
 	elapsed := now - st.stamp.Load()
 	avg := math.Float64frombits(st.average.Load())
 	fail := math.Float64frombits(st.failing.Load())
@@ -63,7 +64,7 @@ func (st *state) cost(now int64, weight float64) float64 {
 		avg = decayed(avg, elapsed, decay)
 		fail = decayed(fail, elapsed, failingDecay)
 	}
-	return max(avg, floor.Seconds()) * float64(st.inFlight.Load()+1) * (1 + failingCost*fail) / weight
+	return max(avg, floor.Seconds()) * (1 + float64(st.inFlight.Load())*ratio) * (1 + failingCost*fail)
 }
 
 // load is one try on its way: the state and whether it is the reflex's probe. Two types instead of a struct, so that making an
@@ -113,7 +114,7 @@ func (st *state) end(now time.Time, took time.Duration, r exchange.Result, probe
 	if r != exchange.ResultUnreachable {
 		st.unreachable, st.penalty = 0, 0
 		if st.openUntil.Swap(0) != 0 {
-			st.set.tripped.Add(-1)
+			st.states.tripped.Add(-1)
 		}
 		return
 	}
@@ -127,7 +128,7 @@ func (st *state) end(now time.Time, took time.Duration, r exchange.Result, probe
 	}
 	st.penalty = min(max(2*st.penalty, reflexFirst), reflexMax)
 	if st.openUntil.Swap(t+int64(st.penalty)) == 0 {
-		st.set.tripped.Add(1)
+		st.states.tripped.Add(1)
 	}
 }
 
