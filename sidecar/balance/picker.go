@@ -25,7 +25,8 @@ type States struct {
 	m  map[netip.AddrPort]*state
 }
 
-// take returns the state of every endpoint and forgets all other addresses. Tries on their way to those still end well.
+// take returns the state of every endpoint and forgets all other addresses. Tries on their way to those still end well. The map is shared:
+// callers only read it, before the next take.
 func (s *States) take(endpoints []policy.Endpoint) map[netip.AddrPort]*state {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -81,13 +82,14 @@ func New(a Algorithm, endpoints []policy.Endpoint, states *States, random func()
 	}
 	p := &Picker{algorithm: a, random: random, states: states, uniform: true}
 	known := states.take(endpoints)
+	seen := make(map[netip.AddrPort]bool, len(endpoints))
 	for i := range endpoints {
 		e := &endpoints[i]
-		st := known[e.Address]
-		if st == nil {
+		if seen[e.Address] {
 			continue // one address, one endpoint
 		}
-		delete(known, e.Address)
+		seen[e.Address] = true
+		st := known[e.Address]
 		w := float64(e.Weight)
 		if w <= 0 {
 			w = policy.DefaultWeight
