@@ -386,10 +386,8 @@ func (db *DB) Summaries(ctx context.Context, q store.TraceQuery) (store.TracePag
 				return store.TracePage{}, err
 			}
 			for _, pt := range parts {
-				if start, ok := pt.asOf(commit); ok {
+				if start, ok := pt.asOf(commit); ok { // otherwise it came after the first page
 					h = append(h, candidate{start: start, id: pt.id})
-				} else if !seen[pt.id] { // this part is new, but another may have been known: stand at its own place until resolved
-					h = append(h, candidate{start: pt.start, id: pt.id})
 				}
 			}
 			heap.Init(&h)
