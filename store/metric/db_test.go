@@ -46,11 +46,14 @@ func TestWriteQueryReopen(t *testing.T) {
 	for i := range 10 {
 		at := t0.Add(time.Duration(i) * 5 * time.Second)
 		err := w.Write(t.Context(), at, func(b *Batch) {
-			b.Value("requests_total", float64(i*50), "source", "a", "empty", "")
+			b.Counter("requests_total", float64(i*50), "source", "a", "empty", "")
 			b.Exemplar("requests_total", "4bf92f3577b34da6a3ce929d0e0e4736", 0.2, at, "source", "a", "empty", "")
 			b.Histogram("latency_seconds", h, "source", "a")
+			if i >= 5 {
+				b.Counter("errors_total", float64(i), "source", "a")
+			}
 			if i < 5 {
-				b.Value("up", 1, "instance", "gone")
+				b.Gauge("up", 1, "instance", "gone")
 			}
 		})
 		if err != nil {
@@ -62,6 +65,10 @@ func TestWriteQueryReopen(t *testing.T) {
 		t.Helper()
 		if got := result(t, d, `rate(requests_total{source="a",empty=""}[30s])`, end); got != "10" {
 			t.Errorf("rate %s", got)
+		}
+		// A counter that appears with a value was zero before: its first increase is seen.
+		if got := result(t, d, `max_over_time(errors_total[1m]) - min_over_time(errors_total[1m])`, end); got != "9" {
+			t.Errorf("increase of a new counter %s", got)
 		}
 		if got := result(t, d, `histogram_count(latency_seconds)`, end); got != "10" {
 			t.Errorf("histogram count %s", got)
@@ -102,7 +109,7 @@ func TestOverBudgetIsFoldedVisibly(t *testing.T) {
 	for i := range 3 {
 		err := w.Write(t.Context(), t0.Add(time.Duration(i)*5*time.Second), func(b *Batch) {
 			for s := range 40 {
-				b.Value("requests_total", float64(i), "source", fmt.Sprintf("s%02d", s), "side", "client")
+				b.Counter("requests_total", float64(i), "source", fmt.Sprintf("s%02d", s), "side", "client")
 			}
 		})
 		if err != nil {
@@ -129,7 +136,7 @@ func TestDamagedWALIsCutAndReported(t *testing.T) {
 	d := open(t, dir, Config{})
 	w := d.NewWriter()
 	for i := range 200 {
-		if err := w.Write(t.Context(), t0.Add(time.Duration(i)*5*time.Second), func(b *Batch) { b.Value("x", float64(i), "source", "a") }); err != nil {
+		if err := w.Write(t.Context(), t0.Add(time.Duration(i)*5*time.Second), func(b *Batch) { b.Counter("x", float64(i), "source", "a") }); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -156,7 +163,7 @@ func TestDamagedWALIsCutAndReported(t *testing.T) {
 		t.Errorf("what was before the damage is gone: %s", got)
 	}
 	w = d.NewWriter()
-	if err := w.Write(t.Context(), t0.Add(time.Hour), func(b *Batch) { b.Value("x", 7, "source", "a") }); err != nil {
+	if err := w.Write(t.Context(), t0.Add(time.Hour), func(b *Batch) { b.Counter("x", 7, "source", "a") }); err != nil {
 		t.Fatal(err)
 	}
 	if got := result(t, d, `x`, t0.Add(time.Hour)); got != "7" {
