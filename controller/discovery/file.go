@@ -1,0 +1,43 @@
+package discovery
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/tulle-mesh/tulle/controller/resource"
+	"github.com/tulle-mesh/tulle/internal/identity"
+)
+
+// FromSet lists the endpoints that configuration registers: each Workload's first port, and every address of an ExternalService.
+func FromSet(set *resource.Set, trustDomain string) ([]Endpoint, error) {
+	var out []Endpoint
+	for _, w := range set.Workloads {
+		id, err := identity.Workload(trustDomain, w.Metadata.Namespace, w.Spec.ServiceAccount)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", w.Key(), err)
+		}
+		for _, p := range w.Spec.Ports {
+			addr, err := netip.ParseAddrPort(p.Listen)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", w.Key(), err)
+			}
+			out = append(out, Endpoint{
+				Service: w.Spec.Service, Namespace: w.Metadata.Namespace, Version: w.Spec.Version, Instance: w.Metadata.Name,
+				Identity: id, Protocol: p.Protocol, Address: addr,
+			})
+		}
+	}
+	for _, e := range set.External {
+		for _, a := range e.Spec.Addresses {
+			addr, err := netip.ParseAddrPort(a)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", e.Key(), err)
+			}
+			out = append(out, Endpoint{
+				Service: e.Metadata.Name, Namespace: e.Metadata.Namespace, Protocol: e.Spec.Protocol, Address: addr, External: true,
+			})
+		}
+	}
+	Sort(out)
+	return out, nil
+}

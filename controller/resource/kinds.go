@@ -1,0 +1,359 @@
+package resource
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/internal/identity"
+	"github.com/tulle-mesh/tulle/internal/policy"
+)
+
+// Kinds lists every kind by its name in YAML.
+var Kinds = []struct {
+	Name string
+	New  func() Object
+}{
+	{"Workload", func() Object { return &Workload{} }},
+	{"ExternalService", func() Object { return &ExternalService{} }},
+	{"TrafficPolicy", func() Object { return &TrafficPolicy{} }},
+	{"MeshConfig", func() Object { return &MeshConfig{} }},
+}
+
+// Metadata of every kind.
+type Metadata struct {
+	Name      string            `yaml:"name"`
+	Namespace string            `yaml:"namespace,omitempty"` // default "default"
+	Labels    map[string]string `yaml:"labels,omitempty"`
+}
+
+// Header begins every kind.
+type Header struct {
+	APIVersion string   `yaml:"apiVersion"`
+	Kind       string   `yaml:"kind"`
+	Metadata   Metadata `yaml:"metadata"`
+}
+
+// Key implements Object.
+func (h *Header) Key() Key {
+	return Key{Kind: h.Kind, Namespace: h.Metadata.Namespace, Name: h.Metadata.Name}
+}
+
+func (h *Header) check() error {
+	if err := checkLabel("metadata.name", h.Metadata.Name); err != nil {
+		return err
+	}
+	return checkLabel("metadata.namespace", h.Metadata.Namespace)
+}
+
+// Duration is written as "250ms", "15s"; "off" is -1.
+type Duration time.Duration
+
+// UnmarshalYAML implements yaml.Unmarshaler.
+func (d *Duration) UnmarshalYAML(n *yaml.Node) error {
+	if n.Value == "off" {
+		*d = -1
+		return nil
+	}
+	v, err := time.ParseDuration(n.Value)
+	if err != nil || v <= 0 {
+		return fmt.Errorf("line %d: %q is not a duration; write for example 250ms, 15s, or off", n.Line, n.Value)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// Workload is one running instance of a service and its sidecar.
+type Workload struct {
+	Header `yaml:",inline"` // Name is the instance: unique in the mesh, and the sidecar's xDS node id
+	Spec   WorkloadSpec     `yaml:"spec"`
+}
+
+// WorkloadSpec of a Workload.
+type WorkloadSpec struct {
+	Service        string     `yaml:"service"`                  // required
+	Version        string     `yaml:"version,omitempty"`        // "v2"; shown, and used by weights
+	ServiceAccount string     `yaml:"serviceAccount,omitempty"` // default: Service
+	Ports          []Port     `yaml:"ports,omitempty"`          // the first is where peers reach the service; none for a pure client
+	Upstreams      []Upstream `yaml:"upstreams,omitempty"`
+}
+
+// Port is an inbound listener.
+type Port struct {
+	Name     string `yaml:"name,omitempty"`     // default: the protocol
+	Listen   string `yaml:"listen"`             // ip:port on which the sidecar serves peers
+	Target   string `yaml:"target"`             // ip:port of the application
+	Protocol string `yaml:"protocol,omitempty"` // http (default) | tcp
+	Mode     string `yaml:"mode,omitempty"`     // strict (default) | permissive; default from MeshConfig
+}
+
+// Upstream is an outbound listener.
+type Upstream struct {
+	Service string `yaml:"service"`
+	Listen  string `yaml:"listen"` // ip:port on which the sidecar serves its application
+}
+
+// MaxPorts bounds inbound listeners of one Workload.
+const MaxPorts = 1
+
+func (w *Workload) check() error {
+	if err := w.Header.check(); err != nil {
+		return err
+	}
+	s := &w.Spec
+	if err := checkLabel("spec.service", s.Service); err != nil {
+		return err
+	}
+	if s.ServiceAccount == "" {
+		s.ServiceAccount = s.Service
+	}
+	if err := checkLabel("spec.serviceAccount", s.ServiceAccount); err != nil {
+		return err
+	}
+	if len(s.Ports) > MaxPorts {
+		return fmt.Errorf("spec.ports: has %d entries, this version serves %d per workload; define one Workload for each port", len(s.Ports), MaxPorts)
+	}
+	for i := range s.Ports {
+		p, field := &s.Ports[i], fmt.Sprintf("spec.ports[%d]", i)
+		if p.Protocol == "" {
+			p.Protocol = "http"
+		}
+		if err := oneOf(field+".protocol", p.Protocol, "http", "tcp"); err != nil {
+			return err
+		}
+		if p.Name == "" {
+			p.Name = p.Protocol
+		}
+		if p.Mode != "" {
+			if err := oneOf(field+".mode", p.Mode, "strict", "permissive"); err != nil {
+				return err
+			}
+		}
+		if err := checkAddr(field+".listen", &p.Listen); err != nil {
+			return err
+		}
+		if err := checkAddr(field+".target", &p.Target); err != nil {
+			return err
+		}
+		if p.Listen == p.Target {
+			return fmt.Errorf("%s.target: %s is the sidecar's own address; give the application's", field, p.Target)
+		}
+	}
+	seen := map[string]bool{}
+	for i := range s.Upstreams {
+		u, field := &s.Upstreams[i], fmt.Sprintf("spec.upstreams[%d]", i)
+		if err := checkLabel(field+".service", u.Service); err != nil {
+			return err
+		}
+		if seen[u.Service] {
+			return fmt.Errorf("%s.service: %q is listed twice; remove one", field, u.Service)
+		}
+		seen[u.Service] = true
+		if err := checkAddr(field+".listen", &u.Listen); err != nil {
+			return err
+		}
+	}
+	taken := map[string]string{}
+	for _, l := range w.listens() {
+		if other, ok := taken[l.address]; ok {
+			return fmt.Errorf("%s: %s is already taken by %s; give one of them another port", l.field, l.address, other)
+		}
+		taken[l.address] = l.field
+	}
+	return nil
+}
+
+type listen struct{ field, address string }
+
+func (w *Workload) listens() []listen {
+	var out []listen
+	for i, p := range w.Spec.Ports {
+		out = append(out, listen{fmt.Sprintf("spec.ports[%d].listen", i), p.Listen})
+	}
+	for i, u := range w.Spec.Upstreams {
+		out = append(out, listen{fmt.Sprintf("spec.upstreams[%d].listen", i), u.Listen})
+	}
+	return out
+}
+
+// ExternalService is a host outside the mesh. Its name is how upstreams refer to it.
+type ExternalService struct {
+	Header `yaml:",inline"`
+	Spec   ExternalServiceSpec `yaml:"spec"`
+}
+
+// ExternalServiceSpec of an ExternalService.
+type ExternalServiceSpec struct {
+	Host      string   `yaml:"host,omitempty"`     // shown; the name people know it by
+	Addresses []string `yaml:"addresses"`          // ip:port, at least one
+	Protocol  string   `yaml:"protocol,omitempty"` // http (default) | tcp
+}
+
+func (e *ExternalService) check() error {
+	if err := e.Header.check(); err != nil {
+		return err
+	}
+	if e.Spec.Protocol == "" {
+		e.Spec.Protocol = "http"
+	}
+	if err := oneOf("spec.protocol", e.Spec.Protocol, "http", "tcp"); err != nil {
+		return err
+	}
+	if len(e.Spec.Addresses) == 0 {
+		return fmt.Errorf("spec.addresses: must list at least one ip:port")
+	}
+	for i := range e.Spec.Addresses {
+		if err := checkAddr(fmt.Sprintf("spec.addresses[%d]", i), &e.Spec.Addresses[i]); err != nil {
+			return err
+		}
+		if slices.Contains(e.Spec.Addresses[:i], e.Spec.Addresses[i]) {
+			return fmt.Errorf("spec.addresses[%d]: %s is listed twice; remove one", i, e.Spec.Addresses[i])
+		}
+	}
+	return nil
+}
+
+// TrafficPolicy says how callers treat one service. Fields left out keep their defaults (internal/policy).
+type TrafficPolicy struct {
+	Header `yaml:",inline"`
+	Spec   TrafficPolicySpec `yaml:"spec"`
+}
+
+// TrafficPolicySpec of a TrafficPolicy.
+type TrafficPolicySpec struct {
+	TargetService  string   `yaml:"targetService"`
+	RequestTimeout Duration `yaml:"requestTimeout,omitempty"` // whole exchange; default 15s; off
+	TryTimeout     Duration `yaml:"tryTimeout,omitempty"`     // one attempt; default: requestTimeout; off
+	ConnectTimeout Duration `yaml:"connectTimeout,omitempty"` // default 1s
+	IdleTimeout    Duration `yaml:"idleTimeout,omitempty"`    // TCP without bytes; default 1h; off
+	Retry          Retry    `yaml:"retry,omitempty"`
+	Limits         Limits   `yaml:"limits,omitempty"`
+	Ejection       Ejection `yaml:"ejection,omitempty"`
+}
+
+// Retry settings.
+type Retry struct {
+	Attempts    int      `yaml:"attempts,omitempty"`    // tries in all; default 2; 1 is off
+	BudgetRatio float64  `yaml:"budgetRatio,omitempty"` // retries per request; default 0.2
+	BudgetMin   float64  `yaml:"budgetMin,omitempty"`   // plus this many per second; default 10
+	BackoffBase Duration `yaml:"backoffBase,omitempty"` // default 25ms
+	BackoffMax  Duration `yaml:"backoffMax,omitempty"`  // default 250ms
+}
+
+// Limits per sidecar towards the service.
+type Limits struct {
+	MaxRequests    int `yaml:"maxRequests,omitempty"`    // default 1024
+	MaxConnections int `yaml:"maxConnections,omitempty"` // default 1024
+}
+
+// Ejection by the controller on fleet evidence.
+type Ejection struct {
+	Enabled *bool `yaml:"enabled,omitempty"` // default true
+}
+
+// On reports whether ejection is enabled.
+func (e Ejection) On() bool { return e.Enabled == nil || *e.Enabled }
+
+func (p *TrafficPolicy) check() error {
+	if err := p.Header.check(); err != nil {
+		return err
+	}
+	s := p.Spec
+	if err := checkLabel("spec.targetService", s.TargetService); err != nil {
+		return err
+	}
+	for _, d := range []struct {
+		field string
+		v     Duration
+	}{
+		{"spec.connectTimeout", s.ConnectTimeout}, {"spec.retry.backoffBase", s.Retry.BackoffBase}, {"spec.retry.backoffMax", s.Retry.BackoffMax},
+	} {
+		if d.v < 0 {
+			return fmt.Errorf("%s: cannot be off; set a duration such as 1s", d.field)
+		}
+	}
+	// What the sidecar would refuse is refused here.
+	if err := s.Apply(policy.Service{Name: s.TargetService, Protocol: flow.ProtocolHTTP1}).WithDefaults().Check(); err != nil {
+		return fmt.Errorf("spec: %w", err)
+	}
+	return nil
+}
+
+// Apply puts the settings on svc; what is not set becomes zero, the default.
+func (p TrafficPolicySpec) Apply(svc policy.Service) policy.Service {
+	svc.RequestTimeout = time.Duration(p.RequestTimeout)
+	svc.TryTimeout = time.Duration(p.TryTimeout)
+	svc.ConnectTimeout = time.Duration(p.ConnectTimeout)
+	svc.IdleTimeout = time.Duration(p.IdleTimeout)
+	svc.MaxRequests = p.Limits.MaxRequests
+	svc.MaxConnections = p.Limits.MaxConnections
+	svc.Retry = policy.Retry{
+		Attempts: p.Retry.Attempts, BudgetRatio: p.Retry.BudgetRatio, BudgetMin: p.Retry.BudgetMin,
+		BackoffBase: time.Duration(p.Retry.BackoffBase), BackoffMax: time.Duration(p.Retry.BackoffMax),
+	}
+	return svc
+}
+
+// MeshConfig is for the whole mesh; there is at most one.
+type MeshConfig struct {
+	Header `yaml:",inline"`
+	Spec   MeshConfigSpec `yaml:"spec"`
+}
+
+// MeshConfigSpec of a MeshConfig.
+type MeshConfigSpec struct {
+	TrustDomain string   `yaml:"trustDomain,omitempty"` // must be the controller's; a check against mixing up directories
+	Mode        string   `yaml:"mode,omitempty"`        // default of ports[].mode: strict (default) | permissive
+	Ejection    Ejection `yaml:"ejection,omitempty"`    // default for all services
+}
+
+func (m *MeshConfig) check() error {
+	if err := m.Header.check(); err != nil {
+		return err
+	}
+	if td := m.Spec.TrustDomain; td != "" {
+		if _, err := identity.Parse("spiffe://" + td); err != nil {
+			return fmt.Errorf("spec.trustDomain: %w", err)
+		}
+	}
+	if m.Spec.Mode != "" {
+		return oneOf("spec.mode", m.Spec.Mode, "strict", "permissive")
+	}
+	return nil
+}
+
+// checkLabel wants a DNS label: names become parts of identities, metric labels and host names.
+func checkLabel(field, v string) error {
+	ok := len(v) > 0 && len(v) <= 63 && v[0] != '-' && v[len(v)-1] != '-' &&
+		!strings.ContainsFunc(v, func(c rune) bool { return !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-') })
+	if !ok {
+		return fmt.Errorf("%s: %q must be 1 to 63 of a-z, 0-9 and -, not beginning or ending with -", field, v)
+	}
+	return nil
+}
+
+func oneOf(field, v string, allowed ...string) error {
+	if slices.Contains(allowed, v) {
+		return nil
+	}
+	return fmt.Errorf("%s: %q is not one of %s", field, v, strings.Join(allowed, ", "))
+}
+
+// checkAddr wants ip:port and rewrites it in its canonical form.
+func checkAddr(field string, v *string) error {
+	s := *v
+	if rest, ok := strings.CutPrefix(s, "localhost:"); ok {
+		s = "127.0.0.1:" + rest
+	}
+	a, err := netip.ParseAddrPort(s)
+	if err != nil || a.Port() == 0 {
+		return fmt.Errorf("%s: %q must be ip:port with a port from 1 to 65535, for example 127.0.0.1:8080", field, *v)
+	}
+	*v = a.String()
+	return nil
+}

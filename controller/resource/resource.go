@@ -1,0 +1,288 @@
+// Package resource is the configuration of the mesh as people write it: Tulle's kinds, their checks with errors that say where and what to
+// do, and the resolution of a whole set in which a bad resource never takes a good one down.
+//
+// A source yields Documents in order; Resolve turns them, with the Set before, into the next Set and the Problems. Everything here is pure.
+package resource
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// APIVersion of all kinds of this package.
+const APIVersion = "tulle.dev/v1alpha1"
+
+// Key names a resource. It compares with == and is a valid map key.
+type Key struct{ Kind, Namespace, Name string }
+
+// String is "Workload shop/catalog-1".
+func (k Key) String() string {
+	if k.Namespace == "" {
+		return k.Kind + " " + k.Name
+	}
+	return k.Kind + " " + k.Namespace + "/" + k.Name
+}
+
+// Compare orders keys by kind, namespace, name.
+func (k Key) Compare(o Key) int {
+	return strings.Compare(k.Kind+"\x00"+k.Namespace+"\x00"+k.Name, o.Kind+"\x00"+o.Namespace+"\x00"+o.Name)
+}
+
+// Position is where a document stands.
+type Position struct {
+	File string
+	Line int // first line of the document, from 1
+}
+
+func (p Position) String() string { return fmt.Sprintf("%s:%d", p.File, p.Line) }
+
+// Object is one resource of any kind.
+type Object interface {
+	Key() Key
+	// check says what is wrong with the object by itself; the error begins with the field.
+	check() error
+}
+
+// Document is one YAML document as a source read it: an Object, or Err saying why there is none. Key may be set with Err when kind and name
+// were readable; the last valid version of that resource then stays in force.
+type Document struct {
+	Position Position
+	Key      Key
+	Object   Object
+	Err      error
+	// Hold is set when the document cannot even be named: everything its file yielded before then stays in force.
+	Hold bool
+}
+
+// Severity of a Problem.
+type Severity string
+
+const (
+	// Refused: the document is not in force; its last valid version may be.
+	Refused Severity = "refused"
+	// Warning: in force, but probably not as meant.
+	Warning Severity = "warning"
+)
+
+// Problem is what a person must know about one document.
+type Problem struct {
+	Position Position
+	Key      Key
+	Severity Severity
+	Message  string // "spec.ports[0].listen: …; do …"
+	Kept     bool   // the last valid version stays in force
+}
+
+func (p Problem) String() string {
+	s := p.Position.String() + ": "
+	if p.Key != (Key{}) {
+		s += p.Key.String() + ": "
+	}
+	s += p.Message
+	if p.Kept {
+		s += " (its last valid version stays in force)"
+	}
+	return s
+}
+
+// Entry is an Object in force and where it came from.
+type Entry struct {
+	Object   Object
+	Position Position
+}
+
+// Set is all that is in force, immutable.
+type Set struct {
+	Entries   map[Key]Entry
+	Workloads []*Workload // sorted by key
+	External  []*ExternalService
+	Policies  []*TrafficPolicy
+	Mesh      *MeshConfig // never nil
+}
+
+// EmptySet is in force before the first reading.
+func EmptySet() *Set { return &Set{Entries: map[Key]Entry{}, Mesh: &MeshConfig{}} }
+
+// Resolve admits documents in order. One that is bad by itself or at odds with an earlier one is refused, and its last valid version, if any,
+// is admitted in its place. Problems come in the order of the documents.
+func Resolve(documents []Document, last *Set) (*Set, []Problem) {
+	var problems []Problem
+	a := admission{set: EmptySet(), listeners: map[string]Key{}, instances: map[string]Key{}, services: map[string]serviceOwner{}}
+	refuse := func(d Document, message string) {
+		p := Problem{Position: d.Position, Key: d.Key, Severity: Refused, Message: message}
+		if old, ok := last.Entries[d.Key]; ok && d.Key != (Key{}) && a.admit(old) == "" {
+			p.Kept = true
+		}
+		if d.Hold {
+			for _, old := range sortedEntries(last) {
+				if old.Position.File == d.Position.File && !declared(documents, old.Object.Key()) && a.admit(old) == "" {
+					p.Kept = true
+				}
+			}
+		}
+		problems = append(problems, p)
+	}
+	for _, d := range documents {
+		if d.Err != nil {
+			refuse(d, d.Err.Error())
+			continue
+		}
+		d.Key = d.Object.Key()
+		if err := d.Object.check(); err != nil {
+			refuse(d, err.Error())
+			continue
+		}
+		if message := a.admit(Entry{Object: d.Object, Position: d.Position}); message != "" {
+			refuse(d, message)
+		}
+	}
+	a.finish()
+	problems = append(problems, a.warnings()...)
+	return a.set, problems
+}
+
+func declared(documents []Document, k Key) bool {
+	return slices.ContainsFunc(documents, func(d Document) bool { return d.Key == k || d.Object != nil && d.Object.Key() == k })
+}
+
+func sortedEntries(s *Set) []Entry {
+	out := make([]Entry, 0, len(s.Entries))
+	for _, e := range s.Entries {
+		out = append(out, e)
+	}
+	slices.SortFunc(out, func(a, b Entry) int { return a.Object.Key().Compare(b.Object.Key()) })
+	return out
+}
+
+type serviceOwner struct {
+	namespace string
+	protocol  string
+	external  bool
+	key       Key
+}
+
+// admission is the set being built and what is already taken.
+type admission struct {
+	set       *Set
+	listeners map[string]Key // "host:port" of sidecar listeners
+	instances map[string]Key
+	services  map[string]serviceOwner
+}
+
+// admit adds e unless it is at odds with what is there; then it returns why, and changes nothing.
+func (a *admission) admit(e Entry) string {
+	key := e.Object.Key()
+	if other, ok := a.set.Entries[key]; ok {
+		return fmt.Sprintf("metadata.name: %s is also defined at %s; rename or remove one", key, other.Position)
+	}
+	switch o := e.Object.(type) {
+	case *Workload:
+		if message := a.admitWorkload(o); message != "" {
+			return message
+		}
+	case *ExternalService:
+		if owner, ok := a.services[o.Metadata.Name]; ok {
+			return fmt.Sprintf("metadata.name: service %q is already defined by %s; service names are unique in the mesh", o.Metadata.Name, owner.key)
+		}
+		a.services[o.Metadata.Name] = serviceOwner{namespace: o.Metadata.Namespace, protocol: o.Spec.Protocol, external: true, key: key}
+	case *TrafficPolicy:
+		for _, other := range a.set.Entries {
+			if p, ok := other.Object.(*TrafficPolicy); ok && p.Spec.TargetService == o.Spec.TargetService {
+				return fmt.Sprintf("spec.targetService: %q already has %s (%s); merge the two", o.Spec.TargetService, p.Key(), other.Position)
+			}
+		}
+	case *MeshConfig:
+		for _, other := range a.set.Entries {
+			if m, ok := other.Object.(*MeshConfig); ok {
+				return fmt.Sprintf("kind: the mesh already has %s (%s); merge the two", m.Key(), other.Position)
+			}
+		}
+	}
+	a.set.Entries[key] = e
+	return ""
+}
+
+func (a *admission) admitWorkload(w *Workload) string {
+	key := w.Key()
+	if other, ok := a.instances[w.Metadata.Name]; ok {
+		return fmt.Sprintf("metadata.name: instance %q already exists as %s; instance names are unique in the mesh", w.Metadata.Name, other)
+	}
+	if owner, ok := a.services[w.Spec.Service]; ok {
+		switch {
+		case owner.namespace != w.Metadata.Namespace || owner.external:
+			return fmt.Sprintf("spec.service: service %q already belongs to %s; service names are unique in the mesh, rename one", w.Spec.Service, owner.key)
+		case len(w.Spec.Ports) > 0 && owner.protocol != "" && owner.protocol != w.Spec.Ports[0].Protocol:
+			return fmt.Sprintf("spec.ports[0].protocol: %q, but service %q has protocol %q at %s; all instances of a service speak one protocol",
+				w.Spec.Ports[0].Protocol, w.Spec.Service, owner.protocol, owner.key)
+		}
+	}
+	for _, l := range w.listens() {
+		if other, ok := a.listeners[l.address]; ok {
+			return fmt.Sprintf("%s: %s is already taken by %s; give one of them another port", l.field, l.address, other)
+		}
+	}
+	for _, l := range w.listens() {
+		a.listeners[l.address] = key
+	}
+	a.instances[w.Metadata.Name] = key
+	owner := serviceOwner{namespace: w.Metadata.Namespace, key: key}
+	if len(w.Spec.Ports) > 0 {
+		owner.protocol = w.Spec.Ports[0].Protocol
+	} else if old, ok := a.services[w.Spec.Service]; ok {
+		owner = old
+	}
+	a.services[w.Spec.Service] = owner
+	return ""
+}
+
+// finish sorts what was admitted by kind.
+func (a *admission) finish() {
+	for _, e := range sortedEntries(a.set) {
+		switch o := e.Object.(type) {
+		case *Workload:
+			a.set.Workloads = append(a.set.Workloads, o)
+		case *ExternalService:
+			a.set.External = append(a.set.External, o)
+		case *TrafficPolicy:
+			a.set.Policies = append(a.set.Policies, o)
+		case *MeshConfig:
+			a.set.Mesh = o
+		}
+	}
+}
+
+// warnings are about references that lead nowhere.
+func (a *admission) warnings() []Problem {
+	var out []Problem
+	for _, e := range sortedEntries(a.set) {
+		warn := func(format string, args ...any) {
+			out = append(out, Problem{Position: e.Position, Key: e.Object.Key(), Severity: Warning, Message: fmt.Sprintf(format, args...)})
+		}
+		switch o := e.Object.(type) {
+		case *Workload:
+			for i, u := range o.Spec.Upstreams {
+				if _, ok := a.services[u.Service]; !ok {
+					warn("spec.upstreams[%d].service: no service %q in the mesh%s; until there is one its listener answers no_endpoint. "+
+						"Add a Workload or an ExternalService", i, u.Service, a.suggest(u.Service))
+				}
+			}
+		case *TrafficPolicy:
+			if _, ok := a.services[o.Spec.TargetService]; !ok {
+				warn("spec.targetService: no service %q in the mesh%s; the policy has no effect", o.Spec.TargetService, a.suggest(o.Spec.TargetService))
+			}
+		}
+	}
+	return out
+}
+
+func (a *admission) suggest(name string) string {
+	names := make([]string, 0, len(a.services))
+	for n := range a.services {
+		names = append(names, n)
+	}
+	if s := nearest(name, names); s != "" {
+		return fmt.Sprintf(" (did you mean %q?)", s)
+	}
+	return ""
+}

@@ -1,0 +1,433 @@
+// Package xds tells the fleet: it serves each sidecar its Snapshot over delta ADS and tracks what was acknowledged or refused.
+//
+// Publish the whole State after every change; each stream sends what differs from what it sent before, in the order of policy.Kinds, with at
+// most one unanswered response per kind, so that a slow sidecar skips to the latest state and never queues.
+package xds
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	"github.com/tulle-mesh/tulle/internal/identity"
+	"github.com/tulle-mesh/tulle/internal/policy"
+)
+
+// Node is what one sidecar is to be told.
+type Node struct {
+	Identity  identity.ID // what it must prove
+	Workload  policy.Workload
+	Revision  string
+	Resources []policy.Resource
+}
+
+// State is what the whole fleet is to be told; immutable once published.
+type State struct {
+	Nodes        map[string]Node            // by instance
+	Destinations map[string]policy.Resource // by name; served on demand to every node
+	Published    time.Time
+}
+
+// Proxy is what is known of one sidecar's stream.
+type Proxy struct {
+	Instance  string
+	Service   string
+	Version   string // of the sidecar's build
+	Connected bool
+	Since     time.Time // of Connected
+	Acked     string    // revision
+	LastNack  string    // "" once a later revision was acknowledged
+}
+
+// Observer hears what happens; methods must not block.
+type Observer interface {
+	ProxyConnected(p Proxy)
+	ProxyDisconnected(p Proxy, why string)
+	ProxyNack(p Proxy, kind, revision, message string)
+	// ProxyAcked comes when a proxy has acknowledged all of a revision, delay after it was published.
+	ProxyAcked(p Proxy, revision string, delay time.Duration)
+}
+
+// Server implements delta ADS. The TLS layer below it must have verified the client's certificate.
+type Server struct {
+	discoveryv3.UnimplementedAggregatedDiscoveryServiceServer
+	observer Observer
+	log      *slog.Logger
+
+	Pushes, Acks, Nacks atomic.Uint64
+
+	mu      sync.Mutex
+	state   *State
+	changed chan struct{}
+	proxies map[string]*session
+}
+
+// New makes a server; until the first Publish, streams wait.
+func New(observer Observer, log *slog.Logger) *Server {
+	return &Server{observer: observer, log: log, changed: make(chan struct{}), proxies: map[string]*session{}}
+}
+
+// Publish puts state in force and wakes every stream.
+func (s *Server) Publish(state *State) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state = state
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+func (s *Server) current() (*State, <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state, s.changed
+}
+
+// Proxies lists every sidecar seen since the start, sorted by instance.
+func (s *Server) Proxies() []Proxy {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]Proxy, 0, len(s.proxies))
+	for _, p := range s.proxies {
+		out = append(out, p.proxy)
+	}
+	slices.SortFunc(out, func(a, b Proxy) int { return strings.Compare(a.Instance, b.Instance) })
+	return out
+}
+
+// session is one stream. Everything but proxy and cancel is owned by its goroutine.
+type session struct {
+	server   *Server
+	stream   discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer
+	caller   identity.ID
+	instance string
+	subs     map[string]*subscription // by type URL
+	nonce    uint64
+
+	cancel context.CancelCauseFunc
+	proxy  Proxy // guarded by server.mu
+}
+
+type subscription struct {
+	wildcard    bool
+	names       map[string]bool
+	sent        map[string]string // name -> version; absent for names told missing
+	outstanding string            // nonce not answered yet
+	revision    string            // of the outstanding response
+	published   time.Time
+}
+
+// absent marks a name of which the client was told that it does not exist.
+const absent = "\x00absent"
+
+var errReplaced = errors.New("the same instance connected again")
+
+// DeltaAggregatedResources implements the delta ADS stream.
+func (s *Server) DeltaAggregatedResources(stream discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
+	caller := PeerID(stream.Context())
+	if caller.IsZero() {
+		return status.Error(codes.Unauthenticated, "xDS needs a client certificate; join first")
+	}
+	ctx, cancel := context.WithCancelCause(stream.Context())
+	defer cancel(nil)
+	c := &session{server: s, stream: stream, caller: caller, subs: map[string]*subscription{}, cancel: cancel}
+	requests, ended := make(chan *discoveryv3.DeltaDiscoveryRequest), make(chan error, 1)
+	go func() { // ends when the stream does, which is when this method returns
+		for {
+			req, err := stream.Recv()
+			if err != nil {
+				ended <- err
+				return
+			}
+			select {
+			case requests <- req:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	err := c.serve(ctx, requests, ended)
+	c.close(err)
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
+}
+
+func (c *session) serve(ctx context.Context, requests <-chan *discoveryv3.DeltaDiscoveryRequest, ended <-chan error) error {
+	for {
+		state, changed := c.server.current()
+		if c.instance != "" && state != nil {
+			if err := c.push(state); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-changed:
+		case req := <-requests:
+			if err := c.receive(req); err != nil {
+				return err
+			}
+		case err := <-ended:
+			return err
+		case <-ctx.Done():
+			return status.Error(codes.Aborted, context.Cause(ctx).Error())
+		}
+	}
+}
+
+// node finds the sidecar's share and checks that the caller may have it.
+func (c *session) node(state *State, instance string) (Node, error) {
+	n, ok := state.Nodes[instance]
+	if !ok {
+		return Node{}, status.Errorf(codes.NotFound, "no Workload named %q; add one to the configuration, or correct the sidecar's instance name", instance)
+	}
+	if n.Identity != c.caller {
+		return Node{}, status.Errorf(codes.PermissionDenied, "Workload %q belongs to %s, the caller is %s; correct the instance name or the service account",
+			instance, n.Identity, c.caller)
+	}
+	return n, nil
+}
+
+func (c *session) receive(req *discoveryv3.DeltaDiscoveryRequest) error {
+	if c.instance == "" {
+		id := req.GetNode().GetId()
+		if id == "" {
+			return status.Error(codes.InvalidArgument, "the first request must carry node.id, the name of a Workload")
+		}
+		state, changed := c.server.current()
+		for state == nil { // the controller has just started and reads its configuration
+			select {
+			case <-changed:
+			case <-c.stream.Context().Done():
+				return c.stream.Context().Err()
+			}
+			state, changed = c.server.current()
+		}
+		n, err := c.node(state, id)
+		if err != nil {
+			return err
+		}
+		c.open(id, n, req.GetNode().GetMetadata().GetFields()["tulle_version"].GetStringValue())
+	}
+	sub, ok := c.subs[req.GetTypeUrl()]
+	if !ok {
+		if _, known := policy.KindOf(req.GetTypeUrl()); !known {
+			return status.Errorf(codes.InvalidArgument, "type %q is not served here", req.GetTypeUrl())
+		}
+		sub = &subscription{names: map[string]bool{}, sent: map[string]string{}}
+		sub.wildcard = len(req.GetResourceNamesSubscribe()) == 0
+		maps.Copy(sub.sent, req.GetInitialResourceVersions())
+		c.subs[req.GetTypeUrl()] = sub
+	}
+	for _, name := range req.GetResourceNamesSubscribe() {
+		if name == "*" {
+			sub.wildcard = true
+			continue
+		}
+		if sub.names[name] {
+			delete(sub.sent, name) // asked again: answer again
+		}
+		sub.names[name] = true
+	}
+	for _, name := range req.GetResourceNamesUnsubscribe() {
+		if name == "*" {
+			sub.wildcard = false
+			continue
+		}
+		delete(sub.names, name)
+		if !sub.wildcard {
+			delete(sub.sent, name)
+		}
+	}
+	if n := req.GetResponseNonce(); n != "" && n == sub.outstanding {
+		sub.outstanding = ""
+		c.answered(req, sub)
+	}
+	return nil
+}
+
+// answered notes an ACK or a NACK.
+func (c *session) answered(req *discoveryv3.DeltaDiscoveryRequest, sub *subscription) {
+	s := c.server
+	if e := req.GetErrorDetail(); e != nil {
+		s.Nacks.Add(1)
+		kind, _ := policy.KindOf(req.GetTypeUrl())
+		s.mu.Lock()
+		repeated := c.proxy.LastNack == e.GetMessage()
+		c.proxy.LastNack = e.GetMessage()
+		p := c.proxy
+		s.mu.Unlock()
+		if !repeated {
+			s.observer.ProxyNack(p, kind.Name, sub.revision, e.GetMessage())
+		}
+		return
+	}
+	s.Acks.Add(1)
+	for _, other := range c.subs {
+		if other.outstanding != "" {
+			return
+		}
+	}
+	s.mu.Lock()
+	if c.proxy.Acked == sub.revision {
+		s.mu.Unlock()
+		return
+	}
+	c.proxy.Acked, c.proxy.LastNack = sub.revision, ""
+	p := c.proxy
+	s.mu.Unlock()
+	s.observer.ProxyAcked(p, sub.revision, time.Since(sub.published))
+}
+
+func (c *session) open(instance string, n Node, version string) {
+	s := c.server
+	c.instance = instance
+	s.mu.Lock()
+	old := s.proxies[instance]
+	c.proxy = Proxy{Instance: instance, Service: n.Workload.Service, Version: version, Connected: true, Since: time.Now()}
+	replaced := old != nil && old.proxy.Connected
+	if old != nil {
+		c.proxy.LastNack = old.proxy.LastNack // so that a repeated refusal is not a new event
+		c.proxy.Acked = old.proxy.Acked
+	}
+	s.proxies[instance] = c
+	p := c.proxy
+	s.mu.Unlock()
+	if replaced {
+		old.cancel(errReplaced)
+	}
+	s.observer.ProxyConnected(p)
+}
+
+func (c *session) close(err error) {
+	s := c.server
+	if c.instance == "" {
+		if err != nil && !errors.Is(err, io.EOF) {
+			s.log.Warn("sidecar turned away", "caller", c.caller.String(), "error", err)
+		}
+		return
+	}
+	s.mu.Lock()
+	c.proxy.Connected = false
+	p, current := c.proxy, s.proxies[c.instance] == c
+	s.mu.Unlock()
+	if !current {
+		return // a newer stream of the same instance took over
+	}
+	why := "it closed the stream"
+	if err != nil && !errors.Is(err, io.EOF) {
+		why = status.Convert(err).Message()
+	}
+	s.observer.ProxyDisconnected(p, why)
+}
+
+// push sends what differs from what was sent, kind by kind; it stops at a kind whose last response is not answered, because what follows may
+// refer to it.
+func (c *session) push(state *State) error {
+	n, err := c.node(state, c.instance)
+	if err != nil {
+		return err
+	}
+	for _, kind := range policy.Kinds {
+		sub, ok := c.subs[kind.TypeURL]
+		if !ok {
+			continue
+		}
+		resp := sub.diff(kind, n, state)
+		if resp == nil {
+			continue
+		}
+		if sub.outstanding != "" {
+			return nil
+		}
+		c.nonce++
+		resp.Nonce = strconv.FormatUint(c.nonce, 10)
+		resp.SystemVersionInfo = n.Revision
+		if err := c.stream.Send(resp); err != nil {
+			return fmt.Errorf("send: %w", err)
+		}
+		for _, r := range resp.Resources {
+			sub.sent[r.Name] = r.Version
+		}
+		for _, name := range resp.RemovedResources {
+			delete(sub.sent, name)
+			if sub.names[name] {
+				sub.sent[name] = absent
+			}
+		}
+		sub.outstanding, sub.revision, sub.published = resp.Nonce, n.Revision, state.Published
+		c.server.Pushes.Add(1)
+	}
+	return nil
+}
+
+// diff is nil when there is nothing to say.
+func (sub *subscription) diff(kind policy.Kind, n Node, state *State) *discoveryv3.DeltaDiscoveryResponse {
+	resp := &discoveryv3.DeltaDiscoveryResponse{TypeUrl: kind.TypeURL}
+	have := map[string]bool{}
+	offer := func(r policy.Resource) {
+		if !sub.names[r.Name] && (!sub.wildcard || kind.OnDemand) {
+			return
+		}
+		have[r.Name] = true
+		if sub.sent[r.Name] != r.Version {
+			resp.Resources = append(resp.Resources, &discoveryv3.Resource{Name: r.Name, Version: r.Version, Resource: r.Body})
+		}
+	}
+	if kind.OnDemand {
+		for name := range sub.names {
+			if r, ok := state.Destinations[name]; ok {
+				offer(r)
+			}
+		}
+	} else {
+		for _, r := range n.Resources {
+			if r.TypeURL == kind.TypeURL {
+				offer(r)
+			}
+		}
+	}
+	for name, version := range sub.sent {
+		if !have[name] && version != absent {
+			resp.RemovedResources = append(resp.RemovedResources, name)
+		}
+	}
+	for name := range sub.names {
+		if _, told := sub.sent[name]; !have[name] && !told {
+			resp.RemovedResources = append(resp.RemovedResources, name)
+		}
+	}
+	if len(resp.Resources) == 0 && len(resp.RemovedResources) == 0 {
+		return nil
+	}
+	slices.Sort(resp.RemovedResources)
+	return resp
+}
+
+// PeerID is the verified identity of a gRPC caller; zero without a certificate.
+func PeerID(ctx context.Context) identity.ID {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return identity.ID{}
+	}
+	info, ok := p.AuthInfo.(credentials.TLSInfo)
+	if !ok {
+		return identity.ID{}
+	}
+	return identity.PeerID(info.State)
+}

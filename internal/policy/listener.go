@@ -1,0 +1,180 @@
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+)
+
+// ListenerMode says what a listener does with plaintext and mTLS.
+type ListenerMode uint8
+
+const (
+	// ModeStrict: inbound accepts mTLS only.
+	ModeStrict ListenerMode = iota
+	// ModePermissive: inbound accepts mTLS and plaintext; plaintext peers have no identity and are shown as unmeshed.
+	ModePermissive
+)
+
+// Listener is one explicit listening address of a sidecar.
+type Listener struct {
+	Name     string         // unique in the snapshot: "inbound:8080", "outbound:catalog"
+	Side     flow.Side      // SideServer = inbound, SideClient = outbound
+	Protocol flow.Protocol  // ProtocolHTTP1 or ProtocolTCP
+	Address  netip.AddrPort // where to listen
+	Target   netip.AddrPort // inbound: the application's address
+	Service  string         // inbound: own service; outbound: destination service
+	Mode     ListenerMode   // inbound only
+}
+
+// Check refuses what a sidecar could not act on; the error names field, value and remedy.
+func (l Listener) Check() error {
+	if err := checkName("name", l.Name); err != nil {
+		return fmt.Errorf("listener: %w", err)
+	}
+	fail := func(err error) error { return fmt.Errorf("listener %q: %w", l.Name, err) }
+	if l.Side != flow.SideServer && l.Side != flow.SideClient {
+		return fail(fmt.Errorf("side %d: must be inbound or outbound", l.Side))
+	}
+	if err := checkProtocol(l.Protocol); err != nil {
+		return fail(err)
+	}
+	if err := checkAddress("address", l.Address); err != nil {
+		return fail(err)
+	}
+	if err := checkName("service", l.Service); err != nil {
+		return fail(err)
+	}
+	if l.Mode > ModePermissive {
+		return fail(fmt.Errorf("mode %d: must be strict or permissive", l.Mode))
+	}
+	if l.Side == flow.SideServer {
+		if err := checkAddress("target", l.Target); err != nil {
+			return fail(err)
+		}
+		if l.Target == l.Address {
+			return fail(fmt.Errorf("target %s: is the listener's own address; give the application's", l.Target))
+		}
+		return nil
+	}
+	if l.Target.IsValid() {
+		return fail(fmt.Errorf("target %s: only inbound listeners have one; remove it", l.Target))
+	}
+	if l.Mode != ModeStrict {
+		return fail(errors.New("mode permissive: only inbound listeners have a mode; remove it"))
+	}
+	return nil
+}
+
+var (
+	sideNames = map[flow.Side]string{flow.SideServer: "inbound", flow.SideClient: "outbound"}
+	modeNames = map[ListenerMode]string{ModeStrict: "strict", ModePermissive: "permissive"}
+)
+
+// ToXDS maps l to an Envoy listener: one filter chain with an HttpConnectionManager or a TcpProxy whose cluster is the destination service;
+// inbound traffic goes to a cluster named like the listener.
+func (l Listener) ToXDS() (*listenerv3.Listener, error) {
+	if err := l.Check(); err != nil {
+		return nil, err
+	}
+	cluster, direction := l.Service, corev3.TrafficDirection_OUTBOUND
+	if l.Side == flow.SideServer {
+		cluster, direction = l.Name, corev3.TrafficDirection_INBOUND
+	}
+	name, config := "envoy.filters.network.tcp_proxy", proto.Message(&tcpv3.TcpProxy{
+		StatPrefix: l.Name, ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: cluster},
+	})
+	if l.Protocol == flow.ProtocolHTTP1 {
+		router, err := pack(&routerv3.Router{})
+		if err != nil {
+			return nil, err
+		}
+		name, config = "envoy.filters.network.http_connection_manager", &hcmv3.HttpConnectionManager{
+			StatPrefix: l.Name,
+			RouteSpecifier: &hcmv3.HttpConnectionManager_RouteConfig{RouteConfig: &routev3.RouteConfiguration{
+				Name: l.Name,
+				VirtualHosts: []*routev3.VirtualHost{{Name: l.Service, Domains: []string{"*"}, Routes: []*routev3.Route{{
+					Match:  &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
+					Action: &routev3.Route_Route{Route: &routev3.RouteAction{ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: cluster}}},
+				}}}},
+			}},
+			HttpFilters: []*hcmv3.HttpFilter{{
+				Name: "envoy.filters.http.router", ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: router},
+			}},
+		}
+	}
+	filter, err := pack(config)
+	if err != nil {
+		return nil, err
+	}
+	e := extras{}
+	e.str("side", sideNames[l.Side])
+	e.str("service", l.Service)
+	if l.Side == flow.SideServer {
+		e.str("target", l.Target.String())
+		e.str("mode", modeNames[l.Mode])
+	}
+	return &listenerv3.Listener{
+		Name: l.Name, Address: socketAddress(l.Address), TrafficDirection: direction, Metadata: e.metadata(),
+		FilterChains: []*listenerv3.FilterChain{{Filters: []*listenerv3.Filter{{
+			Name: name, ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: filter},
+		}}}},
+	}, nil
+}
+
+// ListenerFromXDS is the inverse of ToXDS. It refuses filters it does not know.
+func ListenerFromXDS(x *listenerv3.Listener) (Listener, error) {
+	fail := func(err error) (Listener, error) { return Listener{}, fmt.Errorf("listener %q: %w", x.GetName(), err) }
+	l := Listener{Name: x.GetName()}
+	var err error
+	if l.Address, err = fromSocketAddress(x.GetAddress()); err != nil {
+		return fail(err)
+	}
+	if n := len(x.GetFilterChains()); n != 1 || len(x.GetFilterChains()[0].GetFilters()) != 1 {
+		return fail(fmt.Errorf("filter_chains: must be one chain with one filter, has %d chains", n))
+	}
+	config := x.GetFilterChains()[0].GetFilters()[0].GetTypedConfig()
+	switch {
+	case config.MessageIs(&hcmv3.HttpConnectionManager{}):
+		l.Protocol = flow.ProtocolHTTP1
+	case config.MessageIs(&tcpv3.TcpProxy{}):
+		l.Protocol = flow.ProtocolTCP
+	default:
+		return fail(fmt.Errorf("filter %q: not known to this sidecar; use an HttpConnectionManager or a TcpProxy", config.GetTypeUrl()))
+	}
+	r := read(x.GetMetadata())
+	l.Service = r.str("service")
+	switch side := r.str("side"); side {
+	case "inbound":
+		l.Side = flow.SideServer
+		target := r.str("target")
+		if l.Target, err = netip.ParseAddrPort(target); err != nil {
+			r.fail("target", "%q is not ip:port", target)
+		}
+		switch mode := r.str("mode"); mode {
+		case "strict":
+		case "permissive":
+			l.Mode = ModePermissive
+		default:
+			r.fail("mode", "%q must be strict or permissive", mode)
+		}
+	case "outbound":
+		l.Side = flow.SideClient
+	default:
+		r.fail("side", "%q must be inbound or outbound", side)
+	}
+	if r.err != nil {
+		return fail(r.err)
+	}
+	return l, l.Check()
+}

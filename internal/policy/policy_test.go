@@ -1,0 +1,273 @@
+package policy
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+)
+
+var addrEqual = cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })
+
+func pick[T any](r *rand.Rand, vs ...T) T { return vs[r.IntN(len(vs))] }
+
+func genAddr(r *rand.Rand, n int) netip.AddrPort {
+	if r.IntN(4) == 0 {
+		return netip.MustParseAddrPort(fmt.Sprintf("[fd00::%x]:%d", n+1, 1+r.IntN(65535)))
+	}
+	return netip.MustParseAddrPort(fmt.Sprintf("10.%d.%d.%d:%d", r.IntN(256), n/256, n%256, 1+r.IntN(65535)))
+}
+
+func genDuration(r *rand.Rand) time.Duration {
+	return pick(r, 0, -1, time.Duration(r.Int64N(int64(time.Hour))), 250*time.Millisecond)
+}
+
+func genService(r *rand.Rand, name string) Service {
+	s := Service{
+		Name: name, Namespace: pick(r, "", "shop"), Protocol: pick(r, flow.ProtocolHTTP1, flow.ProtocolTCP), External: r.IntN(4) == 0,
+		RequestTimeout: genDuration(r), IdleTimeout: genDuration(r), ConnectTimeout: pick(r, 0, 3*time.Second),
+		MaxRequests: r.IntN(3000), MaxConnections: r.IntN(3000),
+		Retry: Retry{
+			Attempts: r.IntN(11), BudgetRatio: r.Float64(), BudgetMin: pick(r, 0, 10.5, 3),
+			BackoffBase: pick(r, 0, 20*time.Millisecond), BackoffMax: pick(r, 0, time.Second),
+		},
+	}
+	if !s.External && r.IntN(2) == 0 {
+		s.MTLS, s.Identities = true, []string{"spiffe://tulle.local/ns/shop/sa/" + name}
+	}
+	return s
+}
+
+func genEndpoints(r *rand.Rand) []Endpoint {
+	var out []Endpoint
+	for i := range r.IntN(5) {
+		e := Endpoint{Address: genAddr(r, i), Version: pick(r, "", "v1"), Instance: fmt.Sprintf("i-%d", i), Weight: uint32(r.IntN(129))}
+		if r.IntN(2) == 0 {
+			issued := time.Unix(1_800_000_000, r.Int64N(1e9)).UTC()
+			e.Override = &Override{
+				ID: fmt.Sprintf("o-%d", r.IntN(99)), Kind: pick(r, OverrideEject, OverrideWeight), Fraction: 1 - r.Float64(), Reason: "failures",
+				Issued: issued, Expires: issued.Add(time.Second + time.Duration(r.Int64N(1e12))),
+			}
+		}
+		out = append(out, e)
+	}
+	return out
+}
+
+func genListener(r *rand.Rand, i int, service string) Listener {
+	l := Listener{Name: fmt.Sprintf("l-%d", i), Protocol: pick(r, flow.ProtocolHTTP1, flow.ProtocolTCP), Address: genAddr(r, 2*i), Service: service, Side: flow.SideClient}
+	if r.IntN(2) == 0 {
+		l.Side, l.Target, l.Mode = flow.SideServer, genAddr(r, 2*i+1), pick(r, ModeStrict, ModePermissive)
+	}
+	return l
+}
+
+func genSnapshot(r *rand.Rand) *Snapshot {
+	s := &Snapshot{
+		Workload: Workload{Service: "cart", Namespace: "shop", Version: pick(r, "", "v2"), Instance: "cart-1"},
+		Services: map[string]Service{}, Endpoints: map[string][]Endpoint{},
+	}
+	for i := range 1 + r.IntN(4) {
+		name := fmt.Sprintf("svc-%d", i)
+		s.Services[name] = genService(r, name).WithDefaults()
+		endpoints := genEndpoints(r)
+		for i := range endpoints {
+			endpoints[i] = endpoints[i].WithDefaults()
+		}
+		s.Endpoints[name] = endpoints
+	}
+	for i := range r.IntN(5) {
+		s.Listeners = append(s.Listeners, genListener(r, i, fmt.Sprintf("svc-%d", r.IntN(len(s.Services)))))
+	}
+	return s
+}
+
+// kindRoundTrips has one entry per line of Kinds: it generates a value, sends it out and in, and returns both.
+var kindRoundTrips = map[string]func(r *rand.Rand) (want, got any, err error){
+	"service": func(r *rand.Rand) (any, any, error) {
+		v := genService(r, "catalog")
+		x, err := v.ToXDS()
+		if err != nil {
+			return nil, nil, err
+		}
+		got, err := ServiceFromXDS(x)
+		return v.WithDefaults(), got, err
+	},
+	"endpoint": func(r *rand.Rand) (any, any, error) {
+		v := genEndpoints(r)
+		x, err := EndpointsToXDS("catalog", v)
+		if err != nil {
+			return nil, nil, err
+		}
+		_, got, err := EndpointsFromXDS(x)
+		for i := range v {
+			v[i] = v[i].WithDefaults()
+		}
+		return v, got, err
+	},
+	"listener": func(r *rand.Rand) (any, any, error) {
+		v := genListener(r, 1, "catalog")
+		x, err := v.ToXDS()
+		if err != nil {
+			return nil, nil, err
+		}
+		got, err := ListenerFromXDS(x)
+		return v, got, err
+	},
+	"destination": func(r *rand.Rand) (any, any, error) {
+		v := Destination{Network: pick(r, "", "host"), Address: genAddr(r, 1), Known: r.IntN(2) == 0, TTL: time.Duration(1+r.IntN(1e6)) * time.Millisecond}
+		if v.Known {
+			v.Service = pick(r, "", "catalog")
+		}
+		x, err := v.ToXDS()
+		if err != nil {
+			return nil, nil, err
+		}
+		got, err := DestinationFromXDS(x)
+		return v, got, err
+	},
+	"workload": func(r *rand.Rand) (any, any, error) {
+		v := Workload{Service: "cart", Namespace: pick(r, "", "shop"), Version: pick(r, "", "v1"), Instance: "cart-1"}
+		x, err := v.ToXDS("r1")
+		if err != nil {
+			return nil, nil, err
+		}
+		got, _, err := WorkloadFromXDS(x)
+		return v, got, err
+	},
+}
+
+func TestEveryKindRoundTrips(t *testing.T) {
+	for _, k := range Kinds {
+		t.Run(k.Name, func(t *testing.T) {
+			trip, ok := kindRoundTrips[k.Name]
+			if !ok {
+				t.Fatalf("kind %q has no round trip; add one to kindRoundTrips", k.Name)
+			}
+			for seed := range uint64(500) {
+				want, got, err := trip(rand.New(rand.NewPCG(seed, 1)))
+				if err != nil {
+					t.Fatalf("seed %d: %v", seed, err)
+				}
+				if d := cmp.Diff(want, got, addrEqual); d != "" {
+					t.Fatalf("seed %d: -want +got\n%s", seed, d)
+				}
+			}
+		})
+	}
+}
+
+func TestSnapshotRoundTrips(t *testing.T) {
+	for seed := range uint64(300) {
+		r := rand.New(rand.NewPCG(seed, 2))
+		s := genSnapshot(r)
+		resources, err := Seal(s)
+		if err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		if last := resources[len(resources)-1]; last.TypeURL != TypePolicy {
+			t.Fatalf("seed %d: %s comes last, want Policy", seed, last.TypeURL)
+		}
+		if got := Revision(resources); got != s.Revision {
+			t.Fatalf("seed %d: revision of the resources is %s, of the snapshot %s", seed, got, s.Revision)
+		}
+		r.Shuffle(len(resources), func(i, j int) { resources[i], resources[j] = resources[j], resources[i] })
+		got, err := FromXDS(resources)
+		if err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		if d := cmp.Diff(s, got, addrEqual); d != "" {
+			t.Fatalf("seed %d: -want +got\n%s", seed, d)
+		}
+	}
+}
+
+func TestRevisionFollowsContent(t *testing.T) {
+	s := genSnapshot(rand.New(rand.NewPCG(7, 7)))
+	if _, err := Seal(s); err != nil {
+		t.Fatal(err)
+	}
+	first := s.Revision
+	if _, err := Seal(s); err != nil || s.Revision != first {
+		t.Fatalf("revision of unchanged content went from %s to %s (%v)", first, s.Revision, err)
+	}
+	svc := s.Services["svc-0"]
+	svc.MaxRequests++
+	s.Services["svc-0"] = svc
+	if _, err := Seal(s); err != nil || s.Revision == first {
+		t.Fatalf("revision stayed %s after a change (%v)", first, err)
+	}
+}
+
+func TestChecksNameFieldValueAndRemedy(t *testing.T) {
+	at := netip.MustParseAddrPort("127.0.0.1:80")
+	ok := Service{Name: "a", Protocol: flow.ProtocolHTTP1}.WithDefaults()
+	mod := func(f func(*Service)) Service { s := ok; f(&s); return s }
+	issued := time.Unix(100, 0)
+	for _, tc := range []struct {
+		check interface{ Check() error }
+		want  string
+	}{
+		{Listener{}, "listener: name: must not be empty"},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP2}, `listener "l": protocol 4: not supported here; use http or tcp`},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTCP}, `listener "l": address "": must be ip:port`},
+		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Target: at, Service: "s"}, "is the listener's own address"},
+		{mod(func(s *Service) { s.MTLS = true }), "needs at least one identity"},
+		{mod(func(s *Service) { s.Identities = []string{"x"} }), `must start with spiffe://`},
+		{mod(func(s *Service) { s.TryTimeout = time.Minute }), "try timeout 1m0s: is longer than the request timeout 15s"},
+		{mod(func(s *Service) { s.Retry.Attempts = 11 }), "retry attempts 11: must be from 1 (no retry) to 10"},
+		{mod(func(s *Service) { s.ConnectTimeout = -1 }), "connect timeout -1ns: must be positive"},
+		{Endpoint{Address: at, Weight: 129}, "endpoint 127.0.0.1:80: weight 129: must be from 1 to 128"},
+		{Endpoint{Address: at, Weight: 1, Override: &Override{ID: "o", Kind: OverrideEject, Fraction: 2}}, "override fraction 2: must be above 0 and at most 1"},
+		{Endpoint{Address: at, Weight: 1, Override: &Override{ID: "o", Kind: OverrideEject, Fraction: 1}}, "override expires: must be set"},
+		{Endpoint{Address: at, Weight: 1, Override: &Override{ID: "o", Kind: OverrideEject, Fraction: 1, Issued: issued, Expires: issued}}, "must be after issued"},
+		{Destination{Address: at}, "ttl 0s: must be positive"},
+		{Workload{Instance: "i"}, `workload "i": service: must not be empty`},
+		{&Snapshot{Workload: Workload{Instance: "i", Service: "s"}, Listeners: []Listener{
+			{Name: "a", Side: flow.SideClient, Protocol: flow.ProtocolTCP, Address: at, Service: "s"},
+		}}, `listener "a": service "s" is not in this snapshot`},
+	} {
+		if err := tc.check.Check(); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("got %v\nwant …%s…", err, tc.want)
+		}
+	}
+}
+
+func TestStockEnvoySteersAway(t *testing.T) {
+	issued := time.Unix(100, 0)
+	x, err := EndpointsToXDS("catalog", []Endpoint{{
+		Address:  netip.MustParseAddrPort("127.0.0.1:80"),
+		Override: &Override{ID: "o", Kind: OverrideEject, Fraction: 0.01, Issued: issued, Expires: issued.Add(time.Second)},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lb := x.Endpoints[0].LbEndpoints[0]
+	if lb.HealthStatus.String() != "DEGRADED" || lb.LoadBalancingWeight.GetValue() != 1 {
+		t.Fatalf("got health %s weight %d, want DEGRADED and 1", lb.HealthStatus, lb.LoadBalancingWeight.GetValue())
+	}
+}
+
+// FuzzCheckResource: no bytes from the wire may panic a sidecar.
+func FuzzCheckResource(f *testing.F) {
+	s := genSnapshot(rand.New(rand.NewPCG(3, 3)))
+	resources, err := Seal(s)
+	if err != nil {
+		f.Fatal(err)
+	}
+	for i, r := range resources {
+		f.Add(i%len(Kinds), r.Name, r.Body.Value)
+	}
+	f.Fuzz(func(t *testing.T, kind int, name string, body []byte) {
+		k := Kinds[uint(kind)%uint(len(Kinds))]
+		// The only promise is an error instead of a panic.
+		_ = CheckResource(Resource{TypeURL: k.TypeURL, Name: name, Body: &anypb.Any{TypeUrl: k.TypeURL, Value: body}})
+	})
+}

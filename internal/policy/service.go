@@ -1,0 +1,209 @@
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/internal/identity"
+)
+
+// Service is a destination and how to treat it. Zero durations mean the default named beside the field; there is no "off" by accident:
+// a negative duration is off.
+type Service struct {
+	Name       string
+	Namespace  string
+	Protocol   flow.Protocol
+	External   bool     // outside the mesh: plaintext or TLS origination, one-sided edges
+	Identities []string // SPIFFE IDs the endpoints may prove; empty for external
+	MTLS       bool     // dial endpoints with mTLS
+
+	RequestTimeout time.Duration // whole exchange; default 15 s
+	TryTimeout     time.Duration // one attempt; default: RequestTimeout
+	ConnectTimeout time.Duration // default 1 s
+	IdleTimeout    time.Duration // TCP relay without bytes; default 1 h
+	Retry          Retry
+	MaxRequests    int // concurrent exchanges towards the service from one sidecar; default 1,024
+	MaxConnections int // default 1,024
+}
+
+// Retry is off when Attempts ≤ 1 after defaults (a configured 1 is off, 0 means the default). Only exchanges that are safe (idempotent
+// method, or never delivered) are retried.
+type Retry struct {
+	Attempts    int           // tries in all, including the first; default 2
+	BudgetRatio float64       // retries allowed per request over the last 10 s; default 0.2
+	BudgetMin   float64       // plus this many per second; default 10
+	BackoffBase time.Duration // full jitter; default 25 ms
+	BackoffMax  time.Duration // default 250 ms
+}
+
+// Defaults, applied by Service.WithDefaults.
+const (
+	DefaultRequestTimeout = 15 * time.Second
+	DefaultConnectTimeout = time.Second
+	DefaultIdleTimeout    = time.Hour
+	DefaultMaxRequests    = 1024
+	DefaultMaxConnections = 1024
+	DefaultAttempts       = 2
+	DefaultBudgetRatio    = 0.2
+	DefaultBudgetMin      = 10
+	DefaultBackoffBase    = 25 * time.Millisecond
+	DefaultBackoffMax     = 250 * time.Millisecond
+)
+
+// WithDefaults returns s with every zero setting replaced by its default. Negative durations ("off") stay negative.
+func (s Service) WithDefaults() Service {
+	def(&s.RequestTimeout, DefaultRequestTimeout)
+	def(&s.TryTimeout, s.RequestTimeout)
+	def(&s.ConnectTimeout, DefaultConnectTimeout)
+	def(&s.IdleTimeout, DefaultIdleTimeout)
+	def(&s.MaxRequests, DefaultMaxRequests)
+	def(&s.MaxConnections, DefaultMaxConnections)
+	def(&s.Retry.Attempts, DefaultAttempts)
+	def(&s.Retry.BudgetRatio, DefaultBudgetRatio)
+	def(&s.Retry.BudgetMin, DefaultBudgetMin)
+	def(&s.Retry.BackoffBase, DefaultBackoffBase)
+	def(&s.Retry.BackoffMax, DefaultBackoffMax)
+	return s
+}
+
+func def[T comparable](v *T, d T) {
+	var zero T
+	if *v == zero {
+		*v = d
+	}
+}
+
+// Check refuses what a sidecar could not act on; zero settings are fine (they mean the default).
+func (s Service) Check() error {
+	if err := checkName("name", s.Name); err != nil {
+		return fmt.Errorf("service: %w", err)
+	}
+	fail := func(format string, args ...any) error {
+		return fmt.Errorf("service %q: %w", s.Name, fmt.Errorf(format, args...))
+	}
+	if err := checkProtocol(s.Protocol); err != nil {
+		return fail("%w", err)
+	}
+	for _, id := range s.Identities {
+		if _, err := identity.Parse(id); err != nil {
+			return fail("identities: %w", err)
+		}
+	}
+	if s.MTLS && len(s.Identities) == 0 {
+		return fail("%w", errors.New("mtls: needs at least one identity that endpoints may prove; add identities or turn mtls off"))
+	}
+	if s.External && s.MTLS {
+		return fail("%w", errors.New("mtls: an external service has no mesh identity; turn mtls off"))
+	}
+	if s.ConnectTimeout < 0 {
+		return fail("connect timeout %s: must be positive; a connect without a limit would hold requests for minutes", s.ConnectTimeout)
+	}
+	if s.MaxRequests < 0 || s.MaxRequests > maxLimit {
+		return fail("max requests %d: must be from 1 to %d", s.MaxRequests, maxLimit)
+	}
+	if s.MaxConnections < 0 || s.MaxConnections > maxLimit {
+		return fail("max connections %d: must be from 1 to %d", s.MaxConnections, maxLimit)
+	}
+	if r := s.RequestTimeout; r > 0 && s.TryTimeout > r {
+		return fail("try timeout %s: is longer than the request timeout %s; lower it", s.TryTimeout, r)
+	}
+	if err := s.Retry.check(); err != nil {
+		return fail("retry %w", err)
+	}
+	return nil
+}
+
+const (
+	maxLimit    = 1 << 20
+	maxAttempts = 10
+)
+
+func (r Retry) check() error {
+	switch {
+	case r.Attempts < 0 || r.Attempts > maxAttempts:
+		return fmt.Errorf("attempts %d: must be from 1 (no retry) to %d", r.Attempts, maxAttempts)
+	case !(r.BudgetRatio >= 0 && r.BudgetRatio <= 1):
+		return fmt.Errorf("budget ratio %v: must be from 0 to 1", r.BudgetRatio)
+	case !(r.BudgetMin >= 0 && r.BudgetMin <= maxLimit):
+		return fmt.Errorf("budget minimum %v: must be from 0 to %d retries per second", r.BudgetMin, maxLimit)
+	case r.BackoffBase < 0 || r.BackoffMax < 0:
+		return fmt.Errorf("backoff %s to %s: must not be negative", r.BackoffBase, r.BackoffMax)
+	case r.BackoffBase > r.BackoffMax && r.BackoffMax != 0:
+		return fmt.Errorf("backoff base %s: is longer than the maximum %s", r.BackoffBase, r.BackoffMax)
+	}
+	return nil
+}
+
+// ads says "over the same stream".
+func ads() *corev3.ConfigSource {
+	return &corev3.ConfigSource{
+		ResourceApiVersion:    corev3.ApiVersion_V3,
+		ConfigSourceSpecifier: &corev3.ConfigSource_Ads{Ads: &corev3.AggregatedConfigSource{}},
+	}
+}
+
+// ToXDS maps s, with its defaults applied, to an Envoy cluster of type EDS.
+func (s Service) ToXDS() (*clusterv3.Cluster, error) {
+	s = s.WithDefaults()
+	if err := s.Check(); err != nil {
+		return nil, err
+	}
+	e := extras{}
+	e.str("namespace", s.Namespace)
+	e.str("protocol", protocolNames[s.Protocol])
+	e.flag("external", s.External)
+	e.strs("identities", s.Identities)
+	e.flag("mtls", s.MTLS)
+	e.dur("request_timeout", s.RequestTimeout)
+	e.dur("try_timeout", s.TryTimeout)
+	e.dur("idle_timeout", s.IdleTimeout)
+	e.num("retry_attempts", float64(s.Retry.Attempts))
+	e.num("retry_budget_ratio", s.Retry.BudgetRatio)
+	e.num("retry_budget_min", s.Retry.BudgetMin)
+	e.dur("retry_backoff_base", s.Retry.BackoffBase)
+	e.dur("retry_backoff_max", s.Retry.BackoffMax)
+	return &clusterv3.Cluster{
+		Name:                 s.Name,
+		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS},
+		EdsClusterConfig:     &clusterv3.Cluster_EdsClusterConfig{EdsConfig: ads()},
+		ConnectTimeout:       durationpb.New(s.ConnectTimeout),
+		LbPolicy:             clusterv3.Cluster_LEAST_REQUEST,
+		CircuitBreakers: &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{{
+			MaxRequests:    wrapperspb.UInt32(uint32(s.MaxRequests)),
+			MaxConnections: wrapperspb.UInt32(uint32(s.MaxConnections)),
+			RetryBudget:    &clusterv3.CircuitBreakers_Thresholds_RetryBudget{BudgetPercent: &typev3.Percent{Value: 100 * s.Retry.BudgetRatio}},
+		}}},
+		Metadata: e.metadata(),
+	}, nil
+}
+
+// ServiceFromXDS is the inverse of ToXDS.
+func ServiceFromXDS(x *clusterv3.Cluster) (Service, error) {
+	r := read(x.GetMetadata())
+	s := Service{
+		Name: x.GetName(), Namespace: r.str("namespace"), Protocol: r.protocol("protocol"), External: r.flag("external"),
+		Identities: r.strs("identities"), MTLS: r.flag("mtls"),
+		RequestTimeout: r.dur("request_timeout"), TryTimeout: r.dur("try_timeout"), IdleTimeout: r.dur("idle_timeout"),
+		ConnectTimeout: x.GetConnectTimeout().AsDuration(),
+		Retry: Retry{
+			Attempts: int(r.num("retry_attempts")), BudgetRatio: r.num("retry_budget_ratio"), BudgetMin: r.num("retry_budget_min"),
+			BackoffBase: r.dur("retry_backoff_base"), BackoffMax: r.dur("retry_backoff_max"),
+		},
+	}
+	if t := x.GetCircuitBreakers().GetThresholds(); len(t) > 0 {
+		s.MaxRequests, s.MaxConnections = int(t[0].GetMaxRequests().GetValue()), int(t[0].GetMaxConnections().GetValue())
+	}
+	if r.err != nil {
+		return Service{}, fmt.Errorf("service %q: %w", s.Name, r.err)
+	}
+	s = s.WithDefaults()
+	return s, s.Check()
+}

@@ -1,0 +1,43 @@
+package policy
+
+import (
+	"fmt"
+
+	"github.com/tulle-mesh/tulle/internal/gen/tullev1"
+)
+
+// Workload is what a sidecar is told about itself.
+type Workload struct {
+	Service   string
+	Namespace string
+	Version   string
+	Instance  string
+}
+
+// Check refuses what a sidecar could not act on.
+func (w Workload) Check() error {
+	if err := checkName("instance", w.Instance); err != nil {
+		return fmt.Errorf("workload: %w", err)
+	}
+	if err := checkName("service", w.Service); err != nil {
+		return fmt.Errorf("workload %q: %w", w.Instance, err)
+	}
+	return nil
+}
+
+// ToXDS maps w and the revision that is now complete to the Policy resource.
+func (w Workload) ToXDS(revision string) (*tullev1.Policy, error) {
+	if err := w.Check(); err != nil {
+		return nil, err
+	}
+	return &tullev1.Policy{Revision: revision, Service: w.Service, Namespace: w.Namespace, Version: w.Version, Instance: w.Instance}, nil
+}
+
+// WorkloadFromXDS is the inverse of ToXDS.
+func WorkloadFromXDS(x *tullev1.Policy) (w Workload, revision string, err error) {
+	w = Workload{Service: x.GetService(), Namespace: x.GetNamespace(), Version: x.GetVersion(), Instance: x.GetInstance()}
+	if err := checkName("revision", x.GetRevision()); err != nil {
+		return Workload{}, "", fmt.Errorf("workload %q: %w", w.Instance, err)
+	}
+	return w, x.GetRevision(), w.Check()
+}

@@ -1,0 +1,89 @@
+package watch
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/tulle-mesh/tulle/internal/policy"
+)
+
+// snapshot.pb is: magic (8 bytes), SHA-256 of the rest (32 bytes), then a DeltaDiscoveryResponse with every resource of the Snapshot. It is
+// replaced by rename, so that a crash leaves the old or the new one.
+const magic = "TULLEPB1"
+
+func (w *Watcher) file() string { return filepath.Join(w.cfg.StateDir, "snapshot.pb") }
+
+func store(file string, resources []policy.Resource) error {
+	resp := &discoveryv3.DeltaDiscoveryResponse{}
+	for _, r := range resources {
+		resp.Resources = append(resp.Resources, &discoveryv3.Resource{Name: r.Name, Version: r.Version, Resource: r.Body})
+	}
+	body, err := proto.Marshal(resp)
+	if err != nil {
+		return err
+	}
+	sum := sha256.Sum256(body)
+	f, err := os.CreateTemp(filepath.Dir(file), ".snapshot-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(bytes.Join([][]byte{[]byte(magic), sum[:], body}, nil))
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), file)
+}
+
+var errDamaged = errors.New("it is damaged (checksum differs)")
+
+// load reads what store wrote; anything else, or of another instance, is an error.
+func load(file, instance string) (*policy.Snapshot, map[string]map[string]policy.Resource, error) {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return nil, nil, err
+	}
+	rest, ok := bytes.CutPrefix(content, []byte(magic))
+	if !ok || len(rest) < sha256.Size {
+		return nil, nil, errDamaged
+	}
+	body := rest[sha256.Size:]
+	if sum := sha256.Sum256(body); !bytes.Equal(sum[:], rest[:sha256.Size]) {
+		return nil, nil, errDamaged
+	}
+	resp := &discoveryv3.DeltaDiscoveryResponse{}
+	if err := proto.Unmarshal(body, resp); err != nil {
+		return nil, nil, err
+	}
+	staged := map[string]map[string]policy.Resource{}
+	var all []policy.Resource
+	for _, x := range resp.GetResources() {
+		r := policy.Resource{TypeURL: x.GetResource().GetTypeUrl(), Name: x.GetName(), Version: x.GetVersion(), Body: x.GetResource()}
+		if staged[r.TypeURL] == nil {
+			staged[r.TypeURL] = map[string]policy.Resource{}
+		}
+		staged[r.TypeURL][r.Name] = r
+		all = append(all, r)
+	}
+	s, err := policy.FromXDS(all)
+	if err != nil {
+		return nil, nil, fmt.Errorf("it is of another version: %w", err)
+	}
+	if s.Workload.Instance != instance {
+		return nil, nil, fmt.Errorf("it belongs to instance %q, this is %q; use a state directory of its own", s.Workload.Instance, instance)
+	}
+	return s, staged, nil
+}

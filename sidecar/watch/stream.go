@@ -1,0 +1,235 @@
+package watch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	spb "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/tulle-mesh/tulle/internal/policy"
+)
+
+type adsStream = discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesClient
+
+// errResync ends a stream whose content does not add up to the revision the controller names; the next one begins from nothing.
+var errResync = errors.New("watch: what the controller sent does not add up to its revision; asking for everything again")
+
+// stream opens one connection and serves it until it ends.
+func (w *Watcher) stream(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	conn, err := grpc.NewClient("passthrough:///"+w.cfg.Controller,
+		grpc.WithTransportCredentials(credentials.NewTLS(w.cfg.Identity.ClientTLS(w.cfg.ControllerID))),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)))
+	if err != nil {
+		return fmt.Errorf("watch: controller address %q: %w", w.cfg.Controller, err)
+	}
+	defer conn.Close()
+	ads, err := discoveryv3.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(ctx)
+	if err != nil {
+		return err
+	}
+	if err := w.subscribe(ads); err != nil {
+		return streamError(ads, err)
+	}
+	responses, ended := make(chan *discoveryv3.DeltaDiscoveryResponse), make(chan error, 1)
+	go func() { // ends with ctx, which ends with this method
+		for {
+			resp, err := ads.Recv()
+			if err != nil {
+				ended <- err
+				return
+			}
+			select {
+			case responses <- resp:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	refusals := map[string]string{} // by type URL: why its last response was refused
+	for {
+		select {
+		case resp := <-responses:
+			w.connected()
+			if err := w.receive(ads, resp, refusals); err != nil {
+				return err
+			}
+		case <-w.destinations.wake:
+			if err := w.ask(ads); err != nil {
+				return streamError(ads, err)
+			}
+		case err := <-ended:
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// streamError is the status behind a failed Send, which itself only says EOF.
+func streamError(ads adsStream, err error) error {
+	if _, rerr := ads.Recv(); rerr != nil {
+		return rerr
+	}
+	return err
+}
+
+// subscribe asks for all kinds, saying what is here already. Policy is always asked for anew, so that the controller learns what is in force.
+func (w *Watcher) subscribe(ads adsStream) error {
+	node := &corev3.Node{
+		Id: w.cfg.Workload.Instance, Cluster: w.cfg.Workload.Service, UserAgentName: "tulle-sidecar",
+		Metadata: &structpb.Struct{Fields: map[string]*structpb.Value{
+			"tulle_version": structpb.NewStringValue(w.cfg.Version),
+			"namespace":     structpb.NewStringValue(w.cfg.Workload.Namespace),
+			"version":       structpb.NewStringValue(w.cfg.Workload.Version),
+		}},
+	}
+	for _, k := range policy.Kinds {
+		if k.OnDemand {
+			continue
+		}
+		req := &discoveryv3.DeltaDiscoveryRequest{Node: node, TypeUrl: k.TypeURL, ResourceNamesSubscribe: []string{"*"}}
+		if k.TypeURL != policy.TypePolicy {
+			req.InitialResourceVersions = map[string]string{}
+			for name, r := range w.staged[k.TypeURL] {
+				req.InitialResourceVersions[name] = r.Version
+			}
+		}
+		if err := ads.Send(req); err != nil {
+			return err
+		}
+		node = nil // only the first request carries it
+	}
+	return w.ask(ads)
+}
+
+// receive checks one response, stages it, and answers. Policy puts what is staged in force.
+func (w *Watcher) receive(ads adsStream, resp *discoveryv3.DeltaDiscoveryResponse, refusals map[string]string) error {
+	answer := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: resp.GetTypeUrl(), ResponseNonce: resp.GetNonce()}
+	refusal := w.stage(resp)
+	if refusal == nil {
+		delete(refusals, resp.GetTypeUrl())
+		switch resp.GetTypeUrl() {
+		case policy.TypeDestination:
+			w.destinations.answer(resp)
+		case policy.TypePolicy:
+			refusal = w.commit(refusals)
+		}
+	}
+	if refusal != nil && !errors.Is(refusal, errResync) {
+		refusals[resp.GetTypeUrl()] = refusal.Error()
+		answer.ErrorDetail = &spb.Status{Code: int32(codes.InvalidArgument), Message: refusal.Error()}
+		w.mu.Lock()
+		w.status.Nacks++
+		w.status.LastError = refusal.Error()
+		w.mu.Unlock()
+		w.cfg.Log.Error("policy refused; the last one stays in force", "error", refusal, "revision", resp.GetSystemVersionInfo())
+	}
+	if errors.Is(refusal, errResync) {
+		return refusal
+	}
+	if err := ads.Send(answer); err != nil {
+		return streamError(ads, err)
+	}
+	return nil
+}
+
+// stage takes the response whole or, when one resource of it is bad, not at all.
+func (w *Watcher) stage(resp *discoveryv3.DeltaDiscoveryResponse) error {
+	url := resp.GetTypeUrl()
+	if _, ok := policy.KindOf(url); !ok {
+		return fmt.Errorf("type %q is not known to this version of the sidecar; upgrade it", url)
+	}
+	next := maps.Clone(w.staged[url])
+	if next == nil {
+		next = map[string]policy.Resource{}
+	}
+	var refusals []error
+	for _, x := range resp.GetResources() {
+		r := policy.Resource{TypeURL: url, Name: x.GetName(), Version: x.GetVersion(), Body: x.GetResource()}
+		if err := policy.CheckResource(r); err != nil {
+			refusals = append(refusals, err)
+			continue
+		}
+		next[r.Name] = r
+	}
+	for _, name := range resp.GetRemovedResources() {
+		delete(next, name)
+	}
+	if len(refusals) > 0 {
+		return errors.Join(refusals...)
+	}
+	if url != policy.TypeDestination { // those live in their own cache
+		w.staged[url] = next
+	}
+	return nil
+}
+
+// commit puts what is staged in force if it is exactly the revision that Policy names.
+func (w *Watcher) commit(refusals map[string]string) error {
+	var all []policy.Resource
+	for _, byName := range w.staged {
+		for _, r := range byName {
+			all = append(all, r)
+		}
+	}
+	s, err := policy.FromXDS(all)
+	have := policy.Revision(all)
+	switch {
+	case len(w.staged[policy.TypePolicy]) != 1:
+		return fmt.Errorf("policy: %d Policy resources were sent, there must be exactly one", len(w.staged[policy.TypePolicy]))
+	case err == nil && s.Revision == have:
+	case len(refusals) > 0: // of other kinds: a staged Policy is not among them
+		first := slices.Sorted(maps.Keys(refusals))[0]
+		return fmt.Errorf("revision is not in force because part of it was refused: %s", refusals[first])
+	case err == nil:
+		w.staged = map[string]map[string]policy.Resource{}
+		return errResync
+	default:
+		return err
+	}
+	if old := w.Current(); old == nil || old.Revision != s.Revision {
+		if err := store(w.file(), all); err != nil {
+			w.cfg.Log.Error("policy cannot be stored; after a restart the sidecar would wait for the controller", "file", w.file(), "error", err)
+		}
+		w.apply(s, false)
+		w.cfg.Log.Info("policy in force", "revision", s.Revision)
+	} else {
+		w.mu.Lock()
+		w.status.FromDisk = false
+		w.mu.Unlock()
+	}
+	w.mu.Lock()
+	w.status.LastError = ""
+	w.mu.Unlock()
+	return nil
+}
+
+// explain puts a stream's end in words a person can act on.
+func (w *Watcher) explain(err error) error {
+	if errors.Is(err, errResync) {
+		return err
+	}
+	s := status.Convert(err)
+	switch s.Code() {
+	case codes.Unavailable, codes.DeadlineExceeded:
+		return fmt.Errorf("controller %s cannot be reached: %s (is it running there?)", w.cfg.Controller, s.Message())
+	case codes.NotFound, codes.PermissionDenied, codes.Unauthenticated, codes.InvalidArgument:
+		return fmt.Errorf("controller %s refused: %s", w.cfg.Controller, s.Message())
+	}
+	return fmt.Errorf("controller %s closed the stream: %s", w.cfg.Controller, s.Message())
+}
