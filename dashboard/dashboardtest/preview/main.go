@@ -1,0 +1,57 @@
+// Preview serves the dashboard over a made-up shop, to look at while working on pages. It is no part of Tulle's binaries.
+//
+//	go run ./dashboard/dashboardtest/preview -addr 127.0.0.1:8649
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"time"
+
+	"github.com/tulle-mesh/tulle/dashboard"
+	"github.com/tulle-mesh/tulle/dashboard/dashboardtest"
+	"github.com/tulle-mesh/tulle/dashboard/source"
+)
+
+func main() {
+	addr := flag.String("addr", "127.0.0.1:8649", "listen address")
+	bare := flag.Bool("empty", false, "show a mesh without traffic")
+	banner := flag.Bool("banner", false, "show a banner")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, *addr, *bare, *banner); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, addr string, bare, banner bool) error {
+	dir, err := os.MkdirTemp("", "preview")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	s, closeAll, err := dashboardtest.Sources(dir, time.Now)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = closeAll() }()
+	if bare {
+		s = source.Sources{Spans: dashboardtest.NewSpans(), Graph: &dashboardtest.Graph{Empty: true}, Events: &dashboardtest.Events{}}
+	}
+	if banner {
+		s.Banner = func() []source.Notice {
+			return []source.Notice{{Severity: "warning", Message: "The controller is not reachable at 127.0.0.1:8641 since 14:02.", Action: "Sidecars keep their last configuration; start it with: tulle controller."}}
+		}
+	}
+	d, err := dashboard.New(dashboard.Config{Addr: addr, Sources: s, Log: slog.Default()})
+	if err != nil {
+		return err
+	}
+	return d.Run(ctx, func() { fmt.Println("http://" + d.Addr(ctx)) })
+}

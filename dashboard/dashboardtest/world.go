@@ -1,0 +1,145 @@
+package dashboardtest
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"maps"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/prometheus/prometheus/model/histogram"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/tsdb"
+
+	"github.com/tulle-mesh/tulle/dashboard/source"
+	"github.com/tulle-mesh/tulle/store/event"
+	"github.com/tulle-mesh/tulle/store/graph"
+)
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+func sortEdges(e []graph.Edge) {
+	slices.SortFunc(e, func(a, b graph.Edge) int { return cmp.Compare(a.ID, b.ID) })
+}
+
+func sortEvents(e []event.Event) {
+	slices.SortStableFunc(e, func(a, b event.Event) int { return b.Time.Compare(a.Time) })
+}
+
+// Sources is the whole shop. dir holds a real TSDB with 15 minutes of series; "" means none. close must be called.
+func Sources(dir string, now func() time.Time) (s source.Sources, close func() error, err error) {
+	spans := NewSpans()
+	Fill(spans, 220, now())
+	tick := time.NewTicker(time.Second)
+	s = source.Sources{
+		Spans: spans, Graph: &Graph{Ticks: tick.C, Now: now}, Events: NewEvents(now()), Alerts: &Alerts{now()}, Proxies: &Proxies{now()}, Now: now,
+		Banner: func() []source.Notice { return nil },
+	}
+	close = func() error { tick.Stop(); return nil }
+	if dir == "" {
+		return s, close, nil
+	}
+	db, err := tsdb.Open(dir, nil, nil, tsdb.DefaultOptions(), nil)
+	if err != nil {
+		return s, close, err
+	}
+	if err := series(db, now()); err != nil {
+		return s, close, errors.Join(err, db.Close())
+	}
+	s.Metrics = source.Metrics{Queryable: db, Exemplars: db, Engine: promql.NewEngine(promql.EngineOpts{
+		MaxSamples: 5_000_000, Timeout: 20 * time.Second, EnableAtModifier: true, EnableNegativeOffset: true,
+	})}
+	return s, func() error { tick.Stop(); return db.Close() }, nil
+}
+
+// series writes 15 minutes of requests and durations for every call, with a fault in the last 80 s.
+func series(db *tsdb.DB, now time.Time) error {
+	const step = 5 * time.Second
+	type state struct {
+		ok, bad float64
+		h       *histogram.FloatHistogram
+	}
+	states := map[string]*state{}
+	start := now.Add(-16 * time.Minute).Truncate(step)
+	for t := start; !t.After(now); t = t.Add(step) {
+		app := db.Appender(context.Background())
+		wave := 1 + .25*math.Sin(float64(t.Unix())/70)
+		for _, c := range calls {
+			for side, scale := range map[string]float64{"client": 1, "server": .86} {
+				if (c.from == "unmeshed" && side == "client") || (c.to == "bank.example.com" && side == "server") {
+					continue
+				}
+				key := c.from + "/" + c.to + "/" + side
+				st := states[key]
+				if st == nil {
+					st = &state{h: &histogram.FloatHistogram{Schema: 3, ZeroThreshold: 1e-9}}
+					states[key] = st
+				}
+				errs, slow := c.errors/20, 1.0
+				if now.Sub(t) < 80*time.Second && now.Sub(t) > 12*time.Second {
+					errs, slow = c.errors, 1+c.errors*22
+				}
+				n := c.rate * wave * step.Seconds()
+				st.ok += n * (1 - errs)
+				st.bad += n * errs
+				add(st.h, n, c.p50*scale*slow*(.9+.2*wave))
+				base := []string{"source", c.from, "destination", c.to, "side", side, "protocol", "http/1.1"}
+				if err := put(app, t, st.ok, "tulle_requests_total", append(base, "code_class", "2xx")); err != nil {
+					return err
+				}
+				if err := put(app, t, st.bad, "tulle_requests_total", append(base, "code_class", "5xx", "reason", "upstream_5xx")); err != nil {
+					return err
+				}
+				l := labels.FromStrings(append([]string{labels.MetricName, "tulle_request_duration_seconds", "code_class", "2xx"}, base...)...)
+				if _, err := app.AppendHistogram(0, l, t.UnixMilli(), nil, st.h.Copy()); err != nil {
+					return err
+				}
+			}
+		}
+		if err := app.Commit(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func put(app storage.Appender, t time.Time, v float64, name string, pairs []string) error {
+	_, err := app.Append(0, labels.FromStrings(append([]string{labels.MetricName, name}, pairs...)...), t.UnixMilli(), v)
+	return err
+}
+
+// add spreads n observations log-normally around p50 into a native histogram of schema 3.
+func add(h *histogram.FloatHistogram, n, p50 float64) {
+	counts := map[int32]float64{}
+	it := h.PositiveBucketIterator()
+	for it.Next() {
+		b := it.At()
+		counts[b.Index] = b.Count
+	}
+	total := 0.0
+	shape := []float64{.02, .06, .14, .28, .22, .13, .08, .04, .02, .01}
+	for k, w := range shape {
+		v := p50 * math.Pow(2, (float64(k)-3)*.55)
+		counts[int32(math.Ceil(math.Log2(v)*8))] += n * w
+		total += n * w
+		h.Sum += n * w * v
+	}
+	h.Count += total
+	idx := slices.Sorted(maps.Keys(counts))
+	h.PositiveSpans, h.PositiveBuckets = nil, nil
+	for k, i := range idx {
+		switch {
+		case k == 0:
+			h.PositiveSpans = append(h.PositiveSpans, histogram.Span{Offset: i, Length: 1})
+		case idx[k-1]+1 == i:
+			h.PositiveSpans[len(h.PositiveSpans)-1].Length++
+		default:
+			h.PositiveSpans = append(h.PositiveSpans, histogram.Span{Offset: i - idx[k-1] - 1, Length: 1})
+		}
+		h.PositiveBuckets = append(h.PositiveBuckets, counts[i])
+	}
+}

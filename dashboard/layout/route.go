@@ -1,0 +1,243 @@
+package layout
+
+import (
+	"cmp"
+	"math"
+	"slices"
+	"strconv"
+)
+
+// clearance is how far a line stays from a node it passes; lanePitch how far apart lines in one gap run.
+const (
+	clearance = 8
+	lanePitch = 6
+)
+
+// path is an edge's line as a list of cubic pieces, kept to find places for the label.
+type path struct {
+	turned bool // swap the axes on the way out
+	data   []byte
+	pieces [][4]Point // cubic pieces between columns
+}
+
+func (p *path) move(a Point) { p.data = append(p.data, 'M'); p.point(a) }
+func (p *path) line(a Point) { p.data = append(p.data, 'L'); p.point(a) }
+func (p *path) cubic(a, b, c, d Point) {
+	p.data = append(p.data, 'C')
+	p.point(b)
+	p.data = append(p.data, ' ')
+	p.point(c)
+	p.data = append(p.data, ' ')
+	p.point(d)
+	p.pieces = append(p.pieces, [4]Point{a, b, c, d})
+}
+
+func (p *path) point(a Point) {
+	if p.turned {
+		a = Point{a.Y, a.X}
+	}
+	p.data = strconv.AppendFloat(p.data, math.Round(a.X*10)/10, 'f', -1, 64)
+	p.data = append(p.data, ' ')
+	p.data = strconv.AppendFloat(p.data, math.Round(a.Y*10)/10, 'f', -1, 64)
+}
+
+func bezier(c [4]Point, t float64) Point {
+	u := 1 - t
+	a, b, d, e := u*u*u, 3*u*u*t, 3*u*t*t, t*t*t
+	return Point{a*c[0].X + b*c[1].X + d*c[2].X + e*c[3].X, a*c[0].Y + b*c[1].Y + d*c[2].Y + e*c[3].Y}
+}
+
+// route draws every edge and places labels, in the edges' order.
+func (w *work) route(d *Drawing) {
+	type ends struct{ from, to Point }
+	pts := make([]ends, len(w.edges))
+	w.ports(func(i int, from, to Point) { pts[i] = ends{from, to} })
+
+	columns := map[int][]float64{} // sorted tops
+	for _, p := range w.place {
+		columns[p.Layer] = append(columns[p.Layer], p.Y)
+	}
+	for l := range columns {
+		slices.Sort(columns[l])
+	}
+	lanes := map[int][]float64{}
+	paths := make([]path, len(w.edges))
+	for i, e := range w.edges {
+		a, b := w.place[e.from], w.place[e.to]
+		p := &paths[i]
+		p.turned = w.opt.Vertical
+		from, to := pts[i].from, pts[i].to
+		p.move(from)
+		switch {
+		case e.from == e.to:
+			r := w.opt.GapX / 4
+			p.cubic(from, Point{from.X + r, from.Y}, Point{to.X + r, to.Y}, to)
+		case a.Layer == b.Layer:
+			r := w.opt.GapX * 0.6
+			p.cubic(from, Point{from.X + r, from.Y}, Point{to.X + r, to.Y}, to)
+		default:
+			step := 1
+			if b.Layer < a.Layer {
+				step = -1
+			}
+			at := from
+			for l := a.Layer + step; l != b.Layer; l += step {
+				x0 := w.opt.columnX(l)
+				x1 := x0 + w.opt.NodeW
+				if step < 0 {
+					x0, x1 = x1, x0
+				}
+				straight := from.Y + (to.Y-from.Y)*(x0-from.X)/(to.X-from.X)
+				y := w.lane(columns[l], lanes[l], straight)
+				lanes[l] = append(lanes[l], y)
+				p.curve(at, Point{x0, y})
+				p.line(Point{x1, y})
+				at = Point{x1, y}
+			}
+			p.curve(at, to)
+		}
+	}
+
+	var taken []Point // centres of placed labels
+	for i, e := range w.edges {
+		label, fits := w.label(&paths[i], columns, taken)
+		if fits {
+			taken = append(taken, label)
+		}
+		if w.opt.Vertical {
+			label = Point{label.Y, label.X}
+		}
+		d.Edges[e.id] = Route{Path: string(paths[i].data), Label: label, Fits: fits}
+		for _, c := range paths[i].pieces {
+			for _, q := range c {
+				d.Width, d.Height = max(d.Width, q.X+w.opt.Margin), max(d.Height, q.Y+w.opt.Margin)
+			}
+		}
+	}
+}
+
+func (p *path) curve(a, b Point) {
+	h := (b.X - a.X) * 0.5
+	p.cubic(a, Point{a.X + h, a.Y}, Point{b.X - h, b.Y}, b)
+}
+
+// ports spreads the ends of edges along the sides of each node, ordered by where they lead so that they do not cross at the node.
+func (w *work) ports(set func(edge int, from, to Point)) {
+	type end struct {
+		edge  int
+		first bool
+		other float64 // y of the node at the other end
+	}
+	left, right := make([][]end, len(w.ids)), make([][]end, len(w.ids))
+	for i, e := range w.edges {
+		a, b := w.place[e.from], w.place[e.to]
+		switch {
+		case e.from == e.to:
+			right[e.from] = append(right[e.from], end{i, true, math.Inf(-1)}, end{i, false, math.Inf(-1)})
+		case a.Layer < b.Layer:
+			right[e.from] = append(right[e.from], end{i, true, b.Y})
+			left[e.to] = append(left[e.to], end{i, false, a.Y})
+		case a.Layer > b.Layer:
+			left[e.from] = append(left[e.from], end{i, true, b.Y})
+			right[e.to] = append(right[e.to], end{i, false, a.Y})
+		default:
+			right[e.from] = append(right[e.from], end{i, true, b.Y})
+			right[e.to] = append(right[e.to], end{i, false, a.Y})
+		}
+	}
+	type ends struct{ from, to Point }
+	got := make([]ends, len(w.edges))
+	spread := func(v int, side []end, x float64) {
+		slices.SortStableFunc(side, func(a, b end) int { return cmp.Or(cmp.Compare(a.other, b.other), cmp.Compare(a.edge, b.edge)) })
+		pitch := min(w.opt.NodeH/5, (w.opt.NodeH-16)/float64(max(1, len(side))))
+		y := w.place[v].Y + w.opt.NodeH/2 - pitch*float64(len(side)-1)/2
+		for k, e := range side {
+			pt := Point{x, y + pitch*float64(k)}
+			if e.first {
+				got[e.edge].from = pt
+			} else {
+				got[e.edge].to = pt
+			}
+		}
+	}
+	for v := range w.ids {
+		spread(v, left[v], w.place[v].X)
+		spread(v, right[v], w.place[v].X+w.opt.NodeW)
+	}
+	for i, g := range got {
+		set(i, g.from, g.to)
+	}
+}
+
+// lane returns the y nearest to want at which a line passes a column without touching a node, apart from lines already there if the gap
+// has room.
+func (w *work) lane(tops, used []float64, want float64) float64 {
+	inside := func(y float64) bool {
+		i, _ := slices.BinarySearch(tops, y-w.opt.NodeH-clearance)
+		return i < len(tops) && tops[i] < y+clearance
+	}
+	crowded := func(y float64) bool {
+		return slices.ContainsFunc(used, func(u float64) bool { return math.Abs(u-y) < lanePitch-0.01 })
+	}
+	shared, found := want, false
+	for k := range 400 {
+		for _, y := range [2]float64{want + float64(k)*lanePitch, want - float64(k)*lanePitch} {
+			if y < lanePitch || inside(y) {
+				continue
+			}
+			if !found {
+				shared, found = y, true
+			}
+			if !crowded(y) && math.Abs(y-shared) < 3*lanePitch {
+				return y
+			}
+		}
+	}
+	return shared
+}
+
+// labelAt are the places along a piece of line that are tried for a label, best first.
+var labelAt = [...]float64{0.5, 0.42, 0.58, 0.34, 0.66, 0.27, 0.73, 0.2, 0.8}
+
+// labelAside are the distances from the line, in label heights, at which a label still belongs to it.
+var labelAside = [...]float64{0, 0.3, -0.3, 0.45, -0.45}
+
+func (w *work) label(p *path, columns map[int][]float64, taken []Point) (Point, bool) {
+	free := func(c Point) bool {
+		if c.Y < w.opt.LabelH/2+2 {
+			return false
+		}
+		for _, t := range taken {
+			if math.Abs(t.X-c.X) < w.opt.LabelW+2 && math.Abs(t.Y-c.Y) < w.opt.LabelH+2 {
+				return false
+			}
+		}
+		pitch := w.opt.NodeW + w.opt.GapX
+		for l := int((c.X-w.opt.LabelW/2-w.opt.Margin)/pitch) - 1; l <= int((c.X+w.opt.LabelW/2-w.opt.Margin)/pitch)+1; l++ {
+			x := w.opt.columnX(l)
+			if c.X+w.opt.LabelW/2+2 <= x || c.X-w.opt.LabelW/2-2 >= x+w.opt.NodeW {
+				continue
+			}
+			for _, y := range columns[l] {
+				if c.Y+w.opt.LabelH/2+2 > y && c.Y-w.opt.LabelH/2-2 < y+w.opt.NodeH {
+					return false
+				}
+			}
+		}
+		return true
+	}
+	for _, aside := range labelAside {
+		for i := len(p.pieces) - 1; i >= 0; i-- {
+			for _, t := range labelAt {
+				c := bezier(p.pieces[i], t)
+				c.Y += aside * w.opt.LabelH
+				if c = round(c); free(c) {
+					return c, true
+				}
+			}
+		}
+	}
+	return round(bezier(p.pieces[len(p.pieces)-1], 0.5)), false
+}
+
+func round(p Point) Point { return Point{math.Round(p.X), math.Round(p.Y)} }

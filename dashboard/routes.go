@@ -1,0 +1,112 @@
+package dashboard
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"time"
+
+	"github.com/tulle-mesh/tulle/dashboard/asset"
+	"github.com/tulle-mesh/tulle/dashboard/layout"
+	"github.com/tulle-mesh/tulle/dashboard/live"
+	"github.com/tulle-mesh/tulle/dashboard/page"
+	"github.com/tulle-mesh/tulle/dashboard/part"
+)
+
+// settle is how long a newly discovered mesh may still change its drawing as a whole.
+const settle = 20 * time.Second
+
+// routes builds the tree: health, metrics, assets, live feed, APIs, pages.
+func (d *Dashboard) routes() (http.Handler, error) {
+	set, err := asset.Load()
+	if err != nil {
+		return nil, err
+	}
+	var assets part.Assets
+	for name, to := range map[string]*string{"app.js": &assets.Script, "app.css": &assets.Style, "boot.js": &assets.Boot, "icon.svg": &assets.Icon} {
+		if *to, err = set.URL(name); err != nil {
+			return nil, err
+		}
+	}
+	deps := &page.Deps{Sources: &d.cfg.Sources, Assets: assets, Places: &layout.Memory{Settle: settle}}
+
+	mux := http.NewServeMux()
+	g := newGuard(d.cfg.Addr, d.cfg.Hosts, compress(mux))
+	d.hub = live.New(d.log, g.originAllowed, d.topics(deps)...)
+
+	mux.HandleFunc("GET /healthz", probe(d.cfg.Health))
+	mux.HandleFunc("GET /readyz", probe(d.cfg.Ready))
+	mux.Handle("GET "+asset.Prefix, set)
+	mux.Handle("GET /live", d.hub)
+	for _, p := range pages {
+		mux.Handle(p.pattern, p.handler(deps))
+	}
+	mux.Handle("GET /", page.NotFound(deps))
+	return g, nil
+}
+
+// topics are what pages can subscribe to.
+func (d *Dashboard) topics(deps *page.Deps) []live.Topic {
+	return []live.Topic{
+		{Name: "graph", Frames: func(ctx context.Context) <-chan live.Frame {
+			in, out := d.cfg.Graph.Subscribe(ctx), make(chan live.Frame)
+			go func() {
+				defer close(out)
+				var seq uint64
+				for s := range in {
+					seq++
+					f := live.Frame{Seq: seq, Items: page.LiveItems(s, page.Headline(ctx, deps, s))}
+					select {
+					case out <- f:
+					case <-ctx.Done():
+						return
+					}
+				}
+			}()
+			return out
+		}},
+		{Name: "events", Frames: func(ctx context.Context) <-chan live.Frame {
+			out := make(chan live.Frame)
+			if d.cfg.Events == nil {
+				close(out)
+				return out
+			}
+			in := d.cfg.Events.Subscribe(ctx)
+			go func() {
+				defer close(out)
+				f := live.Frame{Seq: 1, Items: map[string]json.RawMessage{}}
+				for {
+					select {
+					case out <- f:
+					case <-ctx.Done():
+						return
+					}
+					e, ok := <-in
+					if !ok {
+						return
+					}
+					// One frame per event would be wasteful in a storm: the page fetches its list anew, so the newest is enough.
+					b, _ := json.Marshal(e)
+					f = live.Frame{Seq: f.Seq + 1, Items: map[string]json.RawMessage{"ev:" + e.ID: b}}
+				}
+			}()
+			return out
+		}},
+	}
+}
+
+// probe answers ok, or 503 with what is wrong in one line.
+func probe(check func() error) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		w.Header().Set("Cache-Control", "no-store")
+		if check != nil {
+			if err := check(); err != nil {
+				w.WriteHeader(http.StatusServiceUnavailable)
+				_, _ = w.Write([]byte(err.Error() + "\n"))
+				return
+			}
+		}
+		_, _ = w.Write([]byte("ok\n"))
+	}
+}

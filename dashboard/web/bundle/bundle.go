@@ -1,0 +1,76 @@
+// Package bundle turns the TypeScript and CSS of dashboard/web into the files that dashboard/asset embeds. It is used by dashboard/web/build
+// and by the test that the committed files are up to date; nothing of it is in the shipped binary.
+package bundle
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sort"
+
+	"github.com/evanw/esbuild/pkg/api"
+)
+
+// File is one built file; Name carries a hash of its content.
+type File struct {
+	Name    string
+	Content []byte
+}
+
+// Build bundles the sources in dir (the path of dashboard/web).
+func Build(dir string) ([]File, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	r := api.Build(api.BuildOptions{
+		AbsWorkingDir:     abs,
+		EntryPoints:       []string{"src/app.ts", "src/boot.ts", "src/app.css", "src/icon.svg"},
+		EntryNames:        "[name]-[hash]",
+		Outdir:            "dist",
+		Bundle:            true,
+		MinifyWhitespace:  true,
+		MinifyIdentifiers: true,
+		MinifySyntax:      true,
+		Format:            api.FormatIIFE,
+		Target:            api.ES2020,
+		Charset:           api.CharsetUTF8,
+		LegalComments:     api.LegalCommentsNone,
+		Loader:            map[string]api.Loader{".svg": api.LoaderCopy},
+		TsconfigRaw:       `{"compilerOptions":{"strict":true}}`,
+	})
+	if len(r.Errors) > 0 {
+		var errs []error
+		for _, e := range r.Errors {
+			at := ""
+			if e.Location != nil {
+				at = fmt.Sprintf("%s:%d: ", e.Location.File, e.Location.Line)
+			}
+			errs = append(errs, errors.New(at+e.Text))
+		}
+		return nil, errors.Join(errs...)
+	}
+	var files []File
+	for _, f := range r.OutputFiles {
+		files = append(files, File{filepath.Base(f.Path), f.Contents})
+	}
+	sort.Slice(files, func(i, j int) bool { return files[i].Name < files[j].Name })
+	return files, nil
+}
+
+// Write replaces the content of dir by files.
+func Write(dir string, files []File) error {
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	for _, f := range files {
+		if err := os.WriteFile(filepath.Join(dir, f.Name), f.Content, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}

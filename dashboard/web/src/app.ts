@@ -1,0 +1,39 @@
+import { theme } from "./theme";
+import { feed, Frame } from "./feed";
+import { apply, reload } from "./swap";
+import { graph } from "./graph";
+import { tables } from "./table";
+import { keys } from "./keys";
+
+theme();
+keys();
+tables();
+const redraw = graph();
+
+const wants = (document.body.dataset.live ?? "").split(" ").filter(Boolean);
+const topics = wants.filter((t) => t !== "reload");
+
+if (wants.length > 0) {
+  const regions = [...document.querySelectorAll<HTMLElement>("[data-swap]")].map((e) => e.dataset.swap!);
+  const refresh = (only: string[]): void => {
+    reload(only).then((changed) => {
+      if (changed.includes("graph")) redraw();
+      if (changed.length > 0) tables();
+    });
+  };
+  feed({
+    topics,
+    frame(f: Frame) {
+      if (f.topic === "graph") {
+        const drawn = document.querySelector<HTMLElement>("[data-structure]")?.dataset.structure;
+        const now = f.items["structure"];
+        if (typeof now === "string" && drawn !== undefined && now !== drawn) refresh(["graph", "rows", "strip"]);
+        apply(f.items);
+      }
+      if (f.topic === "events" && f.type === "delta" && Object.keys(f.items).length > 0) refresh(["events"]);
+    },
+    tick() {
+      if (wants.includes("reload")) refresh(regions);
+    },
+  });
+}

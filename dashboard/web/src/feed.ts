@@ -1,0 +1,94 @@
+// The live feed: one WebSocket while the page is visible and not paused; it resumes by snapshot, so nothing has to be remembered here.
+export interface Frame {
+  type: "snapshot" | "delta";
+  topic: string;
+  seq: number;
+  items: Record<string, unknown>;
+  gone?: string[];
+}
+
+interface Options {
+  topics: string[];
+  frame(f: Frame): void;
+  tick(): void; // every few seconds while live
+}
+
+const reloadEvery = 5000;
+
+export function feed(o: Options): void {
+  const button = document.querySelector<HTMLButtonElement>('[data-action="live"]');
+  const label = button?.querySelector<HTMLElement>('[data-role="state"]');
+  const say = document.getElementById("status");
+  let paused = false;
+  let socket: WebSocket | undefined;
+  let wait = 500;
+  let timer = 0;
+  let retry = 0;
+
+  const state = (name: "live" | "paused" | "lost"): void => {
+    if (!button || !label) return;
+    button.dataset.state = name;
+    button.setAttribute("aria-pressed", String(name !== "paused"));
+    const text = { live: "Live", paused: "Paused", lost: "Reconnecting" }[name];
+    if (label.textContent !== text) {
+      label.textContent = text;
+      if (say) say.textContent = text;
+    }
+  };
+
+  const close = (): void => {
+    clearTimeout(retry);
+    const s = socket;
+    socket = undefined;
+    s?.close();
+  };
+
+  const open = (): void => {
+    if (paused || document.hidden || socket || o.topics.length === 0) return;
+    const s = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/live`);
+    socket = s;
+    s.onopen = () => {
+      wait = 500;
+      state("live");
+      s.send(JSON.stringify({ type: "subscribe", topics: o.topics }));
+    };
+    s.onmessage = (e) => {
+      const f = JSON.parse(e.data as string) as Frame;
+      if (f.items) requestAnimationFrame(() => !paused && o.frame(f));
+    };
+    s.onclose = () => {
+      if (socket !== s) return;
+      socket = undefined;
+      state("lost");
+      retry = setTimeout(open, wait + Math.random() * wait);
+      wait = Math.min(wait * 2, 15000);
+    };
+  };
+
+  const start = (): void => {
+    state("live");
+    open();
+    clearInterval(timer);
+    timer = setInterval(() => !document.hidden && !paused && o.tick(), reloadEvery);
+  };
+
+  if (button) {
+    button.hidden = false;
+    button.addEventListener("click", () => {
+      paused = !paused;
+      if (paused) {
+        clearInterval(timer);
+        close();
+        state("paused");
+      } else {
+        start();
+        o.tick();
+      }
+    });
+  }
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) close();
+    else open();
+  });
+  start();
+}
