@@ -239,10 +239,10 @@ func (c *session) receive(req *discoveryv3.DeltaDiscoveryRequest) error {
 			sub.wildcard = true
 			continue
 		}
-		sub.names[name] = true
-		if sub.sent[name] == absent {
+		if sub.names[name] {
 			delete(sub.sent, name) // asked again: answer again
 		}
+		sub.names[name] = true
 	}
 	for _, name := range req.GetResourceNamesUnsubscribe() {
 		if name == "*" {

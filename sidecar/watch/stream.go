@@ -193,13 +193,9 @@ func (w *Watcher) commit(refusals map[string]string) error {
 	case len(w.staged[policy.TypePolicy]) != 1:
 		return fmt.Errorf("policy: %d Policy resources were sent, there must be exactly one", len(w.staged[policy.TypePolicy]))
 	case err == nil && s.Revision == have:
-	case len(refusals) > 0:
-		for _, url := range slices.Sorted(maps.Keys(refusals)) {
-			if url != policy.TypePolicy {
-				return fmt.Errorf("revision is not in force because part of it was refused: %s", refusals[url])
-			}
-		}
-		fallthrough
+	case len(refusals) > 0: // of other kinds: a staged Policy is not among them
+		first := slices.Sorted(maps.Keys(refusals))[0]
+		return fmt.Errorf("revision is not in force because part of it was refused: %s", refusals[first])
 	case err == nil:
 		w.staged = map[string]map[string]policy.Resource{}
 		return errResync

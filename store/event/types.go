@@ -11,6 +11,7 @@ const (
 	KindEjected      Kind = "endpoint.ejected"
 	KindReadmitted   Kind = "endpoint.readmitted"
 	KindWeight       Kind = "endpoint.weight"
+	KindSaturated    Kind = "service.saturated" // most endpoints are bad: shed, nothing is ejected
 	KindConfig       Kind = "config.applied"
 	KindConfigBad    Kind = "config.refused"
 	KindConnected    Kind = "proxy.connected"
