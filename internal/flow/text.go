@@ -59,9 +59,11 @@ func (s *Side) UnmarshalText(b []byte) error { return unmarshal(s, "side", sideN
 // ParseSide is the inverse of Side.String.
 func ParseSide(s string) (Side, bool) { return parse[Side](sideNames[:], s) }
 
-func (p Protocol) String() string                { return name(protocolNames[:], p) }
-func (p Protocol) MarshalText() ([]byte, error)  { return []byte(p.String()), nil }
-func (p *Protocol) UnmarshalText(b []byte) error { return unmarshal(p, "protocol", protocolNames[:], b) }
+func (p Protocol) String() string               { return name(protocolNames[:], p) }
+func (p Protocol) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+func (p *Protocol) UnmarshalText(b []byte) error {
+	return unmarshal(p, "protocol", protocolNames[:], b)
+}
 
 // ParseProtocol is the inverse of Protocol.String.
 func ParseProtocol(s string) (Protocol, bool) { return parse[Protocol](protocolNames[:], s) }

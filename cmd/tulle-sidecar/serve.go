@@ -1,0 +1,160 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/identity"
+	"github.com/tulle-mesh/tulle/internal/identity/join"
+	"github.com/tulle-mesh/tulle/internal/run"
+	"github.com/tulle-mesh/tulle/sidecar"
+	"github.com/tulle-mesh/tulle/sidecar/admin"
+	"github.com/tulle-mesh/tulle/sidecar/telemetry"
+	"github.com/tulle-mesh/tulle/sidecar/watch"
+)
+
+// serve puts the parts together and runs them until ctx is done or a drain was asked for. They start in the order in which each needs the one
+// before, and stop in reverse: traffic first, then what was recorded of it, the admin page last.
+func serve(ctx context.Context, c config, stdout, stderr io.Writer) error {
+	ctx, drain := context.WithCancel(ctx)
+	defer drain()
+	log := logger(c, stderr)
+
+	self, err := identity.Workload(c.trustDomain, c.workload.Namespace, c.account)
+	if err != nil {
+		return fmt.Errorf("--namespace or --service-account: %w", err)
+	}
+	controller, err := identity.Controller(c.trustDomain)
+	if err != nil {
+		return fmt.Errorf("--trust-domain: %w", err)
+	}
+	observer, err := identity.Observer(c.trustDomain)
+	if err != nil {
+		return fmt.Errorf("--trust-domain: %w", err)
+	}
+
+	holder := &identity.Holder{}
+	joining, err := join.New(join.Config{
+		Controller: c.controller, ControllerID: controller, ID: self, Token: c.token, BundleFile: c.bundle,
+		StateDir: c.stateDir, Holder: holder, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	watching, err := watch.New(watch.Config{
+		Controller: c.controller, ControllerID: controller, Identity: holder, Workload: c.workload, Version: version(),
+		StateDir: c.stateDir, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	says := telemetry.Config{
+		Workload: c.workload, Version: version(), Target: c.otlp, Log: log,
+		TLS: func() *tls.Config { return holder.ClientTLS(observer) },
+	}
+	if c.compression != "none" {
+		says.Compression = c.compression
+	}
+	if c.accessLog != "off" {
+		w, closeLog, err := openLog(c.accessFile, stdout)
+		if err != nil {
+			return err
+		}
+		defer closeLog()
+		says.AccessLog = w
+		if c.accessLog == "text" {
+			says.AccessLogFormat = telemetry.LogText
+		}
+	}
+	telling := telemetry.New(says)
+	carrying, err := sidecar.New(sidecar.Config{
+		Policy: watching, Identity: holder, Recorder: telling, Workload: c.workload, Log: log, DrainTimeout: c.drainTimeout,
+	})
+	if err != nil {
+		return err
+	}
+	page := admin.New(admin.Config{
+		Address: c.admin, Hosts: c.adminHosts, Metrics: telling.WritePrometheus, Snapshot: watching.Current, Drain: drain, Log: log,
+		Ready: func() error { return ready(ctx, holder, joining, watching, carrying) },
+	})
+	gauges(telling, joining, watching)
+
+	log.Info("tulle-sidecar starts", "version", version(), "identity", self.String(), "instance", c.workload.Instance, "boot_id", telling.BootID(),
+		"controller", c.controller, "otlp", c.otlp, "admin", c.admin, "state_dir", filepath.Clean(c.stateDir))
+	err = run.All(ctx,
+		run.Actor{Name: "admin", Run: page.Run},
+		run.Actor{Name: "identity", Run: joining.Run},
+		run.Actor{Name: "telemetry", Run: telling.Run},
+		run.Actor{Name: "watch", Run: watching.Run},
+		run.Actor{Name: "sidecar", Run: carrying.Run},
+	)
+	if err == nil {
+		log.Info("tulle-sidecar stopped")
+	}
+	return err
+}
+
+func logger(c config, w io.Writer) *slog.Logger {
+	options := &slog.HandlerOptions{Level: c.logLevel}
+	if c.logJSON {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}
+
+// ready says what is missing before traffic may be sent, the first cause first.
+func ready(ctx context.Context, holder *identity.Holder, joining *join.Client, watching *watch.Watcher, carrying *sidecar.Sidecar) error {
+	switch {
+	case ctx.Err() != nil:
+		return errors.New("draining")
+	case holder.Get() == nil:
+		return missing("no certificate yet", joining.Status().LastError)
+	case watching.Current() == nil:
+		return missing("no policy yet", watching.Status().LastError)
+	case carrying.Ready():
+		return nil
+	}
+	if problems := carrying.Problems(); len(problems) > 0 {
+		p := problems[0]
+		return fmt.Errorf("listener %s on %s: %s (%d in all)", p.Listener, p.Address, p.Err, len(problems))
+	}
+	return errors.New("listeners are being opened")
+}
+
+func missing(what, why string) error {
+	if why == "" {
+		return errors.New(what)
+	}
+	return fmt.Errorf("%s: %s", what, why)
+}
+
+// gauges shows on /metrics what the parts know of themselves.
+func gauges(t *telemetry.Telemetry, joining *join.Client, watching *watch.Watcher) {
+	flag := func(b bool) float64 {
+		if b {
+			return 1
+		}
+		return 0
+	}
+	t.Gauge("tulle_certificate_expiry_timestamp_seconds", "End of the certificate in force since 1970; 0 before the first.", func() float64 {
+		end := joining.Status().NotAfter
+		if end.IsZero() {
+			return 0
+		}
+		return float64(end.UnixNano()) / float64(time.Second)
+	})
+	t.Gauge("tulle_controller_connected", "1 while the controller's stream is open.", func() float64 { return flag(watching.Status().Connected) })
+	t.Gauge("tulle_policy_from_disk", "1 while the policy in force was read from the state directory and not yet confirmed.", func() float64 {
+		return flag(watching.Status().FromDisk)
+	})
+	t.Gauge("tulle_policy_applied_snapshots", "Policy snapshots put in force since the start.", func() float64 { return float64(watching.Status().Applied) })
+	t.Gauge("tulle_policy_refused_responses", "Responses of the controller that were refused (NACK) since the start.", func() float64 {
+		return float64(watching.Status().Nacks)
+	})
+}

@@ -1,0 +1,212 @@
+package flow
+
+import (
+	"encoding/json"
+	"math/big"
+	"math/rand/v2"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestClosedSets(t *testing.T) {
+	for k := KindExchange; k <= KindConnection; k++ {
+		if got, ok := ParseKind(k.String()); !ok || got != k {
+			t.Errorf("kind %q reads back as %v", k, got)
+		}
+	}
+	for p := ProtocolTCP; p <= ProtocolGRPC; p++ {
+		if got, ok := ParseProtocol(p.String()); !ok || got != p {
+			t.Errorf("protocol %q reads back as %v", p, got)
+		}
+	}
+	for _, r := range append(Reasons(), ReasonNone) {
+		if got, ok := ParseReason(r.String()); !ok || got != r || r != ReasonNone && r.String() == "" {
+			t.Errorf("reason %q reads back as %v", r, got)
+		}
+	}
+	for _, bad := range []string{"", "exchanges", "invalid"} {
+		if _, ok := ParseKind(bad); ok {
+			t.Errorf("ParseKind(%q) said ok", bad)
+		}
+	}
+	for status, want := range map[int]string{0: "none", 99: "none", 100: "1xx", 204: "2xx", 599: "5xx", 600: "none", -1: "none"} {
+		if got := Class(status).String(); got != want {
+			t.Errorf("Class(%d) = %s, want %s", status, got, want)
+		}
+	}
+	type set struct {
+		K Kind
+		S Side
+		P Protocol
+		R Reason
+		F Phase
+	}
+	in := set{KindAttempt, SideServer, ProtocolHTTP2, ReasonShed, PhaseProgress}
+	b, err := json.Marshal(in)
+	if err != nil || !strings.Contains(string(b), `"h2"`) {
+		t.Fatalf("%s, %v", b, err)
+	}
+	var out set
+	if err := json.Unmarshal(b, &out); err != nil || out != in {
+		t.Errorf("%+v, %v", out, err)
+	}
+	if err := json.Unmarshal([]byte(`{"P":"gopher"}`), &out); err == nil || !strings.Contains(err.Error(), "gopher") {
+		t.Errorf("an unknown protocol gave %v", err)
+	}
+}
+
+// The bound of bucket i is the largest n with n ≤ 10⁹·2^((i+1)/8), that is n⁸ ≤ 10⁷²·2^(i+1): checked in whole numbers for every bucket.
+func TestBucketBoundsAreExact(t *testing.T) {
+	limit := new(big.Int).Exp(big.NewInt(10), big.NewInt(72), nil)
+	eighth := func(n int64) *big.Int { return new(big.Int).Exp(big.NewInt(n), big.NewInt(8), nil) }
+	// holds reports n⁸ ≤ 10⁷²·2^(i+1).
+	holds := func(n int64, i int) bool {
+		left, right := eighth(n), new(big.Int).Set(limit)
+		if e := i + 1; e >= 0 {
+			right.Lsh(right, uint(e))
+		} else {
+			left.Lsh(left, uint(-e))
+		}
+		return left.Cmp(right) <= 0
+	}
+	for i := minBucket; i < maxBucket; i++ {
+		b := int64(BucketBound(int32(i)))
+		if !holds(b, i) || holds(b+1, i) {
+			t.Fatalf("bucket %d: %d ns is not its exact bound", i, b)
+		}
+		if got := BucketIndex(time.Duration(b)); int(got) != i {
+			// Below 23 ns several bounds share a whole nanosecond; the lowest such bucket is the right one.
+			if BucketBound(got) != time.Duration(b) || int(got) > i {
+				t.Fatalf("%d ns is in bucket %d, want %d", b, got, i)
+			}
+		}
+	}
+	if BucketBound(-1) != time.Second || BucketIndex(time.Second) != -1 || BucketIndex(time.Second+1) != 0 {
+		t.Error("one second must be the upper bound of bucket -1")
+	}
+}
+
+func TestBucketIndex(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	check := func(d time.Duration) {
+		t.Helper()
+		i := int(BucketIndex(d)) - minBucket
+		if uint64(d) > bounds[i] || i > 0 && uint64(d) <= bounds[i-1] {
+			t.Fatalf("%d ns is in bucket %d with bound %d", d, i+minBucket, bounds[i])
+		}
+	}
+	for d := time.Duration(1); d < 5000; d++ {
+		check(d)
+	}
+	for range 200_000 {
+		check(time.Duration(r.Uint64()>>(1+r.IntN(62))) | 1)
+	}
+	for i := range bounds[:NumBuckets-1] {
+		check(time.Duration(bounds[i]))
+		check(time.Duration(bounds[i] + 1))
+	}
+	check(1<<63 - 1)
+}
+
+func TestHistogram(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 6))
+	var h Histogram
+	var all []time.Duration
+	for range 5000 {
+		d := time.Duration(r.Uint64() >> (10 + r.IntN(50)))
+		all = append(all, d)
+		h.Observe(d)
+	}
+	h.Observe(-5)
+	all = append(all, 0)
+	var sum time.Duration
+	for _, d := range all {
+		sum += d
+	}
+	if h.Count != uint64(len(all)) || h.Sum != sum || len(h.Buckets) > NumBuckets {
+		t.Fatalf("count %d sum %v, want %d %v", h.Count, h.Sum, len(all), sum)
+	}
+	for i := int32(minBucket); i <= maxBucket; i += 7 {
+		var want uint64
+		for _, d := range all {
+			if d <= BucketBound(i) {
+				want++
+			}
+		}
+		if got := h.AtMost(i); got != want {
+			t.Fatalf("AtMost(%d) = %d, want %d", i, got, want)
+		}
+	}
+	c := h.Clone()
+	c.Observe(time.Second)
+	if h.Count == c.Count || h.AtMost(maxBucket) != h.Count {
+		t.Error("a clone shares with its original")
+	}
+}
+
+func TestLines(t *testing.T) {
+	r := Record{
+		Kind: KindExchange, Side: SideClient, Protocol: ProtocolHTTP1,
+		Trace: Trace{TraceID: TraceID{15: 1}, SpanID: SpanID{7: 2}},
+		Start: time.Date(2026, 1, 2, 3, 4, 5, 6e6, time.UTC), Duration: 1500 * time.Microsecond,
+		Legs:   Legs{HeadParsed: 0, Queued: Unset, Connected: Unset, Secured: Unset, Sent: Unset, FirstByte: 1e6, LastByte: Unset},
+		Source: Peer{Service: "web"}, Destination: Peer{Service: "cart"}, Endpoint: netip.MustParseAddrPort("127.0.0.1:80"),
+		Method: "GET", Path: "/a\n?q", Authority: `sh"op`, UserAgent: "curl\x1b[31m", Status: 503, Reason: ReasonUpstreamStatus,
+		Answered: true, BytesOut: 9, Attempts: 1,
+	}
+	line := r.AppendJSON(nil)
+	if strings.Count(string(line), "\n") != 1 || strings.ContainsAny(string(line), "\x1b") {
+		t.Errorf("not one clean line: %q", line)
+	}
+	var got map[string]any
+	if err := json.Unmarshal(line, &got); err != nil {
+		t.Fatalf("%v: %s", err, line)
+	}
+	for k, want := range map[string]any{
+		"time": "2026-01-02T03:04:05.0075Z", "duration_ns": 1.5e6, "trace_id": "00000000000000000000000000000001",
+		AttrKind: "exchange", AttrPath: "/a\n", AttrAuthority: `sh"op`, AttrStatus: 503.0, AttrReason: "upstream_5xx",
+		AttrAnswered: true, AttrLegHeadParsed: 0.0, AttrEndpoint: "127.0.0.1:80", AttrBytesOut: 9.0,
+	} {
+		if got[k] != want {
+			t.Errorf("%s = %v, want %v", k, got[k], want)
+		}
+	}
+	if _, ok := got[AttrLegQueued]; ok {
+		t.Error("an unset leg must be left out")
+	}
+	const want = `[2026-01-02T03:04:05.006Z] "GET /a\n http/1.1" 503 upstream_5xx 0 9 1 1 "web" "curl\x1b[31m" "-" "sh\"op" "127.0.0.1:80"` + "\n"
+	if text := string(r.AppendText(nil)); text != want {
+		t.Errorf("got  %swant %s", text, want)
+	}
+}
+
+func TestParseResponse(t *testing.T) {
+	// {partial_success: {rejected: 3, error_message: "no"}}
+	if n, m := ParseResponse([]byte{0x0a, 0x06, 0x08, 0x03, 0x12, 0x02, 'n', 'o'}); n != 3 || m != "no" {
+		t.Errorf("got %d %q", n, m)
+	}
+	for _, b := range [][]byte{nil, {0x0a}, {0x0a, 0xff}, {0x0a, 0x02, 0x08}, {0xff, 0xff}} {
+		if n, m := ParseResponse(b); n != 0 || m != "" {
+			t.Errorf("%x: got %d %q", b, n, m)
+		}
+	}
+}
+
+func BenchmarkAppendSpans(b *testing.B) {
+	recs := make([]Record, 512)
+	for i := range recs {
+		recs[i] = Record{
+			Kind: KindExchange, Side: SideClient, Protocol: ProtocolHTTP1, Start: time.Now(), Duration: time.Millisecond,
+			Source: Peer{Service: "web", Namespace: "shop", Instance: "web-1"}, Destination: Peer{Service: "cart", Namespace: "shop"},
+			Method: "GET", Path: "/cart/items", Authority: "cart", Status: 200, Answered: true, Attempts: 1, Revision: "abc",
+		}
+	}
+	var dst []byte
+	b.ReportAllocs()
+	for b.Loop() {
+		dst = AppendSpans(dst[:0], Resource{}, recs)
+	}
+	b.ReportMetric(float64(len(dst))/512, "B/span")
+}

@@ -1,0 +1,235 @@
+// Package admin is the sidecar's own HTTP page for operators and probes: health, metrics, configuration, drain and profiles.
+//
+// It listens on loopback by default and serves whoever can connect, so it defends against the one stranger who can reach loopback: a web page
+// in a browser on the same machine. Every request must name this machine in its Host header and, when it has one, in its Origin, else it is
+// answered 403 (DNS rebinding, cross-site requests). Run it first and stop it last, so that probes see the whole life of the sidecar.
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/policy"
+)
+
+// Config says what to show. Address is required; nil functions answer 404.
+type Config struct {
+	Address  string                  // "127.0.0.1:15000"; port 0 picks one, see Server.Addr
+	Hosts    []string                // further names this machine is called by, without port
+	Ready    func() error            // nil error: ready; else what is missing, for people
+	Metrics  func(io.Writer)         // Prometheus text format
+	Snapshot func() *policy.Snapshot // may return nil before the first one
+	Drain    func()                  // begins an orderly stop and returns at once; called at most once per request
+	Log      *slog.Logger            // default: discard
+}
+
+// Server is the page. Make it with New, run it with Run.
+type Server struct {
+	cfg   Config
+	addr  chan string
+	pages []page
+}
+
+type page struct {
+	method, path, what string
+	serve              http.HandlerFunc
+}
+
+// New does no I/O.
+func New(cfg Config) *Server {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{cfg: cfg, addr: make(chan string, 1)}
+	s.pages = []page{
+		{"GET", "/healthz", "200 while the process lives", s.healthz},
+		{"GET", "/readyz", "200 when traffic may be sent, else 503 and why", s.readyz},
+		{"GET", "/metrics", "everything counted, for Prometheus", s.metrics},
+		{"GET", "/config", "the policy snapshot in force, as JSON", s.config},
+		{"POST", "/drain", "finish what is in flight and stop", s.drain},
+		{"GET", "/debug/pprof/", "profiles of the running process", pprof.Index},
+		{"GET", "/debug/pprof/cmdline", "", pprof.Cmdline},
+		{"GET", "/debug/pprof/profile", "", pprof.Profile},
+		{"GET", "/debug/pprof/symbol", "", pprof.Symbol},
+		{"GET", "/debug/pprof/trace", "", pprof.Trace},
+		{"GET", "/{$}", "", s.index},
+	}
+	return s
+}
+
+// Handler is the whole page with its checks.
+func (s *Server) Handler() http.Handler {
+	mux := http.NewServeMux()
+	for _, p := range s.pages {
+		mux.HandleFunc(p.method+" "+p.path, p.serve)
+	}
+	return s.guard(mux)
+}
+
+// Run serves until ctx is done.
+func (s *Server) Run(ctx context.Context, ready func()) error {
+	l, err := net.Listen("tcp", s.cfg.Address)
+	if err != nil {
+		return fmt.Errorf("admin: cannot listen on %s (is another sidecar there? choose another address with --admin): %w", s.cfg.Address, err)
+	}
+	s.addr <- l.Addr().String()
+	srv := &http.Server{
+		Handler:           s.Handler(),
+		ReadHeaderTimeout: 5 * time.Second,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
+	}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(l) }()
+	ready()
+	select {
+	case err := <-served:
+		return fmt.Errorf("admin: %w", err)
+	case <-ctx.Done():
+	}
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	if srv.Shutdown(grace) != nil { // a profile is being taken: it is cut short
+		_ = srv.Close()
+	}
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("admin: %w", err)
+	}
+	return nil
+}
+
+// Addr waits until Run listens and returns the address; it may be called once.
+func (s *Server) Addr() string { return <-s.addr }
+
+// guard refuses requests that a page of another origin made a browser send.
+func (s *Server) guard(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Cache-Control", "no-store")
+		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
+		if !s.local(r, hostOnly(r.Host)) {
+			forbid(w, fmt.Sprintf("Host %q is not this machine", r.Host), "use localhost or 127.0.0.1, or allow the name with --admin-host")
+			return
+		}
+		if origin := r.Header.Get("Origin"); origin != "" {
+			u, err := url.Parse(origin)
+			if err != nil || u.Host == "" || !s.local(r, u.Hostname()) {
+				forbid(w, fmt.Sprintf("Origin %q is not this machine", origin), "requests from other web sites are not answered")
+				return
+			}
+		}
+		if site := r.Header.Get("Sec-Fetch-Site"); site == "cross-site" {
+			forbid(w, "this is a cross-site request", "requests from other web sites are not answered")
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func forbid(w http.ResponseWriter, what, todo string) {
+	http.Error(w, "forbidden: "+what+"; "+todo, http.StatusForbidden)
+}
+
+// local reports whether host is a name of this machine: localhost, a loopback address, the very address the connection came to (a scrape by
+// pod IP), or a configured name.
+func (s *Server) local(r *http.Request, host string) bool {
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	if host == "localhost" || host != "" && slices.Contains(s.cfg.Hosts, host) {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	if err != nil {
+		return false
+	}
+	if ip.Unmap().IsLoopback() {
+		return true
+	}
+	if addr, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
+		if ap, err := netip.ParseAddrPort(addr.String()); err == nil {
+			return ap.Addr().Unmap() == ip.Unmap()
+		}
+	}
+	return false
+}
+
+func hostOnly(hostport string) string {
+	if host, _, err := net.SplitHostPort(hostport); err == nil {
+		return host
+	}
+	return strings.Trim(hostport, "[]")
+}
+
+func (s *Server) index(w http.ResponseWriter, _ *http.Request) {
+	for _, p := range s.pages {
+		if p.what != "" {
+			fmt.Fprintf(w, "%-5s %-15s %s\n", p.method, p.path, p.what)
+		}
+	}
+}
+
+func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") }
+
+func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
+	if s.cfg.Ready == nil {
+		http.NotFound(w, r)
+		return
+	}
+	if err := s.cfg.Ready(); err != nil {
+		http.Error(w, "not ready: "+err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	fmt.Fprintln(w, "ready")
+}
+
+func (s *Server) metrics(w http.ResponseWriter, r *http.Request) {
+	if s.cfg.Metrics == nil {
+		http.NotFound(w, r)
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+	s.cfg.Metrics(w)
+}
+
+func (s *Server) config(w http.ResponseWriter, r *http.Request) {
+	if s.cfg.Snapshot == nil {
+		http.NotFound(w, r)
+		return
+	}
+	snapshot := s.cfg.Snapshot()
+	if snapshot == nil {
+		http.Error(w, "no policy yet: the controller has not sent any and none was kept from before", http.StatusServiceUnavailable)
+		return
+	}
+	body, err := json.MarshalIndent(snapshot, "", "  ")
+	if err != nil {
+		http.Error(w, "the snapshot cannot be written as JSON: "+err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(append(body, '\n'))
+}
+
+func (s *Server) drain(w http.ResponseWriter, r *http.Request) {
+	if s.cfg.Drain == nil {
+		http.NotFound(w, r)
+		return
+	}
+	s.cfg.Log.Info("admin: drain was asked for", "by", r.RemoteAddr)
+	w.WriteHeader(http.StatusAccepted)
+	fmt.Fprintln(w, "draining")
+	s.cfg.Drain()
+}

@@ -1,0 +1,125 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/internal/policy"
+)
+
+func TestPages(t *testing.T) {
+	var notReady error
+	var snapshot *policy.Snapshot
+	drained := 0
+	s := New(Config{
+		Ready:    func() error { return notReady },
+		Metrics:  func(w io.Writer) { _, _ = io.WriteString(w, "up 1\n") },
+		Snapshot: func() *policy.Snapshot { return snapshot },
+		Drain:    func() { drained++ },
+	})
+	do := func(method, path string, status int, body string) string {
+		t.Helper()
+		r := httptest.NewRequest(method, "http://127.0.0.1:15000"+path, nil)
+		w := httptest.NewRecorder()
+		s.Handler().ServeHTTP(w, r)
+		if w.Code != status || !strings.Contains(w.Body.String(), body) {
+			t.Errorf("%s %s: %d %q, want %d %q", method, path, w.Code, w.Body, status, body)
+		}
+		return w.Body.String()
+	}
+	do("GET", "/", 200, "/readyz")
+	do("GET", "/healthz", 200, "ok")
+	do("GET", "/readyz", 200, "ready")
+	notReady = errors.New("no policy yet")
+	do("GET", "/readyz", 503, "not ready: no policy yet")
+	do("GET", "/healthz", 200, "ok")
+	do("GET", "/metrics", 200, "up 1")
+	do("GET", "/config", 503, "no policy yet")
+	snapshot = &policy.Snapshot{Revision: "r7", Listeners: []policy.Listener{{Name: "inbound", Side: flow.SideServer, Protocol: flow.ProtocolHTTP1}}}
+	var got map[string]any
+	if err := json.Unmarshal([]byte(do("GET", "/config", 200, `"server"`)), &got); err != nil || got["Revision"] != "r7" {
+		t.Errorf("%v %v", got, err)
+	}
+	do("GET", "/drain", 405, "")
+	if drained != 0 {
+		t.Error("GET drained")
+	}
+	do("POST", "/drain", 202, "draining")
+	if drained != 1 {
+		t.Errorf("drained %d times", drained)
+	}
+	do("GET", "/debug/pprof/", 200, "goroutine")
+	do("GET", "/nothing", 404, "")
+}
+
+func TestStrangers(t *testing.T) {
+	drained := false
+	s := New(Config{Hosts: []string{"cart.shop"}, Drain: func() { drained = true }})
+	for _, c := range []struct {
+		name, host, origin, site string
+		allowed                  bool
+	}{
+		{"curl", "127.0.0.1:15000", "", "", true},
+		{"other loopback address", "127.0.0.2", "", "", true},
+		{"IPv6", "[::1]:15000", "", "", true},
+		{"IPv6 without port", "[::1]", "", "", true},
+		{"name", "LocalHost:15000", "", "", true},
+		{"configured", "cart.shop:15000", "", "", true},
+		{"own page", "localhost:15000", "http://localhost:15000", "same-origin", true},
+		{"typed into a browser", "localhost:15000", "", "none", true},
+		{"rebound name", "evil.example:15000", "", "", false},
+		{"looks local", "localhost.evil.example", "", "", false},
+		{"another machine's address", "10.1.2.3:15000", "", "", false},
+		{"no host", "", "", "", false},
+		{"page of a stranger", "127.0.0.1:15000", "https://evil.example", "", false},
+		{"sandboxed page", "127.0.0.1:15000", "null", "", false},
+		{"garbage", "127.0.0.1:15000", "http://%zz", "", false},
+		{"form of a stranger", "127.0.0.1:15000", "", "cross-site", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			drained = false
+			r := httptest.NewRequest("POST", "/drain", nil)
+			r.Host = c.host
+			for k, v := range map[string]string{"Origin": c.origin, "Sec-Fetch-Site": c.site} {
+				if v != "" {
+					r.Header.Set(k, v)
+				}
+			}
+			w := httptest.NewRecorder()
+			s.Handler().ServeHTTP(w, r)
+			if drained != c.allowed || !c.allowed && (w.Code != 403 || !strings.HasPrefix(w.Body.String(), "forbidden: ")) {
+				t.Errorf("drained %v, %d %s", drained, w.Code, w.Body)
+			}
+		})
+	}
+}
+
+func TestRun(t *testing.T) {
+	s := New(Config{Address: "127.0.0.1:0"})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx, func() {}) }()
+	addr := s.Addr()
+	response, err := http.Get("http://" + addr + "/healthz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	if response.StatusCode != 200 {
+		t.Error(response.Status)
+	}
+	if err := New(Config{Address: addr}).Run(ctx, func() {}); err == nil || !strings.Contains(err.Error(), "--admin") {
+		t.Errorf("a port in use must say what to do: %v", err)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,351 @@
+// Package exchange holds the value that travels through a sidecar, and the contracts of the steps it passes.
+//
+// A speaker (sidecar/http1, sidecar/tcp) makes an Exchange from a connection and hands it to a Handler. Handlers are built by Chain from
+// Steps; sidecar/sidecar.go lists them in order. A step does its part, calls the next one, and may act again when that returns. The
+// goroutine of the downstream connection carries an Exchange from beginning to end, so its plain fields need no lock; what other
+// goroutines may touch (Abort, byte counts) is marked.
+//
+// Steps never import each other. Where one acts on another it does so through the small interfaces here: Picker, Pool, Downstream, Gate.
+package exchange
+
+import (
+	"crypto/tls"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/internal/policy"
+	"github.com/tulle-mesh/tulle/internal/route"
+)
+
+// Handler carries an exchange to its end (or one try to its end) and leaves the result in x.Outcome. It does not keep x.
+type Handler interface {
+	Handle(x *Exchange)
+}
+
+// HandlerFunc is a Handler that is a function.
+type HandlerFunc func(x *Exchange)
+
+// Handle calls f.
+func (f HandlerFunc) Handle(x *Exchange) { f(x) }
+
+// Step puts itself around the next Handler.
+type Step func(next Handler) Handler
+
+// Chain puts steps around last; the first step is the outermost.
+func Chain(last Handler, steps ...Step) Handler {
+	for i := len(steps) - 1; i >= 0; i-- {
+		last = steps[i](last)
+	}
+	return last
+}
+
+// Peer is the downstream end of a connection. Immutable.
+type Peer struct {
+	Addr      netip.AddrPort
+	Local     netip.AddrPort // the address it connected to
+	Identity  string         // SPIFFE ID proven by mTLS; "" for plaintext
+	Service   string         // service account of Identity; "" for plaintext
+	Namespace string
+}
+
+// Binding is what one listener does under one Snapshot. An exchange takes it once and is judged by it to its end. Immutable, but for the
+// counters that Destination points to.
+type Binding struct {
+	Listener     policy.Listener
+	Snapshot     *policy.Snapshot
+	Workload     policy.Workload
+	Routes       route.Table
+	Destinations map[string]*Destination
+	App          *policy.Endpoint // inbound: the application
+}
+
+// Destination is a service as the steps need it: its settings with defaults applied, and its state, which outlives Snapshots.
+type Destination struct {
+	policy.Service
+	Picker   Picker        // outbound only
+	TLS      *tls.Config   // nil: plaintext
+	InFlight *atomic.Int64 // exchanges, or TCP connections, now
+	Budget   Budget        // of retries
+}
+
+// Picker chooses an endpoint. Safe for concurrent use; never blocks.
+type Picker interface {
+	// Pick prefers endpoints that are not in tried. The reason is ReasonNone, or why there is nothing to choose.
+	Pick(now time.Time, tried []netip.AddrPort) (Choice, flow.Reason)
+}
+
+// Choice is a chosen endpoint. The caller must call Load.End exactly once.
+type Choice struct {
+	Endpoint *policy.Endpoint
+	Probe    bool   // half-open traffic to an ejected endpoint
+	Override string // id of the controller override that had a part in the choice
+	Load     Load
+}
+
+// Load takes back what came of a Choice.
+type Load interface {
+	End(now time.Time, took time.Duration, result Result)
+}
+
+// Result is what a try says about its endpoint.
+type Result uint8
+
+const (
+	// ResultOK is an answer.
+	ResultOK Result = iota
+	// ResultFailed is a 5xx or 429 answer, a reset or a time-out.
+	ResultFailed
+	// ResultUnreachable is a failed connect or handshake.
+	ResultUnreachable
+	// ResultUnknown says nothing about the endpoint: the caller left, or the sidecar is stopping.
+	ResultUnknown
+)
+
+// Budget limits retries. Safe for concurrent use.
+type Budget interface {
+	Request(now time.Time)       // one exchange began
+	Withdraw(now time.Time) bool // may one retry happen now?
+}
+
+// Conn is an established upstream connection, handshake included.
+type Conn struct {
+	net.Conn
+	TCP      *net.TCPConn // the socket below Conn; nil for in-memory connections
+	Identity string       // SPIFFE ID proven by the peer; "" for plaintext
+	Mesh     bool         // the peer is a sidecar: mTLS was used
+	Reused   bool         // it carried an exchange before
+	Key      any          // the pool's own
+}
+
+// Pool hands out upstream connections. Safe for concurrent use.
+type Pool interface {
+	// Get returns a connection to x.Choice.Endpoint, reused unless x.Fresh, and fills x.Legs; on failure it fills x.Outcome and returns nil.
+	Get(x *Exchange) *Conn
+	// Put takes back a connection on which nothing is outstanding.
+	Put(c *Conn)
+	// Discard closes a connection in order: what was written is still delivered.
+	Discard(c *Conn)
+}
+
+// Downstream is the speaker's end of an exchange.
+type Downstream interface {
+	// Answer writes the sidecar's own answer for x.Outcome. It returns false when the caller is not there any more.
+	Answer(x *Exchange) bool
+	// Replayable reports whether the request can be sent from its beginning (again).
+	Replayable() bool
+}
+
+// Gate lets the sender ask, when a response head has arrived, whether the response shall be dropped for another try.
+type Gate interface {
+	Retry(x *Exchange, status int) bool
+}
+
+// Head is the part of a request that steps look at. Its strings alias the speaker's buffer and are valid until the exchange ends: whoever
+// keeps one clones it (strings.Clone).
+type Head struct {
+	Method     string
+	Path       string // without the query string
+	Authority  string
+	UserAgent  string
+	RequestID  string
+	Idempotent bool       // RFC 9110, section 9.2.2
+	Parent     flow.Trace // of the traceparent that arrived; zero when none was valid
+}
+
+// Outcome is what came of an exchange, or of its latest try. Steps inside the retry step see it reset at every try.
+type Outcome struct {
+	Status int         // of the response that was relayed or made; 0 when none
+	Reason flow.Reason // ReasonNone on success
+	Detail string      // for people
+	// Committed: a byte of the final response went downstream. Nothing can be retried or answered any more.
+	Committed bool
+	// Answered: a complete response went downstream.
+	Answered bool
+	// Delivered: docs/format/record.md, "Identities", rule 2.
+	Delivered bool
+	// Unprocessed: it is proven that the peer did not begin to process the request, so that even an unsafe one may be sent again.
+	Unprocessed bool
+	// Stale: a reused connection closed before one byte of a response.
+	Stale bool
+	// Again: the sender dropped a response because Gate.Retry said so.
+	Again bool
+}
+
+// Fail sets the outcome of something that went wrong before anything was answered, keeping what is known of delivery.
+func (o *Outcome) Fail(r flow.Reason, detail string) {
+	o.Reason, o.Detail = r, detail
+}
+
+// MaxTries bounds how many endpoints of one exchange are remembered, and with it the tries.
+const MaxTries = 8
+
+// Exchange is one request and its response, one stream, or one relayed connection, while it passes through. It is owned by one goroutine
+// and reused for the next request of the same connection.
+type Exchange struct {
+	Kind     flow.Kind // KindExchange, or KindConnection for a TCP relay
+	Side     flow.Side
+	Protocol flow.Protocol
+	Peer     *Peer
+	Binding  *Binding
+	Head     Head
+	Start    time.Time
+	Legs     flow.Legs  // offsets from Start
+	Trace    flow.Trace // of the exchange
+	Try      flow.Trace // of the current try; what the request sent on carries
+
+	Decision    route.Decision
+	Destination *Destination
+	Deadline    time.Time // zero: none
+	TryDeadline time.Time // ≤ Deadline; zero: none
+	Choice      Choice
+	Remote      string // identity proven by the upstream peer
+	Fresh       bool   // do not reuse a pooled connection
+
+	Tries   int // made so far
+	Tried   [MaxTries]netip.AddrPort
+	Gate    Gate // nil: never retry
+	Outcome Outcome
+
+	BytesIn, BytesOut atomic.Uint64 // may be read by any goroutine
+
+	Downstream Downstream
+
+	// Live and TryLive belong to the observer.
+	Live, TryLive Live
+	// Record is scratch for the observer, so that handing it to an interface costs no allocation.
+	Record flow.Record
+
+	mu       sync.Mutex
+	upstream net.Conn
+	down     net.Conn // during a relay
+	aborted  flow.Reason
+}
+
+// Live is a place in the observer's list of what is alive.
+type Live struct {
+	X          *Exchange
+	Kind       flow.Kind
+	Start      time.Time
+	Next, Prev *Live
+}
+
+// Reset makes x ready for the next request of its connection. An Abort stays in force.
+func (x *Exchange) Reset() {
+	x.Head, x.Decision, x.Destination = Head{}, route.Decision{}, nil
+	x.Legs = NoLegs
+	x.Trace, x.Try = flow.Trace{}, flow.Trace{}
+	x.Deadline, x.TryDeadline = time.Time{}, time.Time{}
+	x.Choice, x.Remote, x.Fresh = Choice{}, "", false
+	x.Tries, x.Gate, x.Outcome = 0, nil, Outcome{}
+	x.BytesIn.Store(0)
+	x.BytesOut.Store(0)
+}
+
+// NoLegs is Legs with nothing reached.
+var NoLegs = flow.Legs{
+	HeadParsed: flow.Unset, Queued: flow.Unset, Connected: flow.Unset, Secured: flow.Unset,
+	Sent: flow.Unset, FirstByte: flow.Unset, LastByte: flow.Unset,
+}
+
+// Since is the time since x began, on the monotonic clock.
+func (x *Exchange) Since() time.Duration { return time.Since(x.Start) }
+
+// Until is the deadline of the current try: the earlier of both that is set.
+func (x *Exchange) Until() time.Time {
+	if !x.TryDeadline.IsZero() {
+		return x.TryDeadline
+	}
+	return x.Deadline
+}
+
+// TimeoutReason says which deadline has passed.
+func (x *Exchange) TimeoutReason(now time.Time) flow.Reason {
+	if x.Deadline.IsZero() || (!x.TryDeadline.IsZero() && x.TryDeadline.Before(x.Deadline) && now.Before(x.Deadline)) {
+		return flow.ReasonTryTimeout
+	}
+	return flow.ReasonRequestTimeout
+}
+
+// Attach notes the upstream connection of the current try and sets its deadline. False: x was aborted, do not use c.
+func (x *Exchange) Attach(c net.Conn, deadline time.Time) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.aborted != flow.ReasonNone {
+		return false
+	}
+	x.upstream = c
+	_ = c.SetDeadline(deadline)
+	return true
+}
+
+// Detach forgets the upstream connection; call it before the connection goes back to its pool.
+func (x *Exchange) Detach() {
+	x.mu.Lock()
+	x.upstream = nil
+	x.mu.Unlock()
+}
+
+// SetDeadline moves the deadline of the attached connection, unless x was aborted.
+func (x *Exchange) SetDeadline(t time.Time) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.upstream != nil && x.aborted == flow.ReasonNone {
+		_ = x.upstream.SetDeadline(t)
+	}
+}
+
+// Abort ends whatever x waits for upstream; reason says why. It may be called by any goroutine, at any time, more than once (the first
+// reason stays), and stays in force for later exchanges on the same connection.
+func (x *Exchange) Abort(reason flow.Reason) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.aborted == flow.ReasonNone {
+		x.aborted = reason
+	}
+	if x.upstream != nil {
+		_ = x.upstream.SetDeadline(past)
+	}
+	if x.down != nil {
+		_ = x.down.SetDeadline(past)
+	}
+}
+
+// Wake makes a pending read on the attached connection fail with a time-out.
+func (x *Exchange) Wake() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.upstream != nil {
+		_ = x.upstream.SetReadDeadline(past)
+	}
+}
+
+// attachRelay notes both connections of a relay; Abort then wakes both. No deadline is set.
+func (x *Exchange) attachRelay(down, up net.Conn) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.down, x.upstream = down, up
+	if up == nil {
+		return true
+	}
+	if x.aborted != flow.ReasonNone {
+		x.down, x.upstream = nil, nil
+		return false
+	}
+	_ = down.SetDeadline(time.Time{})
+	_ = up.SetDeadline(time.Time{})
+	return true
+}
+
+// Aborted is the reason given to Abort, or ReasonNone.
+func (x *Exchange) Aborted() flow.Reason {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.aborted
+}
+
+// past is a deadline that has passed.
+var past = time.Unix(1, 0)

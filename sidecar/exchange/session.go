@@ -1,0 +1,94 @@
+package exchange
+
+import (
+	"net"
+	"sync"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+)
+
+// Session is one accepted downstream connection. Its listener makes it, its speaker serves it, and both agree here on when it may be
+// closed: a drain closes it only while it is idle, which the speaker alone can know.
+type Session struct {
+	Conn     net.Conn     // after the handshake, if there was one
+	TCP      *net.TCPConn // the socket below Conn; nil for in-memory connections
+	Buffered []byte       // bytes of Conn that were read already
+	Peer     *Peer
+	Start    time.Time       // when it was accepted
+	Bind     func() *Binding // the listener's Binding now
+	Report   Reporter
+
+	mu       sync.Mutex
+	idle     bool
+	draining bool
+	aborted  flow.Reason
+	x        *Exchange
+}
+
+// Reporter takes connections that never became an exchange.
+type Reporter interface {
+	Connection(b *Binding, p *Peer, start time.Time, reason flow.Reason, detail string)
+}
+
+// SetIdle says that the speaker is about to wait for the next request with the read deadline it has set. False: draining, close now.
+func (s *Session) SetIdle() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.idle = !s.draining
+	return s.idle
+}
+
+// SetBusy says that bytes of a request have arrived. It reports whether the session is draining; the read deadline may then have passed and
+// must be set anew.
+func (s *Session) SetBusy() (draining bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.idle = false
+	return s.draining
+}
+
+// Draining reports whether the connection is to be closed after the exchange in flight.
+func (s *Session) Draining() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.draining
+}
+
+// Carry tells the session which Exchange it carries, so that Abort reaches it. False: aborted already.
+func (s *Session) Carry(x *Exchange) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.x = x
+	if s.aborted != flow.ReasonNone {
+		x.Abort(s.aborted)
+		return false
+	}
+	return true
+}
+
+// Drain closes the session when it is idle, now or after the exchange in flight. It does not wait.
+func (s *Session) Drain() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.draining = true
+	if s.idle {
+		_ = s.Conn.SetReadDeadline(past)
+	}
+}
+
+// Abort ends the exchange in flight; the speaker still answers if nothing was answered yet.
+func (s *Session) Abort(reason flow.Reason) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.draining = true
+	if s.aborted == flow.ReasonNone {
+		s.aborted = reason
+	}
+	if s.idle {
+		_ = s.Conn.SetReadDeadline(past)
+	}
+	if s.x != nil {
+		s.x.Abort(s.aborted)
+	}
+}

@@ -1,0 +1,460 @@
+package telemetry
+
+import (
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+)
+
+// other stands in place of names when a family has as many series as its budget allows.
+const other = "other"
+
+// A key is the attribute set of one family, as a value: comparable, so that the hot path looks a series up without building
+// anything. fold replaces every open-ended name by other and keeps the closed vocabulary; folding twice changes nothing.
+type key[K any] interface {
+	comparable
+	fold() K
+}
+
+// table is one family's series. Look-ups share a read lock; only the first observation of a series takes the write lock. Series are never
+// removed: a cumulative count that vanished and came back would read as a reset.
+type table[K key[K], V any] struct {
+	mu     sync.RWMutex
+	m      map[K]*V
+	limit  int // series at most, those under other not counted
+	folded atomic.Uint64
+}
+
+func newTable[K key[K], V any](limit int) *table[K, V] {
+	return &table[K, V]{m: make(map[K]*V), limit: limit}
+}
+
+func (t *table[K, V]) get(k K) *V {
+	t.mu.RLock()
+	v := t.m[k]
+	t.mu.RUnlock()
+	if v != nil {
+		return v
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if v = t.m[k]; v != nil {
+		return v
+	}
+	if len(t.m) >= t.limit {
+		t.folded.Add(1)
+		k = k.fold()
+		if v = t.m[k]; v != nil {
+			return v
+		}
+	}
+	v = new(V)
+	t.m[k] = v
+	return v
+}
+
+func (t *table[K, V]) each(f func(k K, v *V)) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for k, v := range t.m {
+		f(k, v)
+	}
+}
+
+// edge is what most families are keyed by.
+type edge struct {
+	side                flow.Side
+	protocol            flow.Protocol
+	source, destination string
+}
+
+func (e edge) fold() edge {
+	e.source, e.destination = other, other
+	return e
+}
+
+func edgeOf(r *flow.Record) edge {
+	return edge{r.Side, r.Protocol, r.Source.Service, r.Destination.Service}
+}
+
+type exchangeKey struct {
+	edge
+	class           flow.CodeClass
+	reason          flow.Reason
+	answered, probe bool
+}
+
+func (k exchangeKey) fold() exchangeKey { k.edge = k.edge.fold(); return k }
+
+type durationKey struct {
+	edge
+	class flow.CodeClass
+}
+
+func (k durationKey) fold() durationKey { k.edge = k.edge.fold(); return k }
+
+type connectionKey struct {
+	edge
+	reason flow.Reason
+}
+
+func (k connectionKey) fold() connectionKey { k.edge = k.edge.fold(); return k }
+
+// endpointName is an endpoint's address, or other.
+type endpointName struct {
+	addr  netip.AddrPort
+	other bool
+}
+
+func (e endpointName) String() string {
+	switch {
+	case e.other:
+		return other
+	case e.addr.IsValid():
+		return e.addr.String()
+	}
+	return ""
+}
+
+type attemptKey struct {
+	source, destination string
+	endpoint            endpointName
+	class               flow.CodeClass
+	reason              flow.Reason
+	delivered, probe    bool
+}
+
+func (k attemptKey) fold() attemptKey {
+	k.source, k.destination, k.endpoint = other, other, endpointName{other: true}
+	return k
+}
+
+type endpointKey struct {
+	destination string
+	endpoint    endpointName
+}
+
+func (endpointKey) fold() endpointKey { return endpointKey{other, endpointName{other: true}} }
+
+type routeKey struct{ destination, route string }
+
+func (routeKey) fold() routeKey { return routeKey{other, other} }
+
+type versionKey struct {
+	side                         flow.Side
+	source, destination, version string
+	class                        flow.CodeClass
+}
+
+func (k versionKey) fold() versionKey {
+	k.source, k.destination, k.version = other, other, other
+	return k
+}
+
+type activeKey flow.ActiveKey
+
+func (k activeKey) fold() activeKey { k.Source, k.Destination = other, other; return k }
+
+type counter struct{ atomic.Uint64 }
+
+type gauge struct{ atomic.Int64 }
+
+type volume struct{ in, out atomic.Uint64 }
+
+// examples keeps the exemplars of one series since the last export: at most two.
+type examples struct {
+	worst, latest flow.Exemplar
+}
+
+func (e *examples) take() (out []flow.Exemplar) {
+	if !e.worst.Trace.IsZero() {
+		out = append(out, e.worst)
+	}
+	if !e.latest.Trace.IsZero() && e.latest.Trace != e.worst.Trace {
+		out = append(out, e.latest)
+	}
+	*e = examples{}
+	return out
+}
+
+func (e *examples) slow(x flow.Exemplar) {
+	if !x.Trace.IsZero() && (e.worst.Trace.IsZero() || x.Value > e.worst.Value) {
+		e.worst = x
+	}
+}
+
+func exemplarOf(r *flow.Record) flow.Exemplar {
+	return flow.Exemplar{Time: r.Start.Add(r.Duration), Value: r.Duration, Trace: r.Trace.TraceID, Span: r.Trace.SpanID}
+}
+
+// attempts counts; its exemplars are of failed attempts only: the slowest and the last.
+type attempts struct {
+	counter
+	mu sync.Mutex
+	ex examples
+}
+
+func (a *attempts) failed(x flow.Exemplar) {
+	a.mu.Lock()
+	a.ex.slow(x)
+	a.ex.latest = x
+	a.mu.Unlock()
+}
+
+// latency is a histogram; its exemplars are the slowest and the last that failed.
+type latency struct {
+	mu sync.Mutex
+	h  flow.Histogram
+	ex examples
+}
+
+func (l *latency) observe(x flow.Exemplar, failed bool) {
+	l.mu.Lock()
+	l.h.Observe(x.Value)
+	l.ex.slow(x)
+	if failed {
+		l.ex.latest = x
+	}
+	l.mu.Unlock()
+}
+
+func (l *latency) histogram(d time.Duration) {
+	l.mu.Lock()
+	l.h.Observe(d)
+	l.mu.Unlock()
+}
+
+// counters is the RED view of every Record since the boot, one table per metric of docs/format/record.md.
+//
+// What must stay true:
+//  1. A subject is counted once, by its close Record, whatever happens to its span.
+//  2. A collection is one cut: cut is held shared while a Record is counted in all its families and exclusively while they are read, so
+//     families never disagree with each other about how many Records there were.
+//  3. Every table is bounded; what does not fit is counted under other.
+type counters struct {
+	cut sync.RWMutex
+
+	exchanges       *table[exchangeKey, counter]
+	attempts        *table[attemptKey, attempts]
+	duration        *table[durationKey, latency]
+	attemptDuration *table[endpointKey, latency]
+	routeDuration   *table[routeKey, latency]
+	versions        *table[versionKey, counter]
+	bytes           *table[edge, volume]
+	connections     *table[connectionKey, counter]
+	active          *table[activeKey, gauge]
+	breaks, kept    counter
+
+	live progress
+}
+
+func newCounters(limit int) *counters {
+	return &counters{
+		exchanges:       newTable[exchangeKey, counter](limit),
+		attempts:        newTable[attemptKey, attempts](limit),
+		duration:        newTable[durationKey, latency](limit),
+		attemptDuration: newTable[endpointKey, latency](limit),
+		routeDuration:   newTable[routeKey, latency](limit),
+		versions:        newTable[versionKey, counter](limit),
+		bytes:           newTable[edge, volume](limit),
+		connections:     newTable[connectionKey, counter](limit),
+		active:          newTable[activeKey, gauge](limit),
+		live:            progress{seen: make(map[flow.SpanID][2]uint64)},
+	}
+}
+
+func (c *counters) count(r *flow.Record) {
+	c.cut.RLock()
+	defer c.cut.RUnlock()
+	e := edgeOf(r)
+	if r.Phase == flow.PhaseProgress {
+		if r.Kind != flow.KindAttempt {
+			c.volume(e, r)
+		}
+		return
+	}
+	class := flow.Class(r.Status)
+	switch r.Kind {
+	case flow.KindExchange:
+		x, failed := exemplarOf(r), r.Failed()
+		c.exchanges.get(exchangeKey{e, class, r.Reason, r.Answered, r.Probe}).Add(1)
+		c.duration.get(durationKey{e, class}).observe(x, failed)
+		if r.Destination.Version != "" {
+			c.versions.get(versionKey{r.Side, e.source, e.destination, r.Destination.Version, class}).Add(1)
+		}
+		if r.Side == flow.SideServer {
+			c.routeDuration.get(routeKey{e.destination, r.Route}).histogram(r.Duration)
+		}
+		c.volume(e, r)
+	case flow.KindAttempt:
+		endpoint := endpointName{addr: r.Endpoint}
+		a := c.attempts.get(attemptKey{e.source, e.destination, endpoint, class, r.Reason, r.Delivered, r.Probe})
+		a.Add(1)
+		if r.Failed() {
+			a.failed(exemplarOf(r))
+		}
+		if r.Delivered {
+			c.attemptDuration.get(endpointKey{e.destination, endpoint}).histogram(r.Duration)
+		}
+	case flow.KindConnection:
+		c.connections.get(connectionKey{e, r.Reason}).Add(1)
+		c.volume(e, r)
+	}
+}
+
+func (c *counters) volume(e edge, r *flow.Record) {
+	in, out := c.live.delta(r)
+	if in|out == 0 {
+		return
+	}
+	v := c.bytes.get(e)
+	v.in.Add(in)
+	v.out.Add(out)
+}
+
+// progress turns the cumulative byte counts of long-lived subjects into differences, so that bytes are counted as they flow. It knows only
+// subjects that have emitted a progress Record and have not closed, at most maxLive; others are counted when they close.
+type progress struct {
+	mu   sync.Mutex
+	any  atomic.Int64
+	seen map[flow.SpanID][2]uint64
+}
+
+const maxLive = 1 << 16
+
+func (p *progress) delta(r *flow.Record) (in, out uint64) {
+	closing := r.Phase == flow.PhaseClose
+	if closing && p.any.Load() == 0 {
+		return r.BytesIn, r.BytesOut
+	}
+	id := r.Trace.SpanID
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	was, known := p.seen[id]
+	switch {
+	case closing:
+		delete(p.seen, id)
+	case id.IsZero() || !known && len(p.seen) >= maxLive:
+		return 0, 0
+	default:
+		p.seen[id] = [2]uint64{max(r.BytesIn, was[0]), max(r.BytesOut, was[1])}
+	}
+	p.any.Store(int64(len(p.seen)))
+	return r.BytesIn - min(was[0], r.BytesIn), r.BytesOut - min(was[1], r.BytesOut)
+}
+
+// collect reads every family. With exemplars they are handed out and forgotten; the Prometheus view leaves them to the export.
+func (c *counters) collect(workload string, exemplars bool) []flow.Family {
+	c.cut.Lock()
+	defer c.cut.Unlock()
+
+	exchanges := flow.Family{Name: flow.MetricExchanges, Unit: "{exchange}"}
+	c.exchanges.each(func(k exchangeKey, v *counter) {
+		exchanges.Points = append(exchanges.Points, flow.Point{
+			Attrs: append(k.attrs(4), class(k.class), reason(k.reason),
+				flow.Flag(flow.AttrAnswered, k.answered), flow.Flag(flow.AttrProbe, k.probe)),
+			Value: int64(v.Load()),
+		})
+	})
+	tries := flow.Family{Name: flow.MetricAttempts, Unit: "{attempt}"}
+	c.attempts.each(func(k attemptKey, v *attempts) {
+		p := flow.Point{
+			Attrs: []flow.Attr{
+				flow.Text(flow.AttrSourceService, k.source), flow.Text(flow.AttrDestService, k.destination),
+				flow.Text(flow.AttrEndpoint, k.endpoint.String()), class(k.class), reason(k.reason),
+				flow.Flag(flow.AttrDelivered, k.delivered), flow.Flag(flow.AttrProbe, k.probe),
+			},
+			Value: int64(v.Load()),
+		}
+		if exemplars {
+			p.Exemplars = v.ex.take()
+		}
+		tries.Points = append(tries.Points, p)
+	})
+	duration := flow.Family{Name: flow.MetricExchangeDuration, Unit: "s", Type: flow.MetricHistogram}
+	c.duration.each(func(k durationKey, v *latency) {
+		duration.Points = append(duration.Points, v.point(append(k.attrs(1), class(k.class)), exemplars))
+	})
+	endpoints := flow.Family{Name: flow.MetricAttemptDuration, Unit: "s", Type: flow.MetricHistogram}
+	c.attemptDuration.each(func(k endpointKey, v *latency) {
+		endpoints.Points = append(endpoints.Points, v.point([]flow.Attr{
+			flow.Text(flow.AttrDestService, k.destination), flow.Text(flow.AttrEndpoint, k.endpoint.String()),
+		}, exemplars))
+	})
+	routes := flow.Family{Name: flow.MetricRouteDuration, Unit: "s", Type: flow.MetricHistogram}
+	c.routeDuration.each(func(k routeKey, v *latency) {
+		routes.Points = append(routes.Points, v.point([]flow.Attr{
+			flow.Text(flow.AttrDestService, k.destination), flow.Text(flow.AttrRoute, k.route),
+		}, exemplars))
+	})
+	versions := flow.Family{Name: flow.MetricVersions, Unit: "{exchange}"}
+	c.versions.each(func(k versionKey, v *counter) {
+		versions.Points = append(versions.Points, flow.Point{
+			Attrs: []flow.Attr{
+				flow.Text(flow.AttrSide, k.side.String()), flow.Text(flow.AttrSourceService, k.source),
+				flow.Text(flow.AttrDestService, k.destination), flow.Text(flow.AttrDestVersion, k.version), class(k.class),
+			},
+			Value: int64(v.Load()),
+		})
+	})
+	bytes := flow.Family{Name: flow.MetricBytes, Unit: "By"}
+	c.bytes.each(func(k edge, v *volume) {
+		bytes.Points = append(bytes.Points,
+			flow.Point{Attrs: append(k.attrs(1), flow.Text(flow.AttrDirection, "in")), Value: int64(v.in.Load())},
+			flow.Point{Attrs: append(k.attrs(1), flow.Text(flow.AttrDirection, "out")), Value: int64(v.out.Load())})
+	})
+	connections := flow.Family{Name: flow.MetricConnections, Unit: "{connection}"}
+	c.connections.each(func(k connectionKey, v *counter) {
+		connections.Points = append(connections.Points, flow.Point{Attrs: append(k.attrs(1), reason(k.reason)), Value: int64(v.Load())})
+	})
+	active := flow.Family{Name: flow.MetricActive, Type: flow.MetricGauge}
+	c.active.each(func(k activeKey, v *gauge) {
+		e := edge{k.Side, k.Protocol, k.Source, k.Destination}
+		active.Points = append(active.Points, flow.Point{Attrs: append(e.attrs(1), flow.Text(flow.AttrKind, k.Kind.String())), Value: v.Load()})
+	})
+	families := []flow.Family{exchanges, tries, duration, endpoints, routes, versions, bytes, connections, active}
+	breaks, kept := int64(c.breaks.Load()), int64(c.kept.Load())
+	if breaks+kept > 0 {
+		source := []flow.Attr{flow.Text(flow.AttrSourceService, workload)}
+		families = append(families,
+			flow.Family{Name: flow.MetricTraceBreaks, Unit: "{exchange}", Points: []flow.Point{{Attrs: source, Value: breaks}}},
+			flow.Family{Name: flow.MetricTraceKept, Unit: "{exchange}", Points: []flow.Point{{Attrs: source, Value: kept}}})
+	}
+	return families
+}
+
+func (e edge) attrs(more int) []flow.Attr {
+	return append(make([]flow.Attr, 0, 4+more),
+		flow.Text(flow.AttrSide, e.side.String()), flow.Text(flow.AttrSourceService, e.source),
+		flow.Text(flow.AttrDestService, e.destination), flow.Text(flow.AttrProtocol, e.protocol.String()))
+}
+
+func class(c flow.CodeClass) flow.Attr { return flow.Text(flow.AttrCodeClass, c.String()) }
+func reason(r flow.Reason) flow.Attr   { return flow.Text(flow.AttrReason, r.String()) }
+
+func (l *latency) point(attrs []flow.Attr, exemplars bool) flow.Point {
+	h := l.h.Clone()
+	p := flow.Point{Attrs: attrs, Histogram: &h}
+	if exemplars {
+		p.Exemplars = l.ex.take()
+	}
+	return p
+}
+
+// folded lists, by metric name, how often a new series did not fit its family's budget.
+func (c *counters) folded() map[string]uint64 {
+	return map[string]uint64{
+		flow.MetricExchanges:        c.exchanges.folded.Load(),
+		flow.MetricAttempts:         c.attempts.folded.Load(),
+		flow.MetricExchangeDuration: c.duration.folded.Load(),
+		flow.MetricAttemptDuration:  c.attemptDuration.folded.Load(),
+		flow.MetricRouteDuration:    c.routeDuration.folded.Load(),
+		flow.MetricVersions:         c.versions.folded.Load(),
+		flow.MetricBytes:            c.bytes.folded.Load(),
+		flow.MetricConnections:      c.connections.folded.Load(),
+		flow.MetricActive:           c.active.folded.Load(),
+	}
+}

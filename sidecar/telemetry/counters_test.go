@@ -1,0 +1,339 @@
+package telemetry
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/netip"
+	"sort"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/textparse"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/internal/policy"
+)
+
+// attrText writes a point's attributes in a fixed order.
+func attrText(attrs []flow.Attr) string {
+	out := make([]string, len(attrs))
+	for i, a := range attrs {
+		out[i] = a.Key + "=" + a.Value
+		if a.IsBool {
+			out[i] = fmt.Sprint(a.Key, "=", a.Bool)
+		}
+	}
+	sort.Strings(out)
+	return strings.Join(out, " ")
+}
+
+func anyRecord(r *rand.Rand) flow.Record {
+	pick := func(s ...string) string { return s[r.IntN(len(s))] }
+	return flow.Record{
+		Kind: flow.Kind(1 + r.IntN(3)), Side: flow.Side(1 + r.IntN(2)), Protocol: flow.ProtocolHTTP1,
+		Source: flow.Peer{Service: pick("", "web", "cart")}, Destination: flow.Peer{Service: pick("cart", "db"), Version: pick("", "v1", "v2")},
+		Endpoint: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(r.IntN(3))}), 80), Route: pick("", "items"),
+		Status: []int{0, 200, 404, 503}[r.IntN(4)], Reason: flow.Reason(r.IntN(4)), Delivered: r.IntN(2) == 0, Answered: r.IntN(2) == 0,
+		Probe: r.IntN(10) == 0, Duration: time.Duration(r.Uint64() >> (24 + r.IntN(30))), BytesIn: r.Uint64N(1000), BytesOut: r.Uint64N(1000),
+		Trace: flow.Trace{TraceID: flow.TraceID{1}, SpanID: flow.SpanID{1}}, Start: time.Unix(1, 0),
+	}
+}
+
+// Counters agree with a simple truth: one map from attributes to a number, filled in one goroutine from the same Records.
+func TestCountersAgainstTruth(t *testing.T) {
+	r := rand.New(rand.NewPCG(7, 8))
+	recs := make([]flow.Record, 20_000)
+	truth := map[string]int64{}
+	add := func(metric string, n int64, attrs ...any) {
+		var list []string
+		for i := 0; i < len(attrs); i += 2 {
+			list = append(list, fmt.Sprint(attrs[i], "=", attrs[i+1]))
+		}
+		sort.Strings(list)
+		truth[metric+" "+strings.Join(list, " ")] += n
+	}
+	for i := range recs {
+		recs[i] = anyRecord(r)
+		x := &recs[i]
+		class := flow.Class(x.Status)
+		edge := []any{flow.AttrSide, x.Side, flow.AttrSourceService, x.Source.Service, flow.AttrDestService, x.Destination.Service, flow.AttrProtocol, x.Protocol}
+		with := func(more ...any) []any { return append(append([]any{}, edge...), more...) }
+		if x.Kind != flow.KindAttempt {
+			if x.BytesIn|x.BytesOut != 0 {
+				add(flow.MetricBytes, int64(x.BytesIn), with(flow.AttrDirection, "in")...)
+				add(flow.MetricBytes, int64(x.BytesOut), with(flow.AttrDirection, "out")...)
+			}
+		}
+		switch x.Kind {
+		case flow.KindExchange:
+			add(flow.MetricExchanges, 1, with(flow.AttrCodeClass, class, flow.AttrReason, x.Reason, flow.AttrAnswered, x.Answered, flow.AttrProbe, x.Probe)...)
+			add(flow.MetricExchangeDuration, 1, with(flow.AttrCodeClass, class)...)
+			if x.Destination.Version != "" {
+				add(flow.MetricVersions, 1, flow.AttrSide, x.Side, flow.AttrSourceService, x.Source.Service,
+					flow.AttrDestService, x.Destination.Service, flow.AttrDestVersion, x.Destination.Version, flow.AttrCodeClass, class)
+			}
+			if x.Side == flow.SideServer {
+				add(flow.MetricRouteDuration, 1, flow.AttrDestService, x.Destination.Service, flow.AttrRoute, x.Route)
+			}
+		case flow.KindAttempt:
+			add(flow.MetricAttempts, 1, flow.AttrSourceService, x.Source.Service, flow.AttrDestService, x.Destination.Service,
+				flow.AttrEndpoint, x.Endpoint, flow.AttrCodeClass, class, flow.AttrReason, x.Reason, flow.AttrDelivered, x.Delivered, flow.AttrProbe, x.Probe)
+			if x.Delivered {
+				add(flow.MetricAttemptDuration, 1, flow.AttrDestService, x.Destination.Service, flow.AttrEndpoint, x.Endpoint)
+			}
+		case flow.KindConnection:
+			add(flow.MetricConnections, 1, with(flow.AttrReason, x.Reason)...)
+		}
+	}
+
+	c := newCounters(10_000)
+	stop := make(chan struct{})
+	var reading, counting sync.WaitGroup
+	reading.Go(func() { // a collection is one cut: as many durations as exchanges, every time
+		for {
+			var exchanges, durations int64
+			for _, f := range c.collect("cart", true) {
+				for _, p := range f.Points {
+					switch f.Name {
+					case flow.MetricExchanges:
+						exchanges += p.Value
+					case flow.MetricExchangeDuration:
+						durations += int64(p.Histogram.Count)
+					}
+				}
+			}
+			if exchanges != durations {
+				t.Errorf("%d exchanges, %d durations in one collection", exchanges, durations)
+				return
+			}
+			select {
+			case <-stop:
+				return
+			default:
+			}
+		}
+	})
+	for part := range 4 {
+		counting.Go(func() {
+			for i := part; i < len(recs); i += 4 {
+				c.count(&recs[i])
+			}
+		})
+	}
+	counting.Wait()
+	close(stop)
+	reading.Wait()
+
+	got := map[string]int64{}
+	for _, f := range c.collect("cart", false) {
+		for _, p := range f.Points {
+			key := f.Name + " " + attrText(p.Attrs)
+			if _, twice := got[key]; twice {
+				t.Errorf("two points for %s", key)
+			}
+			got[key] = p.Value
+			if p.Histogram != nil {
+				got[key] = int64(p.Histogram.Count)
+			}
+		}
+	}
+	for k, want := range truth {
+		if got[k] != want {
+			t.Errorf("%s = %d, want %d", k, got[k], want)
+		}
+	}
+	if len(got) != len(truth) {
+		t.Errorf("%d series, want %d", len(got), len(truth))
+	}
+}
+
+func TestSeriesBudget(t *testing.T) {
+	const limit = 50
+	c := newCounters(limit)
+	for i := range 1000 {
+		c.count(&flow.Record{Kind: flow.KindExchange, Side: flow.SideClient, Destination: flow.Peer{Service: fmt.Sprint("svc-", i), Version: "v1"}, Status: 200})
+		c.count(&flow.Record{Kind: flow.KindAttempt, Side: flow.SideClient, Delivered: true, Endpoint: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 80)})
+	}
+	for _, f := range c.collect("web", false) {
+		if len(f.Points) == 0 {
+			continue
+		}
+		var total, folded int64
+		for _, p := range f.Points {
+			n := p.Value
+			if p.Histogram != nil {
+				n = int64(p.Histogram.Count)
+			}
+			total += n
+			if strings.Contains(attrText(p.Attrs), "="+other) {
+				folded += n
+			}
+		}
+		if total != 1000 || folded != 1000-limit || len(f.Points) > limit+1 {
+			t.Errorf("%s: %d counted in %d series, %d under other", f.Name, total, len(f.Points), folded)
+		}
+		if n := c.folded()[f.Name]; n != 1000-limit {
+			t.Errorf("%s: %d said to be folded", f.Name, n)
+		}
+	}
+	// Active must not leak from one name to another.
+	for i := range 100 {
+		c.active.get(activeKey{Destination: fmt.Sprint(i)}).Add(1)
+	}
+	for i := range 100 {
+		c.active.get(activeKey{Destination: fmt.Sprint(i)}).Add(-1)
+	}
+	c.active.each(func(k activeKey, v *gauge) {
+		if v.Load() != 0 {
+			t.Errorf("%+v is %d", k, v.Load())
+		}
+	})
+}
+
+func TestProgressBytes(t *testing.T) {
+	c := newCounters(10)
+	rec := flow.Record{Kind: flow.KindConnection, Side: flow.SideClient, Trace: flow.Trace{SpanID: flow.SpanID{1}}}
+	read := func() (n uint64) {
+		c.bytes.each(func(_ edge, v *volume) { n += v.in.Load() + v.out.Load() })
+		return n
+	}
+	step := func(phase flow.Phase, in, out, want uint64) {
+		t.Helper()
+		rec.Phase, rec.BytesIn, rec.BytesOut = phase, in, out
+		c.count(&rec)
+		if got := read(); got != want {
+			t.Errorf("counted %d bytes, want %d", got, want)
+		}
+	}
+	step(flow.PhaseProgress, 10, 1, 11)
+	step(flow.PhaseProgress, 30, 1, 31)
+	step(flow.PhaseClose, 35, 5, 40)
+	if n := c.live.any.Load(); n != 0 {
+		t.Errorf("%d subjects are remembered after their close", n)
+	}
+	rec.Trace.SpanID = flow.SpanID{} // breaks the contract: counted at its close only
+	step(flow.PhaseProgress, 100, 0, 40)
+	step(flow.PhaseClose, 100, 0, 140)
+	n := int64(0)
+	c.connections.each(func(_ connectionKey, v *counter) { n += int64(v.Load()) })
+	if n != 2 {
+		t.Errorf("%d connections, want 2: progress is no connection", n)
+	}
+}
+
+// What /metrics says is read by Prometheus' own parser: every family has HELP and TYPE before its samples, no series is there twice, and
+// histograms are cumulative, end in +Inf and agree with their counts.
+func TestPrometheus(t *testing.T) {
+	tel := New(Config{Workload: policy.Workload{Service: "cart"}, Version: `1"2`})
+	r := rand.New(rand.NewPCG(9, 10))
+	want := 0
+	for range 3000 {
+		rec := anyRecord(r)
+		rec.Destination.Service += "\n\"\\"
+		if rec.Kind == flow.KindExchange {
+			want++
+		}
+		tel.Record(&rec)
+	}
+	tel.Active(flow.ActiveKey{Side: flow.SideClient, Kind: flow.KindExchange, Source: "web", Destination: "cart"}, 3)
+	tel.TraceContext(true)
+	tel.TraceContext(false)
+	tel.Gauge("tulle_answer", "The answer.", func() float64 { return 42 })
+	var b bytes.Buffer
+	tel.WritePrometheus(&b)
+
+	types, helps, samples := map[string]string{}, map[string]bool{}, map[string]float64{}
+	total, inf := 0.0, 0.0
+	last := map[string]float64{}
+	p := textparse.NewPromParser(b.Bytes(), labels.NewSymbolTable(), false)
+	for {
+		entry, err := p.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatalf("%v in\n%s", err, b.String())
+		}
+		switch entry {
+		case textparse.EntryHelp:
+			name, help := p.Help()
+			if len(help) == 0 || helps[string(name)] {
+				t.Errorf("HELP of %s is empty or there twice", name)
+			}
+			helps[string(name)] = true
+		case textparse.EntryType:
+			name, typ := p.Type()
+			types[string(name)] = string(typ)
+		case textparse.EntrySeries:
+			var ls labels.Labels
+			p.Labels(&ls)
+			_, _, v := p.Series()
+			if _, twice := samples[ls.String()]; twice {
+				t.Errorf("%s is there twice", ls)
+			}
+			samples[ls.String()] = v
+			name := ls.Get("__name__")
+			family := name
+			if types[family] == "" {
+				for _, suffix := range []string{"_bucket", "_sum", "_count"} {
+					family = strings.TrimSuffix(family, suffix)
+				}
+			}
+			if types[family] == "" || !helps[family] {
+				t.Errorf("%s has no HELP and TYPE before it", name)
+			}
+			if name == "tulle_requests_total" {
+				total += v
+			}
+			if strings.HasSuffix(name, "_bucket") {
+				key := labels.NewBuilder(ls).Del("le").Labels().String()
+				if v < last[key] {
+					t.Errorf("%s falls from %v to %v", ls, last[key], v)
+				}
+				last[key] = v
+				if name == "tulle_request_duration_seconds_bucket" && ls.Get("le") == "+Inf" {
+					inf += v
+				}
+			}
+		}
+	}
+	if int(total) != want || int(inf) != want {
+		t.Errorf("requests %v, histogram %v, want %d", total, inf, want)
+	}
+	for _, want := range []string{
+		`tulle_active{side="client",source="web",destination="cart",protocol="",kind="exchange"} 3`,
+		`tulle_trace_breaks_total{source="cart"} 1`, `tulle_records_dropped_total{reason="ring_full"} 0`, "tulle_export_queue_bytes 0",
+		"tulle_answer 42", "process_resident_memory_bytes ", "go_goroutines ", `tulle_build_info{version="1\"2",`,
+		`tulle_request_duration_seconds_bucket{side="client",source="web",destination="cart\n\"\\",protocol="http/1.1",code_class="2xx",le="0.00048828125"} `,
+	} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("%s is missing", want)
+		}
+	}
+}
+
+func BenchmarkRecord(b *testing.B) {
+	tel := New(Config{})
+	r := rand.New(rand.NewPCG(1, 1))
+	recs := make([]flow.Record, 256)
+	for i := range recs {
+		recs[i] = anyRecord(r)
+	}
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for i := 0; pb.Next(); i++ {
+			tel.Record(&recs[i%256])
+			if i%chunkRecords == 0 {
+				for _, c := range tel.ring.take() {
+					c.release()
+				}
+			}
+		}
+	})
+}

@@ -1,0 +1,314 @@
+package telemetry
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"math"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+
+	vm "github.com/VictoriaMetrics/metrics"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+)
+
+// description is what HELP and TYPE say of a family.
+type description struct{ kind, help string }
+
+// view is how one OTLP family appears on /metrics. Attributes without a label are summed over.
+type view struct {
+	metric string // OTLP name
+	name   string // Prometheus name, without suffixes of histograms
+	description
+	labels []label
+}
+
+type label struct{ attr, name string }
+
+var (
+	labelSide     = label{flow.AttrSide, "side"}
+	labelSource   = label{flow.AttrSourceService, "source"}
+	labelDest     = label{flow.AttrDestService, "destination"}
+	labelProtocol = label{flow.AttrProtocol, "protocol"}
+	labelClass    = label{flow.AttrCodeClass, "code_class"}
+	labelReason   = label{flow.AttrReason, "reason"}
+	labelEndpoint = label{flow.AttrEndpoint, "endpoint"}
+	edgeLabels    = []label{labelSide, labelSource, labelDest, labelProtocol}
+)
+
+// views is the whole RED part of /metrics, in order of appearance.
+var views = []view{
+	{
+		flow.MetricExchanges, "tulle_requests_total",
+		description{"counter", "Requests that ended, by edge, answer and reason (empty on success). On the server side the source is proven by mTLS; empty is unmeshed."},
+		append(slices.Clone(edgeLabels), labelClass, labelReason),
+	},
+	{
+		flow.MetricExchangeDuration, "tulle_request_duration_seconds",
+		description{"histogram", "Time from the first byte of a request to the last byte of its answer. Bounds are powers of two, counts are exact."},
+		append(slices.Clone(edgeLabels), labelClass),
+	},
+	{
+		flow.MetricAttempts, "tulle_attempts_total",
+		description{"counter", "Tries against one endpoint. delivered=false: the endpoint cannot have begun the request."},
+		[]label{labelSource, labelDest, labelEndpoint, labelClass, labelReason, {flow.AttrDelivered, "delivered"}},
+	},
+	{
+		flow.MetricAttemptDuration, "tulle_attempt_duration_seconds",
+		description{"histogram", "Time of delivered tries against one endpoint."},
+		[]label{labelDest, labelEndpoint},
+	},
+	{
+		flow.MetricRouteDuration, "tulle_route_duration_seconds",
+		description{"histogram", "Time of inbound requests by the route that matched (empty: the default route)."},
+		[]label{labelDest, {flow.AttrRoute, "route"}},
+	},
+	{
+		flow.MetricVersions, "tulle_version_requests_total",
+		description{"counter", "Requests that ended, by version of the destination where it is known."},
+		[]label{labelSide, labelSource, labelDest, {flow.AttrDestVersion, "version"}, labelClass},
+	},
+	{
+		flow.MetricBytes, "tulle_body_bytes_total",
+		description{"counter", "Body bytes read from (in) and written to (out) the downstream peer."},
+		append(slices.Clone(edgeLabels), label{flow.AttrDirection, "direction"}),
+	},
+	{
+		flow.MetricConnections, "tulle_connections_total",
+		description{"counter", "TCP relays and connections that never became a request, when they ended, by reason (empty on success)."},
+		append(slices.Clone(edgeLabels), labelReason),
+	},
+	{
+		flow.MetricActive, "tulle_active",
+		description{"gauge", "Requests or connections in flight."},
+		append(slices.Clone(edgeLabels), label{flow.AttrKind, "kind"}),
+	},
+	{
+		flow.MetricTraceBreaks, "tulle_trace_breaks_total",
+		description{"counter", "Outbound requests without traceparent while an inbound one with it was in flight: the application does not propagate."},
+		[]label{labelSource},
+	},
+	{
+		flow.MetricTraceKept, "tulle_trace_kept_total",
+		description{"counter", "Outbound requests that carried traceparent while an inbound one was in flight."},
+		[]label{labelSource},
+	},
+}
+
+// Histogram bounds on /metrics are 2^minExponent to 2^maxExponent seconds (0.5 ms to 64 s): upper bounds of buckets of the exponential
+// histogram, so that every le count is exact.
+const (
+	minExponent = -11
+	maxExponent = 6
+)
+
+// own describes the sidecar's own simple metrics, and those of the process and of Go that are passed through. VictoriaMetrics' library writes more of
+// the latter, without help and some under names and types that promtool refuses; what is not listed here is left out.
+var own = map[string]description{
+	"tulle_build_info":             {"gauge", "1, with the version of the sidecar and of Go."},
+	"tulle_series_folded_total":    {"counter", "New series that did not fit a family's budget and were counted under other."},
+	"tulle_records_dropped_total":  {"counter", "Records whose span or log line was dropped, by reason; they are counted in all other metrics."},
+	"tulle_records_exported_total": {"counter", "Spans that the observer took."},
+	"tulle_export_total":           {"counter", "Tries to export, by signal and outcome (ok, failed, retried)."},
+	"tulle_export_queue_bytes":     {"gauge", "Encoded spans that wait for the observer."},
+	"tulle_export_queue_max_bytes": {"gauge", "Size at which the oldest waiting spans are dropped."},
+	"tulle_export_queue_batches":   {"gauge", "Batches of spans that wait for the observer."},
+
+	"process_cpu_seconds_total":     {"counter", "CPU time used, user and system."},
+	"process_resident_memory_bytes": {"gauge", "Resident memory."},
+	"process_virtual_memory_bytes":  {"gauge", "Virtual memory."},
+	"process_start_time_seconds":    {"gauge", "Start of the process since 1970."},
+	"process_num_threads":           {"gauge", "Threads of the operating system."},
+	"process_max_fds":               {"gauge", "Limit of open file descriptors."},
+	"process_open_fds":              {"gauge", "Open file descriptors."},
+	"go_goroutines":                 {"gauge", "Goroutines."},
+	"go_gomaxprocs":                 {"gauge", "Goroutines that run at the same time at most."},
+	"go_threads":                    {"gauge", "Threads created by Go."},
+	"go_memlimit_bytes":             {"gauge", "Soft memory limit of the Go runtime."},
+	"go_memstats_alloc_bytes":       {"gauge", "Heap in use by objects."},
+	"go_memstats_alloc_bytes_total": {"counter", "Heap allocated since the start."},
+	"go_memstats_heap_inuse_bytes":  {"gauge", "Heap spans in use."},
+	"go_memstats_heap_idle_bytes":   {"gauge", "Heap spans not in use."},
+	"go_memstats_sys_bytes":         {"gauge", "Memory obtained from the operating system."},
+	"go_gc_cpu_seconds_total":       {"counter", "CPU time of garbage collection."},
+	"go_mutex_wait_seconds_total":   {"counter", "Time goroutines waited for locks."},
+	"go_info":                       {"gauge", "1, with the version of Go."},
+}
+
+// register puts the simple metrics into a set of the VictoriaMetrics library and adds the writer of the RED series, whose histograms the
+// library could only write as vmrange buckets that Prometheus does not read.
+func (t *Telemetry) register() {
+	t.set = vm.NewSet()
+	gauge := func(name string, f func() float64) { t.set.NewGauge(name, f) }
+	gauge(fmt.Sprintf("tulle_build_info{version=%s,goversion=%s}", quote(t.cfg.Version), quote(runtime.Version())), func() float64 { return 1 })
+	gauge("tulle_export_queue_bytes", func() float64 { n, _ := t.queue.size(); return float64(n) })
+	gauge("tulle_export_queue_batches", func() float64 { _, n := t.queue.size(); return float64(n) })
+	gauge("tulle_export_queue_max_bytes", func() float64 { return float64(t.cfg.QueueBytes) })
+	gauge("tulle_records_exported_total", func() float64 { return float64(t.accepted.Load()) })
+	for i, name := range dropNames {
+		gauge(fmt.Sprintf("tulle_records_dropped_total{reason=%q}", name), func() float64 { return float64(t.dropped[i].Load()) })
+	}
+	for _, sig := range []signal{traces, metrics} {
+		for o, outcome := range []string{"ok", "failed", "retried"} {
+			gauge(fmt.Sprintf("tulle_export_total{signal=%q,outcome=%q}", sig.name, outcome), func() float64 { return float64(t.exports[sig.index][o].Load()) })
+		}
+	}
+	for name := range t.counters.folded() {
+		gauge(fmt.Sprintf("tulle_series_folded_total{family=%q}", name), func() float64 { return float64(t.counters.folded()[name]) })
+	}
+	t.set.RegisterMetricsWriter(vm.WriteProcessMetrics)
+}
+
+// Gauge adds a metric of another part of the sidecar to /metrics: a name without labels, TYPE gauge, and its HELP. f is called at every
+// scrape, concurrently. A name may be added once, before the first scrape.
+func (t *Telemetry) Gauge(name, help string, f func() float64) {
+	t.described.Store(name, description{"gauge", help})
+	t.set.NewGauge(name, f)
+}
+
+// WritePrometheus writes everything the sidecar counts in Prometheus' text format (version 0.0.4), with HELP and TYPE, families sorted by
+// name within three groups: requests, sidecar, process.
+func (t *Telemetry) WritePrometheus(w io.Writer) {
+	b := bufio.NewWriter(w)
+	defer b.Flush()
+	families := make(map[string]*flow.Family)
+	collected := t.counters.collect(t.cfg.Workload.Service, false)
+	for i := range collected {
+		families[collected[i].Name] = &collected[i]
+	}
+	for i := range views {
+		if f := families[views[i].metric]; f != nil {
+			views[i].write(b, f)
+		}
+	}
+	var simple bytes.Buffer
+	t.set.WritePrometheus(&simple)
+	t.describe(b, simple.Bytes())
+}
+
+// series is one line, or one histogram, of a view.
+type series struct {
+	labels string // `side="client",…`, without braces
+	value  int64
+	hist   *flow.Histogram
+}
+
+func (v *view) write(w *bufio.Writer, f *flow.Family) {
+	byLabels := make(map[string]*series, len(f.Points))
+	for i := range f.Points {
+		p := &f.Points[i]
+		key := v.labelsOf(p.Attrs)
+		s := byLabels[key]
+		if s == nil {
+			s = &series{labels: key, hist: p.Histogram}
+			byLabels[key] = s
+		}
+		s.value += p.Value
+	}
+	if len(byLabels) == 0 {
+		return
+	}
+	all := make([]*series, 0, len(byLabels))
+	for _, s := range byLabels {
+		all = append(all, s)
+	}
+	slices.SortFunc(all, func(a, b *series) int { return strings.Compare(a.labels, b.labels) })
+	v.header(w, v.name)
+	for _, s := range all {
+		if s.hist == nil {
+			fmt.Fprintf(w, "%s{%s} %d\n", v.name, s.labels, s.value)
+			continue
+		}
+		for e := minExponent; e <= maxExponent; e++ {
+			le := strconv.FormatFloat(math.Ldexp(1, e), 'g', -1, 64)
+			fmt.Fprintf(w, "%s_bucket{%s,le=\"%s\"} %d\n", v.name, s.labels, le, s.hist.AtMost(int32(e<<flow.HistogramScale)-1))
+		}
+		fmt.Fprintf(w, "%s_bucket{%s,le=\"+Inf\"} %d\n", v.name, s.labels, s.hist.Count)
+		fmt.Fprintf(w, "%s_sum{%s} %s\n", v.name, s.labels, strconv.FormatFloat(s.hist.Sum.Seconds(), 'g', -1, 64))
+		fmt.Fprintf(w, "%s_count{%s} %d\n", v.name, s.labels, s.hist.Count)
+	}
+}
+
+func (v *view) labelsOf(attrs []flow.Attr) string {
+	var b strings.Builder
+	for i, l := range v.labels {
+		value := ""
+		for _, a := range attrs {
+			if a.Key == l.attr {
+				value = a.Value
+				if a.IsBool {
+					value = strconv.FormatBool(a.Bool)
+				}
+			}
+		}
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteString(l.name)
+		b.WriteByte('=')
+		b.WriteString(quote(value))
+	}
+	return b.String()
+}
+
+// quote writes a label value: Prometheus knows the escapes \\, \" and \n, and wants UTF-8.
+func quote(s string) string {
+	return `"` + escape.Replace(strings.ToValidUTF8(s, "?")) + `"`
+}
+
+var escape = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
+
+func (d description) header(w io.Writer, name string) {
+	fmt.Fprintf(w, "# HELP %s %s\n# TYPE %s %s\n", name, d.help, name, d.kind)
+}
+
+// describe writes the lines of raw, grouped by family and with HELP and TYPE in front of each.
+func (t *Telemetry) describe(w io.Writer, raw []byte) {
+	lines := make(map[string][]string)
+	var names []string
+	for line := range strings.Lines(string(raw)) {
+		end := strings.IndexAny(line, "{ ")
+		if end < 0 || line[0] == '#' {
+			continue
+		}
+		name := line[:end]
+		if _, known := t.description(name); !known {
+			continue
+		}
+		if lines[name] == nil {
+			names = append(names, name)
+		}
+		lines[name] = append(lines[name], line)
+	}
+	slices.SortFunc(names, func(a, b string) int { // the sidecar's own first
+		if at, bt := strings.HasPrefix(a, "tulle_"), strings.HasPrefix(b, "tulle_"); at != bt {
+			if at {
+				return -1
+			}
+			return 1
+		}
+		return strings.Compare(a, b)
+	})
+	for _, name := range names {
+		d, _ := t.description(name)
+		d.header(w, name)
+		slices.Sort(lines[name])
+		for _, line := range lines[name] {
+			_, _ = io.WriteString(w, line)
+		}
+	}
+}
+
+func (t *Telemetry) description(name string) (description, bool) {
+	if d, ok := own[name]; ok {
+		return d, true
+	}
+	if d, ok := t.described.Load(name); ok {
+		return d.(description), true
+	}
+	return description{}, false
+}

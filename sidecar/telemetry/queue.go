@@ -1,0 +1,88 @@
+package telemetry
+
+import "sync"
+
+// batch is one encoded request body with the sequence that it keeps however often it is sent.
+type batch struct {
+	sequence uint64
+	body     []byte
+	records  int
+}
+
+// queue holds span batches until the observer has acknowledged them: bounded in bytes and in batches. When it is full the oldest batches that
+// are not being sent are dropped, for what happened last explains most; the hole in the sequence tells the observer. The caller counts what
+// push returns.
+type queue struct {
+	mu         sync.Mutex
+	items      []batch
+	bytes      int
+	sending    bool // items[0] is being sent and must stay
+	maxBytes   int
+	maxBatches int
+	more       chan struct{} // told after a push
+}
+
+func newQueue(maxBytes, maxBatches int) *queue {
+	return &queue{maxBytes: maxBytes, maxBatches: maxBatches, more: make(chan struct{}, 1)}
+}
+
+// push adds b at the end and returns how many records had to go for it (b's own, when it fits nowhere).
+func (q *queue) push(b batch) (dropped int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	first := 0
+	if q.sending {
+		first = 1
+	}
+	for len(q.items) > first && (q.bytes+len(b.body) > q.maxBytes || len(q.items) >= q.maxBatches) {
+		old := q.items[first]
+		dropped += old.records
+		q.bytes -= len(old.body)
+		q.items = append(q.items[:first], q.items[first+1:]...)
+	}
+	if q.bytes+len(b.body) > q.maxBytes || len(q.items) >= q.maxBatches {
+		return dropped + b.records
+	}
+	q.items = append(q.items, b)
+	q.bytes += len(b.body)
+	tell(q.more)
+	return dropped
+}
+
+// next is the oldest batch, which stays in the queue until done.
+func (q *queue) next() (batch, bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.items) == 0 {
+		return batch{}, false
+	}
+	q.sending = true
+	return q.items[0], true
+}
+
+// done removes the batch that next returned.
+func (q *queue) done() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.bytes -= len(q.items[0].body)
+	q.items[0] = batch{}
+	q.items = q.items[1:]
+	q.sending = false
+}
+
+// drop empties the queue and returns how many records were in it.
+func (q *queue) drop() (records int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, b := range q.items {
+		records += b.records
+	}
+	q.items, q.bytes, q.sending = nil, 0, false
+	return records
+}
+
+func (q *queue) size() (bytes, batches int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.bytes, len(q.items)
+}
