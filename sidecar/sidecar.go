@@ -1,36 +1,155 @@
 // Package sidecar is the data plane of one workload: bytes in, an Exchange through a list of steps, a Record out.
 //
-// New checks the Config; Run opens the explicit listeners of the Snapshot in force and serves until its context is done, then drains.
+// New checks the Config; Run opens the explicit listeners of the Snapshot in force and serves until its context is done, then drains. The
+// two lists below are the whole path; each step is explained in its own package.
 package sidecar
 
 import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/policy"
+	"github.com/tulle-mesh/tulle/internal/route"
+	"github.com/tulle-mesh/tulle/sidecar/balance"
+	"github.com/tulle-mesh/tulle/sidecar/exchange"
+	"github.com/tulle-mesh/tulle/sidecar/http1"
+	"github.com/tulle-mesh/tulle/sidecar/listen"
+	"github.com/tulle-mesh/tulle/sidecar/resilience"
+	"github.com/tulle-mesh/tulle/sidecar/security"
+	"github.com/tulle-mesh/tulle/sidecar/tcp"
+	"github.com/tulle-mesh/tulle/sidecar/upstream"
 )
+
+// outbound is what becomes of an exchange of the own application with another service.
+func (s *Sidecar) outbound(send exchange.Handler) exchange.Handler {
+	return exchange.Chain(send,
+		decide,                 // which service: pure, and first, so that the Record knows the edge from its beginning
+		s.observer.observe,     // one Record, whatever follows
+		answer,                 // what failed below is answered here
+		known,                  // no route, no service
+		resilience.Limit,       // endure: at most so many at a time
+		resilience.Deadline,    //         until then
+		resilience.Retry,       //         again, if that is safe
+		resilience.TryDeadline, //         each try until then
+		balance.Step,           // choose an endpoint
+		s.observer.attempt,     // one Record per try
+	)
+}
+
+// inbound is what becomes of an exchange of a caller with the own application.
+func (s *Sidecar) inbound(send exchange.Handler) exchange.Handler {
+	return exchange.Chain(send,
+		own,                 // the destination is the workload itself
+		s.observer.observe,  // one Record, whatever follows
+		answer,              // what failed below is answered here
+		security.Guard,      // may this peer
+		resilience.Deadline, // endure: until then
+		resilience.Retry,    //         a pooled connection that the application has closed is replaced
+		application,         // choose: there is one
+	)
+}
+
+// decide asks the listener's routes where the exchange goes.
+func decide(next exchange.Handler) exchange.Handler {
+	return exchange.HandlerFunc(func(x *exchange.Exchange) {
+		x.Decision = x.Binding.Routes.Match(route.Head{Method: x.Head.Method, Path: x.Head.Path, Authority: x.Head.Authority})
+		x.Destination = x.Binding.Destinations[x.Decision.Service]
+		next.Handle(x)
+	})
+}
+
+// known ends exchanges that have nowhere to go.
+func known(next exchange.Handler) exchange.Handler {
+	return exchange.HandlerFunc(func(x *exchange.Exchange) {
+		switch {
+		case x.Destination != nil:
+			next.Handle(x)
+		case x.Decision.Matched():
+			x.Outcome.Fail(flow.ReasonUnknownDest, "service "+x.Decision.Service)
+		default:
+			x.Outcome.Fail(flow.ReasonNoRoute, "")
+		}
+	})
+}
+
+// own makes the workload itself the destination.
+func own(next exchange.Handler) exchange.Handler {
+	return exchange.HandlerFunc(func(x *exchange.Exchange) {
+		x.Destination = x.Binding.Own
+		if x.Destination == nil { // the listener was outbound when the connection began
+			x.Destination = &exchange.Destination{}
+		}
+		next.Handle(x)
+	})
+}
+
+// application chooses the one endpoint there is.
+func application(next exchange.Handler) exchange.Handler {
+	return exchange.HandlerFunc(func(x *exchange.Exchange) {
+		if x.Binding.App == nil {
+			x.Outcome.Fail(flow.ReasonNoEndpoint, "the listener has changed its direction")
+			return
+		}
+		x.Choice.Endpoint = x.Binding.App
+		x.Tries++
+		next.Handle(x)
+	})
+}
+
+// answer turns what failed before anything went downstream into the sidecar's own answer.
+func answer(next exchange.Handler) exchange.Handler {
+	return exchange.HandlerFunc(func(x *exchange.Exchange) {
+		next.Handle(x)
+		if o := &x.Outcome; !o.Committed && o.Reason != flow.ReasonNone && o.Reason != flow.ReasonDownstreamReset {
+			o.Status = 0
+			o.Answered = x.Downstream.Answer(x)
+		}
+	})
+}
 
 // DefaultDrainTimeout is how long Run lets exchanges in flight finish after its context is done.
 const DefaultDrainTimeout = 10 * time.Second
+
+// resetGrace is how long an exchange that the drain has cut may take to answer for itself.
+const resetGrace = time.Second
 
 // Config is what one sidecar needs. Policy, Identity and Recorder are required.
 type Config struct {
 	Policy   policy.Source
 	Identity *identity.Holder
 	Recorder flow.Recorder
-	// Workload is what this sidecar serves; a zero value means the Workload of the first Snapshot.
+	// Workload is what this sidecar serves; a zero value means the Workload of the Snapshot.
 	Workload policy.Workload
 	Log      *slog.Logger // default: slog.Default()
 	// DrainTimeout bounds the time between the end of Run's context and the reset of what is still in flight. Default 10 s.
 	DrainTimeout time.Duration
+	// Listen and Dial open sockets; nil means TCP. Tests put an in-memory network here.
+	Listen func(addr netip.AddrPort) (net.Listener, error)
+	Dial   upstream.Dial
 }
 
 // Sidecar is one running data plane. Its methods are safe for concurrent use.
-type Sidecar struct{ cfg Config }
+type Sidecar struct {
+	cfg       Config
+	observer  *observer
+	pools     *upstream.Pools
+	listeners *listen.Set
+	unwrapper *security.Unwrapper
+
+	inHTTP, outHTTP *http1.Server
+	inTCP, outTCP   *tcp.Server
+
+	services map[string]*service // owned by Run
+	applied  atomic.Pointer[policy.Snapshot]
+}
 
 // Problem is something that keeps a listener from serving.
 type Problem struct {
@@ -56,18 +175,126 @@ func New(cfg Config) (*Sidecar, error) {
 	if cfg.DrainTimeout <= 0 {
 		cfg.DrainTimeout = DefaultDrainTimeout
 	}
-	return &Sidecar{cfg: cfg}, nil
+	s := &Sidecar{
+		cfg:       cfg,
+		observer:  &observer{rec: cfg.Recorder, holder: cfg.Identity},
+		pools:     upstream.New(cfg.Dial),
+		unwrapper: security.NewUnwrapper(cfg.Identity),
+		services:  make(map[string]*service),
+	}
+	s.listeners = listen.New(listen.Config{Listen: cfg.Listen, Serve: s.serve, Shed: s.shed, Log: cfg.Log})
+	sendHTTP, sendTCP := &http1.Sender{Pool: s.pools}, &tcp.Sender{Pool: s.pools}
+	s.inHTTP = &http1.Server{Handler: s.inbound(sendHTTP), Side: flow.SideServer}
+	s.outHTTP = &http1.Server{Handler: s.outbound(sendHTTP), Side: flow.SideClient}
+	s.inTCP = &tcp.Server{Handler: s.inbound(sendTCP), Side: flow.SideServer}
+	s.outTCP = &tcp.Server{Handler: s.outbound(sendTCP), Side: flow.SideClient}
+	return s, nil
 }
 
 // Run serves until ctx is done, drains, and returns nil. It calls ready once the first Snapshot was applied and each of its listeners was
 // tried. It may be called once.
+//
+// Drain, in order: listeners close; idle connections close; exchanges in flight finish, their answers saying "Connection: close"; after
+// DrainTimeout what is left is aborted, answers "draining" if it has not answered yet, and is reset a second later; pools close.
 func (s *Sidecar) Run(ctx context.Context, ready func()) error {
-	<-ctx.Done()
+	behind, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var wg sync.WaitGroup
+	wg.Go(func() { s.pools.Run(behind) })
+	wg.Go(func() { s.observer.run(behind) })
+	defer wg.Wait()
+	defer stop()
+
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for ctx.Err() == nil {
+		changed := s.cfg.Policy.Changed() // before Current, to miss nothing
+		if snap := s.cfg.Policy.Current(); snap != nil && snap != s.applied.Load() {
+			s.listeners.Apply(s.bindings(snap))
+			first := s.applied.Swap(snap) == nil
+			s.cfg.Log.Debug("snapshot applied", "revision", snap.Revision, "listeners", len(snap.Listeners), "services", len(snap.Services))
+			if first {
+				ready()
+			}
+		}
+		var retry <-chan time.Time
+		if next := s.listeners.Retry(time.Now()); !next.IsZero() {
+			timer.Reset(time.Until(next))
+			retry = timer.C
+		}
+		select {
+		case <-ctx.Done():
+		case <-changed:
+		case <-retry:
+		}
+	}
+	s.listeners.Close(s.cfg.DrainTimeout, resetGrace)
 	return nil
 }
 
 // Ready reports whether a Snapshot is applied and all of its listeners are bound.
-func (s *Sidecar) Ready() bool { return false }
+func (s *Sidecar) Ready() bool { return s.applied.Load() != nil && len(s.listeners.Problems()) == 0 }
 
 // Problems lists the listeners that cannot serve, by name; empty when all is well.
-func (s *Sidecar) Problems() []Problem { return nil }
+func (s *Sidecar) Problems() []Problem {
+	var out []Problem
+	for _, p := range s.listeners.Problems() {
+		out = append(out, Problem{Listener: p.Name, Address: p.Addr.String(), Err: p.Err.Error(), Since: p.Since})
+	}
+	return out
+}
+
+// Addresses are the addresses of the bound listeners, by name; of use where the Snapshot asks for port 0.
+func (s *Sidecar) Addresses() map[string]net.Addr { return s.listeners.Addresses() }
+
+// Snapshot is the one in force; nil before the first.
+func (s *Sidecar) Snapshot() *policy.Snapshot { return s.applied.Load() }
+
+// Connections is how many downstream connections are open.
+func (s *Sidecar) Connections() int64 { return s.listeners.Open() }
+
+// serve carries one accepted connection: unwrap, learn the peer, speak.
+func (s *Sidecar) serve(c *listen.Conn) {
+	b := c.Binding()
+	peer := &exchange.Peer{Addr: c.Addr(), Local: c.Local()}
+	sess := &exchange.Session{Conn: c.Conn, TCP: c.TCP, Peer: peer, Start: c.Start, Bind: c.Binding, Report: s.observer}
+	http := b.Listener.Protocol == flow.ProtocolHTTP1
+	if b.Listener.Side == flow.SideServer {
+		u, refusal := s.unwrapper.Unwrap(c.Conn, b.Listener.Mode, b.Listener.Protocol)
+		if refusal != nil {
+			s.observer.Connection(b, peer, c.Start, refusal.Reason, refusal.Error())
+			if refusal.Plain && http {
+				_ = c.SetDeadline(time.Now().Add(time.Second))
+				_, _ = c.Write(http1.Refusal(refusal.Reason))
+			}
+			return
+		}
+		if u.Conn == nil {
+			return
+		}
+		sess.Conn, sess.Buffered = u.Conn, u.Buffered
+		if !u.Peer.IsZero() {
+			peer.Identity = u.Peer.String()
+			if ns, account, ok := u.Peer.Account(); ok {
+				peer.Namespace, peer.Service = ns, account
+			}
+		}
+	}
+	if !c.Begin(sess) {
+		return
+	}
+	switch {
+	case http && b.Listener.Side == flow.SideServer:
+		s.inHTTP.Serve(sess)
+	case http:
+		s.outHTTP.Serve(sess)
+	case b.Listener.Side == flow.SideServer:
+		s.inTCP.Serve(sess)
+	default:
+		s.outTCP.Serve(sess)
+	}
+}
+
+// shed records a connection that was closed because there are too many.
+func (s *Sidecar) shed(b *exchange.Binding, addr netip.AddrPort) {
+	s.observer.Connection(b, &exchange.Peer{Addr: addr}, time.Now(), flow.ReasonShed, "too many connections are open")
+}

@@ -61,6 +61,7 @@ type Binding struct {
 	Routes       route.Table
 	Destinations map[string]*Destination
 	App          *policy.Endpoint // inbound: the application
+	Own          *Destination     // inbound: settings towards the application
 }
 
 // Destination is a service as the steps need it: its settings with defaults applied, and its state, which outlives Snapshots.
@@ -230,6 +231,8 @@ type Live struct {
 	X          *Exchange
 	Kind       flow.Kind
 	Start      time.Time
+	Due        time.Time // of the next progress Record
+	Shard      uint32    // 0: not chosen yet
 	Next, Prev *Live
 }
 

@@ -1,0 +1,205 @@
+package http1
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+)
+
+// maxReplay is how much of a body is kept beyond what arrived with its head, so that the request can be sent again.
+const maxReplay = 64 << 10
+
+// body is the body of the request in flight. Its bytes are raw, framing included.
+type body struct {
+	chunked bool
+	left    int64 // Content-Length: not yet read
+	chunks  chunks
+	first   []byte // what arrived with the head; aliases the connection's buffer
+	replay  []byte // what was read after that
+	lost    bool   // more was read than replay holds: the request cannot be sent again
+	done    bool   // the whole body was read from the caller
+	fault   *fault // the caller broke the framing
+}
+
+func (b *body) release() {
+	if b.replay != nil {
+		putBytes(b.replay)
+	}
+	*b = body{}
+}
+
+// beginBody takes the part of the body that arrived with the head.
+func (c *conn) beginBody() {
+	w := c.w
+	b := &w.body
+	b.release()
+	h := &w.req
+	have := c.in.unread()
+	switch {
+	case h.chunked:
+		b.chunked = true
+		n, data, f := b.chunks.scan(have)
+		b.first, b.fault = have[:n:n], f
+		b.done = b.chunks.done()
+		w.x.BytesIn.Add(uint64(data))
+		c.in.r += n
+	case h.length > 0:
+		n := int(min(h.length, int64(len(have))))
+		b.first = have[:n:n]
+		b.left = h.length - int64(n)
+		b.done = b.left == 0
+		w.x.BytesIn.Add(uint64(n))
+		c.in.r += n
+	default:
+		b.done = true
+	}
+}
+
+// upload is how the uploading of a body ended.
+type upload struct {
+	reason   flow.Reason // ReasonNone: complete, or stopped by stopUpload
+	err      error
+	upstream bool // writing upstream failed; the response may still come
+	sent     time.Duration
+	leftover []byte // bytes of the next request; from getBytes
+}
+
+// startUpload sends the rest of the body to up in its own goroutine. stopUpload or the result on w.uploaded ends it.
+func (c *conn) startUpload(up net.Conn) {
+	w := c.w
+	w.uploading = true
+	c.idleSet = time.Time{}
+	_ = c.nc.SetReadDeadline(w.x.Deadline)
+	go func() {
+		u := c.upload(up)
+		if u.reason != flow.ReasonNone && !u.upstream {
+			w.x.Wake() // nothing more will come of this try; before the result, after which a next try may have begun
+		}
+		w.uploaded <- u
+	}()
+}
+
+// upload runs in the uploader, which owns w.body and the reading side of c.nc meanwhile.
+func (c *conn) upload(up net.Conn) (u upload) {
+	w := c.w
+	b := &w.body
+	if len(b.replay) > 0 {
+		if _, err := up.Write(b.replay); err != nil {
+			return upload{reason: flow.ReasonUpstreamReset, err: err, upstream: true}
+		}
+	}
+	buf := getBytes(mediumBuffer)
+	defer func() { putBytes(buf) }()
+	for !b.done {
+		want := buf
+		if !b.chunked && b.left < int64(len(want)) {
+			want = want[:b.left]
+		}
+		n, err := c.nc.Read(want)
+		if n > 0 {
+			p := want[:n]
+			data := n
+			if b.chunked {
+				var f *fault
+				n, data, f = b.chunks.scan(p)
+				if f != nil {
+					b.fault = f
+					return upload{reason: flow.ReasonBadRequest, err: f}
+				}
+				b.done = b.chunks.done()
+				if n < len(p) {
+					u.leftover = append(getBytes(len(p) - n)[:0], p[n:]...)
+				}
+				p = p[:n]
+			} else {
+				b.left -= int64(n)
+				b.done = b.left == 0
+			}
+			w.x.BytesIn.Add(uint64(data))
+			b.keep(p, w.x.Gate != nil)
+			if _, werr := up.Write(p); werr != nil {
+				u.reason, u.err, u.upstream = flow.ReasonUpstreamReset, werr, true
+				return u
+			}
+		}
+		if err != nil && !b.done {
+			switch {
+			case errors.Is(err, os.ErrDeadlineExceeded):
+				u.reason = flow.ReasonRequestTimeout
+			case errors.Is(err, io.EOF):
+				u.reason, err = flow.ReasonDownstreamReset, errGone
+			default:
+				u.reason = flow.ReasonDownstreamReset
+			}
+			u.err = err
+			return u
+		}
+	}
+	u.sent = w.x.Since()
+	return u
+}
+
+// keep remembers p for another try, while it fits and anyone might ask.
+func (b *body) keep(p []byte, wanted bool) {
+	if b.lost {
+		return
+	}
+	if !wanted || len(b.replay)+len(p) > maxReplay {
+		b.lost = true
+		return
+	}
+	if b.replay == nil {
+		b.replay = getBytes(mediumBuffer)[:0]
+	}
+	if len(b.replay)+len(p) > cap(b.replay) {
+		r := append(getBytes(largeBuffer)[:0], b.replay...)
+		putBytes(b.replay)
+		b.replay = r
+	}
+	b.replay = append(b.replay, p...)
+}
+
+// uploadResult takes the uploader's result if it has ended.
+func (c *conn) uploadResult() (u upload, ended bool) {
+	select {
+	case u = <-c.w.uploaded:
+		c.uploadEnded(u)
+		return u, true
+	default:
+		return u, false
+	}
+}
+
+// stopUpload makes the uploader end, waits for it, and returns its result. up must be closed, or its deadline passed, if the uploader may be
+// writing to it.
+func (c *conn) stopUpload() upload {
+	_ = c.nc.SetReadDeadline(aLongTimeAgo)
+	return c.awaitUpload()
+}
+
+func (c *conn) awaitUpload() upload {
+	u := <-c.w.uploaded
+	c.uploadEnded(u)
+	return u
+}
+
+func (c *conn) uploadEnded(u upload) {
+	w := c.w
+	w.uploading = false
+	c.idleSet = time.Time{}
+	_ = c.nc.SetReadDeadline(w.x.Deadline)
+	if u.leftover != nil {
+		// It goes back to c.in when the exchange has ended: before that, heads alias c.in.
+		w.leftover = append(w.leftover[:0], u.leftover...)
+		putBytes(u.leftover)
+	}
+	if u.sent > 0 {
+		w.x.Legs.Sent = u.sent
+	}
+}
+
+var aLongTimeAgo = time.Unix(1, 0)

@@ -1,0 +1,184 @@
+package http1
+
+import "bytes"
+
+// chunks reads the framing of a chunked body (RFC 9112, section 7.1), strictly: CR LF only, at most 15 hex digits, extensions of visible
+// bytes, trailers that are valid fields and do not touch framing, routing or identity. It keeps no bytes of its own but short counts, so a
+// body may arrive in pieces of any size. The zero value is ready.
+type chunks struct {
+	state  chunkState
+	size   int64 // left of the current chunk
+	digits int
+	extra  int // bytes of extensions and trailers so far
+	line   int // bytes of the current trailer line
+	name   [18]byte
+	colon  bool
+}
+
+type chunkState uint8
+
+const (
+	chunkSize chunkState = iota
+	chunkExt
+	chunkSizeLF
+	chunkData
+	chunkDataCR
+	chunkDataLF
+	trailerStart
+	trailerName
+	trailerValue
+	trailerLF
+	endLF
+	chunkDone
+)
+
+// maxChunkExtra bounds extensions and trailers of one body.
+const maxChunkExtra = 8 << 10
+
+func (c *chunks) done() bool { return c.state == chunkDone }
+
+// next takes the next run of bytes of one nature from b: n bytes, which are body data or framing. n is 0 only when b is empty or the body is
+// done.
+func (c *chunks) next(b []byte) (n int, data bool, f *fault) {
+	if c.state == chunkData {
+		if int64(len(b)) < c.size {
+			c.size -= int64(len(b))
+			return len(b), true, nil
+		}
+		n = int(c.size)
+		c.size = 0
+		c.state = chunkDataCR
+		if n > 0 {
+			return n, true, nil
+		}
+	}
+	for n < len(b) && c.state != chunkDone {
+		ch := b[n]
+		n++
+		switch c.state {
+		case chunkSize:
+			switch {
+			case class[ch]&isHex != 0:
+				if c.digits++; c.digits > 15 {
+					return n, false, faultChunk
+				}
+				c.size = c.size<<4 | int64(hexValue(ch))
+			case c.digits == 0:
+				return n, false, faultChunk
+			case ch == ';':
+				c.state = chunkExt
+			case ch == '\r':
+				c.state = chunkSizeLF
+			default:
+				return n, false, faultChunk
+			}
+		case chunkExt:
+			if ch == '\r' {
+				c.state = chunkSizeLF
+			} else if c.extra++; class[ch]&isValue == 0 || c.extra > maxChunkExtra {
+				return n, false, faultChunk
+			}
+		case chunkSizeLF:
+			if ch != '\n' {
+				return n, false, faultChunk
+			}
+			c.digits = 0
+			if c.size == 0 {
+				c.state = trailerStart
+				continue
+			}
+			c.state = chunkData
+			return n, false, nil
+		case chunkDataCR:
+			if ch != '\r' {
+				return n, false, faultChunk
+			}
+			c.state = chunkDataLF
+		case chunkDataLF:
+			if ch != '\n' {
+				return n, false, faultChunk
+			}
+			c.state = chunkSize
+		case trailerStart:
+			c.line = 0
+			if ch == '\r' {
+				c.state = endLF
+				continue
+			}
+			c.state = trailerName
+			fallthrough
+		case trailerName:
+			if c.extra++; c.extra > maxChunkExtra {
+				return n, false, faultTrailer
+			}
+			if ch == ':' {
+				if c.line == 0 || (c.line <= len(c.name) && !trailerAllowed(c.name[:c.line])) {
+					return n, false, faultTrailer
+				}
+				c.state = trailerValue
+				continue
+			}
+			if class[ch]&isToken == 0 {
+				return n, false, faultTrailer
+			}
+			if c.line < len(c.name) {
+				c.name[c.line] = ch
+			}
+			c.line++
+		case trailerValue:
+			if ch == '\r' {
+				c.state = trailerLF
+			} else if c.extra++; class[ch]&isValue == 0 || c.extra > maxChunkExtra {
+				return n, false, faultTrailer
+			}
+		case trailerLF:
+			if ch != '\n' {
+				return n, false, faultTrailer
+			}
+			c.state = trailerStart
+		case endLF:
+			if ch != '\n' {
+				return n, false, faultTrailer
+			}
+			c.state = chunkDone
+		}
+	}
+	return n, false, nil
+}
+
+// scan takes as much of b as belongs to the body; data counts the body bytes among them.
+func (c *chunks) scan(b []byte) (n int, data int, f *fault) {
+	for n < len(b) && c.state != chunkDone {
+		m, isData, f := c.next(b[n:])
+		if f != nil {
+			return n, data, f
+		}
+		if isData {
+			data += m
+		}
+		n += m
+	}
+	return n, data, nil
+}
+
+// trailerAllowed refuses the fields of which a late value would be dangerous.
+func trailerAllowed(name []byte) bool {
+	if identify(name) != fieldOther || bytes.HasPrefix(bytes.ToLower(name), []byte("x-tulle-")) {
+		return false
+	}
+	switch string(bytes.ToLower(name)) {
+	case "authorization", "cookie", "set-cookie", "trailer", "content-type", "content-range", "content-encoding":
+		return false
+	}
+	return true
+}
+
+func hexValue(c byte) byte {
+	switch {
+	case c <= '9':
+		return c - '0'
+	case c <= 'F':
+		return c - 'A' + 10
+	}
+	return c - 'a' + 10
+}

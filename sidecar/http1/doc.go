@@ -1,0 +1,16 @@
+// Package http1 speaks HTTP/1.1 (RFC 9112) on both sides of an exchange: Server turns a downstream connection into Exchanges, Sender sends
+// an Exchange over an upstream connection and relays the response.
+//
+// Shape. One goroutine carries a downstream connection and everything that happens to its exchanges, upstream I/O included. A head is
+// parsed once, in place, into offsets; it is written once, with the trace context spliced in; body bytes pass through pooled buffers, and
+// chunked framing is checked and passed on as it came. A second goroutine exists only while a request body that had not arrived with its
+// head is being uploaded, or while an upgraded connection is relayed. Buffers are taken when bytes arrive and given back when a connection
+// is idle.
+//
+// What must stay true:
+//  1. A request whose head was parsed becomes exactly one Exchange and gets exactly one answer as long as the caller is there.
+//  2. Every byte that is passed on was checked first: no peer sees framing that we did not agree with.
+//  3. A head's bytes do not move until its exchange has ended, because Exchange.Head aliases them.
+//  4. The uploading goroutine has ended before Sender.Handle returns.
+//  5. A connection that was not left in a known state is never used again.
+package http1

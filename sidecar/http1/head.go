@@ -1,0 +1,612 @@
+package http1
+
+import (
+	"bytes"
+	"unsafe"
+)
+
+// Limits of one message head.
+type Limits struct {
+	HeadBytes int // start line and fields, final empty line included; at most MaxHeadBytes
+	Fields    int // at most MaxFields
+}
+
+// MaxHeadBytes and MaxFields are what buffers are made for; Limits may only be lower.
+const (
+	MaxHeadBytes = 64 << 10
+	MaxFields    = 128
+)
+
+// DefaultLimits apply to callers outside the mesh and to responses.
+var DefaultLimits = Limits{HeadBytes: 60 << 10, Fields: 100}
+
+// MeshLimits apply to callers that are sidecars. They leave room for the fields that the caller's sidecar adds, so that a head which one
+// sidecar took is never refused by the next: otherwise an attempt could be delivered without an exchange on the other side.
+var MeshLimits = Limits{HeadBytes: 62 << 10, Fields: 108}
+
+// fault is a violation of RFC 9112, with the status that a server answers it with.
+type fault struct {
+	status int
+	text   string
+}
+
+func (f *fault) Error() string { return f.text }
+
+var (
+	faultTooLarge     = &fault{431, "the head is larger than the limit; send fewer or shorter header fields"}
+	faultTooMany      = &fault{431, "the head has more fields than the limit; send fewer header fields"}
+	faultStartLine    = &fault{400, "the start line is malformed (RFC 9112, section 3)"}
+	faultVersion      = &fault{505, "the version is not HTTP/1.0 or HTTP/1.1"}
+	faultLineEnd      = &fault{400, "a line does not end with CR LF (RFC 9112, section 2.2)"}
+	faultTarget       = &fault{400, "the request target is malformed (RFC 9112, section 3.2)"}
+	faultConnect      = &fault{400, "CONNECT is not supported"}
+	faultFieldName    = &fault{400, "a field name is malformed (RFC 9112, section 5.1)"}
+	faultFieldValue   = &fault{400, "a field value has a forbidden byte (RFC 9110, section 5.5)"}
+	faultFold         = &fault{400, "a field value is folded over lines (RFC 9112, section 5.2)"}
+	faultHost         = &fault{400, "there must be exactly one valid Host field (RFC 9112, section 3.2)"}
+	faultLength       = &fault{400, "Content-Length is malformed or repeated (RFC 9112, section 6.3)"}
+	faultBothFramings = &fault{400, "Content-Length and Transfer-Encoding are both present (RFC 9112, section 6.3)"}
+	faultCoding       = &fault{501, "Transfer-Encoding is not exactly \"chunked\" (RFC 9112, section 6.1)"}
+	faultOldCoding    = &fault{400, "Transfer-Encoding in an HTTP/1.0 message (RFC 9112, section 6.1)"}
+	faultChunk        = &fault{400, "the chunked framing is malformed (RFC 9112, section 7.1)"}
+	faultTrailer      = &fault{400, "a trailer field is malformed or not allowed in trailers (RFC 9110, section 6.5.1)"}
+)
+
+// fieldID names the fields that the relay acts on.
+type fieldID uint8
+
+const (
+	fieldOther fieldID = iota
+	fieldHost
+	fieldContentLength
+	fieldTransferEncoding
+	fieldConnection
+	fieldKeepAlive
+	fieldProxyConnection
+	fieldUpgrade
+	fieldTE
+	fieldExpect
+	fieldTraceparent
+	fieldTracestate
+	fieldRequestID
+	fieldUserAgent
+	fieldTulle
+)
+
+type span struct{ lo, hi uint32 }
+
+type field struct {
+	name, value span
+	id          fieldID
+	drop        bool // not passed on
+}
+
+// head is one parsed message head. It refers to the bytes it was parsed from and is valid as long as they are. It is reused.
+type head struct {
+	buf    []byte // the whole head, final empty line included
+	fields [MaxFields]field
+	n      int // fields in use
+
+	minor  int  // HTTP/1.minor
+	method span // requests
+	target span
+	path   span // of the target, without query; "*" for the asterisk form
+	author span // authority of an absolute-form target, else of Host
+	abs    bool // absolute form: path+query begin at path.lo
+	status int  // responses
+
+	length    int64 // Content-Length; -1 when absent
+	chunked   bool
+	close     bool // Connection: close
+	keepAlive bool // Connection: keep-alive
+	upgrade   bool // Connection: upgrade with an Upgrade field that may be passed on
+	expect    bool
+	host      int // index of a field, -1: absent; likewise below
+	traceparent,
+	requestID,
+	userAgent int
+}
+
+func (h *head) bytes(s span) []byte { return h.buf[s.lo:s.hi] }
+
+// str aliases the buffer.
+func (h *head) str(s span) string {
+	if s.hi <= s.lo {
+		return ""
+	}
+	return unsafe.String(&h.buf[s.lo], int(s.hi-s.lo))
+}
+
+func (h *head) value(i int) string {
+	if i < 0 {
+		return ""
+	}
+	return h.str(h.fields[i].value)
+}
+
+// headEnd finds the end of a head in b, searching from a position where an earlier search stopped. It returns 0 while the head is
+// incomplete; a fault as soon as it cannot become one.
+func headEnd(b []byte, from int) (int, *fault) {
+	from = max(from-3, 0)
+	for {
+		i := bytes.IndexByte(b[from:], '\n')
+		if i < 0 {
+			return 0, nil
+		}
+		i += from
+		if i == 0 || b[i-1] != '\r' {
+			return 0, faultLineEnd
+		}
+		if i >= 3 && b[i-2] == '\n' {
+			return i + 1, nil
+		}
+		from = i + 1
+	}
+}
+
+// parseRequest parses b, which is exactly one head as found by headEnd.
+func (h *head) parseRequest(b []byte, lim Limits) *fault {
+	h.reset(b)
+	end := bytes.IndexByte(b, '\n') - 1
+	line := b[:end]
+	sp1 := bytes.IndexByte(line, ' ')
+	if sp1 <= 0 {
+		return faultStartLine
+	}
+	for _, c := range line[:sp1] {
+		if class[c]&isToken == 0 {
+			return faultStartLine
+		}
+	}
+	sp2 := bytes.IndexByte(line[sp1+1:], ' ')
+	if sp2 <= 0 {
+		return faultStartLine
+	}
+	sp2 += sp1 + 1
+	h.method = span{0, uint32(sp1)}
+	h.target = span{uint32(sp1 + 1), uint32(sp2)}
+	if f := h.version(line[sp2+1:]); f != nil {
+		return f
+	}
+	if f := h.parseTarget(); f != nil {
+		return f
+	}
+	if f := h.parseFields(end+2, lim); f != nil {
+		return f
+	}
+	// Exactly one Host, which an absolute-form target overrides (RFC 9112, section 3.2.2).
+	if h.host < 0 {
+		if h.minor > 0 {
+			return faultHost
+		}
+	} else {
+		v := h.fields[h.host].value
+		if !validAuthority(h.bytes(v)) {
+			return faultHost
+		}
+		if !h.abs {
+			h.author = v
+		}
+	}
+	return nil
+}
+
+// parseResponse parses b, which is exactly one head as found by headEnd.
+func (h *head) parseResponse(b []byte, lim Limits) *fault {
+	h.reset(b)
+	end := bytes.IndexByte(b, '\n') - 1
+	line := b[:end]
+	if len(line) < 12 || line[8] != ' ' || (len(line) > 12 && line[12] != ' ') {
+		return faultStartLine
+	}
+	if f := h.version(line[:8]); f != nil {
+		return f
+	}
+	for _, c := range line[9:12] {
+		if c < '0' || c > '9' {
+			return faultStartLine
+		}
+		h.status = h.status*10 + int(c-'0')
+	}
+	if h.status < 100 || h.status > 599 {
+		return faultStartLine
+	}
+	for _, c := range line[12:] {
+		if class[c]&isValue == 0 {
+			return faultStartLine
+		}
+	}
+	return h.parseFields(end+2, lim)
+}
+
+func (h *head) reset(b []byte) {
+	h.buf, h.n = b, 0
+	h.minor, h.status = 0, 0
+	h.method, h.target, h.path, h.author = span{}, span{}, span{}, span{}
+	h.length = -1
+	h.abs, h.chunked, h.close, h.keepAlive, h.upgrade, h.expect = false, false, false, false, false, false
+	h.host, h.traceparent, h.requestID, h.userAgent = -1, -1, -1, -1
+}
+
+func (h *head) version(b []byte) *fault {
+	if len(b) != 8 || string(b[:5]) != "HTTP/" || b[6] != '.' || b[5] < '0' || b[5] > '9' || b[7] < '0' || b[7] > '9' {
+		return faultStartLine
+	}
+	if b[5] != '1' || b[7] > '1' {
+		return faultVersion
+	}
+	h.minor = int(b[7] - '0')
+	return nil
+}
+
+func (h *head) parseTarget() *fault {
+	t := h.bytes(h.target)
+	for _, c := range t {
+		if class[c]&isTarget == 0 {
+			return faultTarget
+		}
+	}
+	lo := h.target.lo
+	switch {
+	case t[0] == '/':
+	case string(h.bytes(h.method)) == "CONNECT":
+		return faultConnect
+	case len(t) == 1 && t[0] == '*' && string(h.bytes(h.method)) == "OPTIONS":
+	default:
+		scheme := 0
+		if hasPrefixFold(t, "http://") {
+			scheme = len("http://")
+		} else if hasPrefixFold(t, "https://") {
+			scheme = len("https://")
+		} else {
+			return faultTarget
+		}
+		end := bytes.IndexAny(t[scheme:], "/?")
+		if end < 0 {
+			end = len(t) - scheme
+		}
+		h.abs = true
+		h.author = span{lo + uint32(scheme), lo + uint32(scheme+end)}
+		if end == 0 || !validAuthority(h.bytes(h.author)) {
+			return faultTarget
+		}
+		lo += uint32(scheme + end)
+	}
+	hi := h.target.hi
+	if q := bytes.IndexByte(h.buf[lo:hi], '?'); q >= 0 {
+		hi = lo + uint32(q)
+	}
+	h.path = span{lo, hi} // empty for "http://host" and "http://host?query": the origin form puts "/" there
+	return nil
+}
+
+func (h *head) parseFields(pos int, lim Limits) *fault {
+	b := h.buf
+	var lengths, codings int
+	last := len(b) - 2 // of the final empty line
+	for pos < last {
+		if h.n >= lim.Fields || h.n >= MaxFields {
+			return faultTooMany
+		}
+		lo := pos
+		for class[b[pos]]&isToken != 0 {
+			pos++
+		}
+		if b[pos] != ':' || pos == lo {
+			if c := b[lo]; c == ' ' || c == '\t' {
+				return faultFold
+			}
+			return faultFieldName
+		}
+		f := &h.fields[h.n]
+		f.name = span{uint32(lo), uint32(pos)}
+		pos++
+		for b[pos] == ' ' || b[pos] == '\t' {
+			pos++
+		}
+		vlo := pos
+		for class[b[pos]]&isValue != 0 {
+			pos++
+		}
+		if b[pos] != '\r' || b[pos+1] != '\n' {
+			return faultFieldValue
+		}
+		vhi := pos
+		for vhi > vlo && (b[vhi-1] == ' ' || b[vhi-1] == '\t') {
+			vhi--
+		}
+		f.value = span{uint32(vlo), uint32(vhi)}
+		f.drop = false
+		f.id = identify(b[f.name.lo:f.name.hi])
+		pos += 2
+		i := h.n
+		h.n++
+		if f.id == fieldOther {
+			continue
+		}
+		v := b[vlo:vhi]
+		switch f.id {
+		case fieldHost:
+			if h.host >= 0 {
+				return faultHost
+			}
+			h.host = i
+		case fieldContentLength:
+			lengths++
+			n, ok := parseLength(v)
+			if !ok || lengths > 1 {
+				return faultLength
+			}
+			h.length = n
+		case fieldTransferEncoding:
+			codings++
+			if codings > 1 || !equalFold(v, "chunked") {
+				return faultCoding
+			}
+			h.chunked = true
+		case fieldTraceparent:
+			f.drop = true
+			if h.traceparent != -1 {
+				h.traceparent = -2 // more than one: none is valid (W3C trace context, section 3.2)
+			} else {
+				h.traceparent = i
+			}
+		case fieldRequestID:
+			if h.requestID < 0 && vhi > vlo {
+				h.requestID = i
+			} else {
+				f.drop = true
+			}
+		case fieldUserAgent:
+			h.userAgent = i
+		case fieldExpect:
+			h.expect = h.expect || equalFold(v, "100-continue")
+		case fieldConnection, fieldKeepAlive, fieldProxyConnection, fieldTE, fieldTulle, fieldUpgrade:
+			f.drop = true
+		}
+	}
+	if h.chunked && h.length >= 0 {
+		return faultBothFramings
+	}
+	if h.chunked && h.minor == 0 {
+		return faultOldCoding
+	}
+	h.connection()
+	return nil
+}
+
+// connection applies the Connection fields: options, and the fields they name, which are not passed on. A token that names a field on which
+// framing, routing or identity rests is ignored.
+func (h *head) connection() {
+	upgrade := false
+	for i := range h.fields[:h.n] {
+		if h.fields[i].id != fieldConnection {
+			continue
+		}
+		rest := h.bytes(h.fields[i].value)
+		for len(rest) > 0 {
+			var tok []byte
+			if j := bytes.IndexByte(rest, ','); j >= 0 {
+				tok, rest = rest[:j], rest[j+1:]
+			} else {
+				tok, rest = rest, nil
+			}
+			tok = bytes.Trim(tok, " \t")
+			switch {
+			case len(tok) == 0:
+			case equalFold(tok, "close"):
+				h.close = true
+			case equalFold(tok, "keep-alive"):
+				h.keepAlive = true
+			case equalFold(tok, "upgrade"):
+				upgrade = true
+			default:
+				if identify(tok) != fieldOther {
+					continue
+				}
+				for k := range h.fields[:h.n] {
+					if f := &h.fields[k]; f.id == fieldOther && equalFoldBytes(h.bytes(f.name), tok) {
+						f.drop = true
+					}
+				}
+			}
+		}
+	}
+	if !upgrade || h.minor == 0 {
+		return
+	}
+	// h2c is not passed on: what followed would be HTTP/2 that nobody here has judged.
+	for i := range h.fields[:h.n] {
+		if f := &h.fields[i]; f.id == fieldUpgrade && !hasPrefixFold(h.bytes(f.value), "h2c") && f.value.hi > f.value.lo {
+			f.drop = false
+			h.upgrade = true
+		}
+	}
+}
+
+// appendFields appends every field that is passed on, in order, copying runs of lines at once.
+func (h *head) appendFields(dst []byte) []byte {
+	run := -1 // start of the current run of lines
+	for i := range h.fields[:h.n] {
+		f := &h.fields[i]
+		lo := int(f.name.lo)
+		switch {
+		case f.drop && run >= 0:
+			dst = append(dst, h.buf[run:lo]...)
+			run = -1
+		case !f.drop && run < 0:
+			run = lo
+		}
+	}
+	if run >= 0 {
+		dst = append(dst, h.buf[run:len(h.buf)-2]...)
+	}
+	return dst
+}
+
+// plain reports whether no field is dropped, so that the head may be passed on as it is.
+func (h *head) plain() bool {
+	for i := range h.fields[:h.n] {
+		if h.fields[i].drop {
+			return false
+		}
+	}
+	return true
+}
+
+func parseLength(v []byte) (int64, bool) {
+	if len(v) == 0 || len(v) > 18 {
+		return 0, false
+	}
+	var n int64
+	for _, c := range v {
+		if c < '0' || c > '9' {
+			return 0, false
+		}
+		n = n*10 + int64(c-'0')
+	}
+	return n, true
+}
+
+func identify(name []byte) fieldID {
+	switch len(name) {
+	case 2:
+		if equalFold(name, "te") {
+			return fieldTE
+		}
+	case 4:
+		if equalFold(name, "host") {
+			return fieldHost
+		}
+	case 6:
+		if equalFold(name, "expect") {
+			return fieldExpect
+		}
+	case 7:
+		if equalFold(name, "upgrade") {
+			return fieldUpgrade
+		}
+	case 10:
+		switch name[0] | 0x20 {
+		case 'c':
+			if equalFold(name, "connection") {
+				return fieldConnection
+			}
+		case 'k':
+			if equalFold(name, "keep-alive") {
+				return fieldKeepAlive
+			}
+		case 't':
+			if equalFold(name, "tracestate") {
+				return fieldTracestate
+			}
+		case 'u':
+			if equalFold(name, "user-agent") {
+				return fieldUserAgent
+			}
+		}
+	case 11:
+		if equalFold(name, "traceparent") {
+			return fieldTraceparent
+		}
+	case 12:
+		if equalFold(name, "x-request-id") {
+			return fieldRequestID
+		}
+	case 14:
+		if equalFold(name, "content-length") {
+			return fieldContentLength
+		}
+	case 16:
+		if equalFold(name, "proxy-connection") {
+			return fieldProxyConnection
+		}
+	case 17:
+		if equalFold(name, "transfer-encoding") {
+			return fieldTransferEncoding
+		}
+	}
+	if len(name) > 8 && hasPrefixFold(name, "x-tulle-") {
+		return fieldTulle
+	}
+	return fieldOther
+}
+
+// equalFold compares ASCII without case; lower must be lower case.
+func equalFold(b []byte, lower string) bool {
+	return len(b) == len(lower) && hasPrefixFold(b, lower)
+}
+
+func hasPrefixFold(b []byte, lower string) bool {
+	if len(b) < len(lower) {
+		return false
+	}
+	for i := range len(lower) {
+		c := b[i]
+		if c >= 'A' && c <= 'Z' {
+			c |= 0x20
+		}
+		if c != lower[i] {
+			return false
+		}
+	}
+	return true
+}
+
+func equalFoldBytes(a, b []byte) bool { return len(a) == len(b) && bytes.EqualFold(a, b) }
+
+// validAuthority accepts host, host:port and [v6]:port of RFC 3986 without user info; empty is valid (RFC 9112, section 3.2).
+func validAuthority(b []byte) bool {
+	for _, c := range b {
+		if class[c]&isHost == 0 {
+			return false
+		}
+	}
+	if i := bytes.LastIndexByte(b, ':'); i >= 0 && bytes.IndexByte(b[i:], ']') < 0 {
+		for _, c := range b[i+1:] {
+			if c < '0' || c > '9' {
+				return false
+			}
+		}
+		if b = b[:i]; len(b) > 0 && b[0] != '[' && bytes.IndexByte(b, ':') >= 0 {
+			return false
+		}
+	}
+	if bytes.IndexByte(b, '[') >= 0 || bytes.IndexByte(b, ']') >= 0 {
+		return len(b) > 2 && b[0] == '[' && bytes.IndexByte(b, ']') == len(b)-1 && bytes.LastIndexByte(b, '[') == 0
+	}
+	return true
+}
+
+// Byte classes.
+const (
+	isToken  = 1 << iota // tchar, RFC 9110, section 5.6.2
+	isValue              // field-vchar, SP, HTAB, RFC 9110, section 5.5
+	isTarget             // visible ASCII except '#'
+	isHost               // RFC 3986 host and port
+	isHex
+)
+
+var class = func() (t [256]byte) {
+	for c := range 256 {
+		b := byte(c)
+		letter := b >= 'a' && b <= 'z' || b >= 'A' && b <= 'Z'
+		digit := b >= '0' && b <= '9'
+		if letter || digit || bytes.IndexByte([]byte("!#$%&'*+-.^_`|~"), b) >= 0 {
+			t[c] |= isToken
+		}
+		if b >= 0x20 && b != 0x7f || b == '\t' {
+			t[c] |= isValue
+		}
+		if b > 0x20 && b < 0x7f && b != '#' {
+			t[c] |= isTarget
+		}
+		if letter || digit || bytes.IndexByte([]byte("-._~%!$&'()*+;=:[]"), b) >= 0 {
+			t[c] |= isHost
+		}
+		if digit || b >= 'a' && b <= 'f' || b >= 'A' && b <= 'F' {
+			t[c] |= isHex
+		}
+	}
+	return t
+}()

@@ -1,0 +1,588 @@
+package http1
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"os"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/sidecar/exchange"
+)
+
+// Sender is the last handler of both paths: it sends the request to x.Choice.Endpoint and relays the response.
+type Sender struct {
+	Pool exchange.Pool
+}
+
+// Handle makes one try. It leaves the result in x.Outcome.
+func (s *Sender) Handle(x *exchange.Exchange) {
+	c, ok := x.Downstream.(*conn)
+	if !ok {
+		x.Outcome.Fail(flow.ReasonUpstreamProtocol, "only HTTP/1.1 can be sent as HTTP/1.1")
+		return
+	}
+	if f := c.w.body.fault; f != nil {
+		x.Outcome.Fail(flow.ReasonBadRequest, f.text)
+		return
+	}
+	up := s.Pool.Get(x)
+	if up == nil {
+		return
+	}
+	t := try{c: c, w: c.w, x: x, up: up}
+	if !x.Attach(up.Conn, x.Until()) {
+		s.Pool.Discard(up)
+		x.Outcome.Fail(x.Aborted(), "the sidecar is stopping")
+		return
+	}
+	t.run()
+	x.Detach()
+	if c.w.uploading {
+		u, ended := c.uploadResult()
+		if !ended {
+			// The response is over, or nothing will come of this try: nobody waits for the rest of the body.
+			_ = up.SetDeadline(aLongTimeAgo)
+			u = c.stopUpload()
+		}
+		t.reusable = t.reusable && u.reason == flow.ReasonNone
+	}
+	t.reusable = t.reusable && c.w.body.done
+	c.w.up.release()
+	if t.reusable {
+		s.Pool.Put(up)
+	} else {
+		s.Pool.Discard(up)
+	}
+}
+
+// try is one request and response over one upstream connection.
+type try struct {
+	c  *conn
+	w  *work
+	x  *exchange.Exchange
+	up *exchange.Conn
+
+	reusable bool // nothing is outstanding on up
+	heard    bool // a byte of a response arrived
+}
+
+func (t *try) run() {
+	if !t.request() {
+		return
+	}
+	for {
+		if !t.responseHead() {
+			return
+		}
+		h := &t.w.resp
+		if h.status == 101 && t.w.req.upgrade {
+			t.tunnel()
+			return
+		}
+		if h.status >= 200 || h.status == 101 {
+			break
+		}
+		if !t.interim() {
+			return
+		}
+	}
+	if t.w.resp.status == 101 {
+		t.fail(flow.ReasonUpstreamProtocol, "the service switched protocols though nobody asked it to")
+		return
+	}
+	t.response()
+}
+
+// request writes the head and what of the body is there; the rest is left to the uploader.
+func (t *try) request() bool {
+	w, x := t.w, t.x
+	w.out = t.c.appendRequest(w.out[:0], x)
+	head := len(w.out)
+	separate := len(w.body.first) > smallBuffer
+	if !separate {
+		w.out = append(w.out, w.body.first...)
+	}
+	n, err := t.up.Write(w.out)
+	if err == nil && separate {
+		_, err = t.up.Write(w.body.first)
+	}
+	if n < head {
+		x.Outcome.Delivered, x.Outcome.Unprocessed = false, true
+		x.Outcome.Stale = t.up.Reused
+		t.failed(flow.ReasonUpstreamReset, err)
+		return false
+	}
+	x.Outcome.Delivered = true
+	if err != nil {
+		return true // the head went out; an answer may be waiting
+	}
+	if w.body.done && len(w.body.replay) == 0 {
+		x.Legs.Sent = x.Since()
+		return true
+	}
+	t.c.startUpload(t.up)
+	return true
+}
+
+// appendRequest writes the head as it goes upstream.
+func (c *conn) appendRequest(b []byte, x *exchange.Exchange) []byte {
+	w := c.w
+	h := &w.req
+	b = append(b, h.bytes(h.method)...)
+	b = append(b, ' ')
+	if h.abs {
+		if rest := h.buf[h.path.lo:h.target.hi]; len(rest) == 0 || rest[0] != '/' {
+			b = append(b, '/')
+		}
+		b = append(b, h.buf[h.path.lo:h.target.hi]...)
+		if h.host >= 0 {
+			h.fields[h.host].drop = true
+		}
+	} else {
+		b = append(b, h.bytes(h.target)...)
+	}
+	b = append(b, " HTTP/1.1\r\n"...)
+	if h.abs || h.host < 0 { // the authority of the target, or, of HTTP/1.0 without Host, none
+		b = append(b, "host: "...)
+		b = append(b, h.bytes(h.author)...)
+		b = append(b, "\r\n"...)
+	}
+	b = h.appendFields(b)
+	b = append(b, "traceparent: "...)
+	b = exchange.AppendTraceparent(b, x.Try)
+	if h.requestID < 0 {
+		b = append(b, "\r\nx-request-id: "...)
+		b = append(b, x.Head.RequestID...)
+	}
+	if h.upgrade {
+		b = append(b, "\r\nconnection: upgrade"...)
+	}
+	return append(b, "\r\n\r\n"...)
+}
+
+// responseHead reads and parses the next head into w.resp.
+func (t *try) responseHead() bool {
+	w, x := t.w, t.x
+	u := &w.up
+	u.acquire(mediumBuffer)
+	searched := 0
+	for {
+		b := u.unread()
+		n, f := headEnd(b, searched)
+		if f == nil && n == 0 && len(b) >= DefaultLimits.HeadBytes+4<<10 {
+			f = faultTooLarge
+		}
+		if f == nil && n > 0 {
+			f = w.resp.parseResponse(b[:n:n], MeshLimits)
+		}
+		if f != nil {
+			t.fail(flow.ReasonUpstreamProtocol, "response: "+f.text)
+			return false
+		}
+		if n > 0 {
+			u.r += n
+			return true
+		}
+		searched = len(b)
+		if u.w == len(u.b) {
+			if u.compact(); u.w == len(u.b) && !u.grow() {
+				t.fail(flow.ReasonUpstreamProtocol, "response: "+faultTooLarge.text)
+				return false
+			}
+		}
+		if _, err := u.fill(t.up); err != nil {
+			t.readFailed(err)
+			return false
+		}
+		if !t.heard {
+			t.heard = true
+			x.Legs.FirstByte = x.Since()
+		}
+	}
+}
+
+// readFailed fills the outcome after an error of a read from upstream.
+func (t *try) readFailed(err error) {
+	x := t.x
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		t.failed(flow.ReasonUpstreamReset, err)
+		return
+	}
+	if t.heard {
+		t.fail(flow.ReasonUpstreamReset, "the connection closed within the response: "+err.Error())
+		return
+	}
+	// The peer closed without one byte: it did not parse the head (docs/format/record.md, "Identities", rule 2).
+	o := &x.Outcome
+	o.Delivered = false
+	o.Stale = t.up.Reused
+	var alert tls.AlertError
+	switch {
+	case errors.As(err, &alert):
+		// TLS 1.3: the peer refused our certificate after our side of the handshake had finished.
+		o.Unprocessed = true
+		t.fail(flow.ReasonTLSFailed, err.Error())
+	case t.up.Mesh && errors.Is(err, io.EOF):
+		// A sidecar that closes in order (close_notify) would have answered a head that it had parsed. Without close_notify it may have died.
+		o.Unprocessed = true
+		t.fail(flow.ReasonUpstreamReset, "the endpoint closed the connection before it answered")
+	default:
+		t.fail(flow.ReasonUpstreamReset, "the connection closed before a response: "+err.Error())
+	}
+}
+
+// failed fills the outcome after err, looking for the true cause of a time-out.
+func (t *try) failed(reason flow.Reason, err error) {
+	x := t.x
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.fail(reason, err.Error())
+		return
+	}
+	if a := x.Aborted(); a != flow.ReasonNone {
+		t.fail(a, "the sidecar is stopping")
+		return
+	}
+	if t.w.uploading {
+		u, ended := t.c.uploadResult()
+		if until := x.Until(); !ended && (until.IsZero() || time.Now().Before(until)) {
+			u = t.c.awaitUpload() // it woke us, and ends at once
+		}
+		if u.reason != flow.ReasonNone && !u.upstream {
+			t.fail(u.reason, u.err.Error())
+			return
+		}
+	}
+	r := x.TimeoutReason(time.Now())
+	t.fail(r, "after "+x.Since().Round(time.Millisecond).String())
+}
+
+func (t *try) fail(reason flow.Reason, detail string) { t.x.Outcome.Fail(reason, detail) }
+
+// interim relays a 1xx response other than 101 (RFC 9110, section 15.2).
+func (t *try) interim() bool {
+	w := t.w
+	if w.req.minor == 0 {
+		return true
+	}
+	h := &w.resp
+	w.out = append(w.out[:0], h.buf[:13-1]...)
+	w.out = append(w.out, " \r\n"...)
+	t.stripFraming()
+	w.out = h.appendFields(w.out)
+	w.out = append(w.out, "\r\n"...)
+	return t.down(w.out)
+}
+
+// stripFraming drops fields that have no meaning in a response that has no body.
+func (t *try) stripFraming() {
+	h := &t.w.resp
+	for i := range h.fields[:h.n] {
+		if id := h.fields[i].id; id == fieldContentLength || id == fieldTransferEncoding {
+			h.fields[i].drop = true
+		}
+	}
+}
+
+// down writes to the caller.
+func (t *try) down(b []byte) bool {
+	t.c.armWrite(t.x.Deadline)
+	if _, err := t.c.nc.Write(b); err != nil {
+		t.fail(flow.ReasonDownstreamReset, "writing to the caller: "+err.Error())
+		return false
+	}
+	return true
+}
+
+// framing of a response body.
+type framing uint8
+
+const (
+	framedNone framing = iota
+	framedLength
+	framedChunked
+	framedClose // until the connection closes
+)
+
+// response relays the final response.
+func (t *try) response() {
+	c, w, x, h := t.c, t.w, t.x, &t.w.resp
+	u := &w.up
+	framed := framedClose
+	bodiless := h.status == 204 || h.status == 304 || x.Head.Method == "HEAD"
+	switch {
+	case bodiless:
+		framed = framedNone
+		if h.status == 204 {
+			t.stripFraming()
+		}
+	case h.chunked:
+		framed = framedChunked
+	case h.length >= 0:
+		framed = framedLength
+	}
+	if h.status == 503 && x.Gate != nil && x.Gate.Retry(x, h.status) {
+		x.Outcome.Status, x.Outcome.Again = h.status, true
+		t.fail(flow.ReasonUpstreamStatus, "answered 503")
+		rest := u.unread()
+		t.reusable = w.body.done && !w.uploading && !h.close && h.minor > 0 &&
+			(framed == framedNone && len(rest) == 0 || framed == framedLength && int64(len(rest)) == h.length)
+		return
+	}
+	for i := range h.fields[:h.n] {
+		switch f := &h.fields[i]; f.id {
+		case fieldTulle: // only a sidecar may say why
+			f.drop = !t.up.Mesh
+		case fieldTraceparent:
+			f.drop = false
+		}
+	}
+	dechunk := framed == framedChunked && w.req.minor == 0
+	if framed == framedClose || dechunk || c.sess.Draining() {
+		w.keep = false
+	}
+	if w.uploading {
+		if _, ended := c.uploadResult(); !ended && !w.req.expect && h.status >= 400 {
+			w.keep = false // most likely the service will not read the rest
+		}
+	}
+
+	// The head and what of the body came with it.
+	rest := u.unread()
+	var left int64
+	var ch chunks
+	complete := false
+	take := 0
+	var broken *fault
+	switch framed {
+	case framedNone:
+		complete = true
+	case framedLength:
+		take = int(min(h.length, int64(len(rest))))
+		left = h.length - int64(take)
+		complete = left == 0
+		x.BytesOut.Add(uint64(take))
+	case framedChunked:
+		if !dechunk {
+			var data int
+			take, data, broken = ch.scan(rest)
+			complete = ch.done()
+			x.BytesOut.Add(uint64(data))
+		}
+	case framedClose:
+		take = len(rest)
+		x.BytesOut.Add(uint64(take))
+	}
+	x.Outcome.Status = h.status
+	var first []byte
+	if w.keep && w.req.minor > 0 && h.minor > 0 && !dechunk && h.plain() {
+		first = u.b[u.r-len(h.buf) : u.r+take]
+	} else {
+		b := w.out[:0]
+		b = append(b, "HTTP/1.1 "...)
+		b = append(b, h.buf[9:12]...)
+		if end := startLineEnd(h.buf); end > 12 {
+			b = append(b, h.buf[12:end]...)
+		} else {
+			b = append(b, ' ')
+		}
+		b = append(b, "\r\n"...)
+		if dechunk {
+			t.stripFraming()
+		}
+		b = h.appendFields(b)
+		if !w.keep {
+			b = append(b, "connection: close\r\n"...)
+		} else if w.req.minor == 0 {
+			b = append(b, "connection: keep-alive\r\n"...)
+		}
+		b = append(b, "\r\n"...)
+		b = append(b, rest[:take]...)
+		w.out = b
+		first = b
+	}
+	u.r += take
+	x.Outcome.Committed = true
+	if !t.down(first) {
+		return
+	}
+	switch {
+	case broken != nil:
+		t.fail(flow.ReasonUpstreamProtocol, "response: "+broken.text)
+		return
+	case complete:
+	case dechunk:
+		complete = t.relayDechunked(&ch)
+	case framed == framedLength:
+		complete = t.relayLength(left)
+	case framed == framedChunked:
+		complete = t.relayChunked(&ch)
+	default:
+		complete = t.relayClose()
+	}
+	if !complete {
+		return
+	}
+	x.Legs.LastByte = x.Since()
+	x.Outcome.Answered = true
+	if h.status >= 500 {
+		t.fail(flow.ReasonUpstreamStatus, t.detail())
+	}
+	t.reusable = framed != framedClose && !h.close && h.minor > 0 && len(u.unread()) == 0
+}
+
+// detail says what the far sidecar said about its answer.
+func (t *try) detail() string {
+	h := &t.w.resp
+	for i := range h.fields[:h.n] {
+		if f := &h.fields[i]; f.id == fieldTulle && t.up.Mesh && equalFold(h.bytes(f.name), "x-tulle-reason") {
+			if r, ok := flow.ParseReason(h.str(f.value)); ok {
+				return "the far sidecar answered: " + r.String()
+			}
+		}
+	}
+	return ""
+}
+
+func startLineEnd(b []byte) int {
+	for i, ch := range b {
+		if ch == '\r' {
+			return i
+		}
+	}
+	return len(b)
+}
+
+// more reads the next part of a body into the empty buffer.
+func (t *try) more() ([]byte, bool) {
+	u := &t.w.up
+	u.r, u.w = 0, 0
+	if _, err := u.fill(t.up); err != nil {
+		t.readFailed(err)
+		return nil, false
+	}
+	return u.b[:u.w], true
+}
+
+func (t *try) relayLength(left int64) bool {
+	if left > mediumBuffer {
+		t.w.up.release()
+		t.w.up.acquire(largeBuffer)
+	}
+	for left > 0 {
+		b, ok := t.more()
+		if !ok {
+			return false
+		}
+		if int64(len(b)) > left {
+			b = b[:left]
+		}
+		t.w.up.r = len(b)
+		left -= int64(len(b))
+		t.x.BytesOut.Add(uint64(len(b)))
+		if !t.down(b) {
+			return false
+		}
+	}
+	return true
+}
+
+func (t *try) relayChunked(ch *chunks) bool {
+	for !ch.done() {
+		b, ok := t.more()
+		if !ok {
+			return false
+		}
+		n, data, f := ch.scan(b)
+		t.w.up.r = n
+		t.x.BytesOut.Add(uint64(data))
+		if n > 0 && !t.down(b[:n]) {
+			return false
+		}
+		if f != nil {
+			t.fail(flow.ReasonUpstreamProtocol, "response: "+f.text)
+			return false
+		}
+	}
+	return true
+}
+
+// relayDechunked serves HTTP/1.0 callers, who do not know chunks.
+func (t *try) relayDechunked(ch *chunks) bool {
+	b := t.w.up.unread()
+	for {
+		for len(b) > 0 && !ch.done() {
+			n, data, f := ch.next(b)
+			if f != nil {
+				t.fail(flow.ReasonUpstreamProtocol, "response: "+f.text)
+				return false
+			}
+			if data {
+				t.x.BytesOut.Add(uint64(n))
+				if !t.down(b[:n]) {
+					return false
+				}
+			}
+			b = b[n:]
+			t.w.up.r += n
+		}
+		if ch.done() {
+			return true
+		}
+		var ok bool
+		if b, ok = t.more(); !ok {
+			return false
+		}
+	}
+}
+
+func (t *try) relayClose() bool {
+	u := &t.w.up
+	for {
+		u.r, u.w = 0, 0
+		_, err := u.fill(t.up)
+		if errors.Is(err, io.EOF) { // in order; a TLS connection cut without close_notify says ErrUnexpectedEOF
+			return true
+		}
+		if err != nil {
+			t.readFailed(err)
+			return false
+		}
+		t.x.BytesOut.Add(uint64(u.w))
+		if !t.down(u.b[:u.w]) {
+			return false
+		}
+	}
+}
+
+// tunnel passes on the 101 and then relays bytes both ways until both sides have ended.
+func (t *try) tunnel() {
+	c, w, x, h := t.c, t.w, t.x, &t.w.resp
+	if w.uploading || !w.body.done {
+		t.fail(flow.ReasonUpstreamProtocol, "the service switched protocols before the request was complete")
+		return
+	}
+	x.Outcome.Status = 101
+	t.stripFraming()
+	b := append(w.out[:0], "HTTP/1.1 101 Switching Protocols\r\n"...)
+	b = h.appendFields(b)
+	b = append(b, "connection: upgrade\r\n\r\n"...)
+	w.out = b
+	w.keep = false
+	x.Outcome.Committed = true
+	if !t.down(b) {
+		return
+	}
+	down := exchange.RelayEnd{Conn: c.nc, Buffered: c.in.unread()}
+	up := exchange.RelayEnd{Conn: t.up, Buffered: w.up.unread()}
+	c.idleSet, c.writeBy = time.Time{}, time.Time{}
+	reason, err := exchange.Relay(x, down, up, x.Destination.IdleTimeout)
+	c.in.r = c.in.w
+	x.Legs.LastByte = x.Since()
+	if reason != flow.ReasonNone {
+		t.fail(reason, err.Error())
+		return
+	}
+	x.Outcome.Answered = true
+}

@@ -1,0 +1,384 @@
+// Package listen opens the explicit listeners of a Snapshot and hands each connection, with its listener, to a Serve function.
+//
+// A Set follows Snapshots by difference: a listener whose address stays keeps its socket and its connections, whatever else about it
+// changes. Connections of a listener that is gone are drained. Apply, Retry and Close are called by one goroutine; the rest is safe for
+// concurrent use.
+package listen
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/sidecar/exchange"
+)
+
+// MaxConnections bounds the connections of one sidecar that are open at a time. What exceeds it is closed without a byte.
+const MaxConnections = 16 << 10
+
+// Back-off of a listener that cannot bind.
+const (
+	retryMin = 250 * time.Millisecond
+	retryMax = 5 * time.Second
+)
+
+// Config of a Set.
+type Config struct {
+	// Listen opens a listening socket; nil means TCP.
+	Listen func(addr netip.AddrPort) (net.Listener, error)
+	// Serve carries one connection to its end and closes it. It calls Conn.Begin once it knows its session.
+	Serve func(c *Conn)
+	// Shed is told of a connection that was closed because of MaxConnections.
+	Shed func(b *exchange.Binding, peer netip.AddrPort)
+	Log  *slog.Logger
+}
+
+// Set is the listeners in force.
+type Set struct {
+	cfg   Config
+	conns atomic.Int64
+	wg    sync.WaitGroup
+
+	mu   sync.Mutex
+	open map[netip.AddrPort]*listener
+	gone []*listener // no longer listening, connections left
+}
+
+// New makes an empty Set.
+func New(cfg Config) *Set {
+	if cfg.Listen == nil {
+		cfg.Listen = func(addr netip.AddrPort) (net.Listener, error) {
+			return net.ListenTCP("tcp", net.TCPAddrFromAddrPort(addr))
+		}
+	}
+	return &Set{cfg: cfg, open: make(map[netip.AddrPort]*listener)}
+}
+
+type listener struct {
+	set     *Set
+	addr    netip.AddrPort
+	binding atomic.Pointer[exchange.Binding]
+
+	// Guarded by set.mu.
+	nl    net.Listener // nil: not bound
+	err   error
+	since time.Time
+	next  time.Time
+	wait  time.Duration
+
+	mu       sync.Mutex
+	conns    map[*Conn]struct{}
+	draining bool
+}
+
+// Conn is one accepted connection.
+type Conn struct {
+	net.Conn
+	TCP   *net.TCPConn
+	Start time.Time
+
+	l    *listener
+	mu   sync.Mutex
+	sess *exchange.Session
+	dead flow.Reason
+}
+
+// Binding is that of the listener now.
+func (c *Conn) Binding() *exchange.Binding { return c.l.binding.Load() }
+
+// Begin makes the session known to drains. False: the listener is being closed, do not serve it.
+func (c *Conn) Begin(s *exchange.Session) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.dead != flow.ReasonNone {
+		return false
+	}
+	c.sess = s
+	c.l.mu.Lock()
+	defer c.l.mu.Unlock()
+	if c.l.draining {
+		s.Drain()
+	}
+	return true
+}
+
+// Problem is a listener that is not bound.
+type Problem struct {
+	Name  string
+	Addr  netip.AddrPort
+	Err   error
+	Since time.Time
+}
+
+// Apply makes the Set what bindings say.
+func (s *Set) Apply(bindings []*exchange.Binding) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	keep := make(map[netip.AddrPort]bool, len(bindings))
+	for _, b := range bindings {
+		addr := b.Listener.Address
+		if keep[addr] {
+			s.cfg.Log.Error("two listeners have the same address; the second is ignored: give it another port", "listener", b.Listener.Name, "address", addr.String())
+			continue
+		}
+		keep[addr] = true
+		if l := s.open[addr]; l != nil {
+			l.binding.Store(b)
+		}
+	}
+	for addr, l := range s.open {
+		if !keep[addr] {
+			delete(s.open, addr)
+			s.shutLocked(l)
+		}
+	}
+	for _, b := range bindings {
+		if addr := b.Listener.Address; s.open[addr] == nil {
+			l := &listener{set: s, addr: addr, conns: make(map[*Conn]struct{})}
+			l.binding.Store(b)
+			s.open[addr] = l
+			s.bindLocked(l, time.Now())
+		}
+	}
+	s.gone = slices.DeleteFunc(s.gone, func(l *listener) bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return len(l.conns) == 0
+	})
+}
+
+// Retry tries again to bind what is due at now. It returns when the next try is due; zero when everything is bound.
+func (s *Set) Retry(now time.Time) (next time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range s.open {
+		if l.nl == nil && !now.Before(l.next) {
+			s.bindLocked(l, now)
+		}
+		if l.nl == nil && (next.IsZero() || l.next.Before(next)) {
+			next = l.next
+		}
+	}
+	return next
+}
+
+func (s *Set) bindLocked(l *listener, now time.Time) {
+	b := l.binding.Load()
+	nl, err := s.cfg.Listen(l.addr)
+	if err != nil {
+		l.err = fmt.Errorf("cannot listen on %s for %q: %w; %s", l.addr, b.Listener.Name, err, advice(err))
+		if l.since.IsZero() {
+			l.since = now
+		}
+		l.wait = min(max(retryMin, 2*l.wait), retryMax)
+		l.next = now.Add(l.wait)
+		s.cfg.Log.Error("listener is not open", "listener", b.Listener.Name, "address", l.addr.String(), "err", l.err, "retry", l.wait)
+		return
+	}
+	if l.err != nil {
+		s.cfg.Log.Info("listener is open at last", "listener", b.Listener.Name, "address", l.addr.String())
+	}
+	l.nl, l.err, l.since, l.wait = nl, nil, time.Time{}, 0
+	s.wg.Go(func() { l.accept(nl) })
+}
+
+func advice(err error) string {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return "another process has the port: stop it, or give the listener another port"
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return "this host does not have the address: correct it in the configuration"
+	case errors.Is(err, syscall.EACCES):
+		return "ports below 1024 need privileges: use a higher port"
+	}
+	return "check the listener's address"
+}
+
+// shutLocked stops listening and drains.
+func (s *Set) shutLocked(l *listener) {
+	if l.nl != nil {
+		_ = l.nl.Close()
+	}
+	l.drain()
+	s.gone = append(s.gone, l)
+}
+
+// Problems lists the listeners that are not bound, by name.
+func (s *Set) Problems() []Problem {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []Problem
+	for _, l := range s.open {
+		if l.err != nil {
+			out = append(out, Problem{Name: l.binding.Load().Listener.Name, Addr: l.addr, Err: l.err, Since: l.since})
+		}
+	}
+	slices.SortFunc(out, func(a, b Problem) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}
+
+// Addresses are those that are bound, by listener name; with port 0 in the configuration the port that was found.
+func (s *Set) Addresses() map[string]net.Addr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make(map[string]net.Addr, len(s.open))
+	for _, l := range s.open {
+		if l.nl != nil {
+			out[l.binding.Load().Listener.Name] = l.nl.Addr()
+		}
+	}
+	return out
+}
+
+// Close stops listening and drains all connections: idle ones close at once, others after the exchange in flight. What is left after drain
+// is aborted, so that it can still be answered, and what is left after grace is reset. It returns when every connection has ended.
+func (s *Set) Close(drain, grace time.Duration) {
+	s.mu.Lock()
+	for addr, l := range s.open {
+		delete(s.open, addr)
+		s.shutLocked(l)
+	}
+	all := s.gone
+	s.mu.Unlock()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.wg.Wait()
+	}()
+	if wait(done, drain) {
+		return
+	}
+	for _, l := range all {
+		l.each(func(c *Conn) { c.abort() })
+	}
+	if !wait(done, grace) {
+		for _, l := range all {
+			l.each(func(c *Conn) { c.reset() })
+		}
+	}
+	<-done
+}
+
+func wait(done <-chan struct{}, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-done:
+		return true
+	case <-t.C:
+		return false
+	}
+}
+
+// Open is how many connections are open.
+func (s *Set) Open() int64 { return s.conns.Load() }
+
+func (l *listener) accept(nl net.Listener) {
+	var pause time.Duration
+	for {
+		nc, err := nl.Accept()
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			// Out of descriptors, most likely: others must close before there are more.
+			pause = min(max(5*time.Millisecond, 2*pause), time.Second)
+			l.set.cfg.Log.Error("cannot accept; raise the limit of open files if this persists", "address", l.addr.String(), "err", err, "retry", pause)
+			time.Sleep(pause)
+			continue
+		}
+		pause = 0
+		s := l.set
+		if s.conns.Add(1) > MaxConnections {
+			s.conns.Add(-1)
+			s.cfg.Shed(l.binding.Load(), addrPort(nc.RemoteAddr()))
+			_ = nc.Close()
+			continue
+		}
+		c := &Conn{Conn: nc, Start: time.Now(), l: l}
+		c.TCP, _ = nc.(*net.TCPConn)
+		l.mu.Lock()
+		l.conns[c] = struct{}{}
+		l.mu.Unlock()
+		s.wg.Go(func() {
+			defer func() {
+				_ = nc.Close()
+				l.mu.Lock()
+				delete(l.conns, c)
+				l.mu.Unlock()
+				s.conns.Add(-1)
+			}()
+			s.cfg.Serve(c)
+		})
+	}
+}
+
+func (l *listener) drain() {
+	l.mu.Lock()
+	l.draining = true
+	l.mu.Unlock()
+	l.each(func(c *Conn) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.sess != nil {
+			c.sess.Drain()
+		}
+	})
+}
+
+func (l *listener) each(f func(*Conn)) {
+	l.mu.Lock()
+	all := make([]*Conn, 0, len(l.conns))
+	for c := range l.conns {
+		all = append(all, c)
+	}
+	l.mu.Unlock()
+	for _, c := range all {
+		f(c)
+	}
+}
+
+func (c *Conn) abort() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.dead = flow.ReasonDraining
+	if c.sess != nil {
+		c.sess.Abort(flow.ReasonDraining)
+	} else {
+		_ = c.Conn.Close() // still in its handshake
+	}
+}
+
+func (c *Conn) reset() {
+	if c.TCP != nil {
+		_ = c.TCP.SetLinger(0)
+	}
+	_ = c.Conn.Close()
+}
+
+// Addr is the remote address.
+func (c *Conn) Addr() netip.AddrPort { return addrPort(c.RemoteAddr()) }
+
+// Local is the address the caller connected to.
+func (c *Conn) Local() netip.AddrPort { return addrPort(c.LocalAddr()) }
+
+func addrPort(a net.Addr) netip.AddrPort {
+	if t, ok := a.(*net.TCPAddr); ok {
+		ap := t.AddrPort()
+		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	}
+	if a == nil {
+		return netip.AddrPort{}
+	}
+	ap, _ := netip.ParseAddrPort(a.String())
+	return ap
+}

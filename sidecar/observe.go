@@ -1,0 +1,281 @@
+package sidecar
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/internal/identity"
+	"github.com/tulle-mesh/tulle/sidecar/exchange"
+)
+
+// observer turns what passes into Records. Its steps open and close them; run reports what lives for long.
+//
+// Invariant: every exchange, attempt and relayed connection that begins here ends here in exactly one Record of PhaseClose, after its last
+// progress Record: both happen under the lock of the shard in which it is listed while it lives.
+type observer struct {
+	rec     flow.Recorder
+	holder  *identity.Holder
+	inbound atomic.Int64 // inbound exchanges in flight
+	next    atomic.Uint32
+	shards  [liveShards]liveShard
+}
+
+const liveShards = 16
+
+type liveShard struct {
+	mu    sync.Mutex
+	first *exchange.Live
+	_     [48]byte // shards are locked by different cores
+}
+
+// observe is the outermost step: it begins the trace, keeps the live counts, and closes the Record.
+func (o *observer) observe(next exchange.Handler) exchange.Handler {
+	return exchange.HandlerFunc(func(x *exchange.Exchange) {
+		beginTrace(x)
+		exchangeIn := x.Side == flow.SideServer && x.Kind == flow.KindExchange
+		switch {
+		case exchangeIn:
+			o.inbound.Add(1)
+		case x.Kind == flow.KindExchange:
+			if kept := !x.Trace.Started; kept || o.inbound.Load() > 0 {
+				o.rec.TraceContext(kept)
+			}
+		}
+		key := activeKey(x)
+		o.rec.Active(key, 1)
+		o.add(&x.Live, x, x.Kind, x.Start)
+
+		next.Handle(x)
+
+		o.remove(&x.Live)
+		o.rec.Active(key, -1)
+		if exchangeIn {
+			o.inbound.Add(-1)
+		}
+		r := &x.Record
+		o.fill(r, x, x.Kind)
+		out := &x.Outcome
+		if out.Committed {
+			r.Status = out.Status
+		}
+		r.Reason, r.Detail, r.Answered = out.Reason, out.Detail, out.Answered
+		r.Legs = x.Legs
+		if x.Kind == flow.KindConnection {
+			r.Status, r.Answered = 0, false
+		}
+		o.endpoint(r, x)
+		r.Attempts = x.Tries
+		o.rec.Record(r)
+	})
+}
+
+// attempt stands inside the choice of an endpoint: one Record per try.
+func (o *observer) attempt(next exchange.Handler) exchange.Handler {
+	return exchange.HandlerFunc(func(x *exchange.Exchange) {
+		if x.Kind == flow.KindConnection { // a relay is one Record, whatever it takes
+			next.Handle(x)
+			return
+		}
+		begin := x.Since()
+		head := x.Legs.HeadParsed
+		x.Legs = exchange.NoLegs
+		x.Legs.HeadParsed = head
+		before := x.BytesOut.Load()
+		x.Try = x.Trace
+		x.Try.ParentID, x.Try.SpanID = x.Trace.SpanID, exchange.NewSpanID()
+		o.add(&x.TryLive, x, flow.KindAttempt, x.Start.Add(begin))
+
+		next.Handle(x)
+
+		o.remove(&x.TryLive)
+		r := &x.Record
+		o.fill(r, x, flow.KindAttempt)
+		out := &x.Outcome
+		r.Status, r.Reason, r.Detail, r.Delivered = out.Status, out.Reason, out.Detail, out.Delivered
+		r.Legs = since(x.Legs, begin)
+		r.BytesOut -= before
+		o.endpoint(r, x)
+		o.rec.Record(r)
+	})
+}
+
+// Connection implements exchange.Reporter: a connection that never became an exchange.
+func (o *observer) Connection(b *exchange.Binding, p *exchange.Peer, start time.Time, reason flow.Reason, detail string) {
+	x := &exchange.Exchange{}
+	x.Reset()
+	x.Kind, x.Side, x.Protocol = flow.KindConnection, b.Listener.Side, b.Listener.Protocol
+	x.Peer, x.Binding, x.Start = p, b, start
+	if x.Side == flow.SideClient {
+		x.Decision.Service = b.Listener.Service
+		x.Destination = b.Destinations[b.Listener.Service]
+	}
+	beginTrace(x)
+	o.fill(&x.Record, x, x.Kind)
+	x.Record.Legs = x.Legs
+	x.Record.Reason, x.Record.Detail = reason, detail
+	o.rec.Record(&x.Record)
+}
+
+// beginTrace continues the caller's trace or begins one (https://www.w3.org/TR/trace-context/, section 4).
+func beginTrace(x *exchange.Exchange) {
+	if p := x.Head.Parent; !p.TraceID.IsZero() {
+		x.Trace = flow.Trace{TraceID: p.TraceID, ParentID: p.SpanID, Flags: p.Flags}
+	} else {
+		x.Trace = flow.Trace{TraceID: exchange.NewTraceID(), Flags: 1, Started: true}
+	}
+	x.Trace.SpanID = exchange.NewSpanID()
+	x.Try = x.Trace // what the server side sends on
+}
+
+func activeKey(x *exchange.Exchange) flow.ActiveKey {
+	k := flow.ActiveKey{Side: x.Side, Kind: x.Kind, Protocol: x.Protocol}
+	if x.Side == flow.SideClient {
+		k.Source, k.Destination = x.Binding.Workload.Service, x.Decision.Service
+	} else {
+		k.Source, k.Destination = x.Peer.Service, x.Binding.Workload.Service
+	}
+	return k
+}
+
+// fill writes what is known from the beginning, and the byte counts so far.
+func (o *observer) fill(r *flow.Record, x *exchange.Exchange, kind flow.Kind) {
+	*r = flow.Record{
+		Kind: kind, Side: x.Side, Protocol: x.Protocol,
+		Trace: x.Trace, Start: x.Start, Duration: x.Since(),
+		Method: x.Head.Method, Path: x.Head.Path, Authority: x.Head.Authority,
+		UserAgent: x.Head.UserAgent, RequestID: x.Head.RequestID,
+		Route:   x.Decision.Route,
+		BytesIn: x.BytesIn.Load(), BytesOut: x.BytesOut.Load(),
+		Revision: x.Binding.Snapshot.Revision,
+	}
+	w := &x.Binding.Workload
+	own := flow.Peer{Service: w.Service, Namespace: w.Namespace, Version: w.Version, Instance: w.Instance}
+	if x.Side == flow.SideClient {
+		own.Addr = x.Peer.Addr
+		r.Source = own
+		r.Destination.Service = x.Decision.Service
+		if x.Destination != nil {
+			r.Destination.Namespace = x.Destination.Namespace
+		}
+	} else {
+		if x.Peer.Identity != "" {
+			own.Identity = o.ownIdentity()
+		}
+		own.Addr = x.Peer.Local
+		r.Destination = own
+		r.Source = flow.Peer{Service: x.Peer.Service, Namespace: x.Peer.Namespace, Identity: x.Peer.Identity, Addr: x.Peer.Addr}
+	}
+	if kind == flow.KindAttempt {
+		r.Trace, r.Attempt = x.Try, x.Tries
+		r.Start = x.TryLive.Start
+		r.Duration = time.Since(r.Start)
+	}
+}
+
+// endpoint writes where the latest try went.
+func (o *observer) endpoint(r *flow.Record, x *exchange.Exchange) {
+	e := x.Choice.Endpoint
+	if e == nil {
+		return
+	}
+	r.Endpoint = e.Address
+	r.Probe, r.Override = x.Choice.Probe, x.Choice.Override
+	if x.Side != flow.SideClient {
+		return
+	}
+	r.Destination.Addr, r.Destination.Version, r.Destination.Instance = e.Address, e.Version, e.Instance
+	if x.Remote != "" {
+		r.Destination.Identity = x.Remote
+		r.Source.Identity = o.ownIdentity()
+	}
+}
+
+func (o *observer) ownIdentity() string {
+	if m := o.holder.Get(); m != nil {
+		return m.ID.String()
+	}
+	return ""
+}
+
+// since moves legs to a later beginning.
+func since(l flow.Legs, begin time.Duration) flow.Legs {
+	for _, d := range [...]*time.Duration{&l.Queued, &l.Connected, &l.Secured, &l.Sent, &l.FirstByte, &l.LastByte} {
+		if *d >= 0 {
+			*d = max(*d-begin, 0)
+		}
+	}
+	l.HeadParsed = flow.Unset
+	return l
+}
+
+func (o *observer) add(n *exchange.Live, x *exchange.Exchange, kind flow.Kind, start time.Time) {
+	if n.Shard == 0 {
+		n.Shard = o.next.Add(1)%liveShards + 1
+	}
+	s := &o.shards[n.Shard-1]
+	s.mu.Lock()
+	n.X, n.Kind, n.Start, n.Due = x, kind, start, start.Add(flow.ProgressInterval)
+	n.Prev, n.Next = nil, s.first
+	if s.first != nil {
+		s.first.Prev = n
+	}
+	s.first = n
+	s.mu.Unlock()
+}
+
+func (o *observer) remove(n *exchange.Live) {
+	s := &o.shards[n.Shard-1]
+	s.mu.Lock()
+	if n.Prev != nil {
+		n.Prev.Next = n.Next
+	} else {
+		s.first = n.Next
+	}
+	if n.Next != nil {
+		n.Next.Prev = n.Prev
+	}
+	n.Next, n.Prev = nil, nil
+	s.mu.Unlock()
+}
+
+// run emits progress Records until ctx is done.
+func (o *observer) run(ctx context.Context) {
+	t := time.NewTicker(flow.ProgressInterval / 10)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-t.C:
+			o.progress(now)
+		}
+	}
+}
+
+// progress reports what is due. It reads of an Exchange only what does not change while it is listed: the head, the decision, the choice of
+// the try, and the atomic counts.
+func (o *observer) progress(now time.Time) {
+	var r flow.Record
+	for i := range o.shards {
+		s := &o.shards[i]
+		s.mu.Lock()
+		for n := s.first; n != nil; n = n.Next {
+			if now.Before(n.Due) {
+				continue
+			}
+			n.Due = n.Due.Add(flow.ProgressInterval)
+			o.fill(&r, n.X, n.Kind)
+			r.Phase = flow.PhaseProgress
+			r.Legs = exchange.NoLegs
+			if n.Kind == flow.KindAttempt {
+				r.Endpoint = n.X.Choice.Endpoint.Address
+				r.Probe, r.Override = n.X.Choice.Probe, n.X.Choice.Override
+			}
+			o.rec.Record(&r)
+		}
+		s.mu.Unlock()
+	}
+}

@@ -1,0 +1,32 @@
+// Package resilience holds the steps that decide how long and how often something is tried, and how much at a time. Each step is one file.
+// None of them starts a goroutine; all of them work on the clock of the time package, so that tests run them under testing/synctest.
+package resilience
+
+import (
+	"time"
+
+	"github.com/tulle-mesh/tulle/sidecar/exchange"
+)
+
+// Deadline sets x.Deadline from the destination's request timeout, counted from the first byte of the request.
+func Deadline(next exchange.Handler) exchange.Handler {
+	return exchange.HandlerFunc(func(x *exchange.Exchange) {
+		if t := x.Destination.RequestTimeout; t > 0 {
+			x.Deadline = x.Start.Add(t)
+		}
+		next.Handle(x)
+	})
+}
+
+// TryDeadline sets x.TryDeadline at every try: the try timeout, but never past x.Deadline. It stands inside Retry.
+func TryDeadline(next exchange.Handler) exchange.Handler {
+	return exchange.HandlerFunc(func(x *exchange.Exchange) {
+		x.TryDeadline = x.Deadline
+		if t := x.Destination.TryTimeout; t > 0 && t != x.Destination.RequestTimeout {
+			if by := time.Now().Add(t); x.Deadline.IsZero() || by.Before(x.Deadline) {
+				x.TryDeadline = by
+			}
+		}
+		next.Handle(x)
+	})
+}

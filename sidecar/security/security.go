@@ -1,0 +1,120 @@
+// Package security finishes the handshakes of inbound connections and guards exchanges.
+//
+// Unwrap is a connection wrapper: bytes in, a connection with a proven peer out. Guard is the step that judges an exchange by its peer.
+package security
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/internal/identity"
+	"github.com/tulle-mesh/tulle/internal/policy"
+	"github.com/tulle-mesh/tulle/sidecar/exchange"
+)
+
+// HandshakeTimeout bounds an inbound TLS handshake, from the accept to its end.
+const HandshakeTimeout = 10 * time.Second
+
+// DetectTimeout is how long a permissive TCP listener waits for the caller's first byte before it takes the connection for plaintext: some
+// protocols have the server speak first.
+const DetectTimeout = time.Second
+
+// Unwrapper finishes inbound handshakes. Safe for concurrent use.
+type Unwrapper struct {
+	tls *tls.Config
+}
+
+// NewUnwrapper presents and verifies by h.
+func NewUnwrapper(h *identity.Holder) *Unwrapper { return &Unwrapper{tls: h.ServerTLS()} }
+
+// Unwrapped is a connection whose peer is known.
+type Unwrapped struct {
+	Conn     net.Conn
+	Buffered []byte // plaintext bytes that were read to detect the protocol
+	Peer     identity.ID
+}
+
+// Refusal is why a connection was not accepted.
+type Refusal struct {
+	Reason flow.Reason
+	Plain  bool // the caller speaks plaintext and can be told so
+	err    error
+}
+
+func (r *Refusal) Error() string { return r.err.Error() }
+
+// Unwrap reads the first byte of conn: 0x16 begins a TLS handshake, which is finished; anything else is plaintext, which only ModePermissive
+// takes. wait bounds the wait for the first byte; after it, or for ever when it is 0, a silent caller counts as plaintext with a permissive
+// listener that serves TCP. A nil refusal with a nil Conn means that the caller left without a byte.
+func (u *Unwrapper) Unwrap(conn net.Conn, mode policy.ListenerMode, protocol flow.Protocol) (Unwrapped, *Refusal) {
+	wait := HandshakeTimeout
+	if mode == policy.ModePermissive && protocol == flow.ProtocolTCP {
+		wait = DetectTimeout
+	}
+	start := time.Now()
+	_ = conn.SetReadDeadline(start.Add(wait))
+	first := make([]byte, 1024)
+	n, err := conn.Read(first)
+	if n == 0 {
+		switch {
+		case mode == policy.ModePermissive && errors.Is(err, os.ErrDeadlineExceeded):
+			_ = conn.SetReadDeadline(time.Time{})
+			return Unwrapped{Conn: conn}, nil
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return Unwrapped{}, &Refusal{Reason: flow.ReasonTLSFailed, err: fmt.Errorf("the caller began no TLS handshake in %s", wait)}
+		}
+		return Unwrapped{}, nil
+	}
+	first = first[:n]
+	if first[0] != recordHandshake {
+		if mode == policy.ModePermissive {
+			_ = conn.SetReadDeadline(time.Time{})
+			return Unwrapped{Conn: conn, Buffered: first}, nil
+		}
+		return Unwrapped{}, &Refusal{Reason: flow.ReasonPlaintextRefused, Plain: true, err: errors.New("the listener takes mTLS only and the caller sent plaintext")}
+	}
+	tc := tls.Server(&prefixed{Conn: conn, prefix: first}, u.tls)
+	_ = conn.SetDeadline(start.Add(HandshakeTimeout))
+	if err := tc.Handshake(); err != nil {
+		return Unwrapped{}, &Refusal{Reason: flow.ReasonTLSFailed, err: err}
+	}
+	_ = conn.SetDeadline(time.Time{})
+	return Unwrapped{Conn: tc, Peer: identity.PeerID(tc.ConnectionState())}, nil
+}
+
+// recordHandshake is the first byte of a TLS ClientHello (RFC 8446, section 5.1).
+const recordHandshake = 0x16
+
+// prefixed reads prefix before the connection.
+type prefixed struct {
+	net.Conn
+	prefix []byte
+}
+
+func (p *prefixed) Read(b []byte) (int, error) {
+	if len(p.prefix) > 0 {
+		n := copy(b, p.prefix)
+		if p.prefix = p.prefix[n:]; len(p.prefix) == 0 {
+			p.prefix = nil
+		}
+		return n, nil
+	}
+	return p.Conn.Read(b)
+}
+
+// Guard judges inbound exchanges by their peer: a strict listener takes nothing without an identity. (A connection may be older than the
+// Snapshot that made its listener strict.)
+func Guard(next exchange.Handler) exchange.Handler {
+	return exchange.HandlerFunc(func(x *exchange.Exchange) {
+		if x.Side == flow.SideServer && x.Binding.Listener.Mode == policy.ModeStrict && x.Peer.Identity == "" {
+			x.Outcome.Fail(flow.ReasonPlaintextRefused, "")
+			return
+		}
+		next.Handle(x)
+	})
+}

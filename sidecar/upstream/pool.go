@@ -1,0 +1,294 @@
+// Package upstream dials endpoints and keeps their idle connections.
+//
+// A Pools is shared by all exchanges of a sidecar. Run it beside them: it closes connections that have been idle for too long. An idle
+// connection holds no buffer and has no goroutine; whether the peer has closed it is asked of the kernel when it is taken out again.
+package upstream
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/internal/identity"
+	"github.com/tulle-mesh/tulle/sidecar/exchange"
+)
+
+const (
+	// IdleTimeout is how long a connection waits for its next exchange.
+	IdleTimeout = 60 * time.Second
+	// MaxIdle is how many idle connections an endpoint keeps; the oldest is closed for one more.
+	MaxIdle = 256
+	// checkAfter is how long a connection must have been idle for its state to be asked of the kernel. Below it the answer would cost more
+	// than it is worth: a connection that closes within it is met by the resending of what is safe.
+	checkAfter = 5 * time.Millisecond
+)
+
+// Dial opens a connection to addr and returns by the deadline of ctx.
+type Dial func(ctx context.Context, addr netip.AddrPort) (net.Conn, error)
+
+// Pools keeps one pool per endpoint and TLS configuration. Safe for concurrent use.
+type Pools struct {
+	dial Dial
+
+	mu     sync.RWMutex
+	m      map[key]*pool
+	closed bool
+	wg     sync.WaitGroup // of connections being closed
+}
+
+type key struct {
+	addr netip.AddrPort
+	tls  *tls.Config
+}
+
+type pool struct {
+	mu   sync.Mutex
+	idle []idle // oldest first
+}
+
+type idle struct {
+	c     *exchange.Conn
+	since time.Time
+}
+
+// New makes a Pools; dial nil means TCP.
+func New(dial Dial) *Pools {
+	if dial == nil {
+		dial = dialTCP
+	}
+	return &Pools{dial: dial, m: make(map[key]*pool)}
+}
+
+var dialer net.Dialer
+
+func dialTCP(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
+	return dialer.DialContext(ctx, "tcp", addr.String())
+}
+
+// Run closes idle connections until ctx is done, then all of them, and waits for that. Connections that are put back later are closed at once.
+func (p *Pools) Run(ctx context.Context) {
+	t := time.NewTicker(IdleTimeout / 12)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			p.mu.Lock()
+			p.closed = true
+			p.mu.Unlock()
+			p.sweep(time.Now().Add(IdleTimeout))
+			p.wg.Wait()
+			return
+		case now := <-t.C:
+			p.sweep(now)
+		}
+	}
+}
+
+// sweep closes what has been idle for too long at now, and forgets empty pools.
+func (p *Pools) sweep(now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for k, e := range p.m {
+		e.mu.Lock()
+		n := 0
+		for n < len(e.idle) && now.Sub(e.idle[n].since) >= IdleTimeout {
+			p.discard(e.idle[n].c)
+			n++
+		}
+		e.idle = append(e.idle[:0], e.idle[n:]...)
+		empty := len(e.idle) == 0
+		e.mu.Unlock()
+		if empty {
+			delete(p.m, k)
+		}
+	}
+}
+
+// Idle is how many idle connections there are.
+func (p *Pools) Idle() int {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	n := 0
+	for _, e := range p.m {
+		e.mu.Lock()
+		n += len(e.idle)
+		e.mu.Unlock()
+	}
+	return n
+}
+
+// Get implements exchange.Pool.
+func (p *Pools) Get(x *exchange.Exchange) *exchange.Conn {
+	k := key{x.Choice.Endpoint.Address, x.Destination.TLS}
+	if !x.Fresh {
+		p.mu.RLock()
+		e := p.m[k]
+		p.mu.RUnlock()
+		if c := p.take(e); c != nil {
+			c.Reused = true
+			x.Legs.Queued = x.Since()
+			x.Remote = c.Identity
+			return c
+		}
+	}
+	x.Legs.Queued = x.Since()
+	deadline := time.Now().Add(x.Destination.ConnectTimeout)
+	if x.Destination.ConnectTimeout < 0 {
+		deadline = time.Time{}
+	}
+	if until := x.Until(); !until.IsZero() && (deadline.IsZero() || until.Before(deadline)) {
+		deadline = until
+	}
+	c, reason, err := p.connect(x, k, deadline)
+	if err != nil {
+		x.Outcome.Delivered, x.Outcome.Unprocessed = false, true
+		x.Outcome.Fail(reason, err.Error())
+		return nil
+	}
+	x.Remote = c.Identity
+	return c
+}
+
+func (p *Pools) take(e *pool) *exchange.Conn {
+	if e == nil {
+		return nil
+	}
+	for {
+		e.mu.Lock()
+		n := len(e.idle)
+		if n == 0 {
+			e.mu.Unlock()
+			return nil
+		}
+		i := e.idle[n-1]
+		e.idle[n-1] = idle{}
+		e.idle = e.idle[:n-1]
+		e.mu.Unlock()
+		if age := time.Since(i.since); age < checkAfter || age < IdleTimeout && quiet(i.c.TCP) {
+			return i.c
+		}
+		p.Discard(i.c)
+	}
+}
+
+func (p *Pools) connect(x *exchange.Exchange, k key, deadline time.Time) (*exchange.Conn, flow.Reason, error) {
+	ctx := context.Background()
+	if !deadline.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, deadline)
+		defer cancel()
+	}
+	nc, err := p.dial(ctx, k.addr)
+	if err != nil {
+		return nil, connectReason(err), err
+	}
+	x.Legs.Connected = x.Since()
+	c := &exchange.Conn{Conn: nc, Key: k}
+	c.TCP, _ = nc.(*net.TCPConn)
+	if k.tls == nil {
+		return c, flow.ReasonNone, nil
+	}
+	tc := tls.Client(nc, k.tls)
+	_ = nc.SetDeadline(deadline)
+	if err := tc.Handshake(); err != nil {
+		_ = nc.Close()
+		return nil, handshakeReason(err), err
+	}
+	x.Legs.Secured = x.Since()
+	c.Conn, c.Mesh = tc, true
+	c.Identity = identity.PeerID(tc.ConnectionState()).String()
+	return c, flow.ReasonNone, nil
+}
+
+// Put implements exchange.Pool.
+func (p *Pools) Put(c *exchange.Conn) {
+	k := c.Key.(key)
+	p.mu.RLock()
+	e, closed := p.m[k], p.closed
+	if e != nil && !closed {
+		e.put(p, c)
+	}
+	p.mu.RUnlock()
+	switch {
+	case closed:
+		p.Discard(c)
+	case e == nil:
+		p.mu.Lock()
+		if p.closed {
+			p.discard(c)
+		} else {
+			if e = p.m[k]; e == nil {
+				e = &pool{}
+				p.m[k] = e
+			}
+			e.put(p, c)
+		}
+		p.mu.Unlock()
+	}
+}
+
+func (e *pool) put(p *Pools, c *exchange.Conn) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.idle) >= MaxIdle {
+		p.discard(e.idle[0].c)
+		e.idle = append(e.idle[:0], e.idle[1:]...)
+	}
+	e.idle = append(e.idle, idle{c, time.Now()})
+}
+
+// Discard implements exchange.Pool.
+func (p *Pools) Discard(c *exchange.Conn) {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	p.discard(c)
+}
+
+// discard closes c in order: what was written is still delivered. Closing a TLS connection writes, which may block for seconds when the peer
+// does not read, so nobody waits for it but Run. p.mu must be held, so that Run does not miss it.
+func (p *Pools) discard(c *exchange.Conn) {
+	drain(c.TCP) // a close with unread bytes would send a reset, which destroys what the peer has not read
+	if _, ok := c.Conn.(*tls.Conn); !ok {
+		_ = c.Close()
+		return
+	}
+	p.wg.Go(func() {
+		_ = c.Close()
+	})
+}
+
+func connectReason(err error) flow.Reason {
+	var ne net.Error
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return flow.ReasonConnectRefused
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &ne) && ne.Timeout():
+		return flow.ReasonConnectTimeout
+	}
+	return flow.ReasonConnectFailed
+}
+
+func handshakeReason(err error) flow.Reason {
+	var (
+		ne        net.Error
+		authority x509.UnknownAuthorityError
+		invalid   x509.CertificateInvalidError
+	)
+	switch {
+	case errors.As(err, &ne) && ne.Timeout():
+		return flow.ReasonConnectTimeout
+	case errors.As(err, &authority), errors.As(err, &invalid), errors.Is(err, io.EOF):
+		return flow.ReasonTLSFailed
+	case errors.Is(err, identity.ErrPeer):
+		return flow.ReasonIdentityMismatch
+	}
+	return flow.ReasonTLSFailed
+}

@@ -1,0 +1,145 @@
+package sidecar
+
+import (
+	"crypto/tls"
+	"fmt"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/internal/identity"
+	"github.com/tulle-mesh/tulle/internal/policy"
+	"github.com/tulle-mesh/tulle/internal/route"
+	"github.com/tulle-mesh/tulle/sidecar/balance"
+	"github.com/tulle-mesh/tulle/sidecar/exchange"
+	"github.com/tulle-mesh/tulle/sidecar/resilience"
+)
+
+// service is what is kept of a destination across Snapshots.
+type service struct {
+	inFlight atomic.Int64
+	states   balance.States
+	budget   *resilience.Budget
+	ratio    float64
+	floor    float64
+	tls      *tls.Config
+	tlsFor   string
+}
+
+// bindings makes of a Snapshot what listeners and steps need. Only Run calls it.
+func (s *Sidecar) bindings(snap *policy.Snapshot) []*exchange.Binding {
+	workload := s.cfg.Workload
+	if workload == (policy.Workload{}) {
+		workload = snap.Workload
+	}
+	destinations := make(map[string]*exchange.Destination, len(snap.Services))
+	for name, sv := range snap.Services {
+		d := s.destination(name, sv)
+		d.Picker = balance.NewPicker(snap.Endpoints[name], &s.services[name].states)
+		destinations[name] = d
+	}
+	for name := range s.services {
+		if destinations[name] == nil && !strings.HasPrefix(name, inboundKey) {
+			delete(s.services, name)
+		}
+	}
+	out := make([]*exchange.Binding, 0, len(snap.Listeners))
+	for _, l := range snap.Listeners {
+		b := &exchange.Binding{Listener: l, Snapshot: snap, Workload: workload, Destinations: destinations}
+		switch l.Side {
+		case flow.SideClient:
+			b.Routes = route.New(l.Service)
+		case flow.SideServer:
+			own := snap.Services[l.Service] // the callers' settings, where they are known
+			own.Name, own.Namespace, own.MTLS = workload.Service, workload.Namespace, false
+			b.Own = s.destination(inboundKey+l.Service, own)
+			b.App = &policy.Endpoint{Address: l.Target}
+		default:
+			s.cfg.Log.Error("listener is neither inbound nor outbound; it is ignored: correct the configuration", "listener", l.Name)
+			continue
+		}
+		if l.Protocol != flow.ProtocolHTTP1 && l.Protocol != flow.ProtocolTCP {
+			s.cfg.Log.Warn("this sidecar does not speak the listener's protocol yet; it relays bytes", "listener", l.Name)
+		}
+		out = append(out, b)
+	}
+	return out
+}
+
+// inboundKey sets the state of the own service as a listener apart from the same service as a destination.
+const inboundKey = "inbound "
+
+func (s *Sidecar) destination(key string, sv policy.Service) *exchange.Destination {
+	st := s.services[key]
+	if st == nil {
+		st = &service{}
+		s.services[key] = st
+	}
+	sv = withDefaults(sv)
+	if st.budget == nil || st.ratio != sv.Retry.BudgetRatio || st.floor != sv.Retry.BudgetMin {
+		st.ratio, st.floor = sv.Retry.BudgetRatio, sv.Retry.BudgetMin
+		st.budget = resilience.NewBudget(st.ratio, st.floor)
+	}
+	d := &exchange.Destination{Service: sv, InFlight: &st.inFlight, Budget: st.budget}
+	if sv.MTLS && !sv.External {
+		ids := slices.Sorted(slices.Values(sv.Identities))
+		if want := strings.Join(ids, "\n"); st.tls == nil || st.tlsFor != want {
+			st.tls, st.tlsFor = s.clientTLS(sv.Name, ids), want
+		}
+		d.TLS = st.tls
+	}
+	return d
+}
+
+// clientTLS is shared by all connections to a service, and with it the cache of sessions.
+func (s *Sidecar) clientTLS(name string, ids []string) *tls.Config {
+	var allowed []identity.ID
+	for _, text := range ids {
+		id, err := identity.Parse(text)
+		if err != nil {
+			s.cfg.Log.Error("identity of a service is malformed; it is ignored: correct the configuration", "service", name, "err", err)
+			continue
+		}
+		allowed = append(allowed, id)
+	}
+	c := s.cfg.Identity.ClientTLS(allowed...)
+	if len(ids) > 0 && len(allowed) == 0 { // none allowed is not any allowed
+		c.VerifyConnection = func(tls.ConnectionState) error {
+			return fmt.Errorf("%w: no identity of service %q is well-formed", identity.ErrPeer, name)
+		}
+	}
+	c.ClientSessionCache = tls.NewLRUClientSessionCache(256)
+	return c
+}
+
+// withDefaults replaces zero settings by the defaults named beside them in package policy.
+func withDefaults(s policy.Service) policy.Service {
+	duration := func(d *time.Duration, def time.Duration) {
+		if *d == 0 {
+			*d = def
+		}
+	}
+	number := func(n *int, def int) {
+		if *n == 0 {
+			*n = def
+		}
+	}
+	duration(&s.RequestTimeout, policy.DefaultRequestTimeout)
+	duration(&s.TryTimeout, s.RequestTimeout)
+	duration(&s.ConnectTimeout, policy.DefaultConnectTimeout)
+	duration(&s.IdleTimeout, policy.DefaultIdleTimeout)
+	number(&s.MaxRequests, policy.DefaultMaxRequests)
+	number(&s.MaxConnections, policy.DefaultMaxConnections)
+	number(&s.Retry.Attempts, 2)
+	if s.Retry.BudgetRatio == 0 {
+		s.Retry.BudgetRatio = 0.2
+	}
+	if s.Retry.BudgetMin == 0 {
+		s.Retry.BudgetMin = 10
+	}
+	duration(&s.Retry.BackoffBase, 25*time.Millisecond)
+	duration(&s.Retry.BackoffMax, 250*time.Millisecond)
+	return s
+}
