@@ -16,9 +16,11 @@ import (
 const (
 	SeriesRequests        = "tulle_requests_total"              // source, destination, side, protocol, code_class, reason, probe
 	SeriesDuration        = "tulle_request_duration_seconds"    // source, destination, side, protocol, code_class: native histogram
+	SeriesFailures        = "tulle_request_failures_total"      // source, destination, side, protocol: of the requests without probe, 5xx or a failing reason
 	SeriesUnanswered      = "tulle_unanswered_total"            // source, destination, side, protocol, reason: exchanges without a complete response
 	SeriesEdgeAttempts    = "tulle_edge_attempts_total"         // source, destination, protocol, delivered, reason (of those not delivered)
 	SeriesAttempts        = "tulle_attempts_total"              // destination, endpoint, code_class, reason, delivered, probe
+	SeriesAttemptFailures = "tulle_attempt_failures_total"      // destination, endpoint: of the attempts without probe
 	SeriesAttemptDuration = "tulle_attempt_duration_seconds"    // destination, endpoint: native histogram
 	SeriesRouteDuration   = "tulle_route_duration_seconds"      // destination, route: native histogram
 	SeriesVersions        = "tulle_version_requests_total"      // destination, version, side, code_class
@@ -49,6 +51,8 @@ type series struct {
 var seriesLabels = map[string][]string{
 	SeriesRequests:           {"source", "destination", "side", "protocol", "code_class", "reason", "probe"},
 	SeriesDuration:           {"source", "destination", "side", "protocol", "code_class"},
+	SeriesFailures:           {"source", "destination", "side", "protocol"},
+	SeriesAttemptFailures:    {"destination", "endpoint"},
 	SeriesUnanswered:         {"source", "destination", "side", "protocol", "reason"},
 	SeriesEdgeAttempts:       {"source", "destination", "protocol", "delivered", "reason"},
 	SeriesAttempts:           {"destination", "endpoint", "code_class", "reason", "delivered", "probe"},
@@ -90,6 +94,12 @@ func (g *Graph) accumulate(r *reporter, p *point, d uint64) {
 	switch p.metric {
 	case famExchanges:
 		g.counters[requestSeries(p)] += n
+		failures := series{SeriesFailures, [7]string{k.source, k.destination, p.side.String(), p.protocol}}
+		if p.failed() && !p.probe {
+			g.counters[failures] += n
+		} else {
+			g.counters[failures] += 0 // it exists from the first request on, so that a ratio is 0 and not nothing
+		}
 		if !p.answered {
 			g.counters[series{SeriesUnanswered, [7]string{k.source, k.destination, p.side.String(), p.protocol, reasonOrNone(p.reason)}}] += n
 		}
@@ -111,6 +121,12 @@ func (g *Graph) accumulate(r *reporter, p *point, d uint64) {
 		}
 		g.counters[series{SeriesEdgeAttempts, [7]string{k.source, k.destination, p.protocol, trueOr(p.delivered, "false"), reason}}] += n
 		if p.endpoint != "" {
+			failures := series{SeriesAttemptFailures, [7]string{k.destination, p.endpoint}}
+			if p.failed() && !p.probe {
+				g.counters[failures] += n
+			} else {
+				g.counters[failures] += 0
+			}
 			g.counters[series{SeriesAttempts, [7]string{k.destination, p.endpoint, p.class, p.reason, trueOr(p.delivered, "false"), trueOr(p.probe, "")}}] += n
 		}
 	case famVersions:
@@ -203,7 +219,7 @@ func (g *Graph) fillLocked(now time.Time, b *metric.Batch) {
 	var buf []string
 	for s, v := range g.counters {
 		buf = s.pairs(buf)
-		b.Value(s.metric, v, buf...)
+		b.Counter(s.metric, v, buf...)
 	}
 	for s, h := range g.hists {
 		buf = s.pairs(buf)
@@ -223,17 +239,17 @@ func (g *Graph) fillLocked(now time.Time, b *metric.Batch) {
 		if r.boot.goodbye {
 			continue
 		}
-		b.Value(SeriesReporterUp, up, "service", r.service, "instance", r.key.instance)
-		b.Value(SeriesClockOffset, time.Duration(r.boot.offset).Seconds(), "service", r.service, "instance", r.key.instance)
+		b.Gauge(SeriesReporterUp, up, "service", r.service, "instance", r.key.instance)
+		b.Gauge(SeriesClockOffset, time.Duration(r.boot.offset).Seconds(), "service", r.service, "instance", r.key.instance)
 		if !r.missing {
 			for k, n := range r.boot.active {
-				b.Value(SeriesActive, float64(n), "source", k.source, "destination", k.destination, "side", k.side.String(), "protocol", k.protocol, "kind", k.kind)
+				b.Gauge(SeriesActive, float64(n), "source", k.source, "destination", k.destination, "side", k.side.String(), "protocol", k.protocol, "kind", k.kind)
 			}
 		}
 	}
 	for _, e := range g.live.Load().Edges {
 		if e.State == ReporterMissing {
-			b.Value(SeriesEdgeMissing, 1, "source", e.Source, "destination", e.Destination, "protocol", e.Protocol)
+			b.Gauge(SeriesEdgeMissing, 1, "source", e.Source, "destination", e.Destination, "protocol", e.Protocol)
 		}
 	}
 	for service, workloads := range g.x.workloads {
@@ -253,16 +269,16 @@ func (g *Graph) fillLocked(now time.Time, b *metric.Batch) {
 			if ejected == 0 {
 				usable++
 			}
-			b.Value(SeriesEndpointEjected, ejected, "service", service, "endpoint", w.GetAddress(), "instance", w.GetInstance())
-			b.Value(SeriesEndpointWeight, weight, "service", service, "endpoint", w.GetAddress(), "instance", w.GetInstance())
+			b.Gauge(SeriesEndpointEjected, ejected, "service", service, "endpoint", w.GetAddress(), "instance", w.GetInstance())
+			b.Gauge(SeriesEndpointWeight, weight, "service", service, "endpoint", w.GetAddress(), "instance", w.GetInstance())
 		}
-		b.Value(SeriesEndpoints, float64(total), "service", service)
-		b.Value(SeriesEndpointsUsable, float64(usable), "service", service)
+		b.Gauge(SeriesEndpoints, float64(total), "service", service)
+		b.Gauge(SeriesEndpointsUsable, float64(usable), "service", service)
 	}
 	for service := range g.x.services {
 		if len(g.x.workloads[service]) == 0 && !g.x.services[service].GetExternal() {
-			b.Value(SeriesEndpoints, 0, "service", service)
-			b.Value(SeriesEndpointsUsable, 0, "service", service)
+			b.Gauge(SeriesEndpoints, 0, "service", service)
+			b.Gauge(SeriesEndpointsUsable, 0, "service", service)
 		}
 	}
 }

@@ -42,16 +42,25 @@ type Writer struct {
 	mu     sync.Mutex
 	series map[string]*entry // by the label set's bytes
 	round  uint64
-	fresh  uint64 // series admitted in this round, which the store does not count yet
+	last   time.Time // of the Write before
+	fresh  uint64    // series admitted in this round, which the store does not count yet
 	buf    []byte
 }
+
+type seriesKind uint8
+
+const (
+	gauge seriesKind = iota
+	counter
+	histo
+)
 
 type entry struct {
 	labels labels.Labels
 	ref    storage.SeriesRef
 	round  uint64 // last Write in which it had a value
 	folded *entry // the series that takes its values, when over the budget
-	isHist bool
+	kind   seriesKind
 
 	value     float64
 	hist      *histogram.FloatHistogram
@@ -86,7 +95,7 @@ func (w *Writer) Write(ctx context.Context, at time.Time, fill func(*Batch)) err
 		}
 		if e.round != w.round {
 			// The labels disappear from the Writer; the store keeps what was written.
-			if e.isHist {
+			if e.kind == histo {
 				_, _ = app.AppendHistogram(e.ref, e.labels, ts, nil, &histogram.FloatHistogram{Sum: math.Float64frombits(value.StaleNaN)})
 			} else {
 				_, _ = app.Append(e.ref, e.labels, ts, math.Float64frombits(value.StaleNaN))
@@ -95,7 +104,10 @@ func (w *Writer) Write(ctx context.Context, at time.Time, fill func(*Batch)) err
 			continue
 		}
 		var err error
-		if e.isHist {
+		if e.ref == 0 && !w.last.IsZero() {
+			w.begin(app, e)
+		}
+		if e.kind == histo {
 			e.ref, err = app.AppendHistogram(e.ref, e.labels, ts, nil, e.hist)
 			e.hist = nil
 		} else {
@@ -114,6 +126,7 @@ func (w *Writer) Write(ctx context.Context, at time.Time, fill func(*Batch)) err
 		}
 		e.exemplars = e.exemplars[:0]
 	}
+	w.last = at
 	if firstErr != nil {
 		_ = app.Rollback()
 		return wrap(firstErr)
@@ -122,6 +135,18 @@ func (w *Writer) Write(ctx context.Context, at time.Time, fill func(*Batch)) err
 		return wrap(fmt.Errorf("metrics store: commit: %w", err))
 	}
 	return nil
+}
+
+// begin gives a new cumulative series a zero at the Write before, when it was zero: rate() sees only differences between samples, and would miss
+// what was counted before the first.
+func (w *Writer) begin(app storage.Appender, e *entry) {
+	ts := w.last.UnixMilli()
+	switch e.kind {
+	case counter:
+		_, _ = app.Append(0, e.labels, ts, 0)
+	case histo:
+		_, _ = app.AppendHistogram(0, e.labels, ts, nil, &histogram.FloatHistogram{Schema: e.hist.Schema, ZeroThreshold: e.hist.ZeroThreshold})
+	}
 }
 
 func wrap(err error) error {
@@ -142,16 +167,20 @@ func rejection(err error) string {
 	}
 }
 
-// Value adds v to the series of a counter or gauge in this batch. The pairs are label names and values; empty values are dropped, as
-// Prometheus does.
-func (b *Batch) Value(name string, v float64, pairs ...string) {
-	e := b.entry(name, false, pairs)
-	e.value += v
+// Counter adds the cumulative v to the series in this batch. The pairs are label names and values; empty values are dropped, as Prometheus
+// does. A counter that appears after the first Write is taken to have been zero at the Write before.
+func (b *Batch) Counter(name string, v float64, pairs ...string) {
+	b.entry(name, counter, pairs).value += v
 }
 
-// Histogram adds the cumulative h to the series; h may be changed afterwards.
+// Gauge adds v to the series in this batch.
+func (b *Batch) Gauge(name string, v float64, pairs ...string) {
+	b.entry(name, gauge, pairs).value += v
+}
+
+// Histogram is Counter for native histograms; h may be changed afterwards.
 func (b *Batch) Histogram(name string, h *histogram.FloatHistogram, pairs ...string) {
-	e := b.entry(name, true, pairs)
+	e := b.entry(name, histo, pairs)
 	if e.hist == nil {
 		e.hist = h.Copy()
 		return
@@ -181,16 +210,16 @@ func (b *Batch) key(name string, pairs []string) string {
 	return string(buf)
 }
 
-func (b *Batch) entry(name string, isHist bool, pairs []string) *entry {
+func (b *Batch) entry(name string, kind seriesKind, pairs []string) *entry {
 	w := b.w
 	key := b.key(name, pairs)
 	e := w.series[key]
 	if e == nil {
-		e = &entry{labels: labelsOf(name, pairs), isHist: isHist}
+		e = &entry{labels: labelsOf(name, pairs), kind: kind}
 		if w.db.tsdb.Head().NumSeries()+w.fresh >= uint64(w.db.cfg.ActiveSeriesBudget) {
 			if folded, changed := fold(pairs); changed {
 				w.db.folded.WithLabelValues(name).Inc()
-				e.folded = b.foldedEntry(name, isHist, folded)
+				e.folded = b.foldedEntry(name, kind, folded)
 			}
 		}
 		if e.folded == nil {
@@ -206,11 +235,11 @@ func (b *Batch) entry(name string, isHist bool, pairs []string) *entry {
 	return e
 }
 
-func (b *Batch) foldedEntry(name string, isHist bool, pairs []string) *entry {
+func (b *Batch) foldedEntry(name string, kind seriesKind, pairs []string) *entry {
 	key := b.key(name, pairs)
 	e := b.w.series[key]
 	if e == nil {
-		e = &entry{labels: labelsOf(name, pairs), isHist: isHist}
+		e = &entry{labels: labelsOf(name, pairs), kind: kind}
 		b.w.series[key] = e
 	}
 	return e
