@@ -1,0 +1,434 @@
+package local
+
+import (
+	"container/list"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// block is one sealed Parquet file and its sidecar.
+type block struct {
+	path  string // of the Parquet file
+	size  int64  // of both files
+	meta  idxMeta
+	bloom bloom
+	gone  atomic.Bool // removed by retention or set aside: readers that meet it skip it
+}
+
+const (
+	parquetSuffix = ".parquet"
+	idxSuffix     = ".idx"
+	tmpSuffix     = ".tmp"
+)
+
+func (b *block) idx() string { return strings.TrimSuffix(b.path, parquetSuffix) + idxSuffix }
+
+// loadBlocks finds the blocks, removes what a crash left half-written, and rebuilds lost sidecars.
+func (db *DB) loadBlocks() error {
+	hours, err := db.fs.ReadDir(db.blockDir())
+	if err != nil {
+		return fmt.Errorf("span store: %w", err)
+	}
+	for _, h := range hours {
+		if !h.IsDir() {
+			continue
+		}
+		dir := filepath.Join(db.blockDir(), h.Name())
+		files, err := db.fs.ReadDir(dir)
+		if err != nil {
+			return fmt.Errorf("span store: %w", err)
+		}
+		have := map[string]bool{}
+		for _, f := range files {
+			have[f.Name()] = true
+		}
+		for _, f := range files {
+			name := f.Name()
+			path := filepath.Join(dir, name)
+			switch {
+			case strings.HasSuffix(name, tmpSuffix), // never complete
+				strings.HasSuffix(name, idxSuffix) && !have[strings.TrimSuffix(name, idxSuffix)+parquetSuffix]: // its block never came
+				if err := db.fs.Remove(path); err != nil {
+					return fmt.Errorf("span store: remove %s, left over by a crash: %w", path, err)
+				}
+			case strings.HasSuffix(name, parquetSuffix):
+				b, err := db.loadBlock(path)
+				if err != nil {
+					db.damagedBlock(&block{path: path}, err)
+					continue
+				}
+				db.blocks = append(db.blocks, b)
+				db.seen.merge(b.meta.Sequences)
+				b.meta.Sequences = nil // only needed here
+			}
+		}
+	}
+	slices.SortFunc(db.blocks, func(a, b *block) int {
+		if a.meta.FirstSeq < b.meta.FirstSeq {
+			return -1
+		}
+		return 1
+	})
+	return nil
+}
+
+func (db *DB) loadBlock(path string) (*block, error) {
+	b := &block{path: path}
+	st, err := db.fs.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	f, err := db.fs.OpenFile(b.idx(), os.O_RDONLY, 0)
+	if err == nil {
+		b.meta, b.bloom, err = readIndexFront(f)
+		ist, serr := f.Stat()
+		if serr == nil {
+			b.size = ist.Size() + st.Size()
+		}
+		err = errors.Join(err, serr, f.Close())
+	}
+	if err == nil {
+		if b.meta.FileSize != st.Size() {
+			return nil, fmt.Errorf("%w: %d bytes long, %d were written", errBlock, st.Size(), b.meta.FileSize)
+		}
+		return b, nil
+	}
+	db.log.Warn("span store: the sidecar of a block is lost or damaged and is made anew", "block", path, "error", err)
+	return db.rebuildIndex(path)
+}
+
+func (db *DB) rebuildIndex(path string) (*block, error) {
+	f, err := db.fs.OpenFile(path, os.O_RDONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() //nolint:errcheck // read only
+	bf, err := openParquet(f, nil)
+	if err != nil {
+		return nil, err
+	}
+	parts, err := bf.rebuild()
+	if err != nil {
+		return nil, err
+	}
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	crc, err := footerCRC(f, st.Size())
+	if err != nil {
+		return nil, err
+	}
+	b := &block{path: path, meta: idxMeta{blockMeta: bf.meta, FileSize: st.Size(), FooterCRC: crc}}
+	if err := db.writeIndex(b, parts); err != nil {
+		return nil, fmt.Errorf("write the sidecar %s: %w", b.idx(), err)
+	}
+	return b, nil
+}
+
+// writeIndex writes the sidecar in place, durably, and sets b's filter and size.
+func (db *DB) writeIndex(b *block, parts []*part) error {
+	b.bloom = newBloom(len(parts))
+	for _, p := range parts {
+		b.bloom.add(p.id)
+	}
+	data, err := encodeIndex(b.meta, b.bloom, parts)
+	if err != nil {
+		return err
+	}
+	b.size = b.meta.FileSize + int64(len(data))
+	tmp := b.idx() + tmpSuffix
+	if err := writeFile(db.fs, tmp, data); err != nil {
+		return errors.Join(err, removeIfThere(db.fs, tmp))
+	}
+	return db.fs.Rename(tmp, b.idx())
+}
+
+func removeIfThere(fsys FS, name string) error {
+	if err := fsys.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// writeBlock seals a frozen memtable. The rename of the Parquet file is the moment at which the block exists: the sidecar is there before it.
+func (db *DB) writeBlock(m *memtable) (*block, error) {
+	hour := filepath.Join(db.blockDir(), time.Unix(0, m.received).UTC().Format("2006-01-02T15"))
+	if err := db.fs.MkdirAll(hour, 0o700); err != nil {
+		return nil, err
+	}
+	if err := db.fs.SyncDir(db.blockDir()); err != nil {
+		return nil, err
+	}
+	b := &block{path: filepath.Join(hour, fmt.Sprintf("%020d-%020d%s", m.firstSeq, m.lastSeq, parquetSuffix))}
+	tmp := b.path + tmpSuffix
+	parts, err := db.writeBody(tmp, m, b)
+	if err == nil {
+		err = db.writeIndex(b, parts)
+	}
+	if err == nil {
+		err = db.fs.Rename(tmp, b.path)
+	}
+	if err != nil {
+		return nil, errors.Join(err, removeIfThere(db.fs, tmp))
+	}
+	if err := db.fs.SyncDir(hour); err != nil {
+		return nil, err
+	}
+	b.meta.Sequences = nil
+	return b, nil
+}
+
+func (db *DB) writeBody(tmp string, m *memtable, b *block) (parts []*part, err error) {
+	f, err := db.fs.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	meta := m.metaLocked() // frozen: nobody writes
+	parts, err = writeParquet(f, m, meta)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Sync(); err != nil {
+		return nil, err
+	}
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	crc, err := footerCRC(f, st.Size())
+	if err != nil {
+		return nil, err
+	}
+	b.meta = idxMeta{blockMeta: meta, FileSize: st.Size(), FooterCRC: crc}
+	return parts, nil
+}
+
+func (db *DB) removeBlock(b *block) {
+	b.gone.Store(true)
+	db.cache.drop(b)
+	err := errors.Join(removeIfThere(db.fs, b.path), removeIfThere(db.fs, b.idx()))
+	if err != nil {
+		db.log.Warn("span store: cannot remove an expired block; the next start tries again", "block", b.path, "error", err)
+	}
+	_ = db.fs.Remove(filepath.Dir(b.path)) // the hour, once it is empty
+}
+
+// damagedBlock takes a block out of service and renames it, so that somebody can look at it and no start meets it again.
+func (db *DB) damagedBlock(b *block, cause error) {
+	if b.gone.Swap(true) {
+		return
+	}
+	db.mu.Lock()
+	db.blocks = slices.DeleteFunc(slices.Clone(db.blocks), func(x *block) bool { return x == b })
+	db.mu.Unlock()
+	db.cache.drop(b)
+	aside := b.path + ".damaged"
+	if err := db.fs.Rename(b.path, aside); err != nil {
+		db.log.Warn("span store: cannot rename a damaged block", "block", b.path, "error", err)
+	}
+	_ = db.fs.Remove(b.idx()) // derived; of no use without its block
+	spans := "its spans are"
+	if b.meta.Spans > 0 {
+		spans = fmt.Sprintf("its %d spans are", b.meta.Spans)
+	}
+	db.reportDamage(fmt.Sprintf("the block %s is damaged (%v); %s not shown, everything else is. It was renamed to %s: check the disk, and delete the file when nobody needs it",
+		filepath.Base(b.path), cause, spans, filepath.Base(aside)), aside)
+}
+
+// use calls fn with the open block. Damage that fn meets takes the block out of service; it and a block that is gone count as empty: ok is false
+// and err nil. Other failures (too many open files, an I/O error) are returned.
+func (db *DB) use(b *block, fn func(*blockFile) error) (ok bool, err error) {
+	bf, err := db.cache.open(b)
+	if err == nil {
+		err = fn(bf)
+		db.cache.release(bf)
+	}
+	return db.outcome(b, err)
+}
+
+// parts are the block's trace summaries, in file order.
+func (db *DB) parts(b *block) ([]*part, error) {
+	ps, err := db.cache.parts(b)
+	if errors.Is(err, errIndex) {
+		db.log.Warn("span store: the sidecar of a block is damaged and is derived anew", "block", b.path, "error", err)
+		_, err = db.use(b, func(bf *blockFile) error {
+			var err error
+			if ps, err = bf.rebuild(); err != nil {
+				return err
+			}
+			if err := db.writeIndex(&block{path: b.path, meta: idxMeta{blockMeta: bf.meta, FileSize: b.meta.FileSize, FooterCRC: b.meta.FooterCRC}}, ps); err != nil {
+				db.log.Warn("span store: cannot write a sidecar anew", "block", b.path, "error", err)
+			}
+			return nil
+		})
+		if err == nil {
+			db.cache.keepParts(b, ps)
+		}
+		return ps, err
+	}
+	_, err = db.outcome(b, err)
+	return ps, err
+}
+
+func (db *DB) outcome(b *block, err error) (bool, error) {
+	switch {
+	case err == nil:
+		return true, nil
+	case b.gone.Load():
+		return false, nil
+	case errors.Is(err, errBlock), errors.Is(err, fs.ErrNotExist):
+		db.damagedBlock(b, err)
+		return false, nil
+	default:
+		return false, fmt.Errorf("read block %s: %w", b.path, err)
+	}
+}
+
+// cache bounds what is kept of blocks in memory: open files with their footers, and decoded trace summaries.
+type cache struct {
+	fs FS
+
+	mu       sync.Mutex
+	files    map[*block]*list.Element // of *blockFile, most recent first
+	fileLRU  *list.List
+	sums     map[*block]*list.Element
+	sumLRU   *list.List
+	sumTotal int // traces in sums
+}
+
+const (
+	maxOpenFiles = 48
+	maxSums      = 100_000 // traces, about 250 bytes each
+)
+
+type fileEntry struct {
+	b  *block
+	bf *blockFile
+}
+
+type sumEntry struct {
+	b     *block
+	parts []*part
+}
+
+func newCache(fsys FS) *cache {
+	return &cache{fs: fsys, files: map[*block]*list.Element{}, fileLRU: list.New(), sums: map[*block]*list.Element{}, sumLRU: list.New()}
+}
+
+func (c *cache) open(b *block) (*blockFile, error) {
+	c.mu.Lock()
+	if e, ok := c.files[b]; ok {
+		c.fileLRU.MoveToFront(e)
+		bf := e.Value.(*fileEntry).bf
+		bf.refs++
+		c.mu.Unlock()
+		return bf, nil
+	}
+	c.mu.Unlock()
+	f, err := c.fs.OpenFile(b.path, os.O_RDONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	bf, err := openParquet(f, &b.meta)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	bf.refs = 1
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.files[b]; ok || b.gone.Load() { // somebody else was faster: use ours once
+		bf.evict = true
+		return bf, nil
+	}
+	c.files[b] = c.fileLRU.PushFront(&fileEntry{b, bf})
+	for c.fileLRU.Len() > maxOpenFiles {
+		c.evictLocked(c.fileLRU.Back())
+	}
+	return bf, nil
+}
+
+func (c *cache) evictLocked(e *list.Element) {
+	fe := c.fileLRU.Remove(e).(*fileEntry)
+	delete(c.files, fe.b)
+	fe.bf.evict = true
+	if fe.bf.refs == 0 {
+		_ = fe.bf.f.Close()
+	}
+}
+
+func (c *cache) release(bf *blockFile) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if bf.refs--; bf.refs == 0 && bf.evict {
+		_ = bf.f.Close()
+	}
+}
+
+func (c *cache) parts(b *block) ([]*part, error) {
+	c.mu.Lock()
+	if e, ok := c.sums[b]; ok {
+		c.sumLRU.MoveToFront(e)
+		c.mu.Unlock()
+		return e.Value.(*sumEntry).parts, nil
+	}
+	c.mu.Unlock()
+	f, err := c.fs.OpenFile(b.idx(), os.O_RDONLY, 0)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errIndex, err)
+	}
+	defer f.Close() //nolint:errcheck // read only
+	ps, err := readIndexParts(f)
+	if err != nil {
+		return nil, err
+	}
+	c.keepParts(b, ps)
+	return ps, nil
+}
+
+func (c *cache) keepParts(b *block, ps []*part) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.sums[b]; ok || b.gone.Load() {
+		return
+	}
+	c.sums[b] = c.sumLRU.PushFront(&sumEntry{b, ps})
+	c.sumTotal += len(ps)
+	for c.sumTotal > maxSums && c.sumLRU.Len() > 1 {
+		c.dropSumsLocked(c.sumLRU.Back())
+	}
+}
+
+func (c *cache) dropSumsLocked(e *list.Element) {
+	s := c.sumLRU.Remove(e).(*sumEntry)
+	delete(c.sums, s.b)
+	c.sumTotal -= len(s.parts)
+}
+
+func (c *cache) drop(b *block) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e, ok := c.files[b]; ok {
+		c.evictLocked(e)
+	}
+	if e, ok := c.sums[b]; ok {
+		c.dropSumsLocked(e)
+	}
+}
+
+func (c *cache) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.fileLRU.Len() > 0 {
+		c.evictLocked(c.fileLRU.Back())
+	}
+}

@@ -1,0 +1,432 @@
+package local
+
+import (
+	"cmp"
+	"encoding/json"
+	"slices"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/ptrace"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/store"
+)
+
+// sym is an index into a memtable's strings; 0 is "".
+type sym uint32
+
+// liveSpan is one span in memory, without pointers, so that the garbage collector does not look inside (about 300 bytes plus its texts).
+type liveSpan struct {
+	trace                       flow.TraceID
+	id, parent                  flow.SpanID
+	start, end                  uint64
+	set, bools                  uint64 // by index of columns: present; true
+	flags                       uint32
+	kind, status                int32
+	group                       uint32
+	name, statusMsg, traceState sym
+	attrs, extra                sym
+	str                         [maxStr]sym
+	num                         [maxNum]int64
+}
+
+// startAt says that from commit seq on, the earliest known start was start. A part's history has one entry unless an earlier span
+// came later; paging orders by the start as of its first page (see Summaries).
+type startAt struct{ seq, start uint64 }
+
+// part is what one memtable or block knows of one trace, without span bodies. Immutable once handed out.
+type part struct {
+	id        flow.TraceID
+	start     uint64 // earliest span start
+	lastStart uint64 // latest span start
+	end       uint64 // latest span end
+	spans     int
+	errors    int
+	rooted    bool // a span without parent is here
+	rootStart uint64
+	rootSpan  flow.SpanID
+	rootName  string // of the root, or of the earliest span when there is none
+	rootOwner string // its service
+	services  []store.ServiceCount
+	history   []startAt // never empty; seq ascending, start descending
+	row       int       // in a block: index of its first row
+}
+
+// asOf is the trace's start as known at commit seq w; ok is false when nothing of it was.
+func (p *part) asOf(w uint64) (start uint64, ok bool) {
+	for i := len(p.history) - 1; i >= 0; i-- {
+		if p.history[i].seq <= w {
+			return p.history[i].start, true
+		}
+	}
+	return 0, false
+}
+
+const spanChunk = 1024
+
+// memtable is the live buffer: spans of the current WAL segments, queryable at once. Only the committer changes it, under mu; once frozen
+// it never changes again and needs no lock.
+type memtable struct {
+	segments []string  // WAL files that it holds; released when it is sealed
+	born     time.Time // when its first span came
+	seqs     *sequences
+
+	mu       sync.RWMutex
+	chunks   [][]liveSpan
+	count    int
+	bytes    int
+	texts    []string
+	interned map[string]sym
+	groups   []*group
+	groupIdx map[string]uint32
+	traces   map[flow.TraceID]*liveTrace
+	ops      map[opKey]struct{}
+	keys     map[string]struct{} // attribute keys among the rest
+	cols     uint64              // columns that are used
+	firstSeq uint64              // 0 when empty
+	lastSeq  uint64
+	minStart uint64
+	maxStart uint64
+	received int64 // unix ns of the latest batch
+}
+
+type liveTrace struct {
+	spans   []uint32
+	history []startAt
+}
+
+type opKey struct {
+	Service string `json:"s"`
+	Name    string `json:"n"`
+	Kind    int32  `json:"k"`
+}
+
+// Bounds on what a block lists of itself; beyond them the list is marked incomplete and no longer used to skip the block.
+const (
+	maxOps  = 20_000
+	maxKeys = 4096
+)
+
+func newMemtable() *memtable {
+	return &memtable{
+		texts: []string{""}, interned: map[string]sym{"": 0}, groupIdx: map[string]uint32{}, traces: map[flow.TraceID]*liveTrace{},
+		ops: map[opKey]struct{}{}, keys: map[string]struct{}{}, minStart: ^uint64(0), seqs: newSequences(),
+	}
+}
+
+func (m *memtable) intern(s string) sym {
+	if i, ok := m.interned[s]; ok {
+		return i
+	}
+	i := m.text(s)
+	m.interned[m.texts[i]] = i
+	return i
+}
+
+func (m *memtable) text(s string) sym {
+	if s == "" {
+		return 0
+	}
+	m.texts = append(m.texts, string([]byte(s))) // a copy: the batch is not ours to keep
+	m.bytes += len(s) + 16
+	return sym(len(m.texts) - 1) //nolint:gosec // bounded by the seal size
+}
+
+func (m *memtable) span(i uint32) *liveSpan { return &m.chunks[i/spanChunk][i%spanChunk] }
+
+func (m *memtable) groupOf(rs ptrace.ResourceSpans, ss ptrace.ScopeSpans) (uint32, error) {
+	g, err := newGroup(rs, ss)
+	if err != nil {
+		return 0, err
+	}
+	return m.addGroup(g), nil
+}
+
+func (m *memtable) addGroup(g *group) uint32 {
+	i, ok := m.groupIdx[g.key]
+	if !ok {
+		i = uint32(len(m.groups)) //nolint:gosec // bounded by the seal size
+		m.groups = append(m.groups, g)
+		m.groupIdx[g.key] = i
+		m.bytes += 4 * len(g.key)
+	}
+	return i
+}
+
+// insert adds the resources of td that skip does not name. The caller is the committer.
+func (m *memtable) insert(td ptrace.Traces, skip []bool, seq uint64, received int64) (spans int, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.firstSeq == 0 {
+		m.firstSeq = seq
+		m.born = time.Now()
+	}
+	m.lastSeq = seq
+	m.received = max(m.received, received)
+	for i, rs := range td.ResourceSpans().All() {
+		if skip != nil && skip[i] {
+			continue
+		}
+		if boot, n, ok := batchID(rs); ok {
+			m.seqs.add(boot, n)
+		}
+		for _, ss := range rs.ScopeSpans().All() {
+			if ss.Spans().Len() == 0 {
+				continue
+			}
+			g, err := m.groupOf(rs, ss)
+			if err != nil {
+				return spans, err
+			}
+			for _, sp := range ss.Spans().All() {
+				if err := m.insertSpanLocked(sp, g, seq); err != nil {
+					return spans, err
+				}
+				spans++
+			}
+		}
+	}
+	return spans, nil
+}
+
+func (m *memtable) insertSpanLocked(sp ptrace.Span, g uint32, seq uint64) error {
+	if m.count%spanChunk == 0 {
+		m.chunks = append(m.chunks, make([]liveSpan, 0, spanChunk))
+		m.bytes += spanChunk * 320
+	}
+	ls := liveSpan{
+		trace: flow.TraceID(sp.TraceID()), id: flow.SpanID(sp.SpanID()), parent: flow.SpanID(sp.ParentSpanID()),
+		start: uint64(sp.StartTimestamp()), end: uint64(sp.EndTimestamp()), flags: sp.Flags(), kind: int32(sp.Kind()), status: int32(sp.Status().Code()),
+		group: g, name: m.intern(sp.Name()), statusMsg: m.text(sp.Status().Message()), traceState: m.text(sp.TraceState().AsRaw()),
+	}
+	var rest []attr
+	for k, v := range sp.Attributes().All() {
+		if c, ok := columnByAttr[k]; ok {
+			switch t := columns[c].typ; {
+			case t == colInt && v.Type() == pcommon.ValueTypeInt:
+				ls.num[slot[c]] = v.Int()
+				ls.set |= 1 << c
+				continue
+			case t == colBool && v.Type() == pcommon.ValueTypeBool:
+				if v.Bool() {
+					ls.bools |= 1 << c
+				}
+				ls.set |= 1 << c
+				continue
+			case t == colString && v.Type() == pcommon.ValueTypeStr:
+				ls.str[slot[c]] = m.intern(v.Str())
+				ls.set |= 1 << c
+				continue
+			case t == colText && v.Type() == pcommon.ValueTypeStr:
+				ls.str[slot[c]] = m.text(v.Str())
+				ls.set |= 1 << c
+				continue
+			}
+		}
+		a, err := newAttr(k, v)
+		if err != nil {
+			return err
+		}
+		rest = append(rest, a)
+		if len(m.keys) <= maxKeys {
+			m.keys[k] = struct{}{}
+		}
+	}
+	if len(rest) > 0 {
+		ls.attrs = m.text(string(encodeAttrs(nil, rest)))
+	}
+	extra, err := newExtra(sp)
+	if err != nil {
+		return err
+	}
+	ls.extra = m.text(string(extra))
+	m.addLocked(ls, seq)
+	return nil
+}
+
+func (m *memtable) addLocked(ls liveSpan, seq uint64) {
+	last := len(m.chunks) - 1
+	m.chunks[last] = append(m.chunks[last], ls)
+	t := m.traces[ls.trace]
+	if t == nil {
+		t = &liveTrace{}
+		m.traces[ls.trace] = t
+		m.bytes += 160
+	}
+	t.spans = append(t.spans, uint32(m.count)) //nolint:gosec // bounded by the seal size
+	m.count++
+	if n := len(t.history); n == 0 || ls.start < t.history[n-1].start {
+		if n > 0 && t.history[n-1].seq == seq {
+			t.history[n-1].start = ls.start
+		} else {
+			t.history = append(t.history, startAt{seq, ls.start})
+		}
+	}
+	m.cols |= ls.set
+	m.minStart = min(m.minStart, ls.start)
+	m.maxStart = max(m.maxStart, ls.start)
+	if len(m.ops) <= maxOps {
+		m.ops[opKey{m.groups[ls.group].service, m.texts[ls.name], ls.kind}] = struct{}{}
+	}
+}
+
+// partLocked summarises one trace.
+func (m *memtable) partLocked(id flow.TraceID, t *liveTrace) *part {
+	p := &part{id: id, start: ^uint64(0), spans: len(t.spans), history: slices.Clone(t.history)}
+	var first *liveSpan
+	for _, i := range t.spans {
+		s := m.span(i)
+		p.add(s.start, s.end, isError(s.status, m.texts[s.str[slot[reasonCol]]]), m.groups[s.group].service)
+		root := s.parent.IsZero()
+		if first == nil || better(root, s.start, s.id, p.rooted, p.rootStart, p.rootSpan) {
+			first = s
+			p.rooted, p.rootStart, p.rootSpan = root, s.start, s.id
+		}
+	}
+	if first != nil {
+		p.rootName, p.rootOwner = m.texts[first.name], m.groups[first.group].service
+	}
+	sortServices(p)
+	return p
+}
+
+func sortServices(p *part) {
+	slices.SortFunc(p.services, func(a, b store.ServiceCount) int { return cmp.Compare(a.Service, b.Service) })
+}
+
+// better decides which of two spans names the trace: a root before others, then the earlier, then the smaller id.
+func better(root bool, start uint64, id flow.SpanID, curRoot bool, curStart uint64, curID flow.SpanID) bool {
+	if root != curRoot {
+		return root
+	}
+	if start != curStart {
+		return start < curStart
+	}
+	return slices.Compare(id[:], curID[:]) < 0
+}
+
+func (p *part) add(start, end uint64, isErr bool, service string) {
+	p.start, p.lastStart, p.end = min(p.start, start), max(p.lastStart, start), max(p.end, end, start)
+	e := 0
+	if isErr {
+		e = 1
+	}
+	p.errors += e
+	for i := range p.services {
+		if p.services[i].Service == service {
+			p.services[i].Spans++
+			p.services[i].Errors += e
+			return
+		}
+	}
+	p.services = append(p.services, store.ServiceCount{Service: service, Spans: 1, Errors: e})
+}
+
+func (m *memtable) row(s *liveSpan) row {
+	r := row{
+		trace: s.trace, id: s.id, parent: s.parent, start: s.start, end: s.end, flags: s.flags, kind: s.kind, status: s.status,
+		name: m.texts[s.name], statusMsg: m.texts[s.statusMsg], traceState: m.texts[s.traceState], group: m.groups[s.group],
+		extra: m.texts[s.extra], cols: make([]colValue, len(columns)),
+	}
+	for i, c := range columns {
+		if s.set&(1<<i) == 0 {
+			continue
+		}
+		v := colValue{set: true}
+		switch c.typ {
+		case colInt:
+			v.num = s.num[slot[i]]
+		case colBool:
+			v.num = int64(s.bools >> i & 1) //nolint:gosec // 0 or 1
+		case colString, colText:
+			v.str = m.texts[s.str[slot[i]]]
+		}
+		r.cols[i] = v
+	}
+	decodeAttrs(m.texts[s.attrs], func(a attr) bool { r.attrs = append(r.attrs, a); return true })
+	return r
+}
+
+// blockMeta is what a block says of itself, in its sidecar and in the Parquet file's metadata.
+type blockMeta struct {
+	Spans     int                   `json:"spans"`
+	Traces    int                   `json:"traces"`
+	FirstSeq  uint64                `json:"firstSeq"` // commit sequence of the first and last batch in it
+	LastSeq   uint64                `json:"lastSeq"`
+	MinStart  uint64                `json:"minStart"`
+	MaxStart  uint64                `json:"maxStart"`
+	Received  int64                 `json:"received"` // arrival of the latest batch, unix ns: what retention by age goes by
+	Sequences map[string][]interval `json:"sequences,omitempty"`
+	Ops       []opKey               `json:"operations,omitempty"`
+	AllOps    bool                  `json:"allOperations"` // false: Ops is cut short
+	Keys      []string              `json:"keys,omitempty"`
+	AllKeys   bool                  `json:"allKeys"`
+	Cols      uint64                `json:"-"`
+	ColNames  []string              `json:"columns,omitempty"` // attributes with a column of their own that are used
+	ResKeys   []string              `json:"resourceKeys,omitempty"`
+}
+
+func (m *memtable) metaLocked() blockMeta {
+	b := blockMeta{
+		Spans: m.count, Traces: len(m.traces), FirstSeq: m.firstSeq, LastSeq: m.lastSeq, MinStart: m.minStart, MaxStart: m.maxStart,
+		Received: m.received, Sequences: m.seqs.all(), AllOps: len(m.ops) <= maxOps, AllKeys: len(m.keys) <= maxKeys, Cols: m.cols,
+	}
+	for k := range m.ops {
+		b.Ops = append(b.Ops, k)
+	}
+	slices.SortFunc(b.Ops, func(x, y opKey) int {
+		return cmp.Or(cmp.Compare(x.Service, y.Service), cmp.Compare(x.Name, y.Name), cmp.Compare(x.Kind, y.Kind))
+	})
+	for k := range m.keys {
+		b.Keys = append(b.Keys, k)
+	}
+	slices.Sort(b.Keys)
+	for i, c := range columns {
+		if m.cols&(1<<i) != 0 {
+			b.ColNames = append(b.ColNames, c.attr)
+		}
+	}
+	res := map[string]struct{}{}
+	for _, g := range m.groups {
+		for k := range g.attrs {
+			res[k] = struct{}{}
+		}
+	}
+	for k := range res {
+		b.ResKeys = append(b.ResKeys, k)
+	}
+	slices.Sort(b.ResKeys)
+	return b
+}
+
+func (b *blockMeta) parse(data []byte) error {
+	if err := json.Unmarshal(data, b); err != nil {
+		return err
+	}
+	for _, n := range b.ColNames {
+		if i, ok := columnByAttr[n]; ok {
+			b.Cols |= 1 << i
+		}
+	}
+	return nil
+}
+
+// batchID is how a re-sent batch is recognised: the sender's boot id and the batch's number.
+func batchID(rs ptrace.ResourceSpans) (boot string, n uint64, ok bool) {
+	m := rs.Resource().Attributes()
+	b, ok := m.Get(flow.AttrBootID)
+	if !ok || b.Type() != pcommon.ValueTypeStr || b.Str() == "" {
+		return "", 0, false
+	}
+	s, ok := m.Get(flow.AttrSequence)
+	if !ok || s.Type() != pcommon.ValueTypeInt || s.Int() <= 0 {
+		return "", 0, false
+	}
+	reporter := "" // stamped by the collector: a reporter can only repeat itself
+	if r, ok := m.Get(flow.AttrReporterIdentity); ok {
+		reporter = r.AsString()
+	}
+	return reporter + "|" + b.Str(), uint64(s.Int()), true
+}

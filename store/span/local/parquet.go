@@ -1,0 +1,590 @@
+package local
+
+import (
+	"bufio"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/parquet-go/parquet-go"
+	"github.com/parquet-go/parquet-go/compress/zstd"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+)
+
+// Keys of the Parquet file's own metadata.
+const (
+	kvFormat    = "tulle.format"    // "spans/1"
+	kvMeta      = "tulle.meta"      // blockMeta as JSON
+	kvResources = "tulle.resources" // base64 of (uvarint length, OTLP TracesData)…, indexed by column resource
+	formatName  = "spans/1"
+	pageRows    = 4096
+)
+
+// leaves are the indexes of the schema's leaf columns.
+type leaves struct {
+	traceID, spanID, parentID, start, duration, service, name, kind, status, statusMsg, traceState, flags, resource, extra int
+
+	attrKey, attrValue, attrType, attrRaw int
+
+	cols []int
+	all  int
+}
+
+type spanSchema struct {
+	*parquet.Schema
+	leaves
+}
+
+// schema is built once. A Group's fields are ordered by name on disk.
+var schema = sync.OnceValue(func() spanSchema {
+	dict := func(n parquet.Node) parquet.Node { return parquet.Encoded(n, &parquet.RLEDictionary) }
+	plain := func(n parquet.Node) parquet.Node { return parquet.Encoded(n, &parquet.Plain) }
+	delta := func(n parquet.Node) parquet.Node { return parquet.Encoded(n, &parquet.DeltaBinaryPacked) }
+	g := parquet.Group{
+		"trace_id":        plain(parquet.Leaf(parquet.FixedLenByteArrayType(16))),
+		"span_id":         plain(parquet.Leaf(parquet.FixedLenByteArrayType(8))),
+		"parent_id":       parquet.Optional(plain(parquet.Leaf(parquet.FixedLenByteArrayType(8)))),
+		"start_unix_nano": delta(parquet.Int(64)),
+		"duration_nano":   delta(parquet.Int(64)),
+		"service":         dict(parquet.String()),
+		"name":            dict(parquet.String()),
+		"kind":            dict(parquet.String()),
+		"status":          dict(parquet.String()),
+		"status_message":  parquet.Optional(plain(parquet.String())),
+		"trace_state":     parquet.Optional(dict(parquet.String())),
+		"flags":           dict(parquet.Int(32)),
+		"resource":        dict(parquet.Int(32)),
+		"extra":           parquet.Optional(plain(parquet.Leaf(parquet.ByteArrayType))),
+		"attributes": parquet.Map(dict(parquet.String()), parquet.Group{
+			"value": plain(parquet.String()),
+			"type":  dict(parquet.Int(32)),
+			"raw":   parquet.Optional(plain(parquet.Leaf(parquet.ByteArrayType))),
+		}),
+	}
+	for _, c := range columns {
+		var n parquet.Node
+		switch c.typ {
+		case colString:
+			n = dict(parquet.String())
+		case colText:
+			n = plain(parquet.String())
+		case colInt:
+			n = plain(parquet.Int(64))
+		case colBool:
+			n = parquet.Leaf(parquet.BooleanType)
+		}
+		g[c.name()] = parquet.Optional(n)
+	}
+	s := spanSchema{Schema: parquet.NewSchema("span", g)}
+	at := func(path ...string) int {
+		l, ok := s.Lookup(path...)
+		if !ok {
+			panic("local: schema has no column " + strings.Join(path, ".")) // every test seals
+		}
+		return l.ColumnIndex
+	}
+	s.leaves = leaves{
+		traceID: at("trace_id"), spanID: at("span_id"), parentID: at("parent_id"), start: at("start_unix_nano"), duration: at("duration_nano"),
+		service: at("service"), name: at("name"), kind: at("kind"), status: at("status"), statusMsg: at("status_message"), traceState: at("trace_state"),
+		flags: at("flags"), resource: at("resource"), extra: at("extra"),
+		attrKey: at("attributes", "key_value", "key"), attrValue: at("attributes", "key_value", "value", "value"),
+		attrType: at("attributes", "key_value", "value", "type"), attrRaw: at("attributes", "key_value", "value", "raw"),
+		all: len(s.Columns()),
+	}
+	for _, c := range columns {
+		s.cols = append(s.cols, at(c.name()))
+	}
+	return s
+})
+
+var statusNames = []string{"unset", "ok", "error"}
+
+func nameOf(names []string, i int32) string {
+	if i < 0 || int(i) >= len(names) {
+		return names[0]
+	}
+	return names[i]
+}
+
+func indexOf(names []string, s string) int32 { return int32(max(0, slices.Index(names, s))) } //nolint:gosec // small
+
+// writeParquet writes a frozen memtable and returns its trace summaries in file order.
+func writeParquet(w io.Writer, m *memtable, meta blockMeta) ([]*part, error) {
+	sc := schema()
+	mj, err := json.Marshal(meta)
+	if err != nil {
+		return nil, err
+	}
+	var res []byte
+	for _, g := range m.groups {
+		res = binary.AppendUvarint(res, uint64(len(g.key)))
+		res = append(res, g.key...)
+	}
+	bw := bufio.NewWriterSize(w, 1<<18)
+	pw := parquet.NewGenericWriter[any](bw, sc.Schema,
+		parquet.Compression(&zstd.Codec{Level: zstd.SpeedFastest}),
+		parquet.BloomFilters(parquet.SplitBlockFilter(16, "trace_id")),
+		parquet.PageBufferSize(4<<20), // pages are cut by rows below
+		parquet.WriteBufferSize(0),
+		parquet.CreatedBy("tulle", "1", ""),
+		parquet.KeyValueMetadata(kvFormat, formatName),
+		parquet.KeyValueMetadata(kvMeta, string(mj)),
+		parquet.KeyValueMetadata(kvResources, base64.StdEncoding.EncodeToString(res)),
+	)
+	parts := make([]*part, 0, len(m.traces))
+	for id, t := range m.traces {
+		parts = append(parts, m.partLocked(id, t))
+	}
+	slices.SortFunc(parts, func(a, b *part) int { return -newerFirst(a.start, a.id, b.start, b.id) })
+
+	cw := pw.ColumnWriters()
+	bufs := make([][]parquet.Value, sc.all)
+	rows := 0
+	flush := func() error {
+		for i, b := range bufs {
+			if _, err := cw[i].WriteRowValues(b); err != nil {
+				return err
+			}
+			if err := cw[i].Flush(); err != nil {
+				return err
+			}
+			clear(b)
+			bufs[i] = b[:0]
+		}
+		rows = 0
+		return nil
+	}
+	total := 0
+	var order []uint32
+	for _, p := range parts {
+		p.row = total
+		order = append(order[:0], m.traces[p.id].spans...)
+		slices.SortFunc(order, func(a, b uint32) int {
+			x, y := m.span(a), m.span(b)
+			if x.start != y.start {
+				if x.start < y.start {
+					return -1
+				}
+				return 1
+			}
+			return slices.Compare(x.id[:], y.id[:])
+		})
+		for _, i := range order {
+			m.appendValues(bufs, &sc, m.span(i))
+			total++
+			if rows++; rows == pageRows {
+				if err := flush(); err != nil {
+					return nil, err
+				}
+			}
+		}
+	}
+	if rows > 0 {
+		if err := flush(); err != nil {
+			return nil, err
+		}
+	}
+	if err := pw.Close(); err != nil {
+		return nil, err
+	}
+	return parts, bw.Flush()
+}
+
+// appendValues adds one row to the columns' buffers. Levels: an optional column has definition level 1 when set; the map's leaves have repetition
+// level 0 for the first entry of a row and 1 for the others, definition level 0 for a row without entries.
+func (m *memtable) appendValues(b [][]parquet.Value, sc *spanSchema, s *liveSpan) {
+	req := func(c int, v parquet.Value) { b[c] = append(b[c], v.Level(0, 0, c)) }
+	opt := func(c int, set bool, v parquet.Value) {
+		if set {
+			b[c] = append(b[c], v.Level(0, 1, c))
+		} else {
+			b[c] = append(b[c], parquet.NullValue().Level(0, 0, c))
+		}
+	}
+	str := func(t sym) parquet.Value { return parquet.ByteArrayValue([]byte(m.texts[t])) }
+	g := m.groups[s.group]
+	req(sc.traceID, parquet.FixedLenByteArrayValue(s.trace[:]))
+	req(sc.spanID, parquet.FixedLenByteArrayValue(s.id[:]))
+	opt(sc.parentID, !s.parent.IsZero(), parquet.FixedLenByteArrayValue(s.parent[:]))
+	req(sc.start, parquet.Int64Value(int64(s.start)))                 //nolint:gosec // round trip
+	req(sc.duration, parquet.Int64Value(int64(s.end)-int64(s.start))) //nolint:gosec // round trip
+	req(sc.service, parquet.ByteArrayValue([]byte(g.service)))
+	req(sc.name, str(s.name))
+	req(sc.kind, parquet.ByteArrayValue([]byte(kindName(s.kind))))
+	req(sc.status, parquet.ByteArrayValue([]byte(nameOf(statusNames, s.status))))
+	opt(sc.statusMsg, s.statusMsg != 0, str(s.statusMsg))
+	opt(sc.traceState, s.traceState != 0, str(s.traceState))
+	req(sc.flags, parquet.Int32Value(int32(s.flags)))    //nolint:gosec // round trip
+	req(sc.resource, parquet.Int32Value(int32(s.group))) //nolint:gosec // round trip
+	opt(sc.extra, s.extra != 0, str(s.extra))
+	for i, c := range columns {
+		set := s.set&(1<<i) != 0
+		var v parquet.Value
+		if set {
+			switch c.typ {
+			case colInt:
+				v = parquet.Int64Value(s.num[slot[i]])
+			case colBool:
+				v = parquet.BooleanValue(s.bools&(1<<i) != 0)
+			case colString, colText:
+				v = str(s.str[slot[i]])
+			}
+		}
+		opt(sc.cols[i], set, v)
+	}
+	if s.attrs == 0 {
+		for _, c := range []int{sc.attrKey, sc.attrValue, sc.attrType, sc.attrRaw} {
+			b[c] = append(b[c], parquet.NullValue().Level(0, 0, c))
+		}
+		return
+	}
+	rep := 0
+	decodeAttrs(m.texts[s.attrs], func(a attr) bool {
+		b[sc.attrKey] = append(b[sc.attrKey], parquet.ByteArrayValue([]byte(a.key)).Level(rep, 1, sc.attrKey))
+		b[sc.attrValue] = append(b[sc.attrValue], parquet.ByteArrayValue([]byte(a.value)).Level(rep, 1, sc.attrValue))
+		b[sc.attrType] = append(b[sc.attrType], parquet.Int32Value(int32(a.typ)).Level(rep, 1, sc.attrType))
+		if a.raw != nil {
+			b[sc.attrRaw] = append(b[sc.attrRaw], parquet.ByteArrayValue(a.raw).Level(rep, 2, sc.attrRaw))
+		} else {
+			b[sc.attrRaw] = append(b[sc.attrRaw], parquet.NullValue().Level(rep, 1, sc.attrRaw))
+		}
+		rep = 1
+		return true
+	})
+}
+
+// errBlock marks damage in a block, as opposed to a failure to read it.
+var errBlock = errors.New("block is damaged")
+
+// blockFile is an open Parquet file. Safe for concurrent use.
+type blockFile struct {
+	f      File
+	pf     *parquet.File
+	meta   blockMeta
+	groups []*group
+	refs   int  // guarded by the cache
+	evict  bool // guarded by the cache
+}
+
+func footerCRC(f io.ReaderAt, size int64) (uint32, error) {
+	var tail [8]byte
+	if size < 12 {
+		return 0, fmt.Errorf("%w: %d bytes long", errBlock, size)
+	}
+	if _, err := f.ReadAt(tail[:], size-8); err != nil {
+		return 0, err
+	}
+	n := int64(binary.LittleEndian.Uint32(tail[:]))
+	if string(tail[4:]) != "PAR1" || n > size-12 {
+		return 0, fmt.Errorf("%w: no Parquet footer", errBlock)
+	}
+	b := make([]byte, n)
+	if _, err := f.ReadAt(b, size-8-n); err != nil {
+		return 0, err
+	}
+	return crc32.Checksum(b, castagnoli), nil
+}
+
+// openParquet opens a block. want is what its sidecar says of it, nil when there is none.
+func openParquet(f File, want *idxMeta) (bf *blockFile, err error) {
+	defer recoverDamage(&err)
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if want != nil {
+		if st.Size() != want.FileSize {
+			return nil, fmt.Errorf("%w: %d bytes long, %d were written", errBlock, st.Size(), want.FileSize)
+		}
+		crc, err := footerCRC(f, st.Size())
+		if err != nil {
+			return nil, err
+		}
+		if crc != want.FooterCRC {
+			return nil, fmt.Errorf("%w: checksum of its footer", errBlock)
+		}
+	}
+	pf, err := parquet.OpenFile(f, st.Size(), parquet.SkipBloomFilters(true), parquet.ReadBufferSize(64<<10))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errBlock, err)
+	}
+	bf = &blockFile{f: f, pf: pf}
+	if v, _ := pf.Lookup(kvFormat); v != formatName {
+		return nil, fmt.Errorf("%w: format %q, this build reads %q", errBlock, v, formatName)
+	}
+	mj, _ := pf.Lookup(kvMeta)
+	if err := bf.meta.parse([]byte(mj)); err != nil {
+		return nil, fmt.Errorf("%w: its description: %w", errBlock, err)
+	}
+	if len(pf.RowGroups()) != 1 || pf.NumRows() != int64(bf.meta.Spans) || len(pf.RowGroups()[0].ColumnChunks()) != schema().all {
+		return nil, fmt.Errorf("%w: %d rows in %d groups, %d spans were written", errBlock, pf.NumRows(), len(pf.RowGroups()), bf.meta.Spans)
+	}
+	rj, _ := pf.Lookup(kvResources)
+	res, err := base64.StdEncoding.DecodeString(rj)
+	if err != nil {
+		return nil, fmt.Errorf("%w: its resources: %w", errBlock, err)
+	}
+	d := decoder{b: res}
+	for len(d.b) > 0 {
+		g, err := parseGroup(string(d.bytes(d.count())))
+		if err != nil || d.bad {
+			return nil, fmt.Errorf("%w: its resources: %w", errBlock, err)
+		}
+		bf.groups = append(bf.groups, g)
+	}
+	return bf, nil
+}
+
+// recoverDamage turns a panic of the Parquet reader on damaged bytes into an error.
+func recoverDamage(err *error) {
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("%w: %v", errBlock, p)
+	}
+}
+
+// rowRange is [from, to).
+type rowRange struct{ from, to int }
+
+// scan calls each for every row of the ranges (ascending, disjoint) with the values of one leaf column. Values are valid until each returns.
+func (b *blockFile) scan(leaf int, ranges []rowRange, each func(row int, v []parquet.Value) error) (err error) {
+	defer recoverDamage(&err)
+	pages := b.pf.RowGroups()[0].ColumnChunks()[leaf].Pages()
+	defer func() { err = errors.Join(err, pages.Close()) }()
+	var (
+		page parquet.Page
+		vals []parquet.Value
+		at   int  // offset in vals
+		row  = -1 // row of vals[at]
+		end  = -1 // row behind the page
+		free = func() {
+			if page != nil {
+				parquet.Release(page)
+				page = nil
+			}
+		}
+	)
+	defer func() { free() }()
+	for _, r := range ranges {
+		for want := r.from; want < r.to; {
+			if row < 0 || want < row || want >= end {
+				if want != end || row < 0 {
+					if err := pages.SeekToRow(int64(want)); err != nil {
+						return fmt.Errorf("%w: %w", errBlock, err)
+					}
+				}
+				free()
+				page, err = pages.ReadPage()
+				if err != nil {
+					return fmt.Errorf("%w: %w", errBlock, err)
+				}
+				n := int(page.NumValues())
+				vals = slices.Grow(vals[:0], n)[:n]
+				got, err := page.Values().ReadValues(vals)
+				if err != nil && !errors.Is(err, io.EOF) || got != n {
+					return fmt.Errorf("%w: page has %d of %d values: %w", errBlock, got, n, err)
+				}
+				if page.NumRows() == 0 {
+					return fmt.Errorf("%w: empty page", errBlock)
+				}
+				at, row, end = 0, want, want+int(page.NumRows())
+			}
+			next := at + 1
+			for next < len(vals) && vals[next].RepetitionLevel() > 0 {
+				next++
+			}
+			if at >= len(vals) {
+				return fmt.Errorf("%w: page ends early", errBlock)
+			}
+			if row == want {
+				if err := each(row, vals[at:next]); err != nil {
+					return err
+				}
+				want++
+			}
+			at = next
+			row++
+		}
+	}
+	return nil
+}
+
+// rows reads whole spans.
+func (b *blockFile) rows(ranges []rowRange) ([]row, error) {
+	sc := schema()
+	n := 0
+	for _, r := range ranges {
+		n += r.to - r.from
+	}
+	out := make([]row, n)
+	cols := make([]colValue, n*len(columns))
+	for i := range out {
+		out[i].cols = cols[i*len(columns) : (i+1)*len(columns)]
+	}
+	var err error
+	read := func(leaf int, set func(r *row, v []parquet.Value) error) {
+		if err != nil {
+			return
+		}
+		i := 0
+		err = b.scan(leaf, ranges, func(_ int, v []parquet.Value) error {
+			i++
+			return set(&out[i-1], v)
+		})
+	}
+	one := func(leaf int, set func(r *row, v parquet.Value)) {
+		read(leaf, func(r *row, v []parquet.Value) error {
+			if len(v) != 1 {
+				return fmt.Errorf("%w: %d values in one row", errBlock, len(v))
+			}
+			if !v[0].IsNull() {
+				set(r, v[0])
+			}
+			return nil
+		})
+	}
+	texts := map[string]string{} // shared between rows
+	text := func(v parquet.Value) string {
+		k := v.ByteArray()
+		s, ok := texts[string(k)]
+		if !ok {
+			s = string(k)
+			texts[s] = s
+		}
+		return s
+	}
+	one(sc.traceID, func(r *row, v parquet.Value) { copy(r.trace[:], v.ByteArray()) })
+	one(sc.spanID, func(r *row, v parquet.Value) { copy(r.id[:], v.ByteArray()) })
+	one(sc.parentID, func(r *row, v parquet.Value) { copy(r.parent[:], v.ByteArray()) })
+	one(sc.start, func(r *row, v parquet.Value) { r.start = uint64(v.Int64()) })                   //nolint:gosec // round trip
+	one(sc.duration, func(r *row, v parquet.Value) { r.end = uint64(int64(r.start) + v.Int64()) }) //nolint:gosec // round trip
+	one(sc.name, func(r *row, v parquet.Value) { r.name = text(v) })
+	one(sc.kind, func(r *row, v parquet.Value) { r.kind = indexOf(kindNames, string(v.ByteArray())) })
+	one(sc.status, func(r *row, v parquet.Value) { r.status = indexOf(statusNames, string(v.ByteArray())) })
+	one(sc.statusMsg, func(r *row, v parquet.Value) { r.statusMsg = text(v) })
+	one(sc.traceState, func(r *row, v parquet.Value) { r.traceState = text(v) })
+	one(sc.flags, func(r *row, v parquet.Value) { r.flags = uint32(v.Int32()) }) //nolint:gosec // round trip
+	one(sc.resource, func(r *row, v parquet.Value) {
+		if i := int(v.Int32()); i >= 0 && i < len(b.groups) {
+			r.group = b.groups[i]
+		}
+	})
+	one(sc.extra, func(r *row, v parquet.Value) { r.extra = string(v.ByteArray()) })
+	for i, c := range columns {
+		if b.meta.Cols&(1<<i) == 0 {
+			continue
+		}
+		one(sc.cols[i], func(r *row, v parquet.Value) {
+			cv := colValue{set: true}
+			switch c.typ {
+			case colInt:
+				cv.num = v.Int64()
+			case colBool:
+				if v.Boolean() {
+					cv.num = 1
+				}
+			case colString, colText:
+				cv.str = text(v)
+			}
+			r.cols[i] = cv
+		})
+	}
+	if len(b.meta.Keys) > 0 {
+		many := func(leaf int, set func(a *attr, v parquet.Value)) {
+			read(leaf, func(r *row, v []parquet.Value) error {
+				if len(v) == 1 && v[0].DefinitionLevel() == 0 {
+					return nil
+				}
+				if r.attrs == nil {
+					r.attrs = make([]attr, len(v))
+				}
+				if len(v) != len(r.attrs) {
+					return fmt.Errorf("%w: attributes of different length", errBlock)
+				}
+				for i := range v {
+					if !v[i].IsNull() {
+						set(&r.attrs[i], v[i])
+					}
+				}
+				return nil
+			})
+		}
+		many(sc.attrKey, func(a *attr, v parquet.Value) { a.key = text(v) })
+		many(sc.attrValue, func(a *attr, v parquet.Value) { a.value = text(v) })
+		many(sc.attrType, func(a *attr, v parquet.Value) { a.typ = attrType(v.Int32()) }) //nolint:gosec // 0 to 7
+		many(sc.attrRaw, func(a *attr, v parquet.Value) { a.raw = slices.Clone(v.ByteArray()) })
+	}
+	if err != nil {
+		return nil, err
+	}
+	for i := range out {
+		if out[i].group == nil {
+			return nil, fmt.Errorf("%w: a span names a resource that is not there", errBlock)
+		}
+	}
+	return out, nil
+}
+
+// rebuild derives the trace summaries from the bodies, for a lost or damaged sidecar. The history of starts is not in the bodies: every part
+// counts as known since the block's first commit.
+func (b *blockFile) rebuild() ([]*part, error) {
+	var parts []*part
+	byID := map[flow.TraceID]*part{}
+	for from := 0; from < b.meta.Spans; from += pageRows {
+		rows, err := b.rows([]rowRange{{from, min(from+pageRows, b.meta.Spans)}})
+		if err != nil {
+			return nil, err
+		}
+		for i := range rows {
+			r := &rows[i]
+			p := byID[r.trace]
+			fresh := p == nil
+			if fresh {
+				p = &part{id: r.trace, start: ^uint64(0), row: from + i}
+				byID[r.trace] = p
+				parts = append(parts, p)
+			}
+			p.spans++
+			p.add(r.start, r.end, isError(r.status, r.cols[reasonCol].str), r.group.service)
+			root := r.parent.IsZero()
+			if fresh || better(root, r.start, r.id, p.rooted, p.rootStart, p.rootSpan) {
+				p.rooted, p.rootStart, p.rootSpan, p.rootName, p.rootOwner = root, r.start, r.id, r.name, r.group.service
+			}
+		}
+	}
+	for _, p := range parts {
+		p.history = []startAt{{b.meta.FirstSeq, p.start}}
+		sortServices(p)
+	}
+	return parts, nil
+}
+
+// starts are the keys by which Spans orders, per row.
+type starts struct {
+	start []uint64
+	id    []flow.SpanID
+}
+
+func newStarts(n int) starts { return starts{make([]uint64, n), make([]flow.SpanID, n)} }
+
+func (b *blockFile) keys(s starts) error {
+	sc := schema()
+	whole := []rowRange{{0, b.meta.Spans}}
+	if err := b.scan(sc.start, whole, func(row int, v []parquet.Value) error {
+		s.start[row] = uint64(v[0].Int64()) //nolint:gosec // round trip
+		return nil
+	}); err != nil {
+		return err
+	}
+	return b.scan(sc.spanID, whole, func(row int, v []parquet.Value) error {
+		copy(s.id[row][:], v[0].ByteArray())
+		return nil
+	})
+}

@@ -1,0 +1,495 @@
+package local
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/parquet-go/parquet-go"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/store"
+)
+
+// predicate is a TraceQuery made ready: conditions that one span must meet all together.
+type predicate struct {
+	service   string
+	operation string
+	kind      int32 // -1: any
+	from, to  uint64
+	min, max  uint64 // duration, ns
+	errors    bool
+	attrs     []attrMatch
+}
+
+// attrMatch is one condition on an attribute of the span or of its resource. "!=" holds for a span that has no such attribute with that value, so
+// also for one that lacks it.
+type attrMatch struct {
+	store.AttributeMatch
+	col    int // own column of the key, -1 for none
+	num    int64
+	isNum  bool // Value is the string form of num
+	isBool bool // Value is "true" or "false"
+}
+
+const (
+	defaultLimit = 20
+	maxLimit     = 10_000
+)
+
+func badQuery(format string, a ...any) error {
+	return fmt.Errorf("%w: %s", store.ErrBadQuery, fmt.Sprintf(format, a...))
+}
+
+func compile(q store.TraceQuery, now time.Time) (p *predicate, limit int, err error) {
+	p = &predicate{service: q.Service, operation: q.Operation, kind: -1, to: math.MaxUint64, max: math.MaxUint64, errors: q.Errors}
+	limit = q.Limit
+	switch {
+	case limit == 0:
+		limit = defaultLimit
+	case limit < 0 || limit > maxLimit:
+		return nil, 0, badQuery("limit is %d; it must be 1 to %d", limit, maxLimit)
+	}
+	if q.Kind != "" {
+		if p.kind = int32(slices.Index(kindNames, q.Kind)); p.kind < 0 { //nolint:gosec // small
+			return nil, 0, badQuery("span kind %q; it must be one of %v", q.Kind, kindNames)
+		}
+	}
+	if !q.Start.IsZero() {
+		p.from = nanos(q.Start)
+	}
+	end := q.End
+	if end.IsZero() {
+		end = now
+	}
+	p.to = nanos(end)
+	if q.MinDuration < 0 || q.MaxDuration < 0 {
+		return nil, 0, badQuery("a duration is negative")
+	}
+	p.min = uint64(q.MinDuration)
+	if q.MaxDuration > 0 {
+		p.max = uint64(q.MaxDuration)
+	}
+	all := slices.Clone(q.Attributes)
+	for _, m := range []store.AttributeMatch{{Key: flow.AttrSourceService, Value: q.Source}, {Key: flow.AttrDestService, Value: q.Destination}, {Key: flow.AttrReason, Value: q.Reason}} {
+		if m.Value != "" {
+			m.Op = "="
+			all = append(all, m)
+		}
+	}
+	for _, m := range all {
+		switch m.Op {
+		case "":
+			m.Op = "="
+		case "=", "!=", "exists":
+		default:
+			return nil, 0, badQuery("attribute operator %q; it must be =, != or exists", m.Op)
+		}
+		if m.Key == "" {
+			return nil, 0, badQuery("an attribute condition has no key")
+		}
+		a := attrMatch{AttributeMatch: m, col: -1, isBool: m.Value == "true" || m.Value == "false"}
+		if c, ok := columnByAttr[m.Key]; ok {
+			a.col = c
+		}
+		if n, err := strconv.ParseInt(m.Value, 10, 64); err == nil && strconv.FormatInt(n, 10) == m.Value {
+			a.num, a.isNum = n, true
+		}
+		p.attrs = append(p.attrs, a)
+	}
+	return p, limit, nil
+}
+
+func nanos(t time.Time) uint64 {
+	if t.Unix() < 0 {
+		return 0
+	}
+	if t.Year() > 2261 {
+		return math.MaxInt64
+	}
+	return uint64(t.UnixNano()) //nolint:gosec // checked
+}
+
+// onlyTime says that nothing but the span's start is restricted; onlyService that nothing but start and service is.
+func (p *predicate) onlyService() bool {
+	return p.operation == "" && p.kind < 0 && p.min == 0 && p.max == math.MaxUint64 && !p.errors && len(p.attrs) == 0
+}
+
+// byPart decides from a summary whether the part has a matching span, when it can.
+func (p *predicate) byPart(pt *part) (match, known bool) {
+	if pt.lastStart < p.from || pt.start >= p.to {
+		return false, true
+	}
+	if p.service != "" && !slices.ContainsFunc(pt.services, func(s store.ServiceCount) bool { return s.Service == p.service }) {
+		return false, true
+	}
+	if p.errors && pt.errors == 0 {
+		return false, true
+	}
+	if pt.end-pt.start < p.min { // no span is longer than its trace
+		return false, true
+	}
+	if !p.onlyService() {
+		return false, false
+	}
+	if p.service == "" { // the first and the last span are known
+		if pt.start >= p.from && pt.start < p.to || pt.lastStart >= p.from && pt.lastStart < p.to {
+			return true, true
+		}
+		return false, false
+	}
+	if pt.start >= p.from && pt.lastStart < p.to {
+		return true, true
+	}
+	return false, false
+}
+
+// resourceMatch precomputes what a group decides: ok false means no span of it can match; hit[i] that condition i holds by the resource alone (for "!=":
+// that the resource violates it, which makes ok false).
+func (p *predicate) resource(g *group) (ok bool, hit uint64) {
+	if p.service != "" && g.service != p.service {
+		return false, 0
+	}
+	for i := range p.attrs {
+		a := &p.attrs[i]
+		v, has := g.attrs[a.Key]
+		switch a.Op {
+		case "exists":
+			if has {
+				hit |= 1 << i
+			}
+		case "=":
+			if has && v == a.Value {
+				hit |= 1 << i
+			}
+		case "!=":
+			if has && v == a.Value {
+				return false, 0
+			}
+		}
+	}
+	return true, hit
+}
+
+func (a *attrMatch) column(t colType, v colValue) bool {
+	switch t {
+	case colInt:
+		return a.isNum && v.num == a.num
+	case colBool:
+		return a.isBool && (v.num != 0) == (a.Value == "true")
+	default:
+		return v.str == a.Value
+	}
+}
+
+// settle folds what is known of the span's own attribute into the condition.
+func (a *attrMatch) settle(byResource, present, equal bool) bool {
+	switch a.Op {
+	case "exists":
+		return byResource || present
+	case "=":
+		return byResource || equal
+	default:
+		return !equal
+	}
+}
+
+// liveMatcher evaluates a predicate on a memtable; the caller holds m.mu for reading.
+type liveMatcher struct {
+	p      *predicate
+	m      *memtable
+	groups []struct {
+		done, ok bool
+		hit      uint64
+	}
+}
+
+func (m *memtable) matcherLocked(p *predicate) *liveMatcher {
+	lm := &liveMatcher{p: p, m: m}
+	lm.groups = make([]struct {
+		done, ok bool
+		hit      uint64
+	}, len(m.groups))
+	return lm
+}
+
+func (lm *liveMatcher) match(s *liveSpan) bool {
+	p, m := lm.p, lm.m
+	if s.start < p.from || s.start >= p.to {
+		return false
+	}
+	if d := duration(s.start, s.end); d < p.min || d > p.max {
+		return false
+	}
+	if p.kind >= 0 && s.kind != p.kind {
+		return false
+	}
+	g := &lm.groups[s.group]
+	if !g.done {
+		g.done = true
+		g.ok, g.hit = p.resource(m.groups[s.group])
+	}
+	if !g.ok {
+		return false
+	}
+	if p.operation != "" && m.texts[s.name] != p.operation {
+		return false
+	}
+	if p.errors && !isError(s.status, m.texts[s.str[slot[reasonCol]]]) {
+		return false
+	}
+	for i := range p.attrs {
+		a := &p.attrs[i]
+		present, equal := false, false
+		if a.col >= 0 && s.set&(1<<a.col) != 0 {
+			present = true
+			t := columns[a.col].typ
+			v := colValue{set: true}
+			switch t {
+			case colInt:
+				v.num = s.num[slot[a.col]]
+			case colBool:
+				v.num = int64(s.bools >> a.col & 1) //nolint:gosec // 0 or 1
+			case colString, colText:
+				v.str = m.texts[s.str[slot[a.col]]]
+			}
+			equal = a.column(t, v)
+		}
+		if s.attrs != 0 && !equal {
+			decodeAttrs(m.texts[s.attrs], func(x attr) bool {
+				if x.key == a.Key {
+					present = true
+					equal = equal || x.value == a.Value
+				}
+				return true
+			})
+		}
+		if !a.settle(g.hit&(1<<i) != 0, present, equal) {
+			return false
+		}
+	}
+	return true
+}
+
+// bits is a set of rows.
+type bits []uint64
+
+func newBits(n int, full bool) bits {
+	b := make(bits, (n+63)/64)
+	if full {
+		for i := range n {
+			b.set(i)
+		}
+	}
+	return b
+}
+
+func (b bits) has(i int) bool { return b[i/64]&(1<<(i%64)) != 0 }
+func (b bits) set(i int)      { b[i/64] |= 1 << (i % 64) }
+func (b bits) clear(i int)    { b[i/64] &^= 1 << (i % 64) }
+
+func (b bits) empty() bool {
+	for _, w := range b {
+		if w != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// anyIn says whether a row of [from, to) is in the set.
+func (b bits) anyIn(from, to int) bool {
+	for i := from; i < to; i++ {
+		if b.has(i) {
+			return true
+		}
+	}
+	return false
+}
+
+// mayMatch decides by a block's description alone.
+func (p *predicate) mayMatch(m *blockMeta) bool {
+	if m.MaxStart < p.from || m.MinStart >= p.to {
+		return false
+	}
+	if m.AllOps && (p.service != "" || p.operation != "" || p.kind >= 0) && !slices.ContainsFunc(m.Ops, func(o opKey) bool {
+		return (p.service == "" || o.Service == p.service) && (p.operation == "" || o.Name == p.operation) && (p.kind < 0 || o.Kind == p.kind)
+	}) {
+		return false
+	}
+	for i := range p.attrs {
+		a := &p.attrs[i]
+		if a.Op != "!=" && m.AllKeys && !m.hasRest(a.Key) && (a.col < 0 || m.Cols&(1<<a.col) == 0) {
+			if _, ok := slices.BinarySearch(m.ResKeys, a.Key); !ok {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func (m *blockMeta) hasRest(key string) bool {
+	if !m.AllKeys {
+		return len(m.Keys) > 0
+	}
+	_, ok := slices.BinarySearch(m.Keys, key)
+	return ok
+}
+
+// match returns the rows of the block that meet the predicate, column by column; it stops reading when none is left.
+func (b *blockFile) match(p *predicate) (bits, error) {
+	sc := schema()
+	n := b.meta.Spans
+	left := newBits(n, true)
+	whole := []rowRange{{0, n}}
+	keep := func(leaf int, ok func(row int, v parquet.Value) bool) error {
+		return b.scan(leaf, whole, func(row int, v []parquet.Value) error {
+			if left.has(row) && !ok(row, v[0]) {
+				left.clear(row)
+			}
+			return nil
+		})
+	}
+	// Resource: service and resource attributes, decided once per group.
+	hits := make([]uint64, len(b.groups))
+	oks := make([]bool, len(b.groups))
+	every := true
+	for i, g := range b.groups {
+		oks[i], hits[i] = p.resource(g)
+		every = every && oks[i] && hits[i] == 0
+	}
+	rowHits := func(int) uint64 { return 0 }
+	if !every {
+		of := make([]uint64, n)
+		if err := keep(sc.resource, func(row int, v parquet.Value) bool {
+			g := int(v.Int32())
+			if g < 0 || g >= len(oks) {
+				return false
+			}
+			of[row] = hits[g]
+			return oks[g]
+		}); err != nil {
+			return nil, err
+		}
+		rowHits = func(row int) uint64 { return of[row] }
+	}
+	if p.from > b.meta.MinStart || p.to <= b.meta.MaxStart {
+		if err := keep(sc.start, func(_ int, v parquet.Value) bool {
+			s := uint64(v.Int64()) //nolint:gosec // round trip
+			return s >= p.from && s < p.to
+		}); err != nil {
+			return nil, err
+		}
+	}
+	if p.operation != "" && !left.empty() {
+		if err := keep(sc.name, func(_ int, v parquet.Value) bool { return string(v.ByteArray()) == p.operation }); err != nil {
+			return nil, err
+		}
+	}
+	if p.kind >= 0 && !left.empty() {
+		want := kindName(p.kind)
+		if err := keep(sc.kind, func(_ int, v parquet.Value) bool { return string(v.ByteArray()) == want }); err != nil {
+			return nil, err
+		}
+	}
+	if (p.min > 0 || p.max != math.MaxUint64) && !left.empty() {
+		if err := keep(sc.duration, func(_ int, v parquet.Value) bool {
+			d := uint64(max(0, v.Int64())) //nolint:gosec // not negative
+			return d >= p.min && d <= p.max
+		}); err != nil {
+			return nil, err
+		}
+	}
+	if p.errors && !left.empty() {
+		reason := newBits(n, false)
+		if b.meta.Cols&(1<<reasonCol) != 0 {
+			if err := b.scan(sc.cols[reasonCol], whole, func(row int, v []parquet.Value) error {
+				if !v[0].IsNull() && len(v[0].ByteArray()) > 0 {
+					reason.set(row)
+				}
+				return nil
+			}); err != nil {
+				return nil, err
+			}
+		}
+		if err := keep(sc.status, func(row int, v parquet.Value) bool { return reason.has(row) || string(v.ByteArray()) == "error" }); err != nil {
+			return nil, err
+		}
+	}
+	for i := range p.attrs {
+		if left.empty() {
+			break
+		}
+		a := &p.attrs[i]
+		present, equal := newBits(n, false), newBits(n, false)
+		if a.col >= 0 && b.meta.Cols&(1<<a.col) != 0 {
+			t := columns[a.col].typ
+			if err := b.scan(sc.cols[a.col], whole, func(row int, v []parquet.Value) error {
+				if v[0].IsNull() || !left.has(row) {
+					return nil
+				}
+				present.set(row)
+				ok := false
+				switch t {
+				case colInt:
+					ok = a.isNum && v[0].Int64() == a.num
+				case colBool:
+					ok = a.isBool && v[0].Boolean() == (a.Value == "true")
+				case colString, colText:
+					ok = string(v[0].ByteArray()) == a.Value
+				}
+				if ok {
+					equal.set(row)
+				}
+				return nil
+			}); err != nil {
+				return nil, err
+			}
+		}
+		if b.meta.hasRest(a.Key) {
+			if err := b.matchRest(a, left, present, equal); err != nil {
+				return nil, err
+			}
+		}
+		for row := range n {
+			if left.has(row) && !a.settle(rowHits(row)&(1<<i) != 0, present.has(row), equal.has(row)) {
+				left.clear(row)
+			}
+		}
+	}
+	return left, nil
+}
+
+// matchRest looks a key up among the attributes without a column.
+func (b *blockFile) matchRest(a *attrMatch, left, present, equal bits) error {
+	sc := schema()
+	var at []int32 // positions of the key in rows that have it, in row order: row, position
+	if err := b.scan(sc.attrKey, []rowRange{{0, b.meta.Spans}}, func(row int, v []parquet.Value) error {
+		if !left.has(row) {
+			return nil
+		}
+		for i := range v {
+			if !v[i].IsNull() && string(v[i].ByteArray()) == a.Key {
+				present.set(row)
+				at = append(at, int32(row), int32(i)) //nolint:gosec // bounded by the block
+			}
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	if len(at) == 0 || a.Op == "exists" {
+		return nil
+	}
+	return b.scan(sc.attrValue, []rowRange{{0, b.meta.Spans}}, func(row int, v []parquet.Value) error {
+		for len(at) > 0 && int(at[0]) == row {
+			if i := int(at[1]); i < len(v) && string(v[i].ByteArray()) == a.Value {
+				equal.set(row)
+			}
+			at = at[2:]
+		}
+		return nil
+	})
+}

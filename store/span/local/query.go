@@ -1,0 +1,656 @@
+package local
+
+import (
+	"bytes"
+	"cmp"
+	"container/heap"
+	"context"
+	"encoding/base64"
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/collector/pdata/ptrace"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/store"
+)
+
+// source is a memtable or a block, as a query sees it.
+type source interface {
+	// bounds are the earliest and latest span start; ok is false when it is empty.
+	bounds() (lo, hi uint64, ok bool)
+	// find returns the parts that have a span which matches, in any order.
+	find(db *DB, p *predicate) ([]*part, error)
+	// part is what it knows of one trace, nil for nothing.
+	part(db *DB, id flow.TraceID) (*part, error)
+	// trace appends all spans of one trace.
+	trace(db *DB, out []row, id flow.TraceID) ([]row, error)
+	// spans returns matching spans, at least the newest limit of them that are newer than after; full rows come from rows().
+	spans(db *DB, p *predicate, limit int) ([]hit, error)
+}
+
+// hit is a matching span's place in the order of Spans, and how to read it.
+type hit struct {
+	start uint64
+	trace flow.TraceID
+	id    flow.SpanID
+	src   source
+	at    int
+}
+
+func (h hit) compare(o hit) int {
+	if c := newerFirst(h.start, h.trace, o.start, o.trace); c != 0 {
+		return c
+	}
+	return bytes.Compare(o.id[:], h.id[:])
+}
+
+// newerFirst orders by start descending, then by trace id descending.
+func newerFirst(s1 uint64, t1 flow.TraceID, s2 uint64, t2 flow.TraceID) int {
+	if s1 != s2 {
+		return cmp.Compare(s2, s1)
+	}
+	return bytes.Compare(t2[:], t1[:])
+}
+
+// view is a consistent set of sources and the commit up to which it is complete.
+func (db *DB) view() (src []source, commit uint64) {
+	db.mu.RLock()
+	defer db.mu.RUnlock()
+	src = make([]source, 0, len(db.blocks)+len(db.frozen)+1)
+	for _, b := range db.blocks {
+		src = append(src, b)
+	}
+	for _, m := range db.frozen {
+		src = append(src, m)
+	}
+	return append(src, db.active), db.commit
+}
+
+func (m *memtable) bounds() (lo, hi uint64, ok bool) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.minStart, m.maxStart, m.count > 0
+}
+
+func (m *memtable) find(_ *DB, p *predicate) ([]*part, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	lm := m.matcherLocked(p)
+	var out []*part
+	for id, t := range m.traces {
+		for _, i := range t.spans {
+			if lm.match(m.span(i)) {
+				out = append(out, m.partLocked(id, t))
+				break
+			}
+		}
+	}
+	return out, nil
+}
+
+func (m *memtable) part(_ *DB, id flow.TraceID) (*part, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if t := m.traces[id]; t != nil {
+		return m.partLocked(id, t), nil
+	}
+	return nil, nil //nolint:nilnil // nothing known, no error
+}
+
+func (m *memtable) trace(_ *DB, out []row, id flow.TraceID) ([]row, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if t := m.traces[id]; t != nil {
+		for _, i := range t.spans {
+			out = append(out, m.row(m.span(i)))
+		}
+	}
+	return out, nil
+}
+
+func (m *memtable) spans(_ *DB, p *predicate, limit int) ([]hit, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	lm := m.matcherLocked(p)
+	var out []hit
+	for i := range m.count {
+		if s := m.span(uint32(i)); lm.match(s) { //nolint:gosec // bounded by the seal size
+			out = append(out, hit{s.start, s.trace, s.id, m, i})
+		}
+	}
+	return topHits(out, limit), nil
+}
+
+func topHits(hs []hit, limit int) []hit {
+	slices.SortFunc(hs, hit.compare)
+	return hs[:min(limit, len(hs))]
+}
+
+func (b *block) bounds() (lo, hi uint64, ok bool) { return b.meta.MinStart, b.meta.MaxStart, true }
+
+func (b *block) find(db *DB, p *predicate) ([]*part, error) {
+	if !p.mayMatch(&b.meta.blockMeta) {
+		return nil, nil
+	}
+	parts, err := db.parts(b)
+	if err != nil {
+		return nil, err
+	}
+	var out, doubt []*part
+	for _, pt := range parts {
+		match, known := p.byPart(pt)
+		switch {
+		case match:
+			out = append(out, pt)
+		case !known:
+			doubt = append(doubt, pt)
+		}
+	}
+	if len(doubt) == 0 {
+		return out, nil
+	}
+	_, err = db.use(b, func(bf *blockFile) error {
+		rows, err := bf.match(p)
+		if err != nil {
+			return err
+		}
+		for _, pt := range doubt {
+			if pt.row+pt.spans > bf.meta.Spans {
+				return fmt.Errorf("%w: a summary names rows that are not there", errBlock)
+			}
+			if rows.anyIn(pt.row, pt.row+pt.spans) {
+				out = append(out, pt)
+			}
+		}
+		return nil
+	})
+	if b.gone.Load() {
+		out = nil
+	}
+	return out, err
+}
+
+func (b *block) part(db *DB, id flow.TraceID) (*part, error) {
+	if !b.bloom.has(id) {
+		return nil, nil //nolint:nilnil // nothing known, no error
+	}
+	parts, err := db.parts(b)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range parts {
+		if p.id == id {
+			return p, nil
+		}
+	}
+	return nil, nil //nolint:nilnil // nothing known, no error
+}
+
+func (b *block) trace(db *DB, out []row, id flow.TraceID) ([]row, error) {
+	p, err := b.part(db, id)
+	if err != nil || p == nil {
+		return out, err
+	}
+	_, err = db.use(b, func(bf *blockFile) error {
+		if p.row+p.spans > bf.meta.Spans {
+			return fmt.Errorf("%w: a summary names rows that are not there", errBlock)
+		}
+		rows, err := bf.rows([]rowRange{{p.row, p.row + p.spans}})
+		if err != nil {
+			return err
+		}
+		for i := range rows {
+			if rows[i].trace != id {
+				return fmt.Errorf("%w: rows %d to %d are not of trace %s", errBlock, p.row, p.row+p.spans, id)
+			}
+		}
+		out = append(out, rows...)
+		return nil
+	})
+	return out, err
+}
+
+func (b *block) spans(db *DB, p *predicate, limit int) (out []hit, err error) {
+	if !p.mayMatch(&b.meta.blockMeta) {
+		return nil, nil
+	}
+	parts, err := db.parts(b)
+	if err != nil {
+		return nil, err
+	}
+	_, err = db.use(b, func(bf *blockFile) error {
+		rows, err := bf.match(p)
+		if err != nil || rows.empty() {
+			return err
+		}
+		i := 0
+		starts := newStarts(bf.meta.Spans)
+		if err := bf.keys(starts); err != nil {
+			return err
+		}
+		for _, pt := range parts {
+			for r := pt.row; r < min(pt.row+pt.spans, bf.meta.Spans); r++ {
+				if rows.has(r) {
+					out = append(out, hit{starts.start[r], pt.id, starts.id[r], b, r})
+				}
+			}
+			if i++; len(out) > 8*limit+1024 {
+				out = topHits(out, limit)
+			}
+		}
+		return nil
+	})
+	if b.gone.Load() {
+		return nil, err
+	}
+	return topHits(out, limit), err
+}
+
+// Trace returns every stored span of one trace.
+func (db *DB) Trace(ctx context.Context, id flow.TraceID) (ptrace.Traces, error) {
+	none := ptrace.NewTraces()
+	leave, err := db.enter(ctx, "read trace "+id.String())
+	if err != nil {
+		return none, err
+	}
+	defer leave()
+	src, _ := db.view()
+	var rows []row
+	for _, s := range src {
+		if err := ctx.Err(); err != nil {
+			return none, err
+		}
+		if rows, err = s.trace(db, rows, id); err != nil {
+			return none, err
+		}
+	}
+	if len(rows) == 0 {
+		return none, fmt.Errorf("trace %s: %w", id, store.ErrNotFound)
+	}
+	slices.SortStableFunc(rows, func(a, b row) int {
+		return cmp.Or(cmp.Compare(a.start, b.start), bytes.Compare(a.id[:], b.id[:]))
+	})
+	td, err := toTraces(rows)
+	if err != nil {
+		return none, fmt.Errorf("read trace %s: %w", id, err)
+	}
+	return td, nil
+}
+
+// cursor is a place between two traces in the order of Summaries, as of commit W.
+type cursor struct {
+	commit uint64
+	start  uint64
+	id     flow.TraceID
+}
+
+const cursorVersion = 1
+
+func (c cursor) String() string {
+	b := []byte{cursorVersion}
+	b = binary.BigEndian.AppendUint64(b, c.commit)
+	b = binary.BigEndian.AppendUint64(b, c.start)
+	return base64.RawURLEncoding.EncodeToString(append(b, c.id[:]...))
+}
+
+func parseCursor(s string) (c cursor, err error) {
+	b, err := base64.RawURLEncoding.DecodeString(s)
+	if err != nil || len(b) != 33 || b[0] != cursorVersion {
+		return c, badQuery("the cursor is not one that this store gave; begin again without it")
+	}
+	c.commit = binary.BigEndian.Uint64(b[1:])
+	c.start = binary.BigEndian.Uint64(b[9:])
+	copy(c.id[:], b[17:])
+	return c, nil
+}
+
+// candidate is a trace on its way to a page. Unresolved, it stands at the place of one of its parts; resolved, at its own.
+type candidate struct {
+	start    uint64
+	id       flow.TraceID
+	resolved bool
+}
+
+type candidates []candidate
+
+func (h candidates) Len() int { return len(h) }
+func (h candidates) Less(i, j int) bool {
+	return newerFirst(h[i].start, h[i].id, h[j].start, h[j].id) < 0
+}
+func (h candidates) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
+func (h *candidates) Push(x any)   { *h = append(*h, x.(candidate)) }
+func (h *candidates) Pop() any {
+	old := *h
+	x := old[len(old)-1]
+	*h = old[:len(old)-1]
+	return x
+}
+
+// Summaries returns one page, newest first by trace start, then by trace id descending.
+//
+// Paging stands still while spans arrive: the first page notes the last commit, the cursor carries it, and every page orders traces by their
+// start as known at that commit and leaves out traces that were unknown then. So a trace that is complete before the first page appears exactly once,
+// and one that grows meanwhile at most once; what a summary counts is as of the page's own time.
+//
+// Sources are opened newest first, and only as far as the page needs: the candidates of a source stand at their part's start; when one comes up, its
+// parts elsewhere are looked up (bloom filters) and it moves to the trace's start, or is taken if it stands there already.
+func (db *DB) Summaries(ctx context.Context, q store.TraceQuery) (store.TracePage, error) {
+	var page store.TracePage
+	leave, err := db.enter(ctx, "list traces")
+	if err != nil {
+		return page, err
+	}
+	defer leave()
+	p, limit, err := compile(q, time.Now())
+	if err != nil {
+		return page, err
+	}
+	src, commit := db.view()
+	var after *cursor
+	if q.Cursor != "" {
+		c, err := parseCursor(q.Cursor)
+		if err != nil {
+			return page, err
+		}
+		after, commit = &c, c.commit
+	}
+	type bounded struct {
+		source
+		lo, hi uint64
+	}
+	var order []bounded
+	for _, s := range src {
+		if lo, hi, ok := s.bounds(); ok {
+			order = append(order, bounded{s, lo, hi})
+		}
+	}
+	slices.SortStableFunc(order, func(a, b bounded) int { return cmp.Compare(b.hi, a.hi) })
+	var (
+		h    candidates
+		seen = map[flow.TraceID]bool{}
+		last cursor
+		next = 0
+	)
+	page.Traces = []store.TraceSummary{}
+	for {
+		if err := ctx.Err(); err != nil {
+			return store.TracePage{}, err
+		}
+		for next < len(order) && (len(h) == 0 || order[next].hi >= h[0].start) {
+			parts, err := order[next].find(db, p)
+			if err != nil {
+				return store.TracePage{}, err
+			}
+			for _, pt := range parts {
+				if start, ok := pt.asOf(commit); ok { // otherwise it came after the first page
+					h = append(h, candidate{start: start, id: pt.id})
+				}
+			}
+			heap.Init(&h)
+			next++
+			if err := ctx.Err(); err != nil {
+				return store.TracePage{}, err
+			}
+		}
+		if len(h) == 0 {
+			return page, nil
+		}
+		c := heap.Pop(&h).(candidate)
+		if !c.resolved {
+			if seen[c.id] {
+				continue
+			}
+			seen[c.id] = true
+			start, known := ^uint64(0), false
+			for i := range order {
+				if order[i].lo > c.start && known { // cannot be earlier
+					continue
+				}
+				pt, err := order[i].part(db, c.id)
+				if err != nil {
+					return store.TracePage{}, err
+				}
+				if pt == nil {
+					continue
+				}
+				if s, ok := pt.asOf(commit); ok {
+					start, known = min(start, s), true
+				}
+			}
+			if !known {
+				continue
+			}
+			c.start, c.resolved = start, true
+			if len(h) > 0 && newerFirst(c.start, c.id, h[0].start, h[0].id) > 0 || next < len(order) && order[next].hi >= c.start {
+				heap.Push(&h, c)
+				continue
+			}
+		}
+		if after != nil && newerFirst(c.start, c.id, after.start, after.id) <= 0 {
+			continue
+		}
+		if len(page.Traces) == limit {
+			page.Next = last.String()
+			return page, nil
+		}
+		var parts []*part
+		for i := range order {
+			pt, err := order[i].part(db, c.id)
+			if err != nil {
+				return store.TracePage{}, err
+			}
+			if pt != nil {
+				parts = append(parts, pt)
+			}
+		}
+		if len(parts) == 0 {
+			continue // expired meanwhile
+		}
+		page.Traces = append(page.Traces, summary(parts))
+		last = cursor{commit, c.start, c.id}
+	}
+}
+
+// summary merges what the sources know of one trace.
+func summary(parts []*part) store.TraceSummary {
+	first := parts[0]
+	s := store.TraceSummary{TraceID: first.id, ID: first.id.String()}
+	lo, hi := ^uint64(0), uint64(0)
+	services := map[string]store.ServiceCount{}
+	for _, p := range parts {
+		lo, hi = min(lo, p.start), max(hi, p.end)
+		s.Spans += p.spans
+		s.Errors += p.errors
+		for _, c := range p.services {
+			t := services[c.Service]
+			services[c.Service] = store.ServiceCount{Service: c.Service, Spans: t.Spans + c.Spans, Errors: t.Errors + c.Errors}
+		}
+		if better(p.rooted, p.rootStart, p.rootSpan, first.rooted, first.rootStart, first.rootSpan) {
+			first = p
+		}
+	}
+	s.RootService, s.RootOperation, s.Partial = first.rootOwner, first.rootName, !first.rooted
+	s.Start = unixTime(lo)
+	s.Duration = time.Duration(duration(lo, hi)) //nolint:gosec // < 2^63 for real clocks
+	for _, c := range services {
+		s.Services = append(s.Services, c)
+	}
+	slices.SortFunc(s.Services, func(a, b store.ServiceCount) int { return cmp.Compare(a.Service, b.Service) })
+	return s
+}
+
+// Spans calls yield for matching spans, newest first: by start, then trace id, then span id, all descending. q.Cursor is not used.
+func (db *DB) Spans(ctx context.Context, q store.TraceQuery, yield func(store.Span) bool) error {
+	leave, err := db.enter(ctx, "search spans")
+	if err != nil {
+		return err
+	}
+	rows, err := db.newest(ctx, q)
+	leave() // yield may take its time
+	if err != nil {
+		return err
+	}
+	for i := range rows {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if !yield(rows[i].flat()) {
+			return nil
+		}
+	}
+	return nil
+}
+
+func (db *DB) newest(ctx context.Context, q store.TraceQuery) ([]row, error) {
+	p, limit, err := compile(q, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	src, _ := db.view()
+	type bounded struct {
+		source
+		hi uint64
+	}
+	var order []bounded
+	for _, s := range src {
+		if _, hi, ok := s.bounds(); ok {
+			order = append(order, bounded{s, hi})
+		}
+	}
+	slices.SortStableFunc(order, func(a, b bounded) int { return cmp.Compare(b.hi, a.hi) })
+	var hits []hit
+	for _, s := range order {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if len(hits) == limit && hits[limit-1].start > s.hi {
+			break
+		}
+		more, err := s.spans(db, p, limit)
+		if err != nil {
+			return nil, err
+		}
+		hits = topHits(append(hits, more...), limit)
+	}
+	// Read each source once.
+	out := make([]row, len(hits))
+	have := make([]bool, len(hits))
+	bySource := map[source][]int{}
+	for i, h := range hits {
+		bySource[h.src] = append(bySource[h.src], i)
+	}
+	for s, idx := range bySource {
+		switch s := s.(type) {
+		case *memtable:
+			s.mu.RLock()
+			for _, i := range idx {
+				out[i], have[i] = s.row(s.span(uint32(hits[i].at))), true //nolint:gosec // bounded by the seal size
+			}
+			s.mu.RUnlock()
+		case *block:
+			slices.SortFunc(idx, func(a, b int) int { return cmp.Compare(hits[a].at, hits[b].at) })
+			ranges := make([]rowRange, len(idx))
+			for k, i := range idx {
+				ranges[k] = rowRange{hits[i].at, hits[i].at + 1}
+			}
+			if _, err := db.use(s, func(bf *blockFile) error {
+				rows, err := bf.rows(ranges)
+				if err != nil {
+					return err
+				}
+				for k, i := range idx {
+					out[i], have[i] = rows[k], true
+				}
+				return nil
+			}); err != nil {
+				return nil, err
+			}
+		}
+	}
+	kept := out[:0]
+	for i := range out {
+		if have[i] {
+			kept = append(kept, out[i])
+		}
+	}
+	return kept, nil
+}
+
+// eachMeta calls fn with the description of every source.
+func (db *DB) eachMeta(ctx context.Context, what string, fn func(ops []opKey, keys, cols, res []string)) error {
+	leave, err := db.enter(ctx, what)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	src, _ := db.view()
+	for _, s := range src {
+		switch s := s.(type) {
+		case *block:
+			fn(s.meta.Ops, s.meta.Keys, s.meta.ColNames, s.meta.ResKeys)
+		case *memtable:
+			s.mu.RLock()
+			m := s.metaLocked()
+			s.mu.RUnlock()
+			fn(m.Ops, m.Keys, m.ColNames, m.ResKeys)
+		}
+	}
+	return ctx.Err()
+}
+
+func sorted[K cmp.Ordered](m map[K]struct{}) []K {
+	out := make([]K, 0, len(m))
+	for k := range m {
+		out = append(out, k)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// Services lists the services that have spans.
+func (db *DB) Services(ctx context.Context) ([]string, error) {
+	set := map[string]struct{}{}
+	err := db.eachMeta(ctx, "list services", func(ops []opKey, _, _, _ []string) {
+		for _, o := range ops {
+			set[o.Service] = struct{}{}
+		}
+	})
+	return sorted(set), err
+}
+
+// Operations lists the span names and kinds of one service, of all for "".
+func (db *DB) Operations(ctx context.Context, service string) ([]store.Operation, error) {
+	set := map[store.Operation]struct{}{}
+	err := db.eachMeta(ctx, "list operations", func(ops []opKey, _, _, _ []string) {
+		for _, o := range ops {
+			if service == "" || o.Service == service {
+				set[store.Operation{Name: o.Name, Kind: kindName(o.Kind)}] = struct{}{}
+			}
+		}
+	})
+	out := make([]store.Operation, 0, len(set))
+	for o := range set {
+		out = append(out, o)
+	}
+	slices.SortFunc(out, func(a, b store.Operation) int {
+		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.Kind, b.Kind))
+	})
+	return out, err
+}
+
+// AttributeKeys lists attribute names of spans and resources.
+func (db *DB) AttributeKeys(ctx context.Context) ([]string, error) {
+	set := map[string]struct{}{}
+	err := db.eachMeta(ctx, "list attributes", func(_ []opKey, keys, cols, res []string) {
+		for _, l := range [][]string{keys, cols, res} {
+			for _, k := range l {
+				set[k] = struct{}{}
+			}
+		}
+	})
+	return sorted(set), err
+}
