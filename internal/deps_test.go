@@ -25,9 +25,10 @@ var mayImport = map[string][]string{
 	"alert":             {"store", "internal"},
 	"controller":        {"internal"},
 	"observer":          {"collector", "store", "alert", "dashboard", "internal"},
-	"loadtest":          {"internal"},
+	"client":            {"store", "internal"},
+	"loadtest":          {"client", "store", "controller", "internal"}, // the demo hands out join tokens as the controller's operator would
 	"tools":             {"internal"},
-	"cmd/tulle":         {"internal", "sidecar", "store", "collector", "dashboard", "alert", "controller", "observer", "loadtest"},
+	"cmd/tulle":         {"internal", "sidecar", "store", "collector", "dashboard", "alert", "controller", "observer", "client", "loadtest"},
 	"cmd/tulle-sidecar": {"internal", "sidecar"},
 }
 

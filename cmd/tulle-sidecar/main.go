@@ -16,6 +16,9 @@ import (
 	"runtime"
 	"runtime/debug"
 	"syscall"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/process"
 )
 
 func main() {
@@ -31,7 +34,9 @@ func main() {
 		return
 	}
 	tuneRuntime(os.LookupEnv)
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// A supervisor that started this process and vanished counts as a request to stop.
+	ctx := process.Lifeline(context.Background(), cfg.drainTimeout+20*time.Second)
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // from now on a signal has its default effect
 	if err := serve(ctx, cfg, os.Stdout, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, "tulle-sidecar:", err)

@@ -5,7 +5,7 @@ package main
 import (
 	"github.com/spf13/cobra"
 
-	"github.com/tulle-mesh/tulle/cmd/tulle/show"
+	"github.com/tulle-mesh/tulle/client/show"
 )
 
 func graphCommand() *cobra.Command {

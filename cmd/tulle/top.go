@@ -11,7 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/tulle-mesh/tulle/cmd/tulle/show"
+	"github.com/tulle-mesh/tulle/client/show"
 )
 
 func topCommand() *cobra.Command {

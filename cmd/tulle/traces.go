@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/tulle-mesh/tulle/cmd/tulle/show"
+	"github.com/tulle-mesh/tulle/client/show"
 	"github.com/tulle-mesh/tulle/store"
 )
 

@@ -400,6 +400,7 @@ func (d *demo) followEvents(ctx context.Context) error {
 	defer tick.Stop()
 	since := time.Now()
 	seen := map[string]bool{}
+	complaint := ""
 	for {
 		select {
 		case <-ctx.Done():
@@ -408,11 +409,13 @@ func (d *demo) followEvents(ctx context.Context) error {
 		}
 		events, err := d.api.Events(ctx, client.EventQuery{Start: since.Add(-10 * time.Second), Limit: 200})
 		if err != nil {
-			if ctx.Err() == nil && !errors.Is(err, client.ErrUnreachable) {
+			if ctx.Err() == nil && !errors.Is(err, client.ErrUnreachable) && err.Error() != complaint {
+				complaint = err.Error()
 				d.Log.Warn("reading events", "error", err)
 			}
 			continue
 		}
+		complaint = ""
 		for i := len(events) - 1; i >= 0; i-- { // they come newest first
 			e := events[i]
 			if e.Time.Before(since) || seen[e.ID] {

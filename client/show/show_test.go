@@ -31,7 +31,7 @@ func golden(t *testing.T, name, got string) {
 		t.Fatal(err)
 	}
 	if got != string(want) {
-		t.Errorf("%s (go test ./cmd/tulle/show -rewrite to accept):\n%s\nwant:\n%s", name, got, want)
+		t.Errorf("%s (go test ./client/show -rewrite to accept):\n%s\nwant:\n%s", name, got, want)
 	}
 }
 

@@ -59,8 +59,9 @@ func (s Style) table(w io.Writer, cols []column, rows [][]cell) error {
 			width[i] = max(width[i], utf8.RuneCountInString(c.text))
 		}
 	}
-	var b strings.Builder
+	var all strings.Builder
 	line := func(cells []cell) {
+		var b strings.Builder
 		for i, c := range cells {
 			pad := strings.Repeat(" ", width[i]-utf8.RuneCountInString(c.text))
 			switch {
@@ -75,7 +76,7 @@ func (s Style) table(w io.Writer, cols []column, rows [][]cell) error {
 				b.WriteString("  ")
 			}
 		}
-		b.WriteByte('\n')
+		all.WriteString(strings.TrimRight(b.String(), " ") + "\n")
 	}
 	head := make([]cell, len(cols))
 	for i, c := range cols {
@@ -85,6 +86,6 @@ func (s Style) table(w io.Writer, cols []column, rows [][]cell) error {
 	for _, r := range rows {
 		line(r)
 	}
-	_, err := io.WriteString(w, b.String())
+	_, err := io.WriteString(w, all.String())
 	return err
 }

@@ -1,0 +1,104 @@
+//go:build unix
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// TestMain lets the scripts run this very binary as tulle.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"tulle": func() { os.Exit(run()) }})
+}
+
+// TestScripts runs testdata/script/*.txtar. Besides testscript's own commands there are:
+//
+//	exits CODE PROGRAM ARGS…   run it; it must exit with CODE
+//	occupy VAR                 listen on a free loopback port until the script ends and put the port in $VAR
+//	free VAR                   put a loopback port that nobody listens on in $VAR
+//	observer VAR               serve the files below api/ as an observer would its API and put host:port in $VAR
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 filepath.Join("testdata", "script"),
+		RequireExplicitExec: true,
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("XDG_CACHE_HOME", filepath.Join(e.WorkDir, "cache"))
+			e.Setenv("HOME", e.WorkDir)
+			e.Setenv("TZ", "UTC")
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"exits":    cmdExits,
+			"occupy":   cmdOccupy,
+			"free":     cmdFree,
+			"observer": cmdObserver,
+		},
+	})
+}
+
+func cmdExits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE PROGRAM ARGS…")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	got := 0
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		got = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+}
+
+func port(ts *testscript.TestScript, l net.Listener) string {
+	_, p, err := net.SplitHostPort(l.Addr().String())
+	ts.Check(err)
+	return p
+}
+
+func cmdOccupy(ts *testscript.TestScript, _ bool, args []string) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	ts.Defer(func() { l.Close() })
+	ts.Setenv(args[0], port(ts, l))
+}
+
+func cmdFree(ts *testscript.TestScript, _ bool, args []string) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	ts.Setenv(args[0], port(ts, l))
+	l.Close()
+}
+
+// cmdObserver answers GET /a/b with the file api/a/b.json, or 404 as the real one does.
+func cmdObserver(ts *testscript.TestScript, _ bool, args []string) {
+	root := ts.MkAbs("api")
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, err := os.ReadFile(filepath.Join(root, filepath.Clean(r.URL.Path)) + ".json")
+		w.Header().Set("Content-Type", "application/json")
+		if err != nil {
+			w.WriteHeader(http.StatusNotFound)
+			_, _ = fmt.Fprintf(w, `{"error":"there is no %s"}`, r.URL.Path)
+			return
+		}
+		_, _ = w.Write(b)
+	}))
+	ts.Defer(s.Close)
+	ts.Setenv(args[0], s.Listener.Addr().String())
+}
