@@ -13,5 +13,13 @@ var pages = []struct {
 	handler func(*page.Deps) http.HandlerFunc
 }{
 	{"GET /{$}", "Topology", page.Topology},
+	{"GET /service/{name}", "Service", page.Service},
+	{"GET /edge", "Edge", page.Edge},
+	{"GET /traces", "Traces", page.Traces},
+	{"GET /traces/find", "Find a trace or a service", page.Find},
+	{"GET /trace/{id}", "Trace", page.Trace},
+	{"GET /events", "Events", page.Events},
+	{"GET /alerts", "Alerts", page.Alerts},
+	{"GET /proxies", "Proxies", page.Proxies},
 	{"POST /tidy", "Lay the topology out afresh", page.Tidy},
 }

@@ -60,6 +60,8 @@ type Options struct {
 	Margin         float64
 	MaxLayers      int // longest paths are compressed into this many columns
 	MaxRows        int // 0: by the number of nodes, so that the drawing stays wider than tall
+	// Vertical draws callers above callees instead of left of them.
+	Vertical bool
 }
 
 // Defaults are the sizes the topology page draws with.
@@ -89,6 +91,14 @@ func (o Options) columnX(layer int) float64 { return o.Margin + float64(layer)*(
 // fresh.
 func Compute(g Graph, old map[string]Place, opt Options) Drawing {
 	opt = opt.withDefaults()
+	if opt.Vertical {
+		opt = opt.transposed()
+		turned := make(map[string]Place, len(old))
+		for id, p := range old {
+			turned[id] = p.turned()
+		}
+		old = turned
+	}
 	w := newWork(g, opt)
 	d := Drawing{Nodes: make(map[string]Place, len(w.ids)), Edges: make(map[string]Route, len(w.edges))}
 	kept := w.keep(old)
@@ -104,8 +114,24 @@ func Compute(g Graph, old map[string]Place, opt Options) Drawing {
 		d.Height = max(d.Height, w.place[i].Y+opt.NodeH+opt.Margin)
 	}
 	w.route(&d)
+	if opt.Vertical {
+		d.Width, d.Height = d.Height, d.Width
+		for id, p := range d.Nodes {
+			d.Nodes[id] = p.turned()
+		}
+	}
 	return d
 }
+
+// transposed swaps the axes: a vertical drawing is a horizontal one of turned boxes, turned back at the end.
+func (o Options) transposed() Options {
+	o.NodeW, o.NodeH = o.NodeH, o.NodeW
+	o.LabelW, o.LabelH = o.LabelH, o.LabelW
+	o.GapX *= 0.75 // a label is lower than it is wide
+	return o
+}
+
+func (p Place) turned() Place { p.X, p.Y = p.Y, p.X; return p }
 
 // link is an edge by node index.
 type link struct {

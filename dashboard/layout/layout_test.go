@@ -106,6 +106,23 @@ func TestShop(t *testing.T) {
 	}
 }
 
+func TestVerticalIsTurned(t *testing.T) {
+	g := shop()
+	d := Compute(g, nil, Options{Vertical: true})
+	if d.Nodes["load"].Y >= d.Nodes["gateway"].Y || d.Nodes["stock"].Y >= d.Nodes["db"].Y {
+		t.Errorf("callers do not stand above callees: %v", d.Nodes)
+	}
+	check(t, g, d)
+	g.Nodes = append(g.Nodes, Node{"late"})
+	next := Compute(g, d.Nodes, Options{Vertical: true})
+	check(t, g, next)
+	for id, p := range d.Nodes {
+		if next.Nodes[id] != p {
+			t.Errorf("%s moved from %v to %v", id, p, next.Nodes[id])
+		}
+	}
+}
+
 func TestDeterministicWhateverTheOrder(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for range 20 {

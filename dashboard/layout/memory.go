@@ -15,6 +15,7 @@ type Memory struct {
 	first  time.Time
 	places map[string]Place
 	last   Graph
+	turned bool
 	drawn  *Drawing
 }
 
@@ -35,7 +36,11 @@ func (m *Memory) Draw(g Graph, now time.Time, opt Options) *Drawing {
 	if now.Sub(m.first) < m.Settle {
 		old = nil
 	}
+	opt.Vertical = m.turned
 	d := Compute(g, old, opt)
+	if d.Fresh {
+		d, m.turned = orient(g, d, opt)
+	}
 	if m.places == nil || d.Fresh || len(m.places) > maxRemembered {
 		m.places = make(map[string]Place, len(d.Nodes))
 	}
@@ -44,6 +49,23 @@ func (m *Memory) Draw(g Graph, now time.Time, opt Options) *Drawing {
 	}
 	m.last, m.drawn = g, &d
 	return &d
+}
+
+// wide is the width up to which a drawing is read comfortably beside the panel of events.
+const wide = 1280
+
+// orient chooses the direction of a fresh drawing: from left to right while that is not too wide, else whichever way is narrower.
+func orient(g Graph, d Drawing, opt Options) (Drawing, bool) {
+	other := opt
+	other.Vertical = !opt.Vertical
+	across, down := d, Compute(g, nil, other)
+	if opt.Vertical {
+		across, down = down, across
+	}
+	if across.Width > wide && down.Width < across.Width {
+		return down, true
+	}
+	return across, false
 }
 
 // Forget makes the next drawing start over ("tidy").

@@ -15,6 +15,7 @@ const (
 
 // path is an edge's line as a list of cubic pieces, kept to find places for the label.
 type path struct {
+	turned bool // swap the axes on the way out
 	data   []byte
 	pieces [][4]Point // cubic pieces between columns
 }
@@ -32,6 +33,9 @@ func (p *path) cubic(a, b, c, d Point) {
 }
 
 func (p *path) point(a Point) {
+	if p.turned {
+		a = Point{a.Y, a.X}
+	}
 	p.data = strconv.AppendFloat(p.data, math.Round(a.X*10)/10, 'f', -1, 64)
 	p.data = append(p.data, ' ')
 	p.data = strconv.AppendFloat(p.data, math.Round(a.Y*10)/10, 'f', -1, 64)
@@ -61,6 +65,7 @@ func (w *work) route(d *Drawing) {
 	for i, e := range w.edges {
 		a, b := w.place[e.from], w.place[e.to]
 		p := &paths[i]
+		p.turned = w.opt.Vertical
 		from, to := pts[i].from, pts[i].to
 		p.move(from)
 		switch {
@@ -98,6 +103,9 @@ func (w *work) route(d *Drawing) {
 		label, fits := w.label(&paths[i], columns, taken)
 		if fits {
 			taken = append(taken, label)
+		}
+		if w.opt.Vertical {
+			label = Point{label.Y, label.X}
 		}
 		d.Edges[e.id] = Route{Path: string(paths[i].data), Label: label, Fits: fits}
 		for _, c := range paths[i].pieces {
@@ -141,7 +149,7 @@ func (w *work) ports(set func(edge int, from, to Point)) {
 	got := make([]ends, len(w.edges))
 	spread := func(v int, side []end, x float64) {
 		slices.SortStableFunc(side, func(a, b end) int { return cmp.Or(cmp.Compare(a.other, b.other), cmp.Compare(a.edge, b.edge)) })
-		pitch := min(12, (w.opt.NodeH-16)/float64(max(1, len(side))))
+		pitch := min(w.opt.NodeH/5, (w.opt.NodeH-16)/float64(max(1, len(side))))
 		y := w.place[v].Y + w.opt.NodeH/2 - pitch*float64(len(side)-1)/2
 		for k, e := range side {
 			pt := Point{x, y + pitch*float64(k)}
@@ -189,7 +197,10 @@ func (w *work) lane(tops, used []float64, want float64) float64 {
 }
 
 // labelAt are the places along a piece of line that are tried for a label, best first.
-var labelAt = [...]float64{0.5, 0.42, 0.58, 0.34, 0.66, 0.27, 0.73}
+var labelAt = [...]float64{0.5, 0.42, 0.58, 0.34, 0.66, 0.27, 0.73, 0.2, 0.8}
+
+// labelAside are the distances from the line, in label heights, at which a label still belongs to it.
+var labelAside = [...]float64{0, 0.3, -0.3, 0.45, -0.45}
 
 func (w *work) label(p *path, columns map[int][]float64, taken []Point) (Point, bool) {
 	free := func(c Point) bool {
@@ -215,10 +226,14 @@ func (w *work) label(p *path, columns map[int][]float64, taken []Point) (Point, 
 		}
 		return true
 	}
-	for i := len(p.pieces) - 1; i >= 0; i-- {
-		for _, t := range labelAt {
-			if c := round(bezier(p.pieces[i], t)); free(c) {
-				return c, true
+	for _, aside := range labelAside {
+		for i := len(p.pieces) - 1; i >= 0; i-- {
+			for _, t := range labelAt {
+				c := bezier(p.pieces[i], t)
+				c.Y += aside * w.opt.LabelH
+				if c = round(c); free(c) {
+					return c, true
+				}
 			}
 		}
 	}

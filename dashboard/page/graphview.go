@@ -16,6 +16,7 @@ import (
 // NodeView is a card in the drawing and a row in the table.
 type NodeView struct {
 	Key, ID, Name, Short, Href string
+	Namespace                  string
 	Kind                       graph.NodeKind
 	X, Y                       float64
 	Fig                        Figures
@@ -82,10 +83,10 @@ func NewGraphView(s *graph.Snapshot, draw *layout.Drawing) GraphView {
 	for i := range s.Nodes {
 		n := &s.Nodes[i]
 		nv := NodeView{
-			Key: "n:" + n.ID, ID: n.ID, Name: n.Name, Short: part.Ellipsis(n.Name, 18), Kind: n.Kind, Href: ServiceURL(n.ID), Fig: nodeFigures(n),
+			Key: "n:" + n.ID, ID: n.ID, Name: n.Name, Namespace: n.Namespace, Short: part.Ellipsis(n.Name, 16), Kind: n.Kind, Href: ServiceURL(n.ID), Fig: nodeFigures(n),
 		}
 		if nv.Name == "" {
-			nv.Name, nv.Short = n.ID, part.Ellipsis(n.ID, 18)
+			nv.Name, nv.Short = n.ID, part.Ellipsis(n.ID, 16)
 		}
 		if n.Inbound.Requests == 0 && n.Inbound.Rate == 0 && outRate[n.ID] > 0 && n.Inbound.Connections == 0 && n.Inbound.Active == 0 {
 			nv.Outbound = true
@@ -269,9 +270,27 @@ func nodeNote(n *graph.Node, v *NodeView) string {
 	case n.Kind == graph.KindExternal:
 		notes = append(notes, "outside the mesh")
 	case n.Kind == graph.KindUnmeshed:
-		notes = append(notes, "no sidecar, no identity")
+		notes = append(notes, "no sidecar")
+	case len(n.Versions) > 1:
+		notes = append(notes, versionSplit(n.Versions))
 	}
 	return strings.Join(notes, " · ")
+}
+
+// versionSplit says how traffic is spread over versions, for as many as fit.
+func versionSplit(vs []graph.Version) string {
+	total := 0.0
+	for _, v := range vs {
+		total += v.Rate
+	}
+	if total == 0 {
+		return part.Plural(len(vs), "version", "versions")
+	}
+	var out []string
+	for _, v := range vs[:min(2, len(vs))] {
+		out = append(out, v.Version+" "+part.Percent(v.Rate/total))
+	}
+	return strings.Join(out, " · ")
 }
 
 func endpointTitle(e graph.Endpoint) string {

@@ -117,6 +117,8 @@ func TracesURL(pairs ...string) string {
 	return "/traces?" + q.Encode()
 }
 
+func queryEscape(s string) string { return url.QueryEscape(s) }
+
 // shortID is enough of an ID to tell it from its neighbours.
 func shortID(id string) string {
 	if len(id) > 8 {
