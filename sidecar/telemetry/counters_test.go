@@ -48,7 +48,7 @@ func anyRecord(r *rand.Rand) flow.Record {
 // Counters agree with a simple truth: one map from attributes to a number, filled in one goroutine from the same Records.
 func TestCountersAgainstTruth(t *testing.T) {
 	r := rand.New(rand.NewPCG(7, 8))
-	recs := make([]flow.Record, 20_000)
+	recs := make([]flow.Record, 6_000)
 	truth := map[string]int64{}
 	add := func(metric string, n int64, attrs ...any) {
 		var list []string

@@ -6,12 +6,61 @@ import (
 	"github.com/tulle-mesh/tulle/internal/flow"
 )
 
-// chunkRecords is how many Records make a full batch.
-const chunkRecords = 512
+// A chunk is full, and makes a batch, at chunkRecords Records or chunkText bytes of request text, whichever comes first.
+const (
+	chunkRecords = 512
+	chunkText    = 256 << 10
+)
 
+// Longest texts kept, in bytes. Views cut further; this bounds the ring.
+const (
+	keepPath = 1024
+	keepText = 512
+)
+
+// chunk is Records with the texts that alias the data path's buffers copied aside: one copy into text per Record, and one string per chunk
+// in place of six per Record.
 type chunk struct {
 	n    int
 	recs [chunkRecords]flow.Record
+	ends [chunkRecords][borrowed]uint32 // where each text of a Record ends in text
+	text []byte
+}
+
+const borrowed = 6
+
+// texts are the fields that flow.Recorder declares borrowed.
+func texts(r *flow.Record) [borrowed]*string {
+	return [...]*string{&r.Method, &r.Path, &r.Authority, &r.UserAgent, &r.RequestID, &r.Detail}
+}
+
+func (c *chunk) add(r *flow.Record) {
+	kept := &c.recs[c.n]
+	*kept = *r
+	for i, s := range texts(kept) {
+		limit := keepText
+		if s == &kept.Path {
+			limit = keepPath
+		}
+		c.text = append(c.text, (*s)[:min(len(*s), limit)]...)
+		c.ends[c.n][i] = uint32(len(c.text))
+		*s = ""
+	}
+	c.n++
+}
+
+func (c *chunk) full() bool { return c.n == chunkRecords || len(c.text) >= chunkText }
+
+// records gives the texts back and returns the Records, which are valid until release.
+func (c *chunk) records() []flow.Record {
+	text, from := string(c.text), uint32(0)
+	for i := range c.n {
+		for k, s := range texts(&c.recs[i]) {
+			*s = text[from:c.ends[i][k]]
+			from = c.ends[i][k]
+		}
+	}
+	return c.recs[:c.n]
 }
 
 // chunks are reused; an idle sidecar gives them back to the garbage collector.
@@ -19,7 +68,7 @@ var chunks = sync.Pool{New: func() any { return new(chunk) }}
 
 func (c *chunk) release() {
 	clear(c.recs[:c.n]) // let go of the strings
-	c.n = 0
+	c.n, c.text = 0, c.text[:0]
 	chunks.Put(c)
 }
 
@@ -54,19 +103,18 @@ func (g *ring) add(r *flow.Record) bool {
 		}
 		g.cur = chunks.Get().(*chunk)
 	}
-	g.cur.recs[g.cur.n] = *r
-	g.cur.n++
-	n := g.cur.n
-	if n == chunkRecords {
+	g.cur.add(r)
+	first, full := g.cur.n == 1, g.cur.full()
+	if full {
 		g.full = append(g.full, g.cur)
 		g.cur = nil
 	}
 	g.mu.Unlock()
-	switch n {
-	case 1:
-		tell(g.some)
-	case chunkRecords:
+	switch {
+	case full:
 		tell(g.now)
+	case first:
+		tell(g.some)
 	}
 	return true
 }

@@ -287,7 +287,7 @@ func (t *Telemetry) encode(exporting bool) {
 }
 
 func (t *Telemetry) encodeChunk(c *chunk, exporting bool) {
-	recs := c.recs[:c.n]
+	recs := c.records()
 	for i := range recs {
 		tr := &recs[i].Trace
 		if tr.SpanID.IsZero() {

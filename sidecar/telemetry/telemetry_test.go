@@ -15,6 +15,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 
 	collectormetrics "go.opentelemetry.io/proto/otlp/collector/metrics/v1"
 	collectortrace "go.opentelemetry.io/proto/otlp/collector/trace/v1"
@@ -344,6 +345,40 @@ func TestRingFull(t *testing.T) {
 	tel.counters.exchanges.each(func(_ exchangeKey, v *counter) { n += v.Load() })
 	if n != ringChunks*chunkRecords+5 {
 		t.Errorf("%d counted: a dropped Record must be counted all the same", n)
+	}
+}
+
+// The data path overwrites its buffers after Record has returned, and callers send long texts.
+func TestBorrowedTexts(t *testing.T) {
+	g := newRing(ringChunks)
+	var long string
+	for i := range 3 {
+		buffer := fmt.Appendf(nil, "GET /path/%d host agent", i)
+		alias := func(from, to int) string { return unsafe.String(&buffer[from], to-from) }
+		r := &flow.Record{Method: alias(0, 3), Path: alias(4, 11), Authority: alias(12, 16), UserAgent: alias(17, 22), Route: "items", Detail: long}
+		if !g.add(r) {
+			t.Fatal("refused")
+		}
+		clear(buffer)
+		long = strings.Repeat("x", 1<<20)
+	}
+	recs := g.take()[0].records()
+	for i, r := range recs {
+		if r.Method != "GET" || r.Path != fmt.Sprint("/path/", i) || r.Authority != "host" || r.UserAgent != "agent" || r.Route != "items" || len(r.Detail) > keepText {
+			t.Errorf("Record %d: %.200v", i, r)
+		}
+	}
+	// Long texts fill a chunk sooner, so that the ring's memory is bounded in bytes too.
+	n := 0
+	for g.add(&flow.Record{Path: long, Detail: long}) {
+		n++
+	}
+	bytes := 0
+	for _, c := range g.take() {
+		bytes += len(c.text)
+	}
+	if n < 1000 || bytes > ringChunks*(chunkText+keepPath+keepText) {
+		t.Errorf("%d Records with %d bytes of text", n, bytes)
 	}
 }
 
