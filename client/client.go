@@ -16,6 +16,8 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/collector/pdata/ptrace"
+
 	"github.com/tulle-mesh/tulle/store"
 	"github.com/tulle-mesh/tulle/store/event"
 	"github.com/tulle-mesh/tulle/store/graph"
@@ -89,8 +91,8 @@ func (c *Client) Events(ctx context.Context, q EventQuery) ([]event.Event, error
 	return out.Events, err
 }
 
-// Traces is one page of trace summaries, newest first.
-func (c *Client) Traces(ctx context.Context, q store.TraceQuery) (store.TracePage, error) {
+// Traces is one page of trace summaries, newest first. Tags restricts by attributes, as in `k=v k2!=v2 k3`; q.Attributes is not used.
+func (c *Client) Traces(ctx context.Context, q store.TraceQuery, tags string) (store.TracePage, error) {
 	v := url.Values{}
 	set(v, "service", q.Service)
 	set(v, "operation", q.Operation)
@@ -102,17 +104,31 @@ func (c *Client) Traces(ctx context.Context, q store.TraceQuery) (store.TracePag
 	setTime(v, "end", q.End)
 	setInt(v, "limit", q.Limit)
 	if q.MinDuration > 0 {
-		v.Set("minDuration", q.MinDuration.String())
+		v.Set("min", q.MinDuration.String())
 	}
 	if q.MaxDuration > 0 {
-		v.Set("maxDuration", q.MaxDuration.String())
+		v.Set("max", q.MaxDuration.String())
 	}
 	if q.Errors {
-		v.Set("errors", "true")
+		v.Set("status", "error")
 	}
+	set(v, "tags", tags)
 	var p store.TracePage
 	err := c.get(ctx, "/api/tulle/v1/traces", v, &p)
 	return p, err
+}
+
+// Trace is every stored span of one trace, and the observer's answer as it came (OTLP JSON).
+func (c *Client) Trace(ctx context.Context, id string) (ptrace.Traces, json.RawMessage, error) {
+	var raw json.RawMessage
+	if err := c.get(ctx, "/api/tulle/v1/traces/"+url.PathEscape(id), nil, &raw); err != nil {
+		return ptrace.Traces{}, nil, err
+	}
+	td, err := (&ptrace.JSONUnmarshaler{}).UnmarshalTraces(raw)
+	if err != nil {
+		return ptrace.Traces{}, nil, fmt.Errorf("%s: trace %s is not OTLP JSON: %w", c.base, id, err)
+	}
+	return td, raw, nil
 }
 
 // Ready returns nil when the observer says that it is ready.

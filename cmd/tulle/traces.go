@@ -18,21 +18,23 @@ func tracesCommand() *cobra.Command {
 		out  output
 		q    store.TraceQuery
 		last time.Duration
+		tags string
 	)
 	c := &cobra.Command{
 		Use: "traces", GroupID: "see", Args: noArgs,
 		Short: "Search traces, newest first",
 		Example: `  tulle traces --service catalog --errors
-  tulle traces --source web --destination catalog --min 100ms`,
+  tulle traces --source web --destination catalog --min 100ms
+  tulle traces --tags 'http.response.status_code=404'`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := out.check(); err != nil {
 				return err
 			}
-			if q.Limit < 1 || q.Limit > 10_000 {
-				return usageError{fmt.Errorf("--limit %d: must be 1 to 10000", q.Limit)}
+			if q.Limit < 1 || q.Limit > 500 {
+				return usageError{fmt.Errorf("--limit %d: must be 1 to 500 (--cursor goes on)", q.Limit)}
 			}
 			q.Start = time.Now().Add(-last)
-			page, err := at.client().Traces(c.Context(), q)
+			page, err := at.client().Traces(c.Context(), q, tags)
 			if err != nil {
 				return err
 			}
@@ -53,6 +55,7 @@ func tracesCommand() *cobra.Command {
 	f.DurationVar(&q.MinDuration, "min", 0, "with a span that took at least this long")
 	f.DurationVar(&q.MaxDuration, "max", 0, "with a span that took at most this long")
 	f.BoolVar(&q.Errors, "errors", false, "with an error")
+	f.StringVar(&tags, "tags", "", "with these attributes on one span, as in 'k=v k2!=v2 k3'")
 	f.IntVar(&q.Limit, "limit", 20, "at most so many")
 	f.StringVar(&q.Cursor, "cursor", "", "go on where a page ended (\"next\" of -o json)")
 	f.DurationVar(&last, "last", time.Hour, "how far back")

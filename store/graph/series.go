@@ -272,13 +272,15 @@ func (g *Graph) fillLocked(now time.Time, b *metric.Batch) {
 			b.Gauge(SeriesEndpointEjected, ejected, "service", service, "endpoint", w.GetAddress(), "instance", w.GetInstance())
 			b.Gauge(SeriesEndpointWeight, weight, "service", service, "endpoint", w.GetAddress(), "instance", w.GetInstance())
 		}
-		b.Gauge(SeriesEndpoints, float64(total), "service", service)
-		b.Gauge(SeriesEndpointsUsable, float64(usable), "service", service)
+		if total > 0 { // a workload without an address only calls
+			b.Gauge(SeriesEndpoints, float64(total), "service", service)
+			b.Gauge(SeriesEndpointsUsable, float64(usable), "service", service)
+		}
 	}
-	for service := range g.x.services {
-		if len(g.x.workloads[service]) == 0 && !g.x.services[service].GetExternal() {
-			b.Gauge(SeriesEndpoints, 0, "service", service)
-			b.Gauge(SeriesEndpointsUsable, 0, "service", service)
+	for name, s := range g.x.services {
+		if len(g.x.workloads[name]) == 0 && s.GetProtocol() != "" && !s.GetExternal() {
+			b.Gauge(SeriesEndpoints, 0, "service", name)
+			b.Gauge(SeriesEndpointsUsable, 0, "service", name)
 		}
 	}
 }

@@ -1,0 +1,204 @@
+package observer
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/common/expfmt"
+
+	"github.com/tulle-mesh/tulle/alert"
+	"github.com/tulle-mesh/tulle/dashboard/source"
+	"github.com/tulle-mesh/tulle/internal/identity"
+	"github.com/tulle-mesh/tulle/store"
+	"github.com/tulle-mesh/tulle/store/graph"
+)
+
+// alerts shows package alert to the dashboard.
+type alerts struct{ a *alert.Alerting }
+
+func (s alerts) Alerts(context.Context) ([]source.Alert, error) {
+	var out []source.Alert
+	for _, a := range s.a.Alerts() {
+		out = append(out, source.Alert{
+			Name: a.Name, State: a.State, Severity: a.Severity, Service: a.Service, Summary: cmp.Or(a.Annotations["summary"], a.Annotations["description"]),
+			Labels: a.Labels, Annotations: a.Annotations, ActiveSince: a.Since, Value: a.Value, Silenced: a.Silenced,
+		})
+	}
+	return out, nil
+}
+
+func (s alerts) Rules(context.Context) ([]source.Rule, error) {
+	var out []source.Rule
+	for _, r := range s.a.Rules() {
+		out = append(out, source.Rule{
+			Group: r.Group, Name: r.Name, Kind: "alerting", Query: r.Query, For: r.For, State: r.State, Health: r.Health, LastError: r.LastError, LastEval: r.LastRun,
+			Labels: r.Labels, Annotations: r.Annotations,
+		})
+	}
+	return out, nil
+}
+
+// proxies joins what the controller says of sidecars with what their reports say.
+type proxies struct {
+	registry *Registry
+	graph    *graph.Graph
+}
+
+func (s proxies) Proxies(context.Context) ([]source.Proxy, error) {
+	byInstance := map[string]*source.Proxy{}
+	get := func(instance string) *source.Proxy {
+		p := byInstance[instance]
+		if p == nil {
+			p = &source.Proxy{Instance: instance}
+			byInstance[instance] = p
+		}
+		return p
+	}
+	r := s.registry.Current()
+	for _, w := range r.GetWorkloads() {
+		p := get(w.GetInstance())
+		p.Service, p.Namespace, p.Identity, p.Address = w.GetService(), w.GetNamespace(), w.GetIdentity(), w.GetAddress()
+	}
+	for _, x := range r.GetProxies() {
+		p := get(x.GetInstance())
+		p.Service = cmp.Or(p.Service, x.GetService())
+		p.Version, p.Connected, p.Acked, p.Nack = x.GetVersion(), x.GetConnected(), x.GetRevisionAcked(), x.GetLastNack()
+		if x.GetConnectedUnixNano() > 0 {
+			p.Since = time.Unix(0, x.GetConnectedUnixNano()).UTC()
+		}
+	}
+	for _, n := range s.graph.Live().Nodes {
+		for _, rep := range n.Reporters {
+			p := get(rep.Instance)
+			p.Service = cmp.Or(p.Service, n.Name)
+			p.Identity = cmp.Or(p.Identity, rep.Identity)
+			p.LastSeen, p.Reporting, p.ClockOffset = rep.LastSeen, !rep.Missing, -rep.ClockOffset
+		}
+	}
+	var out []source.Proxy
+	for _, name := range slices.Sorted(maps.Keys(byInstance)) {
+		out = append(out, *byInstance[name])
+	}
+	return out, nil
+}
+
+// notices is what a person should know about the observer itself.
+func (o *Observer) notices() []source.Notice {
+	var out []source.Notice
+	add := func(severity, message, action string) {
+		out = append(out, source.Notice{Severity: severity, Message: message, Action: action})
+	}
+	if o.cfg.Controller != "" {
+		st := o.evidence.Status()
+		switch {
+		case o.holder.Get() == nil:
+			add("error", "The observer has no certificate yet, so no sidecar can report to it.",
+				"Check that the controller runs at "+o.cfg.Controller+" and that the join token is good: "+o.join.Status().LastError)
+		case !st.Connected && time.Since(st.Since) > 5*time.Second:
+			add("warning", fmt.Sprintf("The controller at %s has been away for %s: nothing is ejected or readmitted, sidecars keep their last policy.", o.cfg.Controller,
+				time.Since(st.Since).Round(time.Second)), "Start the controller, or check the address. Last error: "+st.LastError)
+		}
+		if o.registry.Current() == nil {
+			add("warning", "No registry has come from the controller yet, so reports cannot be attributed and the graph is empty.", "It comes with the first connection to the controller.")
+		}
+	}
+	if st := o.spans.Stats(); st.LastError != "" {
+		add("error", "The span store has a problem: "+st.LastError, "See the events for what happened to it.")
+	}
+	if n := o.journal.failed.Load() + o.journal.dropped.Load(); n > 0 {
+		add("error", fmt.Sprintf("%d events could not be kept.", n), "Check the free space and the permissions of "+o.cfg.DataDir+".")
+	}
+	return out
+}
+
+// ready says whether sidecars can report.
+func (o *Observer) ready() error {
+	if o.cfg.Controller != "" && o.holder.Get() == nil {
+		return fmt.Errorf("%w; the controller at %s has not answered", identity.ErrNoMaterial, o.cfg.Controller)
+	}
+	return nil
+}
+
+// writeMetrics writes the observer's own metrics as Prometheus text.
+func (o *Observer) writeMetrics(w io.Writer) {
+	families, err := o.reg.Gather()
+	if err != nil {
+		o.log.Warn("some of the observer's own metrics could not be read", "err", err)
+	}
+	for _, f := range families {
+		if _, err := expfmt.MetricFamilyToText(w, f); err != nil {
+			return
+		}
+	}
+}
+
+// registerMetrics adds what the parts count to the registry.
+func (o *Observer) registerMetrics() {
+	counter := func(name, help string, f func() float64) {
+		o.reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, f))
+	}
+	gauge := func(name, help string, f func() float64) {
+		o.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, f))
+	}
+	counter("tulle_observer_events_dropped_total", "Events that came faster than they could be kept.", func() float64 { return float64(o.journal.dropped.Load()) })
+	counter("tulle_observer_events_failed_total", "Events that could not be written.", func() float64 { return float64(o.journal.failed.Load()) })
+	gauge("tulle_store_events", "Events kept.", func() float64 { return float64(o.events.Stats().Events) })
+	gauge("tulle_store_active_series", "Series in memory in the metrics store.", func() float64 { return float64(o.metrics.Stats().ActiveSeries) })
+	gauge("tulle_store_series_budget", "Active series allowed before new ones are folded into \"other\".", func() float64 { return float64(o.metrics.Stats().Budget) })
+	spans := func(f func(store.SpanStats) float64) func() float64 {
+		return func() float64 { return f(o.spans.Stats()) }
+	}
+	counter("tulle_store_spans_written_total", "Spans accepted since the start.", spans(func(s store.SpanStats) float64 { return float64(s.Written) }))
+	counter("tulle_store_spans_duplicate_total", "Spans that came again and were stored once.", spans(func(s store.SpanStats) float64 { return float64(s.Duplicate) }))
+	counter("tulle_store_spans_corrupt_total", "Damage found in the span store.", spans(func(s store.SpanStats) float64 { return float64(s.Corrupt) }))
+	gauge("tulle_store_spans", "Spans kept.", spans(func(s store.SpanStats) float64 { return float64(s.Spans) }))
+	gauge("tulle_store_span_bytes", "Bytes of sealed spans on disk.", spans(func(s store.SpanStats) float64 { return float64(s.Bytes) }))
+	gauge("tulle_store_span_wal_bytes", "Bytes of the span store's write-ahead log.", spans(func(s store.SpanStats) float64 { return float64(s.WALBytes) }))
+	gauge("tulle_store_disk_free_bytes", "Free bytes of the file system of the span store.", spans(func(s store.SpanStats) float64 { return float64(s.DiskFreeBytes) }))
+	o.reg.MustRegister(collectorStats{o})
+	if o.evidence != nil {
+		counter("tulle_evidence_windows_sent_total", "One-second windows of observations sent to the controller.", func() float64 { return float64(o.evidence.Status().Sent) })
+		counter("tulle_evidence_windows_dropped_total", "Windows that were too old before the controller could take them.", func() float64 { return float64(o.evidence.Status().Dropped) })
+		counter("tulle_evidence_events_received_total", "Events received from the controller.", func() float64 { return float64(o.evidence.Status().Events) })
+		gauge("tulle_evidence_connected", "1 while the stream with the controller is up.", func() float64 {
+			if o.evidence.Status().Connected {
+				return 1
+			}
+			return 0
+		})
+	}
+}
+
+// collectorStats turns the collector's counters, some by reason, into metrics.
+type collectorStats struct{ o *Observer }
+
+var (
+	descSpans   = prometheus.NewDesc("tulle_collector_spans_accepted_total", "Spans that came in and were kept.", nil, nil)
+	descPoints  = prometheus.NewDesc("tulle_collector_points_accepted_total", "Metric data points that came in from authenticated reporters.", nil, nil)
+	descRefused = prometheus.NewDesc("tulle_collector_refused_total", "Batches answered with an error, by reason.", []string{"reason"}, nil)
+	descDropped = prometheus.NewDesc("tulle_collector_dropped_total", "Spans or data points dropped for good, by reason.", []string{"reason"}, nil)
+	descAltered = prometheus.NewDesc("tulle_collector_altered_total", "Attributes overwritten or removed, by reason.", []string{"reason"}, nil)
+)
+
+func (c collectorStats) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descSpans, descPoints, descRefused, descDropped, descAltered} {
+		ch <- d
+	}
+}
+
+func (c collectorStats) Collect(ch chan<- prometheus.Metric) {
+	s := c.o.collector.Stats()
+	ch <- prometheus.MustNewConstMetric(descSpans, prometheus.CounterValue, float64(s.SpansAccepted))
+	ch <- prometheus.MustNewConstMetric(descPoints, prometheus.CounterValue, float64(s.MetricsAccepted))
+	for d, m := range map[*prometheus.Desc]map[string]uint64{descRefused: s.Refused, descDropped: s.Dropped, descAltered: s.Altered} {
+		for reason, n := range m {
+			ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), reason)
+		}
+	}
+}
