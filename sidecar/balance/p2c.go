@@ -16,11 +16,15 @@ func P2C(v View, now int64, random func() uint64) int {
 	}
 	v.without(a)
 	b := v.draw(now, random)
-	if v.cost(b, now) < v.cost(a, now) {
+	if v.cost(b, now) < (1-noise)*v.cost(a, now) {
 		return b
 	}
 	return a
 }
+
+// noise is the share by which one cost must be below the other to decide between the two; otherwise the first drawn serves. Response times are
+// never equal: without it the slower of two good endpoints would get nothing while little is in flight.
+const noise = 0.25
 
 func (v *View) cost(i int, now int64) float64 {
 	e := &v.p.entries[i]
