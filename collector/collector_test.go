@@ -133,8 +133,10 @@ func (s *sink) Ingest(_ context.Context, md pmetric.Metrics) error {
 }
 
 // refusing is a span store whose writes fail as told.
+type backend = store.Spans
+
 type refusing struct {
-	store.Spans
+	backend
 	err error
 }
 
