@@ -7,10 +7,13 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/dashboard/asset"
+	"github.com/tulle-mesh/tulle/dashboard/jaegerapi"
 	"github.com/tulle-mesh/tulle/dashboard/layout"
 	"github.com/tulle-mesh/tulle/dashboard/live"
 	"github.com/tulle-mesh/tulle/dashboard/page"
 	"github.com/tulle-mesh/tulle/dashboard/part"
+	"github.com/tulle-mesh/tulle/dashboard/promapi"
+	"github.com/tulle-mesh/tulle/dashboard/tulleapi"
 )
 
 // settle is how long a newly discovered mesh may still change its drawing as a whole.
@@ -31,17 +34,28 @@ func (d *Dashboard) routes() (http.Handler, error) {
 	deps := &page.Deps{Sources: &d.cfg.Sources, Assets: assets, Places: &layout.Memory{Settle: settle}}
 
 	mux := http.NewServeMux()
-	g := newGuard(d.cfg.Addr, d.cfg.Hosts, compress(mux))
+	g := newGuard(d.cfg.Addr, d.cfg.Hosts, nil)
 	d.hub = live.New(d.log, g.originAllowed, d.topics(deps)...)
+	own := newSelf(&d.cfg.Sources, d.hub)
+	g.next = own.count(compress(mux))
 
 	mux.HandleFunc("GET /healthz", probe(d.cfg.Health))
 	mux.HandleFunc("GET /readyz", probe(d.cfg.Ready))
 	mux.Handle("GET "+asset.Prefix, set)
 	mux.Handle("GET /live", d.hub)
+	mux.HandleFunc("GET /metrics", own.handler(&d.cfg.Sources))
+	jaegerapi.Register(mux, &d.cfg.Sources)
+	promapi.Register(mux, &d.cfg.Sources, d.log)
+	tulleapi.Register(mux, &d.cfg.Sources, nil)
 	for _, p := range pages {
 		mux.Handle(p.pattern, p.handler(deps))
 	}
-	mux.Handle("GET /", page.NotFound(deps))
+	mux.HandleFunc("/api/", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusNotFound)
+		_, _ = w.Write([]byte(`{"error":{"status":404,"message":"there is no such endpoint; docs/reference/http-api.md lists them","retry":false}}` + "\n"))
+	})
+	mux.Handle("/", page.NotFound(deps))
 	return g, nil
 }
 

@@ -1,0 +1,367 @@
+package jaegerapi
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/collector/pdata/ptrace"
+
+	conv "github.com/jaegertracing/jaeger/model/converter/json"
+	ui "github.com/jaegertracing/jaeger/model/json"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/store"
+)
+
+const (
+	defaultLimit = 100
+	maxLimit     = 1500
+)
+
+// unixUnit reads an integer number of unit since the epoch.
+func unixUnit(s string, unit time.Duration) (time.Time, error) {
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("%q is not a number", s)
+	}
+	if n > int64(1<<62)/int64(unit) || n < 0 {
+		return time.Time{}, fmt.Errorf("%q is out of range", s)
+	}
+	return time.Unix(0, n*int64(unit)).UTC(), nil
+}
+
+func parseID(s string) (id flow.TraceID, err error) {
+	if len(s) == 0 || len(s) > 32 {
+		return id, fmt.Errorf("malformed trace ID %q: it has at most 32 hex digits", s)
+	}
+	b, err := hex.DecodeString(strings.Repeat("0", 32-len(s)) + s)
+	if err != nil {
+		return id, fmt.Errorf("malformed trace ID %q: %w", s, err)
+	}
+	copy(id[:], b)
+	return id, nil
+}
+
+// uiTrace is Jaeger's JSON of one trace.
+func uiTrace(td ptrace.Traces) *ui.Trace { return conv.FromDomain(toModel(td)) }
+
+func (a *api) trace(w http.ResponseWriter, r *http.Request) {
+	id, err := parseID(r.PathValue("id"))
+	if err != nil {
+		fail(w, r, http.StatusBadRequest, err.Error())
+		return
+	}
+	td, err := a.Spans.Trace(r.Context(), id)
+	if errors.Is(err, store.ErrNotFound) {
+		writeJSON(w, r, http.StatusNotFound, envelope{Errors: []fault{{Code: http.StatusNotFound, Msg: "trace not found"}}})
+		return
+	}
+	if err != nil {
+		fail(w, r, statusOf(err), err.Error())
+		return
+	}
+	writeJSON(w, r, http.StatusOK, envelope{Data: []*ui.Trace{uiTrace(td)}})
+}
+
+func (a *api) search(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	var (
+		out    = []*ui.Trace{}
+		faults []fault
+	)
+	add := func(id flow.TraceID) error {
+		td, err := a.Spans.Trace(r.Context(), id)
+		if errors.Is(err, store.ErrNotFound) {
+			faults = append(faults, fault{Msg: "trace not found", TraceID: id.String()})
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		out = append(out, uiTrace(td))
+		return nil
+	}
+	if ids := q["traceID"]; len(ids) > 0 {
+		for _, s := range ids {
+			id, err := parseID(s)
+			if err == nil {
+				err = add(id)
+			} else {
+				fail(w, r, http.StatusBadRequest, err.Error())
+				return
+			}
+			if err != nil {
+				fail(w, r, statusOf(err), err.Error())
+				return
+			}
+		}
+		writeJSON(w, r, http.StatusOK, envelope{Data: out, Errors: faults})
+		return
+	}
+	query, err := legacyQuery(q)
+	if err != nil {
+		fail(w, r, http.StatusBadRequest, err.Error())
+		return
+	}
+	page, err := a.Spans.Summaries(r.Context(), query)
+	for _, t := range page.Traces {
+		if err == nil {
+			err = add(summaryID(t))
+		}
+	}
+	if err != nil {
+		fail(w, r, statusOf(err), err.Error())
+		return
+	}
+	writeJSON(w, r, http.StatusOK, envelope{Data: out, Errors: faults})
+}
+
+func summaryID(t store.TraceSummary) flow.TraceID {
+	if t.TraceID.IsZero() {
+		id, _ := parseID(t.ID)
+		return id
+	}
+	return t.TraceID
+}
+
+// legacyQuery reads the parameters of /api/traces.
+func legacyQuery(q url.Values) (store.TraceQuery, error) {
+	out := store.TraceQuery{Service: q.Get("service"), Operation: q.Get("operation"), Limit: defaultLimit}
+	if out.Service == "" {
+		return out, errors.New("parameter 'service' is required")
+	}
+	for name, to := range map[string]*time.Time{"start": &out.Start, "end": &out.End} {
+		if s := q.Get(name); s != "" {
+			t, err := unixUnit(s, time.Microsecond)
+			if err != nil {
+				return out, fmt.Errorf("unable to parse param '%s': %w", name, err)
+			}
+			*to = t
+		}
+	}
+	for name, to := range map[string]*time.Duration{"minDuration": &out.MinDuration, "maxDuration": &out.MaxDuration} {
+		if s := q.Get(name); s != "" {
+			d, err := time.ParseDuration(s)
+			if err != nil {
+				return out, fmt.Errorf("unable to parse param '%s': %w", name, err)
+			}
+			*to = d
+		}
+	}
+	if out.MaxDuration > 0 && out.MinDuration > out.MaxDuration {
+		return out, errors.New("'maxDuration' should be greater than 'minDuration'")
+	}
+	if s := q.Get("limit"); s != "" {
+		n, err := strconv.Atoi(s)
+		if err != nil {
+			return out, fmt.Errorf("unable to parse param 'limit': %w", err)
+		}
+		out.Limit = min(max(n, 1), maxLimit)
+	}
+	tags := map[string]string{}
+	for _, t := range q["tag"] {
+		k, v, ok := strings.Cut(t, ":")
+		if !ok {
+			return out, fmt.Errorf("malformed 'tag' parameter, expecting key:value, received: %s", t)
+		}
+		tags[k] = v
+	}
+	for _, t := range q["tags"] {
+		if err := json.Unmarshal([]byte(t), &tags); err != nil {
+			return out, fmt.Errorf("malformed 'tags' parameter, cannot unmarshal JSON: %w", err)
+		}
+	}
+	setTags(&out, tags)
+	return out, nil
+}
+
+// setTags turns Jaeger's tags into restrictions: error=true means a failed span.
+func setTags(out *store.TraceQuery, tags map[string]string) {
+	keys := make([]string, 0, len(tags))
+	for k := range tags {
+		keys = append(keys, k)
+	}
+	sort.Strings(keys)
+	for _, k := range keys {
+		switch {
+		case k == "error" && tags[k] == "true":
+			out.Errors = true
+		case k == "span.kind":
+			out.Kind = tags[k]
+		default:
+			out.Attributes = append(out.Attributes, store.AttributeMatch{Key: k, Op: "=", Value: tags[k]})
+		}
+	}
+}
+
+// otlp is {"result": OTLP JSON}.
+func otlp(w http.ResponseWriter, r *http.Request, td ptrace.Traces) {
+	b, err := (&ptrace.JSONMarshaler{}).MarshalTraces(td)
+	if err != nil {
+		failV3(w, r, http.StatusInternalServerError, "the trace cannot be encoded: "+err.Error())
+		return
+	}
+	writeJSON(w, r, http.StatusOK, map[string]json.RawMessage{"result": b})
+}
+
+func (a *api) traceV3(w http.ResponseWriter, r *http.Request) {
+	id, err := parseID(r.PathValue("id"))
+	if err != nil {
+		failV3(w, r, http.StatusBadRequest, "malformed parameter trace_id: "+err.Error())
+		return
+	}
+	td, err := a.Spans.Trace(r.Context(), id)
+	if errors.Is(err, store.ErrNotFound) {
+		failV3(w, r, http.StatusNotFound, "No traces found")
+		return
+	}
+	if err != nil {
+		failV3(w, r, statusOf(err), err.Error())
+		return
+	}
+	otlp(w, r, td)
+}
+
+// queryV3 reads query.* of API v3.
+func queryV3(r *http.Request) (store.TraceQuery, error) {
+	out := store.TraceQuery{
+		Service: pick(r, "query.serviceName", "query.service_name"), Operation: pick(r, "query.operationName", "query.operation_name"), Limit: defaultLimit,
+	}
+	if pick(r, "query.filter") != "" {
+		return out, errors.New("malformed parameter query.filter: filter expressions are not supported; use query.attributes")
+	}
+	for _, p := range []struct {
+		names []string
+		to    *time.Time
+	}{
+		{[]string{"query.startTimeMin", "query.start_time_min"}, &out.Start}, {[]string{"query.startTimeMax", "query.start_time_max"}, &out.End},
+	} {
+		s := pick(r, p.names...)
+		if s == "" {
+			return out, fmt.Errorf("%s is required", p.names[0])
+		}
+		t, err := time.Parse(time.RFC3339Nano, s)
+		if err != nil {
+			return out, fmt.Errorf("malformed parameter %s: %w", p.names[0], err)
+		}
+		*p.to = t
+	}
+	for _, p := range []struct {
+		names []string
+		to    *time.Duration
+	}{
+		{[]string{"query.durationMin", "query.duration_min"}, &out.MinDuration}, {[]string{"query.durationMax", "query.duration_max"}, &out.MaxDuration},
+	} {
+		if s := pick(r, p.names...); s != "" {
+			d, err := time.ParseDuration(s)
+			if err != nil {
+				return out, fmt.Errorf("malformed parameter %s: %w", p.names[0], err)
+			}
+			*p.to = d
+		}
+	}
+	if s := pick(r, "query.searchDepth", "query.search_depth", "query.num_traces"); s != "" {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 1 {
+			return out, fmt.Errorf("malformed parameter query.searchDepth: %q is not a positive number", s)
+		}
+		out.Limit = min(n, maxLimit)
+	}
+	if s := pick(r, "query.attributes"); s != "" {
+		tags := map[string]string{}
+		if err := json.Unmarshal([]byte(s), &tags); err != nil {
+			return out, fmt.Errorf("malformed parameter query.attributes: %w", err)
+		}
+		setTags(&out, tags)
+	}
+	return out, nil
+}
+
+func (a *api) searchV3(w http.ResponseWriter, r *http.Request) {
+	q, err := queryV3(r)
+	if err != nil {
+		failV3(w, r, http.StatusBadRequest, err.Error())
+		return
+	}
+	td, err := a.collect(r.Context(), q)
+	switch {
+	case err != nil:
+		failV3(w, r, statusOf(err), err.Error())
+	case td.ResourceSpans().Len() == 0:
+		failV3(w, r, http.StatusNotFound, "No traces found")
+	default:
+		otlp(w, r, td)
+	}
+}
+
+// collect joins the traces that match.
+func (a *api) collect(ctx context.Context, q store.TraceQuery) (ptrace.Traces, error) {
+	out := ptrace.NewTraces()
+	page, err := a.Spans.Summaries(ctx, q)
+	if err != nil {
+		return out, err
+	}
+	for _, t := range page.Traces {
+		td, err := a.Spans.Trace(ctx, summaryID(t))
+		if errors.Is(err, store.ErrNotFound) {
+			continue // expired in between
+		}
+		if err != nil {
+			return out, err
+		}
+		td.ResourceSpans().MoveAndAppendTo(out.ResourceSpans())
+	}
+	return out, nil
+}
+
+type summaryV3 struct {
+	TraceID              string             `json:"traceId"`
+	RootServiceName      string             `json:"rootServiceName"`
+	RootOperationName    string             `json:"rootOperationName"`
+	MinStartTimeUnixNano string             `json:"minStartTimeUnixNano"`
+	MaxEndTimeUnixNano   string             `json:"maxEndTimeUnixNano"`
+	SpanCount            int                `json:"spanCount"`
+	ErrorSpanCount       int                `json:"errorSpanCount"`
+	Services             []serviceSummaryV3 `json:"services"`
+}
+
+type serviceSummaryV3 struct {
+	Name           string `json:"name"`
+	SpanCount      int    `json:"spanCount"`
+	ErrorSpanCount int    `json:"errorSpanCount"`
+}
+
+func (a *api) summariesV3(w http.ResponseWriter, r *http.Request) {
+	q, err := queryV3(r)
+	if err != nil {
+		failV3(w, r, http.StatusBadRequest, err.Error())
+		return
+	}
+	page, err := a.Spans.Summaries(r.Context(), q)
+	if err != nil {
+		failV3(w, r, statusOf(err), err.Error())
+		return
+	}
+	out := make([]summaryV3, 0, len(page.Traces))
+	for _, t := range page.Traces {
+		s := summaryV3{
+			TraceID: summaryID(t).String(), RootServiceName: t.RootService, RootOperationName: t.RootOperation,
+			MinStartTimeUnixNano: strconv.FormatInt(t.Start.UnixNano(), 10), MaxEndTimeUnixNano: strconv.FormatInt(t.Start.Add(t.Duration).UnixNano(), 10),
+			SpanCount: t.Spans, ErrorSpanCount: t.Errors, Services: []serviceSummaryV3{},
+		}
+		for _, c := range t.Services {
+			s.Services = append(s.Services, serviceSummaryV3{c.Service, c.Spans, c.Errors})
+		}
+		out = append(out, s)
+	}
+	writeJSON(w, r, http.StatusOK, map[string]any{"summaries": out})
+}
