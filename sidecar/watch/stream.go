@@ -188,7 +188,10 @@ func (w *Watcher) commit(refusals map[string]string) error {
 		}
 	}
 	s, err := policy.FromXDS(all)
-	have := policy.Revision(all)
+	have := ""
+	if err == nil {
+		have = policy.Revision(s.Workload, all)
+	}
 	switch {
 	case len(w.staged[policy.TypePolicy]) != 1:
 		return fmt.Errorf("policy: %d Policy resources were sent, there must be exactly one", len(w.staged[policy.TypePolicy]))
