@@ -137,14 +137,24 @@ func (m *mesh) actor(name string, f func(ctx context.Context, ready func()) erro
 	return stop
 }
 
-func freePort(t *testing.T) string {
+// freePorts returns loopback addresses that nothing listens on, below the range from which the kernel takes its own, so that no outgoing
+// connection of the run gets one of them.
+func freePorts(t *testing.T) func() string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	next := 21000 + os.Getpid()%8000
+	return func() string {
+		for range 1000 {
+			next++
+			ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", next))
+			if err != nil {
+				continue
+			}
+			ln.Close()
+			return ln.Addr().String()
+		}
+		t.Fatal("no free port on 127.0.0.1")
+		return ""
 	}
-	defer ln.Close()
-	return ln.Addr().String()
 }
 
 func (m *mesh) token(service string) string {
@@ -181,15 +191,16 @@ func TestIdentitiesHoldToTheLastRequest(t *testing.T) {
 
 	// Two destinations: "steady" has a healthy endpoint, one whose application is down, one that hangs, one that resets, and one whose
 	// sidecar was never there; "mortal" has a healthy endpoint and one whose sidecar is killed once.
-	steady, mortal := freePort(t), freePort(t)
+	freePort := freePorts(t)
+	steady, mortal := freePort(), freePort()
 	apps := []app{
-		{freePort(t), serve(t, answer), "steady", "steady-ok"},
-		{freePort(t), freePort(t), "steady", "steady-down"},
-		{freePort(t), serve(t, hang), "steady", "steady-hangs"},
-		{freePort(t), serve(t, reset), "steady", "steady-resets"},
-		{freePort(t), serve(t, answer), "steady", "steady-absent"},
-		{freePort(t), serve(t, answer), "mortal", "mortal-ok"},
-		{freePort(t), serve(t, answer), "mortal", "mortal-killed"},
+		{freePort(), serve(t, answer), "steady", "steady-ok"},
+		{freePort(), freePort(), "steady", "steady-down"},
+		{freePort(), serve(t, hang), "steady", "steady-hangs"},
+		{freePort(), serve(t, reset), "steady", "steady-resets"},
+		{freePort(), serve(t, answer), "steady", "steady-absent"},
+		{freePort(), serve(t, answer), "mortal", "mortal-ok"},
+		{freePort(), serve(t, answer), "mortal", "mortal-killed"},
 	}
 	var yaml strings.Builder
 	fmt.Fprintf(&yaml, "apiVersion: tulle.dev/v1alpha1\nkind: Workload\nmetadata: {name: caller-1, namespace: %s}\nspec:\n  service: caller\n  version: v1\n  upstreams:\n    - {service: steady, listen: %q}\n    - {service: mortal, listen: %q}\n", namespace, steady, mortal)
@@ -214,8 +225,8 @@ func TestIdentitiesHoldToTheLastRequest(t *testing.T) {
 	if m.bundle, err = controller.EnsureCA(m.dir, trustDomain); err != nil {
 		t.Fatal(err)
 	}
-	m.controller = freePort(t)
-	ctl, err := controller.New(controller.Config{DataDir: m.dir, ConfigDir: config, GRPC: m.controller, Admin: freePort(t), TrustDomain: trustDomain, Log: m.log})
+	m.controller = freePort()
+	ctl, err := controller.New(controller.Config{DataDir: m.dir, ConfigDir: config, GRPC: m.controller, Admin: freePort(), TrustDomain: trustDomain, Log: m.log})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -295,6 +306,7 @@ func TestIdentitiesHoldToTheLastRequest(t *testing.T) {
 		stop()
 	}
 
+	t.Logf("sent to steady %d, to mortal %d", sent[0].Load(), sent[1].Load())
 	totals := map[string]graph.Totals{}
 	for _, e := range m.graph.Totals() {
 		totals[e.Source+">"+e.Destination] = e
