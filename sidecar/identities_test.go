@@ -84,7 +84,7 @@ func TestIdentities(t *testing.T) {
 	var endpoints []netip.AddrPort
 	var servers []*running
 	add := func(target netip.AddrPort, account string, authority *testmesh.CA) {
-		s := start(t, serverSnapshot("catalog", target, policy.ModeStrict, flow.ProtocolHTTP1), authority.Holder(account), 2*time.Second)
+		s := start(t, serverSnapshot("catalog", target, policy.ModeStrict, flow.ProtocolHTTP1), authority.Holder(account), 20*time.Millisecond)
 		servers = append(servers, s)
 		endpoints = append(endpoints, s.addr(t, "inbound"))
 	}
@@ -105,6 +105,7 @@ func TestIdentities(t *testing.T) {
 
 	kinds := []string{"/", "/", "/", "/echo", "/echo", "/chunked", "/slow", "/503", "/500", "/close", "/early", "/reset", "/partial", "/garbage"}
 	var sent, next atomic.Int64
+	half := make(chan struct{})
 	var statuses sync.Map
 	var wg sync.WaitGroup
 	for worker := range workers {
@@ -119,7 +120,9 @@ func TestIdentities(t *testing.T) {
 					kind = "/"
 				}
 				size := []int{0, 10, 3000, 20_000, 200_000}[rng.IntN(5)]
-				sent.Add(1)
+				if sent.Add(1) == requests/2 {
+					close(half)
+				}
 				if rng.IntN(10) == 0 { // a caller that leaves
 					leave(t, front, kind, size, rng)
 					continue
@@ -156,6 +159,9 @@ func TestIdentities(t *testing.T) {
 			}
 		})
 	}
+	// One server stops in the middle, with less patience than its slow exchanges need.
+	<-half
+	servers[0].stop()
 	wg.Wait()
 	web.stop()
 	for _, s := range servers {
