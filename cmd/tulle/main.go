@@ -101,6 +101,7 @@ func commands() []*cobra.Command {
 		tracesCommand(),
 		traceCommand(),
 		eventsCommand(),
+		caCommand(),
 		versionCommand(),
 		shopServiceCommand(), // hidden: started by demo
 		loadgenCommand(),     // hidden: started by demo

@@ -3,39 +3,87 @@
 package main
 
 import (
-	"errors"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/tulle-mesh/tulle/controller"
+	"github.com/tulle-mesh/tulle/observer"
 )
 
 // observerFlags are shared by observer and server.
 type observerFlags struct {
-	dataDir, http, controller, otlpGRPC, otlpHTTP, webhook string
+	cfg observer.Config
 }
 
+// flags adds them; under server the controller, its trust domain and the observer's way to join it are the server's to say.
 func (v *observerFlags) flags(f *pflag.FlagSet, server bool) {
+	c := &v.cfg
 	if !server {
-		f.StringVar(&v.dataDir, "data-dir", "", "where spans, series and events are kept (required)")
-		f.StringVar(&v.controller, "controller", "127.0.0.1:8641", "address of the controller")
+		f.StringVar(&c.DataDir, "data-dir", "", "where spans, series and events are kept (required)")
+		f.StringVar(&c.Controller, "controller", controller.DefaultGRPC, "address of the controller; empty: look at what was kept, without one")
+		f.StringVar(&c.TrustDomain, "trust-domain", observer.DefaultTrustDomain, "SPIFFE trust domain of this mesh")
+		f.StringVar(&c.BundleFile, "bundle", "", "PEM file with the mesh's trust anchors (the controller's ca/bundle.pem)")
+		f.StringVar(&c.TokenFile, "token-file", "", "file with the join token; needed the first time ('tulle ca token' issues one)")
 	}
-	f.StringVar(&v.http, "http", "127.0.0.1:8640", "address of the dashboard, query APIs and metrics")
-	f.StringVar(&v.otlpGRPC, "otlp-grpc", "127.0.0.1:4317", "address for OTLP over gRPC")
-	f.StringVar(&v.otlpHTTP, "otlp-http", "127.0.0.1:4318", "address for OTLP over HTTP")
-	f.StringVar(&v.webhook, "webhook", "", "URL that alerts are sent to")
+	f.StringVar(&c.HTTP, "http", observer.DefaultHTTP, "address of the dashboard, query APIs and metrics")
+	f.StringSliceVar(&c.HTTPHosts, "http-host", nil, "further host names that requests may be addressed to")
+	f.StringVar(&c.OTLPGRPC, "otlp-grpc", observer.DefaultOTLPGRPC, "address for OTLP over gRPC, from sidecars (mTLS)")
+	f.StringVar(&c.OTLPHTTP, "otlp-http", observer.DefaultOTLPHTTP, "address for OTLP over HTTP, from applications; off for none")
+	f.StringSliceVar(&c.WebhookURLs, "webhook", nil, "URL that alerts are sent to (repeat)")
+	f.StringVar(&c.RulesDir, "rules", "", "folder with further Prometheus rule files")
+	f.StringVar(&c.AlertConfig, "alert-config", "", "Alertmanager configuration file, instead of --webhook")
+	f.StringVar(&c.ExternalURL, "external-url", "", "the dashboard as people reach it, for links (default: http:// and --http)")
+	f.DurationVar(&c.SpanRetain, "span-retain", 0, "how long spans are kept (default: the store's)")
+	f.Uint64Var(&c.SpanRetainBytes, "span-retain-bytes", 0, "how many bytes of spans are kept (default: the store's)")
+	f.DurationVar(&c.MetricRetain, "metric-retain", 15*24*time.Hour, "how long series are kept")
+	f.IntVar(&c.MemoryLimitMiB, "memory-limit", observer.DefaultMemoryLimitMiB, "soft memory limit, MiB")
 }
 
-func (v *observerFlags) args() []string {
-	return []string{"--data-dir", v.dataDir, "--http", v.http, "--controller", v.controller, "--otlp-grpc", v.otlpGRPC, "--otlp-http", v.otlpHTTP, "--webhook", v.webhook}
+// passed are the flags that server hands on as they were given to it.
+var passed = []string{
+	"http", "http-host", "otlp-grpc", "otlp-http", "webhook", "rules", "alert-config", "external-url", "span-retain", "span-retain-bytes", "metric-retain",
+	"memory-limit",
+}
+
+// handOn is the command line that sets those of the flags named that were set in f.
+func handOn(f *pflag.FlagSet, names []string) []string {
+	var out []string
+	for _, n := range names {
+		fl := f.Lookup(n)
+		if fl == nil || !fl.Changed {
+			continue
+		}
+		if list, ok := fl.Value.(pflag.SliceValue); ok {
+			for _, v := range list.GetSlice() {
+				out = append(out, "--"+n, v)
+			}
+			continue
+		}
+		out = append(out, "--"+n, fl.Value.String())
+	}
+	return out
 }
 
 func observerCommand() *cobra.Command {
-	var v observerFlags
+	var (
+		v     observerFlags
+		level string
+	)
 	c := &cobra.Command{
 		Use: "observer", GroupID: "run", Args: noArgs,
 		Short: "Run the observer: collector, store, dashboard, alerts",
-		RunE:  func(c *cobra.Command, _ []string) error { return errors.New("not merged") },
+		RunE: func(c *cobra.Command, _ []string) error {
+			log, err := logger(level)
+			if err != nil {
+				return err
+			}
+			v.cfg.Log = log.With("process", "observer")
+			return observer.Run(c.Context(), v.cfg)
+		},
 	}
 	v.flags(c.Flags(), false)
+	c.Flags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	return c
 }

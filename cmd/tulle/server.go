@@ -13,6 +13,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/tulle-mesh/tulle/controller"
+	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/process"
 	runner "github.com/tulle-mesh/tulle/internal/run"
 )
@@ -47,8 +49,15 @@ started again when it dies. SIGTERM and Ctrl-C stop the observer first, then the
 		if err != nil {
 			return fmt.Errorf("cannot find the running executable: %w", err)
 		}
-		ctl.dataDir, obs.dataDir = filepath.Join(dataDir, "controller"), filepath.Join(dataDir, "observer")
-		obs.controller = ctl.grpc
+		ctl.dataDir = filepath.Join(dataDir, "controller")
+		obs.cfg.DataDir = filepath.Join(dataDir, "observer")
+		bundle, token, err := admitObserver(ctl, obs.cfg.DataDir)
+		if err != nil {
+			return err
+		}
+		observerArgs := append([]string{
+			"--data-dir", obs.cfg.DataDir, "--controller", ctl.grpc, "--trust-domain", ctl.trustDomain, "--bundle", bundle, "--token-file", token,
+		}, handOn(c.Flags(), passed)...)
 		child := func(name, address string, args []string) runner.Actor {
 			s := &process.Supervisor{
 				Spec: process.Spec{Name: name, Path: self, Args: append([]string{name, "--log-level", level}, args...), Log: os.Stderr, StopTimeout: 30 * time.Second},
@@ -65,10 +74,30 @@ started again when it dies. SIGTERM and Ctrl-C stop the observer first, then the
 		}
 		return supervise(c.Context(),
 			child("controller", ctl.grpc, ctl.args()),
-			child("observer", obs.http, obs.args()),
+			child("observer", obs.cfg.HTTP, observerArgs),
 		)
 	}
 	return together
+}
+
+// admitObserver creates the authority if need be and a join token for the observer, good for an hour: enough for its first certificate, and not
+// needed once it has one.
+func admitObserver(ctl controllerFlags, dir string) (bundle, tokenFile string, err error) {
+	if bundle, err = controller.EnsureCA(ctl.dataDir, ctl.trustDomain); err != nil {
+		return "", "", fmt.Errorf("creating the certificate authority: %w", err)
+	}
+	token, err := controller.IssueToken(ctl.dataDir, identity.SystemNamespace, "observer", time.Hour)
+	if err != nil {
+		return "", "", fmt.Errorf("join token for the observer: %w", err)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", "", fmt.Errorf("data directory: %w (choose one that can be written with --data-dir)", err)
+	}
+	tokenFile = filepath.Join(dir, "join-token")
+	if err := os.WriteFile(tokenFile, []byte(token+"\n"), 0o600); err != nil {
+		return "", "", fmt.Errorf("join token for the observer: %w", err)
+	}
+	return bundle, tokenFile, nil
 }
 
 // supervise starts all children at once (each waits for what it needs by itself) and stops them in reverse order. When one gives up, all stop.
