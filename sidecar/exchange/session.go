@@ -55,12 +55,12 @@ func (s *Session) Draining() bool {
 	return s.draining
 }
 
-// Carry tells the session which Exchange it carries, so that Abort reaches it. False: aborted already.
+// Carry tells the session which Exchange it carries, nil for none, so that Abort reaches it. False: aborted already.
 func (s *Session) Carry(x *Exchange) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.x = x
-	if s.aborted != flow.ReasonNone {
+	if s.aborted != flow.ReasonNone && x != nil {
 		x.Abort(s.aborted)
 		return false
 	}

@@ -575,7 +575,7 @@ func (t *try) tunnel() {
 		return
 	}
 	down := exchange.RelayEnd{Conn: c.nc, Buffered: c.in.unread()}
-	up := exchange.RelayEnd{Conn: t.up, Buffered: w.up.unread()}
+	up := exchange.RelayEnd{Conn: t.up.Conn, Buffered: w.up.unread()}
 	c.idleSet, c.writeBy = time.Time{}, time.Time{}
 	reason, err := exchange.Relay(x, down, up, x.Destination.IdleTimeout)
 	c.in.r = c.in.w
