@@ -221,11 +221,11 @@ func (j *judge) publish(endpoints []discovery.Endpoint) error {
 	j.revision = hex.EncodeToString(h.Sum(nil)[:6])
 	j.fleet = j.newFleet()
 	j.xds.Publish(state)
-	if j.recomputed.Add(1) == 1 {
-		close(j.inForce)
-	}
 	j.view.Store(&view{Revision: j.revision, Set: j.set, Problems: j.problems, Overrides: j.overrides, Endpoints: endpoints})
 	j.register(j.registry())
+	if j.recomputed.Add(1) == 1 { // after everything others may look at
+		close(j.inForce)
+	}
 	return nil
 }
 

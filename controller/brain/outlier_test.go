@@ -206,7 +206,7 @@ func TestEjectsWithinFiveSecondsAndReadmitsAfterHeal(t *testing.T) {
 		{"slow, one client", 0, 1, 1, 6 * time.Second},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			for seed := range uint64(40) {
+			for seed := range uint64(15) {
 				s := newSim(t, seed, 3, tc.clients)
 				s.behave = faulty(30, 70, tc.failure, tc.latency)
 				s.run(0, 200)
@@ -235,7 +235,7 @@ func TestEjectsWithinFiveSecondsAndReadmitsAfterHeal(t *testing.T) {
 }
 
 func TestReadmitsWhereProbesAreRare(t *testing.T) {
-	for seed := range uint64(40) {
+	for seed := range uint64(15) {
 		s := newSim(t, seed, 3, 2)
 		s.rate = func(int) float64 { return 8 }
 		s.behave = faulty(30, 70, 1, 0.005)
@@ -251,7 +251,7 @@ func TestReadmitsWhereProbesAreRare(t *testing.T) {
 }
 
 func TestHealthyLoadIsLeftAlone(t *testing.T) {
-	for seed := range uint64(60) {
+	for seed := range uint64(30) {
 		s := newSim(t, seed, 3+int(seed%8), 1+int(seed%4))
 		s.rate = func(sec int) float64 { return 50 + 45*math.Sin(float64(sec)/30) }
 		bursts := map[[2]int]float64{} // short, isolated trouble: under a second long
