@@ -148,6 +148,11 @@ func (c *Controller) Run(ctx context.Context, ready func()) error {
 		run.Actor{Name: "admin", Run: admin.Run},
 		run.Actor{Name: "ready", Run: func(ctx context.Context, started func()) error {
 			started()
+			select {
+			case <-c.judge.inForce:
+			case <-ctx.Done():
+				return nil
+			}
 			log.Info("controller is ready", "grpc", grpcListener.Addr().String(), "admin", adminListener.Addr().String(), "config", c.cfg.ConfigDir)
 			ready()
 			<-ctx.Done()
@@ -270,4 +275,3 @@ func EnsureCA(dataDir, trustDomain string) (bundleFile string, err error) {
 func IssueToken(dataDir, namespace, serviceAccount string, ttl time.Duration) (string, error) {
 	return ca.IssueToken(dataDir, namespace, serviceAccount, time.Now(), ttl)
 }
-

@@ -37,6 +37,7 @@ type judge struct {
 	documents chan []resource.Document // capacity 1: the latest set
 	windows   chan *tullev1.Observed
 	dirty     chan struct{} // capacity 1: the registry is out of date
+	inForce   chan struct{} // closed when the first configuration is
 	stopping  atomic.Bool
 
 	windowsDropped, recomputed, refused atomic.Uint64
@@ -72,7 +73,8 @@ func newJudge(trustDomain string, log *slog.Logger) *judge {
 	j := &judge{
 		trustDomain: trustDomain, log: log,
 		documents: make(chan []resource.Document, 1), windows: make(chan *tullev1.Observed, windowQueue), dirty: make(chan struct{}, 1),
-		set: resource.EmptySet(), brain: brain.New(), fleet: &brain.Fleet{},
+		inForce: make(chan struct{}),
+		set:     resource.EmptySet(), brain: brain.New(), fleet: &brain.Fleet{},
 	}
 	j.pushDelay.init()
 	j.view.Store(&view{Set: j.set})
@@ -219,9 +221,11 @@ func (j *judge) publish(endpoints []discovery.Endpoint) error {
 	j.revision = hex.EncodeToString(h.Sum(nil)[:6])
 	j.fleet = j.newFleet()
 	j.xds.Publish(state)
-	j.recomputed.Add(1)
 	j.view.Store(&view{Revision: j.revision, Set: j.set, Problems: j.problems, Overrides: j.overrides, Endpoints: endpoints})
 	j.register(j.registry())
+	if j.recomputed.Add(1) == 1 { // after everything others may look at
+		close(j.inForce)
+	}
 	return nil
 }
 

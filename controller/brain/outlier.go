@@ -21,7 +21,7 @@ type Settings struct {
 	MinFailures        uint64        // default 5
 	FailureRatio       float64       // default 0.30
 	RatioAbovePeers    float64       // the ratio must exceed the peers' median by this; default 0.20
-	Z                  float64       // and be that significant (two-proportion z); default 4
+	Z                  float64       // and be that significant (two-proportion z); default 5
 	LatencyFactor      float64       // p50 against the peers' median; default 5
 	LatencyAbovePeers  time.Duration // and at least this much above it; default 250 ms
 	LatencyWindows     int           // slow windows needed, none of the others good; default 3
@@ -43,7 +43,7 @@ func (s Settings) withDefaults() Settings {
 	def(&s.MinFailures, 5)
 	def(&s.FailureRatio, 0.30)
 	def(&s.RatioAbovePeers, 0.20)
-	def(&s.Z, 4)
+	def(&s.Z, 5)
 	def(&s.LatencyFactor, 5)
 	def(&s.LatencyAbovePeers, 250*time.Millisecond)
 	def(&s.LatencyWindows, 3)

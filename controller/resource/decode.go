@@ -141,6 +141,9 @@ func known(n *yaml.Node, t reflect.Type, path string) (line int, err error) {
 	if n.Kind == yaml.AliasNode {
 		n = n.Alias
 	}
+	if wrong := mismatch(n, t); wrong != "" {
+		return n.Line, fmt.Errorf("%s: %s", path, wrong)
+	}
 	switch {
 	case n.Kind == yaml.SequenceNode && t.Kind() == reflect.Slice:
 		for i, item := range n.Content {
@@ -178,6 +181,38 @@ func known(n *yaml.Node, t reflect.Type, path string) (line int, err error) {
 		}
 	}
 	return 0, nil
+}
+
+// mismatch says what is wrong with a value whose shape or type is not t's; "" when it fits.
+func mismatch(n *yaml.Node, t reflect.Type) string {
+	want := map[yaml.Kind]string{yaml.MappingNode: "a mapping", yaml.SequenceNode: "a list", yaml.ScalarNode: "a single value"}
+	kind := yaml.ScalarNode
+	switch t.Kind() {
+	case reflect.Struct, reflect.Map:
+		kind = yaml.MappingNode
+	case reflect.Slice:
+		kind = yaml.SequenceNode
+	}
+	if n.Kind == yaml.ScalarNode && n.Tag == "!!null" {
+		return ""
+	}
+	if n.Kind != kind {
+		return fmt.Sprintf("must be %s, is %s", want[kind], want[n.Kind])
+	}
+	if kind != yaml.ScalarNode || n.Decode(reflect.New(t).Interface()) == nil {
+		return ""
+	}
+	switch {
+	case t == reflect.TypeFor[Duration]():
+		return fmt.Sprintf("%q is not a duration; write for example 250ms, 15s, or off", n.Value)
+	case t.Kind() == reflect.Int:
+		return fmt.Sprintf("%q is not a whole number", n.Value)
+	case t.Kind() == reflect.Float64:
+		return fmt.Sprintf("%q is not a number", n.Value)
+	case t.Kind() == reflect.Bool:
+		return fmt.Sprintf("%q must be true or false", n.Value)
+	}
+	return fmt.Sprintf("%q is not a %s", n.Value, t.Kind())
 }
 
 func collect(t reflect.Type, into map[string]reflect.Type) {

@@ -62,7 +62,7 @@ func (d *Duration) UnmarshalYAML(n *yaml.Node) error {
 	}
 	v, err := time.ParseDuration(n.Value)
 	if err != nil || v <= 0 {
-		return fmt.Errorf("line %d: %q is not a duration; write for example 250ms, 15s, or off", n.Line, n.Value)
+		return fmt.Errorf("line %d: %q is not a duration", n.Line, n.Value) // decode.go says it better, with the field
 	}
 	*d = Duration(v)
 	return nil

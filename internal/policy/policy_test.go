@@ -175,7 +175,7 @@ func TestSnapshotRoundTrips(t *testing.T) {
 		if last := resources[len(resources)-1]; last.TypeURL != TypePolicy {
 			t.Fatalf("seed %d: %s comes last, want Policy", seed, last.TypeURL)
 		}
-		if got := Revision(resources); got != s.Revision {
+		if got := Revision(s.Workload, resources); got != s.Revision {
 			t.Fatalf("seed %d: revision of the resources is %s, of the snapshot %s", seed, got, s.Revision)
 		}
 		r.Shuffle(len(resources), func(i, j int) { resources[i], resources[j] = resources[j], resources[i] })
@@ -203,6 +203,11 @@ func TestRevisionFollowsContent(t *testing.T) {
 	s.Services["svc-0"] = svc
 	if _, err := Seal(s); err != nil || s.Revision == first {
 		t.Fatalf("revision stayed %s after a change (%v)", first, err)
+	}
+	first = s.Revision
+	s.Workload.Version = "v9"
+	if _, err := Seal(s); err != nil || s.Revision == first {
+		t.Fatalf("revision stayed %s after a change of the workload (%v)", first, err)
 	}
 }
 

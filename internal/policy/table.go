@@ -92,7 +92,7 @@ func Seal(s *Snapshot) ([]Resource, error) {
 		return nil, err
 	}
 	last := &resources[len(resources)-1]
-	s.Revision = Revision(resources)
+	s.Revision = Revision(s.Workload, resources)
 	policy, err := s.Workload.ToXDS(s.Revision)
 	if err != nil {
 		return nil, err
@@ -101,10 +101,11 @@ func Seal(s *Snapshot) ([]Resource, error) {
 	return resources, err
 }
 
-// Revision derives a Snapshot's revision from names and versions of its resources, in any order; Policy and kinds on demand are left out.
-// Sidecar and controller compute it alike, so that a sidecar knows when it has a revision completely.
-func Revision(resources []Resource) string {
-	lines := make([]string, 0, len(resources))
+// Revision derives a Snapshot's revision from the workload and from names and versions of its resources, in any order; Policy (which carries
+// the revision) and kinds on demand are left out. Sidecar and controller compute it alike, so that a sidecar knows when it has one completely.
+func Revision(w Workload, resources []Resource) string {
+	lines := make([]string, 0, len(resources)+1)
+	lines = append(lines, fmt.Sprintf("%q\n", []string{w.Service, w.Namespace, w.Version, w.Instance}))
 	for _, r := range resources {
 		if r.TypeURL == TypePolicy || r.TypeURL == TypeDestination {
 			continue

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"time"
@@ -43,7 +44,10 @@ func (w *Watcher) stream(ctx context.Context) error {
 		return err
 	}
 	if err := w.subscribe(ads); err != nil {
-		return streamError(ads, err)
+		if _, rerr := ads.Recv(); rerr != nil { // a failed Send only says EOF
+			return rerr
+		}
+		return err
 	}
 	responses, ended := make(chan *discoveryv3.DeltaDiscoveryResponse), make(chan error, 1)
 	go func() { // ends with ctx, which ends with this method
@@ -60,17 +64,31 @@ func (w *Watcher) stream(ctx context.Context) error {
 			}
 		}
 	}()
+	// why is the status behind a failed Send, which itself only says EOF; the receiver gets it, and nobody else may receive.
+	why := func() error {
+		for {
+			select {
+			case <-responses:
+			case err := <-ended:
+				return err
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	}
 	refusals := map[string]string{} // by type URL: why its last response was refused
 	for {
 		select {
 		case resp := <-responses:
 			w.connected()
-			if err := w.receive(ads, resp, refusals); err != nil {
+			if err := w.receive(ads, resp, refusals); errors.Is(err, io.EOF) {
+				return why()
+			} else if err != nil {
 				return err
 			}
 		case <-w.destinations.wake:
 			if err := w.ask(ads); err != nil {
-				return streamError(ads, err)
+				return why()
 			}
 		case err := <-ended:
 			return err
@@ -78,14 +96,6 @@ func (w *Watcher) stream(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
-}
-
-// streamError is the status behind a failed Send, which itself only says EOF.
-func streamError(ads adsStream, err error) error {
-	if _, rerr := ads.Recv(); rerr != nil {
-		return rerr
-	}
-	return err
 }
 
 // subscribe asks for all kinds, saying what is here already. Policy is always asked for anew, so that the controller learns what is in force.
@@ -142,10 +152,7 @@ func (w *Watcher) receive(ads adsStream, resp *discoveryv3.DeltaDiscoveryRespons
 	if errors.Is(refusal, errResync) {
 		return refusal
 	}
-	if err := ads.Send(answer); err != nil {
-		return streamError(ads, err)
-	}
-	return nil
+	return ads.Send(answer)
 }
 
 // stage takes the response whole or, when one resource of it is bad, not at all.
@@ -188,7 +195,10 @@ func (w *Watcher) commit(refusals map[string]string) error {
 		}
 	}
 	s, err := policy.FromXDS(all)
-	have := policy.Revision(all)
+	have := ""
+	if err == nil {
+		have = policy.Revision(s.Workload, all)
+	}
 	switch {
 	case len(w.staged[policy.TypePolicy]) != 1:
 		return fmt.Errorf("policy: %d Policy resources were sent, there must be exactly one", len(w.staged[policy.TypePolicy]))

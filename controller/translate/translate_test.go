@@ -1,0 +1,162 @@
+package translate
+
+import (
+	"flag"
+	"fmt"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/tulle-mesh/tulle/controller/discovery"
+	"github.com/tulle-mesh/tulle/controller/resource"
+	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/internal/policy"
+)
+
+var update = flag.Bool("update", false, "rewrite testdata/*/out.txt")
+
+// TestGolden plays each folder's 1.yaml, 2.yaml … as successive versions of one file; out.txt is problems and Snapshots of all versions.
+// A line "# override ADDRESS KIND FRACTION" puts an override in force.
+func TestGolden(t *testing.T) {
+	folders, err := filepath.Glob("testdata/*")
+	if err != nil || len(folders) == 0 {
+		t.Fatalf("no testdata: %v", err)
+	}
+	for _, folder := range folders {
+		t.Run(filepath.Base(folder), func(t *testing.T) {
+			got := play(t, folder)
+			golden := filepath.Join(folder, "out.txt")
+			if *update {
+				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(string(want), got); d != "" {
+				t.Errorf("-want +got (rewrite with: go test ./controller/translate -update)\n%s", d)
+			}
+		})
+	}
+}
+
+func play(t *testing.T, folder string) string {
+	t.Helper()
+	var b strings.Builder
+	last := resource.EmptySet()
+	for i := 1; ; i++ {
+		content, err := os.ReadFile(filepath.Join(folder, fmt.Sprintf("%d.yaml", i)))
+		if err != nil {
+			return b.String()
+		}
+		fmt.Fprintf(&b, "== version %d\n", i)
+		set, problems := resource.Resolve(resource.Decode("mesh.yaml", content), last)
+		last = set
+		for _, p := range problems {
+			fmt.Fprintf(&b, "%s: %s\n", p.Severity, p)
+		}
+		endpoints, err := discovery.FromSet(set, "tulle.local")
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := Translate(Input{TrustDomain: "tulle.local", Set: set, Endpoints: endpoints, Overrides: overrides(t, string(content))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, instance := range slices.Sorted(maps.Keys(out.Workloads)) {
+			w := out.Workloads[instance]
+			back, err := policy.FromXDS(w.Resources)
+			if err != nil {
+				t.Fatalf("%s: a sidecar would refuse it: %v", instance, err)
+			}
+			fmt.Fprintf(&b, "\n%s %s %s\n", instance, w.Snapshot.Workload.Version, w.Identity)
+			render(&b, back)
+		}
+		b.WriteString("\n")
+		for _, d := range out.Destinations {
+			fmt.Fprintf(&b, "destination %s\n", d.Name)
+		}
+	}
+}
+
+func overrides(t *testing.T, content string) map[netip.AddrPort]policy.Override {
+	out := map[netip.AddrPort]policy.Override{}
+	for line := range strings.Lines(content) {
+		var addr, kind string
+		var fraction float64
+		if n, _ := fmt.Sscanf(line, "# override %s %s %g", &addr, &kind, &fraction); n != 3 {
+			continue
+		}
+		k := map[string]policy.OverrideKind{"eject": policy.OverrideEject, "weight": policy.OverrideWeight}[kind]
+		a, err := netip.ParseAddrPort(addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out[a] = policy.Override{ID: "o-1", Kind: k, Fraction: fraction, Reason: "consistent_failures", Issued: time.Unix(100, 0).UTC(), Expires: time.Unix(115, 0).UTC()}
+	}
+	return out
+}
+
+func render(b *strings.Builder, s *policy.Snapshot) {
+	protocol := map[flow.Protocol]string{flow.ProtocolHTTP1: "http", flow.ProtocolTCP: "tcp"}
+	for _, l := range s.Listeners {
+		to := l.Service
+		if l.Side == flow.SideServer {
+			to = l.Target.String() + []string{" strict", " permissive"}[l.Mode]
+		}
+		fmt.Fprintf(b, "  listener %s %s %s -> %s\n", l.Name, protocol[l.Protocol], l.Address, to)
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Services)) {
+		v := s.Services[name]
+		fmt.Fprintf(b, "  service %s/%s %s external=%v mtls=%v %s\n", v.Namespace, v.Name, protocol[v.Protocol], v.External, v.MTLS, strings.Join(v.Identities, " "))
+		fmt.Fprintf(b, "    timeouts request=%s try=%s connect=%s idle=%s limits requests=%d connections=%d\n",
+			v.RequestTimeout, v.TryTimeout, v.ConnectTimeout, v.IdleTimeout, v.MaxRequests, v.MaxConnections)
+		fmt.Fprintf(b, "    retry attempts=%d budget=%g+%g/s backoff=%s..%s\n",
+			v.Retry.Attempts, v.Retry.BudgetRatio, v.Retry.BudgetMin, v.Retry.BackoffBase, v.Retry.BackoffMax)
+		for _, e := range s.Endpoints[name] {
+			fmt.Fprintf(b, "    endpoint %s %s %s weight=%d", e.Address, e.Instance, e.Version, e.Weight)
+			if o := e.Override; o != nil {
+				fmt.Fprintf(b, " override %s %s %g %s until %s", o.ID, o.Kind, o.Fraction, o.Reason, o.Expires.Format(time.TimeOnly))
+			}
+			b.WriteString("\n")
+		}
+	}
+}
+
+func TestRevisionIsStable(t *testing.T) {
+	content, err := os.ReadFile("testdata/shop/1.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	revisions := func() map[string]string {
+		set, _ := resource.Resolve(resource.Decode("f", content), resource.EmptySet())
+		endpoints, err := discovery.FromSet(set, "tulle.local")
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := Translate(Input{TrustDomain: "tulle.local", Set: set, Endpoints: endpoints})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := map[string]string{}
+		for k, w := range out.Workloads {
+			m[k] = w.Snapshot.Revision
+		}
+		return m
+	}
+	first := revisions()
+	for range 20 {
+		if d := cmp.Diff(first, revisions()); d != "" {
+			t.Fatalf("revisions differ for the same input:\n%s", d)
+		}
+	}
+}
