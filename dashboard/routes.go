@@ -50,7 +50,12 @@ func (d *Dashboard) routes() (http.Handler, error) {
 	for _, p := range pages {
 		mux.Handle(p.pattern, p.handler(deps))
 	}
-	mux.Handle("GET /", page.NotFound(deps))
+	mux.HandleFunc("/api/", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusNotFound)
+		_, _ = w.Write([]byte(`{"error":{"status":404,"message":"there is no such endpoint; docs/reference/http-api.md lists them","retry":false}}` + "\n"))
+	})
+	mux.Handle("/", page.NotFound(deps))
 	return g, nil
 }
 

@@ -60,7 +60,7 @@ func (w *work) route(d *Drawing) {
 	for l := range columns {
 		slices.Sort(columns[l])
 	}
-	lanes := map[int][]float64{}
+	lanes := map[int]map[int][]float64{} // by column, then by y in steps of lanePitch
 	paths := make([]path, len(w.edges))
 	for i, e := range w.edges {
 		a, b := w.place[e.from], w.place[e.to]
@@ -88,8 +88,10 @@ func (w *work) route(d *Drawing) {
 					x0, x1 = x1, x0
 				}
 				straight := from.Y + (to.Y-from.Y)*(x0-from.X)/(to.X-from.X)
+				if lanes[l] == nil {
+					lanes[l] = map[int][]float64{}
+				}
 				y := w.lane(columns[l], lanes[l], straight)
-				lanes[l] = append(lanes[l], y)
 				p.curve(at, Point{x0, y})
 				p.line(Point{x1, y})
 				at = Point{x1, y}
@@ -98,11 +100,11 @@ func (w *work) route(d *Drawing) {
 		}
 	}
 
-	var taken []Point // centres of placed labels
+	taken := &labels{w: w.opt.LabelW + 2, h: w.opt.LabelH + 2, at: map[[2]int][]Point{}}
 	for i, e := range w.edges {
 		label, fits := w.label(&paths[i], columns, taken)
 		if fits {
-			taken = append(taken, label)
+			taken.add(label)
 		}
 		if w.opt.Vertical {
 			label = Point{label.Y, label.X}
@@ -171,29 +173,45 @@ func (w *work) ports(set func(edge int, from, to Point)) {
 
 // lane returns the y nearest to want at which a line passes a column without touching a node, apart from lines already there if the gap
 // has room.
-func (w *work) lane(tops, used []float64, want float64) float64 {
+func (w *work) lane(tops []float64, used map[int][]float64, want float64) float64 {
 	inside := func(y float64) bool {
 		i, _ := slices.BinarySearch(tops, y-w.opt.NodeH-clearance)
 		return i < len(tops) && tops[i] < y+clearance
 	}
+	bucket := func(y float64) int { return int(math.Floor(y / lanePitch)) }
 	crowded := func(y float64) bool {
-		return slices.ContainsFunc(used, func(u float64) bool { return math.Abs(u-y) < lanePitch-0.01 })
+		k := bucket(y)
+		for _, list := range [3][]float64{used[k-1], used[k], used[k+1]} {
+			if slices.ContainsFunc(list, func(u float64) bool { return math.Abs(u-y) < lanePitch-0.01 }) {
+				return true
+			}
+		}
+		return false
 	}
-	shared, found := want, false
-	for k := range 400 {
+	take := func(y float64) float64 {
+		if k := bucket(y); len(used[k]) < 4 { // more would say nothing new
+			used[k] = append(used[k], y)
+		}
+		return y
+	}
+	shared, foundAt := want, -1
+	for k := range 1000 {
+		if foundAt >= 0 && k > foundAt+3 {
+			break // the gap is full: share its first lane
+		}
 		for _, y := range [2]float64{want + float64(k)*lanePitch, want - float64(k)*lanePitch} {
 			if y < lanePitch || inside(y) {
 				continue
 			}
-			if !found {
-				shared, found = y, true
+			if foundAt < 0 {
+				shared, foundAt = y, k
 			}
 			if !crowded(y) && math.Abs(y-shared) < 3*lanePitch {
-				return y
+				return take(y)
 			}
 		}
 	}
-	return shared
+	return take(shared)
 }
 
 // labelAt are the places along a piece of line that are tried for a label, best first.
@@ -202,15 +220,13 @@ var labelAt = [...]float64{0.5, 0.42, 0.58, 0.34, 0.66, 0.27, 0.73, 0.2, 0.8}
 // labelAside are the distances from the line, in label heights, at which a label still belongs to it.
 var labelAside = [...]float64{0, 0.3, -0.3, 0.45, -0.45}
 
-func (w *work) label(p *path, columns map[int][]float64, taken []Point) (Point, bool) {
+func (w *work) label(p *path, columns map[int][]float64, taken *labels) (Point, bool) {
 	free := func(c Point) bool {
 		if c.Y < w.opt.LabelH/2+2 {
 			return false
 		}
-		for _, t := range taken {
-			if math.Abs(t.X-c.X) < w.opt.LabelW+2 && math.Abs(t.Y-c.Y) < w.opt.LabelH+2 {
-				return false
-			}
+		if taken.touches(c) {
+			return false
 		}
 		pitch := w.opt.NodeW + w.opt.GapX
 		for l := int((c.X-w.opt.LabelW/2-w.opt.Margin)/pitch) - 1; l <= int((c.X+w.opt.LabelW/2-w.opt.Margin)/pitch)+1; l++ {
@@ -218,15 +234,24 @@ func (w *work) label(p *path, columns map[int][]float64, taken []Point) (Point, 
 			if c.X+w.opt.LabelW/2+2 <= x || c.X-w.opt.LabelW/2-2 >= x+w.opt.NodeW {
 				continue
 			}
-			for _, y := range columns[l] {
-				if c.Y+w.opt.LabelH/2+2 > y && c.Y-w.opt.LabelH/2-2 < y+w.opt.NodeH {
+			tops := columns[l]
+			first, _ := slices.BinarySearch(tops, c.Y-w.opt.LabelH/2-2-w.opt.NodeH)
+			for _, y := range tops[first:] {
+				if y >= c.Y+w.opt.LabelH/2+2 {
+					break
+				}
+				if c.Y-w.opt.LabelH/2-2 < y+w.opt.NodeH {
 					return false
 				}
 			}
 		}
 		return true
 	}
-	for _, aside := range labelAside {
+	aside := labelAside[:]
+	if len(w.edges) > maxLaneEdges {
+		aside = aside[:1]
+	}
+	for _, aside := range aside {
 		for i := len(p.pieces) - 1; i >= 0; i-- {
 			for _, t := range labelAt {
 				c := bezier(p.pieces[i], t)
@@ -238,6 +263,32 @@ func (w *work) label(p *path, columns map[int][]float64, taken []Point) (Point, 
 		}
 	}
 	return round(bezier(p.pieces[len(p.pieces)-1], 0.5)), false
+}
+
+// labels are the placed labels, by cells of one label's size.
+type labels struct {
+	w, h float64
+	at   map[[2]int][]Point
+}
+
+func (l *labels) cell(p Point) [2]int {
+	return [2]int{int(math.Floor(p.X / l.w)), int(math.Floor(p.Y / l.h))}
+}
+
+func (l *labels) add(p Point) { c := l.cell(p); l.at[c] = append(l.at[c], p) }
+
+func (l *labels) touches(p Point) bool {
+	c := l.cell(p)
+	for dx := -1; dx <= 1; dx++ {
+		for dy := -1; dy <= 1; dy++ {
+			for _, t := range l.at[[2]int{c[0] + dx, c[1] + dy}] {
+				if math.Abs(t.X-p.X) < l.w && math.Abs(t.Y-p.Y) < l.h {
+					return true
+				}
+			}
+		}
+	}
+	return false
 }
 
 func round(p Point) Point { return Point{math.Round(p.X), math.Round(p.Y)} }

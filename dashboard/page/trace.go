@@ -294,7 +294,7 @@ func (n *spanNode) finish(v *TraceView, depth int) {
 	r.Depth = min(depth, maxIndent)
 	r.Start, r.Duration = n.start.Sub(v.Start), n.end.Sub(n.start)
 	scale := 1000 / float64(v.Duration)
-	r.X, r.W = float64(r.Start)*scale, max(float64(r.Duration)*scale, 1.5)
+	r.X, r.W = float64(r.Start)*scale, min(1000, max(float64(r.Duration)*scale, 1.5))
 	r.X = min(r.X, 1000-r.W)
 	if n.orphan {
 		r.Says = append(r.Says, "Its parent span "+shortID(r.Parent)+" is not stored: either it has not arrived, or it was made by an application that reports elsewhere.")

@@ -328,7 +328,7 @@ func (a *api) service(r *http.Request) (any, error) {
 func (a *api) stats(*http.Request) (any, error) {
 	s := a.live()
 	out := map[string]any{
-		"spans": a.Spans.Stats(), "backend": a.Spans.Capabilities(), "nodes": len(s.Nodes), "edges": len(s.Edges), "graphSequence": s.Sequence, "graphAt": s.At,
+		"spans": a.Spans.Stats(), "backend": a.Spans.Capabilities().Name, "nodes": len(s.Nodes), "edges": len(s.Edges), "graphSequence": s.Sequence, "graphAt": s.At,
 		"notices": a.Notices(),
 	}
 	if a.extra != nil {

@@ -1,0 +1,157 @@
+package tulleapi
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tulle-mesh/tulle/dashboard/dashboardtest"
+	"github.com/tulle-mesh/tulle/dashboard/source"
+	"github.com/tulle-mesh/tulle/store"
+	"github.com/tulle-mesh/tulle/store/graph"
+)
+
+func mux(t *testing.T) (*http.ServeMux, *dashboardtest.Spans) {
+	t.Helper()
+	s, stop, err := dashboardtest.Sources("", func() time.Time { return dashboardtest.Epoch })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = stop() })
+	m := http.NewServeMux()
+	Register(m, &s, func() map[string]any { return map[string]any{"nodes": "must not replace", "more": 1} })
+	return m, s.Spans.(*dashboardtest.Spans)
+}
+
+func get(m http.Handler, path string) *httptest.ResponseRecorder {
+	w := httptest.NewRecorder()
+	m.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+	return w
+}
+
+func TestEndpoints(t *testing.T) {
+	m, _ := mux(t)
+	id := dashboardtest.TraceID(3).String()
+	for _, c := range []struct {
+		path   string
+		status int
+		has    []string
+	}{
+		{"/api/tulle/v1/graph", 200, []string{`"nodes":[`, `"id":"catalog"`, `"errorRatio"`}},
+		{"/api/tulle/v1/graph?at=2026-11-20T14:00:00Z", 200, []string{`"sequence":0`}},
+		{"/api/tulle/v1/graph?at=yesterday", 400, []string{`"retry":false`, "yesterday"}},
+		{"/api/tulle/v1/traces?limit=2&status=error", 200, []string{`"traceId":"` + id, `"next":"`, `"errors":2`}},
+		{"/api/tulle/v1/traces?source=web&destination=catalog&reason=upstream_5xx&min=1ms&tags=http.response.status_code%3D503", 200, []string{id}},
+		{"/api/tulle/v1/traces?limit=0", 400, []string{"limit"}},
+		{"/api/tulle/v1/traces/" + id, 200, []string{`"resourceSpans"`, `"tulle.reason"`}},
+		{"/api/tulle/v1/traces/" + strings.Repeat("b", 32), 404, []string{"not found"}},
+		{"/api/tulle/v1/traces/nope", 400, []string{"32 hex digits"}},
+		{"/api/tulle/v1/events?limit=1", 200, []string{`"alert.firing"`, `"next":"01K`}},
+		{"/api/tulle/v1/events?kind=endpoint.ejected&service=catalog", 200, []string{`"evidence"`}},
+		{"/api/tulle/v1/events?limit=x", 400, nil},
+		{"/api/tulle/v1/alerts", 200, []string{`"firing"`}},
+		{"/api/tulle/v1/rules", 200, []string{`"ServiceErrorRatio"`}},
+		{"/api/tulle/v1/proxies", 200, []string{`"acked":"r42"`, `"partial":false`}},
+		{"/api/tulle/v1/services", 200, []string{`"catalog"`, `"stock-db"`}},
+		{"/api/tulle/v1/services/catalog", 200, []string{`"callers":[{`, `"state":"ejected"`, `"operations":[{`}},
+		{"/api/tulle/v1/services/nobody", 404, []string{"nobody"}},
+		{"/api/tulle/v1/stats", 200, []string{`"bytesPerSpan"`, `"nodes":18`, `"more":1`}},
+		{"/api/tulle/v1/other", 404, []string{"http-api.md"}},
+	} {
+		w := get(m, c.path)
+		if w.Code != c.status {
+			t.Errorf("%s: status %d, want %d: %.200s", c.path, w.Code, c.status, w.Body)
+		}
+		if !json.Valid(w.Body.Bytes()) {
+			t.Errorf("%s: not JSON", c.path)
+		}
+		for _, want := range c.has {
+			if !strings.Contains(w.Body.String(), want) {
+				t.Errorf("%s: no %s in %.400s", c.path, want, w.Body)
+			}
+		}
+	}
+}
+
+// TestPagingVisitsEverythingOnce walks the cursor to the end.
+func TestPagingVisitsEverythingOnce(t *testing.T) {
+	m, _ := mux(t)
+	seen, cursor := map[string]bool{}, ""
+	var last time.Time
+	for pages := 0; ; pages++ {
+		var p store.TracePage
+		if err := json.Unmarshal(get(m, "/api/tulle/v1/traces?limit=50&cursor="+cursor).Body.Bytes(), &p); err != nil {
+			t.Fatal(err)
+		}
+		for _, tr := range p.Traces {
+			if seen[tr.ID] {
+				t.Fatalf("%s came twice", tr.ID)
+			}
+			if !last.IsZero() && tr.Start.After(last) {
+				t.Errorf("%s is newer than the one before", tr.ID)
+			}
+			seen[tr.ID], last = true, tr.Start
+		}
+		if cursor = p.Next; cursor == "" {
+			break
+		}
+		if pages > 10 {
+			t.Fatal("paging does not end")
+		}
+	}
+	if len(seen) != 220 {
+		t.Errorf("saw %d of 220 traces", len(seen))
+	}
+}
+
+func TestErrorsMapToStatus(t *testing.T) {
+	m, spans := mux(t)
+	for err, want := range map[error]int{store.ErrBusy: 503, store.ErrClosed: 503, context.DeadlineExceeded: 503, store.ErrBadQuery: 400, store.ErrFull: 500} {
+		spans.Fail = err
+		w := get(m, "/api/tulle/v1/traces")
+		var p Problem
+		if e := json.Unmarshal(w.Body.Bytes(), &p); e != nil || w.Code != want || p.Error.Status != want || p.Error.Retry != (want == 503) {
+			t.Errorf("%v: status %d, body %s", err, w.Code, w.Body)
+		}
+	}
+}
+
+func TestStreamIsOneSnapshotPerLine(t *testing.T) {
+	tick := make(chan time.Time)
+	m := http.NewServeMux()
+	Register(m, &source.Sources{Spans: dashboardtest.NewSpans(), Graph: &dashboardtest.Graph{Ticks: tick}}, nil)
+	srv := httptest.NewServer(m)
+	defer srv.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, srv.URL+"/api/tulle/v1/graph/stream", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	sc := bufio.NewScanner(resp.Body)
+	sc.Buffer(nil, 1<<20)
+	for range 2 {
+		if !sc.Scan() {
+			t.Fatal(sc.Err())
+		}
+		var s graph.Snapshot
+		if err := json.Unmarshal(sc.Bytes(), &s); err != nil || len(s.Nodes) == 0 {
+			t.Fatalf("%v in %.100s", err, sc.Text())
+		}
+		select {
+		case tick <- time.Time{}:
+		case <-ctx.Done():
+			t.Fatal(ctx.Err())
+		}
+	}
+}
