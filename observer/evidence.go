@@ -39,7 +39,7 @@ const evidenceQueue = 30
 // Bounds of the pause between two tries to connect.
 const (
 	evidenceMinBackoff = 250 * time.Millisecond
-	evidenceMaxBackoff = 10 * time.Second
+	evidenceMaxBackoff = 5 * time.Second
 )
 
 // Evidence is the observer's end of the stream with the controller: windows of observations go out; events and the registry come in. Without a
@@ -113,32 +113,33 @@ func (c *Evidence) Run(ctx context.Context, ready func()) error {
 	defer conn.Close()
 	backoff, told := evidenceMinBackoff, false
 	for {
-		var began time.Time
+		pause := evidenceMinBackoff // while there is no certificate, which comes from elsewhere
 		if c.cfg.Holder.Get() == nil {
 			c.set(false, identity.ErrNoMaterial)
 		} else {
-			began = time.Now()
+			began := time.Now()
 			err := c.stream(ctx, tullev1.NewEvidenceClient(conn))
 			if ctx.Err() != nil {
 				return nil
 			}
 			c.set(false, err)
-			if !told || time.Since(began) > time.Minute {
+			lasted := time.Since(began)
+			if !told || lasted > time.Minute {
 				c.cfg.Log.Warn("no stream with the controller; decisions wait, everything else goes on", "controller", c.cfg.Controller, "err", err)
 				told = true
 			}
-			if time.Since(began) > evidenceMaxBackoff {
+			if lasted > evidenceMaxBackoff {
 				backoff = evidenceMinBackoff
 			}
+			pause, backoff = time.Duration((0.5+rand.Float64())*float64(backoff)), min(2*backoff, evidenceMaxBackoff)
 		}
-		t := time.NewTimer(time.Duration((0.5 + rand.Float64()) * float64(backoff)))
+		t := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
 			t.Stop()
 			return nil
 		case <-t.C:
 		}
-		backoff = min(2*backoff, evidenceMaxBackoff)
 		conn.ResetConnectBackoff()
 	}
 }

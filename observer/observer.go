@@ -313,3 +313,9 @@ func (o *Observer) Addresses(ctx context.Context) (http, otlpGRPC, otlpHTTP stri
 	otlpGRPC, otlpHTTP = o.collector.Addresses()
 	return o.dashboard.Addr(ctx), otlpGRPC, otlpHTTP
 }
+
+// Graph, Events and Metrics are the parts themselves, for a process that embeds an observer (tests, the demo's checks); valid once Run has
+// called ready and until it returns.
+func (o *Observer) Graph() *graph.Graph { return o.graph }
+func (o *Observer) Events() *event.Log  { return o.events }
+func (o *Observer) Metrics() *metric.DB { return o.metrics }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -15,7 +16,6 @@ import (
 	"github.com/tulle-mesh/tulle/alert"
 	"github.com/tulle-mesh/tulle/dashboard/source"
 	"github.com/tulle-mesh/tulle/internal/identity"
-	"github.com/tulle-mesh/tulle/store"
 	"github.com/tulle-mesh/tulle/store/graph"
 )
 
@@ -132,13 +132,16 @@ func (o *Observer) writeMetrics(w io.Writer) {
 		o.log.Warn("some of the observer's own metrics could not be read", "err", err)
 	}
 	for _, f := range families {
+		if strings.HasSuffix(f.GetName(), "_histogram_seconds") {
+			continue // Prometheus' parts give these figures twice; the histogram form has a name that promtool objects to
+		}
 		if _, err := expfmt.MetricFamilyToText(w, f); err != nil {
 			return
 		}
 	}
 }
 
-// registerMetrics adds what the parts count to the registry.
+// registerMetrics adds what the parts count to the registry. The dashboard writes the span store's and the process's own.
 func (o *Observer) registerMetrics() {
 	counter := func(name, help string, f func() float64) {
 		o.reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, f))
@@ -151,16 +154,6 @@ func (o *Observer) registerMetrics() {
 	gauge("tulle_store_events", "Events kept.", func() float64 { return float64(o.events.Stats().Events) })
 	gauge("tulle_store_active_series", "Series in memory in the metrics store.", func() float64 { return float64(o.metrics.Stats().ActiveSeries) })
 	gauge("tulle_store_series_budget", "Active series allowed before new ones are folded into \"other\".", func() float64 { return float64(o.metrics.Stats().Budget) })
-	spans := func(f func(store.SpanStats) float64) func() float64 {
-		return func() float64 { return f(o.spans.Stats()) }
-	}
-	counter("tulle_store_spans_written_total", "Spans accepted since the start.", spans(func(s store.SpanStats) float64 { return float64(s.Written) }))
-	counter("tulle_store_spans_duplicate_total", "Spans that came again and were stored once.", spans(func(s store.SpanStats) float64 { return float64(s.Duplicate) }))
-	counter("tulle_store_spans_corrupt_total", "Damage found in the span store.", spans(func(s store.SpanStats) float64 { return float64(s.Corrupt) }))
-	gauge("tulle_store_spans", "Spans kept.", spans(func(s store.SpanStats) float64 { return float64(s.Spans) }))
-	gauge("tulle_store_span_bytes", "Bytes of sealed spans on disk.", spans(func(s store.SpanStats) float64 { return float64(s.Bytes) }))
-	gauge("tulle_store_span_wal_bytes", "Bytes of the span store's write-ahead log.", spans(func(s store.SpanStats) float64 { return float64(s.WALBytes) }))
-	gauge("tulle_store_disk_free_bytes", "Free bytes of the file system of the span store.", spans(func(s store.SpanStats) float64 { return float64(s.DiskFreeBytes) }))
 	o.reg.MustRegister(collectorStats{o})
 	if o.evidence != nil {
 		counter("tulle_evidence_windows_sent_total", "One-second windows of observations sent to the controller.", func() float64 { return float64(o.evidence.Status().Sent) })

@@ -213,10 +213,12 @@ func (g *Graph) ingestLocked(now time.Time, rm pmetric.ResourceMetrics) {
 		// A boot older than this graph has counted for a past that the graph does not know: its first export is the line to count from.
 		baseline = sequence > 1 && b.began < g.opened.UnixNano()
 		from = b.began
-		if baseline {
+		switch {
+		case baseline:
 			from = to
-		} else if sequence > 1 {
-			g.holeLocked(b, sequence-1, interval{from, to})
+			b.holes = append(b.holes, hole{sequence: vague, interval: interval{g.opened.Add(-keepSlots * time.Second).UnixNano(), to}})
+		case sequence > 1: // the ones before were lost, or came before the registry knew the reporter
+			b.holes = append(b.holes, hole{sequence: vague, interval: interval{from, to}})
 		}
 		b.covered = from
 	} else if sequence > b.sequence+1 {

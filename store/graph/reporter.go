@@ -45,9 +45,11 @@ type boot struct {
 }
 
 type hole struct {
-	sequence int64
+	sequence int64 // vague: the beginning of a boot, of which all counts are known and no second
 	interval
 }
+
+const vague = 0
 
 // last is the newest cumulative value of a series.
 type last struct {
@@ -76,27 +78,31 @@ func (b *boot) measure(sample int64) {
 }
 
 // whole reports whether everything in [from, to) is counted and its seconds are known. known is false while the newest part has not arrived
-// yet, which is not a loss.
+// yet, or where a boot was first seen late: neither is a loss.
 func (r *reporter) whole(from, to int64) (whole, known bool) {
 	for _, g := range r.gone {
 		if g.overlaps(from, to) {
 			return false, true
 		}
 	}
+	unsure := false
 	for _, b := range []*boot{r.last, r.boot} {
 		if b == nil {
 			continue
 		}
 		for _, h := range b.holes {
 			if h.overlaps(from, to) {
-				return false, true
+				if h.sequence != vague {
+					return false, true
+				}
+				unsure = true
 			}
 		}
 	}
 	if r.missing && r.boot.covered < to {
 		return false, true
 	}
-	return true, r.boot.covered >= to || r.boot.goodbye
+	return true, !unsure && (r.boot.covered >= to || r.boot.goodbye)
 }
 
 func (r *reporter) prune(before int64) {
