@@ -15,6 +15,10 @@ import (
 // this sidecar nor the controller would learn whether it still fails.
 const Explore = 0.05
 
+// Noise is the share by which one load must be below the other to decide between the two; otherwise the first drawn serves. Latencies are
+// never equal: without it the slower of two good endpoints would get nothing while there is little in flight.
+const Noise = 0.25
+
 // p2c picks the less loaded of two endpoints drawn by weight. The load is the peak-EWMA latency times (1 + requests in flight here, scaled by
 // mean weight over the endpoint's weight).
 //
@@ -25,6 +29,7 @@ const Explore = 0.05
 // max(1, 10 %) of the endpoints and never the last one; what exceeds that is ignored, so that the picker fails open.
 type p2c struct {
 	endpoints []policy.Endpoint
+	all       *States
 	states    []*state
 	weights   []float64 // overrides not applied
 	mean      float64
@@ -60,7 +65,7 @@ func newP2C(endpoints []policy.Endpoint, states *States, random func() float64) 
 		ea, eb := &endpoints[a], &endpoints[b]
 		return cmp.Or(ea.Override.Issued.Compare(eb.Override.Issued), ea.Address.Compare(eb.Address))
 	})
-	p.states = states.take(addrs)
+	p.all, p.states = states, states.take(addrs)
 	p.maxOut = min(max(1, len(endpoints)/10), len(endpoints)-1)
 	return p
 }
@@ -105,7 +110,7 @@ func (p *p2c) Pick(now time.Time, tried []netip.AddrPort) (exchange.Choice, flow
 		}
 	}
 	b := p.draw(now, out, tried, a)
-	if b >= 0 && p.random() >= Explore && p.load(b, now) < p.load(a, now) {
+	if b >= 0 && p.random() >= Explore && p.load(b, now) < (1-Noise)*p.load(a, now) {
 		a = b
 	}
 	c := p.choose(a)
@@ -132,6 +137,9 @@ func (p *p2c) leftOut(now time.Time, out []int) []int {
 		if len(out) < limit && p.ejected(i, now) {
 			out = append(out, i)
 		}
+	}
+	if p.all.skipped.Load() == 0 {
+		return out
 	}
 	for i, s := range p.states {
 		if len(out) >= limit {

@@ -27,6 +27,8 @@ const (
 
 // States keeps what is known of the endpoints of one service, by address, across Snapshots. The zero value is ready. Safe for concurrent use.
 type States struct {
+	skipped atomic.Int32 // how many are skipped; may be too high when a skipped endpoint was removed, never too low
+
 	mu sync.Mutex
 	m  map[netip.AddrPort]*state
 }
@@ -41,7 +43,7 @@ func (s *States) take(addrs []netip.AddrPort) []*state {
 		st := m[a]
 		if st == nil {
 			if st = s.m[a]; st == nil {
-				st = &state{}
+				st = &state{of: s}
 			}
 			m[a] = st
 		}
@@ -53,6 +55,7 @@ func (s *States) take(addrs []netip.AddrPort) []*state {
 
 // state is what one sidecar knows of one endpoint.
 type state struct {
+	of        *States
 	inflight  atomic.Int64
 	skipUntil atomic.Int64 // unix ns; 0: not skipped
 	probing   atomic.Bool  // one probation request is out
@@ -109,12 +112,18 @@ func (s *state) End(now time.Time, took time.Duration, result exchange.Result) {
 	s.at = now
 	if result != exchange.ResultUnreachable {
 		s.failures, s.skip = 0, 0
-		s.skipUntil.Store(0)
+		if s.skipUntil.Load() != 0 {
+			s.skipUntil.Store(0)
+			s.of.skipped.Add(-1)
+		}
 		return
 	}
 	if s.failures++; s.failures < UnreachableAfter {
 		return
 	}
 	s.skip = min(max(SkipBase, 2*s.skip), SkipMax)
+	if s.skipUntil.Load() == 0 {
+		s.of.skipped.Add(1)
+	}
 	s.skipUntil.Store(now.Add(s.skip).UnixNano())
 }

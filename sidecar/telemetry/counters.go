@@ -64,6 +64,23 @@ func (t *table[K, V]) each(f func(k K, v *V)) {
 	}
 }
 
+// row is one series as it was at a collection.
+type row[K, R any] struct {
+	k K
+	v R
+}
+
+// rows reads every series; what it does under the lock is as little as read does.
+func rows[K key[K], V, R any](t *table[K, V], read func(v *V) R) []row[K, R] {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	out := make([]row[K, R], 0, len(t.m))
+	for k, v := range t.m {
+		out = append(out, row[K, R]{k, read(v)})
+	}
+	return out
+}
+
 // edge is what most families are keyed by.
 type edge struct {
 	side                flow.Side
@@ -346,84 +363,127 @@ func (p *progress) delta(r *flow.Record) (in, out uint64) {
 	return r.BytesIn - min(was[0], r.BytesIn), r.BytesOut - min(was[1], r.BytesOut)
 }
 
-// collect reads every family. With exemplars they are handed out and forgotten; the Prometheus view leaves them to the export.
-func (c *counters) collect(workload string, exemplars bool) []flow.Family {
+// reading is what one collection copied out: numbers and keys, nothing formatted yet.
+type reading struct {
+	exchanges       []row[exchangeKey, uint64]
+	attempts        []row[attemptKey, attemptsRead]
+	duration        []row[durationKey, latencyRead]
+	attemptDuration []row[endpointKey, latencyRead]
+	routeDuration   []row[routeKey, latencyRead]
+	versions        []row[versionKey, uint64]
+	bytes           []row[edge, [2]uint64]
+	connections     []row[connectionKey, uint64]
+	active          []row[activeKey, int64]
+	breaks, kept    uint64
+}
+
+type attemptsRead struct {
+	n  uint64
+	ex []flow.Exemplar
+}
+
+type latencyRead struct {
+	h  flow.Histogram
+	ex []flow.Exemplar
+}
+
+// read takes the cut; the data path waits for it, so nothing is formatted here. With exemplars they are handed out and forgotten; the
+// Prometheus view leaves them to the export.
+func (c *counters) read(exemplars bool) (r reading) {
+	count := func(v *counter) uint64 { return v.Load() }
+	histogram := func(v *latency) (l latencyRead) {
+		l.h = v.h.Clone()
+		if exemplars {
+			l.ex = v.ex.take()
+		}
+		return l
+	}
 	c.cut.Lock()
 	defer c.cut.Unlock()
-
-	exchanges := flow.Family{Name: flow.MetricExchanges, Unit: "{exchange}"}
-	c.exchanges.each(func(k exchangeKey, v *counter) {
-		exchanges.Points = append(exchanges.Points, flow.Point{
-			Attrs: append(k.attrs(4), class(k.class), reason(k.reason),
-				flow.Flag(flow.AttrAnswered, k.answered), flow.Flag(flow.AttrProbe, k.probe)),
-			Value: int64(v.Load()),
-		})
-	})
-	tries := flow.Family{Name: flow.MetricAttempts, Unit: "{attempt}"}
-	c.attempts.each(func(k attemptKey, v *attempts) {
-		p := flow.Point{
-			Attrs: []flow.Attr{
-				flow.Text(flow.AttrSourceService, k.source), flow.Text(flow.AttrDestService, k.destination),
-				flow.Text(flow.AttrEndpoint, k.endpoint.String()), class(k.class), reason(k.reason),
-				flow.Flag(flow.AttrDelivered, k.delivered), flow.Flag(flow.AttrProbe, k.probe),
-			},
-			Value: int64(v.Load()),
-		}
+	r.exchanges = rows(c.exchanges, count)
+	r.attempts = rows(c.attempts, func(v *attempts) (a attemptsRead) {
+		a.n = v.Load()
 		if exemplars {
-			p.Exemplars = v.ex.take()
+			a.ex = v.ex.take()
 		}
-		tries.Points = append(tries.Points, p)
+		return a
 	})
-	duration := flow.Family{Name: flow.MetricExchangeDuration, Unit: "s", Type: flow.MetricHistogram}
-	c.duration.each(func(k durationKey, v *latency) {
-		duration.Points = append(duration.Points, v.point(append(k.attrs(1), class(k.class)), exemplars))
-	})
-	endpoints := flow.Family{Name: flow.MetricAttemptDuration, Unit: "s", Type: flow.MetricHistogram}
-	c.attemptDuration.each(func(k endpointKey, v *latency) {
-		endpoints.Points = append(endpoints.Points, v.point([]flow.Attr{
-			flow.Text(flow.AttrDestService, k.destination), flow.Text(flow.AttrEndpoint, k.endpoint.String()),
-		}, exemplars))
-	})
-	routes := flow.Family{Name: flow.MetricRouteDuration, Unit: "s", Type: flow.MetricHistogram}
-	c.routeDuration.each(func(k routeKey, v *latency) {
-		routes.Points = append(routes.Points, v.point([]flow.Attr{
-			flow.Text(flow.AttrDestService, k.destination), flow.Text(flow.AttrRoute, k.route),
-		}, exemplars))
-	})
-	versions := flow.Family{Name: flow.MetricVersions, Unit: "{exchange}"}
-	c.versions.each(func(k versionKey, v *counter) {
-		versions.Points = append(versions.Points, flow.Point{
-			Attrs: []flow.Attr{
-				flow.Text(flow.AttrSide, k.side.String()), flow.Text(flow.AttrSourceService, k.source),
-				flow.Text(flow.AttrDestService, k.destination), flow.Text(flow.AttrDestVersion, k.version), class(k.class),
-			},
-			Value: int64(v.Load()),
-		})
-	})
+	r.duration = rows(c.duration, histogram)
+	r.attemptDuration = rows(c.attemptDuration, histogram)
+	r.routeDuration = rows(c.routeDuration, histogram)
+	r.versions = rows(c.versions, count)
+	r.bytes = rows(c.bytes, func(v *volume) [2]uint64 { return [2]uint64{v.in.Load(), v.out.Load()} })
+	r.connections = rows(c.connections, count)
+	r.active = rows(c.active, func(v *gauge) int64 { return v.Load() })
+	r.breaks, r.kept = c.breaks.Load(), c.kept.Load()
+	return r
+}
+
+// collect reads every family, ready to be encoded.
+func (c *counters) collect(workload string, exemplars bool) []flow.Family {
+	r := c.read(exemplars)
+	text := flow.Text
+	families := []flow.Family{
+		family(flow.MetricExchanges, "{exchange}", flow.MetricSum, r.exchanges, func(k exchangeKey, n uint64) flow.Point {
+			return flow.Point{Value: int64(n), Attrs: append(k.attrs(4), class(k.class), reason(k.reason),
+				flow.Flag(flow.AttrAnswered, k.answered), flow.Flag(flow.AttrProbe, k.probe))}
+		}),
+		family(flow.MetricAttempts, "{attempt}", flow.MetricSum, r.attempts, func(k attemptKey, a attemptsRead) flow.Point {
+			return flow.Point{Value: int64(a.n), Exemplars: a.ex, Attrs: []flow.Attr{
+				text(flow.AttrSourceService, k.source), text(flow.AttrDestService, k.destination),
+				text(flow.AttrEndpoint, k.endpoint.String()), class(k.class), reason(k.reason),
+				flow.Flag(flow.AttrDelivered, k.delivered), flow.Flag(flow.AttrProbe, k.probe),
+			}}
+		}),
+		family(flow.MetricExchangeDuration, "s", flow.MetricHistogram, r.duration, func(k durationKey, l latencyRead) flow.Point {
+			return flow.Point{Histogram: &l.h, Exemplars: l.ex, Attrs: append(k.attrs(1), class(k.class))}
+		}),
+		family(flow.MetricAttemptDuration, "s", flow.MetricHistogram, r.attemptDuration, func(k endpointKey, l latencyRead) flow.Point {
+			return flow.Point{Histogram: &l.h, Exemplars: l.ex, Attrs: []flow.Attr{
+				text(flow.AttrDestService, k.destination), text(flow.AttrEndpoint, k.endpoint.String()),
+			}}
+		}),
+		family(flow.MetricRouteDuration, "s", flow.MetricHistogram, r.routeDuration, func(k routeKey, l latencyRead) flow.Point {
+			return flow.Point{Histogram: &l.h, Exemplars: l.ex, Attrs: []flow.Attr{
+				text(flow.AttrDestService, k.destination), text(flow.AttrRoute, k.route),
+			}}
+		}),
+		family(flow.MetricVersions, "{exchange}", flow.MetricSum, r.versions, func(k versionKey, n uint64) flow.Point {
+			return flow.Point{Value: int64(n), Attrs: []flow.Attr{
+				text(flow.AttrSide, k.side.String()), text(flow.AttrSourceService, k.source),
+				text(flow.AttrDestService, k.destination), text(flow.AttrDestVersion, k.version), class(k.class),
+			}}
+		}),
+		family(flow.MetricConnections, "{connection}", flow.MetricSum, r.connections, func(k connectionKey, n uint64) flow.Point {
+			return flow.Point{Value: int64(n), Attrs: append(k.attrs(1), reason(k.reason))}
+		}),
+		family(flow.MetricActive, "", flow.MetricGauge, r.active, func(k activeKey, n int64) flow.Point {
+			e := edge{k.Side, k.Protocol, k.Source, k.Destination}
+			return flow.Point{Value: n, Attrs: append(e.attrs(1), text(flow.AttrKind, k.Kind.String()))}
+		}),
+	}
 	bytes := flow.Family{Name: flow.MetricBytes, Unit: "By"}
-	c.bytes.each(func(k edge, v *volume) {
-		bytes.Points = append(bytes.Points,
-			flow.Point{Attrs: append(k.attrs(1), flow.Text(flow.AttrDirection, "in")), Value: int64(v.in.Load())},
-			flow.Point{Attrs: append(k.attrs(1), flow.Text(flow.AttrDirection, "out")), Value: int64(v.out.Load())})
-	})
-	connections := flow.Family{Name: flow.MetricConnections, Unit: "{connection}"}
-	c.connections.each(func(k connectionKey, v *counter) {
-		connections.Points = append(connections.Points, flow.Point{Attrs: append(k.attrs(1), reason(k.reason)), Value: int64(v.Load())})
-	})
-	active := flow.Family{Name: flow.MetricActive, Type: flow.MetricGauge}
-	c.active.each(func(k activeKey, v *gauge) {
-		e := edge{k.Side, k.Protocol, k.Source, k.Destination}
-		active.Points = append(active.Points, flow.Point{Attrs: append(e.attrs(1), flow.Text(flow.AttrKind, k.Kind.String())), Value: v.Load()})
-	})
-	families := []flow.Family{exchanges, tries, duration, endpoints, routes, versions, bytes, connections, active}
-	breaks, kept := int64(c.breaks.Load()), int64(c.kept.Load())
-	if breaks+kept > 0 {
-		source := []flow.Attr{flow.Text(flow.AttrSourceService, workload)}
+	for _, b := range r.bytes {
+		for i, direction := range [...]string{"in", "out"} {
+			bytes.Points = append(bytes.Points, flow.Point{Value: int64(b.v[i]), Attrs: append(b.k.attrs(1), text(flow.AttrDirection, direction))})
+		}
+	}
+	families = append(families, bytes)
+	if r.breaks+r.kept > 0 {
+		source := []flow.Attr{text(flow.AttrSourceService, workload)}
 		families = append(families,
-			flow.Family{Name: flow.MetricTraceBreaks, Unit: "{exchange}", Points: []flow.Point{{Attrs: source, Value: breaks}}},
-			flow.Family{Name: flow.MetricTraceKept, Unit: "{exchange}", Points: []flow.Point{{Attrs: source, Value: kept}}})
+			flow.Family{Name: flow.MetricTraceBreaks, Unit: "{exchange}", Points: []flow.Point{{Attrs: source, Value: int64(r.breaks)}}},
+			flow.Family{Name: flow.MetricTraceKept, Unit: "{exchange}", Points: []flow.Point{{Attrs: source, Value: int64(r.kept)}}})
 	}
 	return families
+}
+
+func family[K, R any](name, unit string, typ flow.MetricType, rows []row[K, R], point func(K, R) flow.Point) flow.Family {
+	f := flow.Family{Name: name, Unit: unit, Type: typ, Points: make([]flow.Point, len(rows))}
+	for i := range rows {
+		f.Points[i] = point(rows[i].k, rows[i].v)
+	}
+	return f
 }
 
 func (e edge) attrs(more int) []flow.Attr {
@@ -434,15 +494,6 @@ func (e edge) attrs(more int) []flow.Attr {
 
 func class(c flow.CodeClass) flow.Attr { return flow.Text(flow.AttrCodeClass, c.String()) }
 func reason(r flow.Reason) flow.Attr   { return flow.Text(flow.AttrReason, r.String()) }
-
-func (l *latency) point(attrs []flow.Attr, exemplars bool) flow.Point {
-	h := l.h.Clone()
-	p := flow.Point{Attrs: attrs, Histogram: &h}
-	if exemplars {
-		p.Exemplars = l.ex.take()
-	}
-	return p
-}
 
 // folded lists, by metric name, how often a new series did not fit its family's budget.
 func (c *counters) folded() map[string]uint64 {

@@ -337,3 +337,15 @@ func BenchmarkRecord(b *testing.B) {
 		}
 	})
 }
+
+// How long the data path may have to wait for a collection, at the largest number of series.
+func BenchmarkCut(b *testing.B) {
+	c := newCounters(10_000)
+	for i := range 10_000 {
+		c.count(&flow.Record{Kind: flow.KindExchange, Side: flow.SideServer, Status: 200, Duration: time.Duration(i) * time.Microsecond,
+			Source: flow.Peer{Service: fmt.Sprint("svc-", i)}, Destination: flow.Peer{Service: "cart"}})
+	}
+	for b.Loop() {
+		c.read(true)
+	}
+}

@@ -1,0 +1,58 @@
+package sidecar
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/internal/identity"
+	"github.com/tulle-mesh/tulle/internal/policy"
+	"github.com/tulle-mesh/tulle/internal/testmesh"
+	"github.com/tulle-mesh/tulle/sidecar/exchange"
+)
+
+// TestProgress: what lives for 35 s reports at 10, 20 and 30 s, cumulatively, and then closes once; in virtual time.
+func TestProgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rec := &testmesh.Recorder{}
+		o := &observer{rec: rec, holder: &identity.Holder{}}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			o.run(ctx)
+		}()
+		x := &exchange.Exchange{Kind: flow.KindExchange, Side: flow.SideClient, Protocol: flow.ProtocolHTTP1}
+		x.Reset()
+		x.Start, x.Peer = time.Now(), &exchange.Peer{}
+		x.Binding = &exchange.Binding{Snapshot: &policy.Snapshot{Revision: "r"}}
+		o.observe(o.attempt(exchange.HandlerFunc(func(x *exchange.Exchange) {
+			x.Choice.Endpoint = &policy.Endpoint{}
+			for range 35 {
+				time.Sleep(time.Second)
+				x.BytesOut.Add(100)
+			}
+			x.Outcome = exchange.Outcome{Status: 200, Committed: true, Answered: true, Delivered: true}
+		}))).Handle(x)
+		time.Sleep(time.Minute)
+		cancel()
+		<-done
+		for _, kind := range []flow.Kind{flow.KindExchange, flow.KindAttempt} {
+			ps, cs := rec.All(kind, flow.PhaseProgress), rec.Closed(kind)
+			if len(ps) != 3 || len(cs) != 1 {
+				t.Fatalf("kind %d: %d progress and %d closing Records, want 3 and 1", kind, len(ps), len(cs))
+			}
+			for i, p := range ps {
+				at := time.Duration(i+1) * flow.ProgressInterval
+				if p.Duration < at || p.Duration > at+2*time.Second || p.BytesOut < uint64(at/time.Second-1)*100 || p.Trace.SpanID != cs[0].Trace.SpanID {
+					t.Errorf("kind %d: progress %d: %+v", kind, i, p)
+				}
+			}
+			if cs[0].Duration != 35*time.Second || cs[0].BytesOut != 3500 {
+				t.Errorf("kind %d: close: %+v", kind, cs[0])
+			}
+		}
+	})
+}

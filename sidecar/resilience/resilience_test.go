@@ -1,0 +1,222 @@
+package resilience
+
+import (
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/internal/policy"
+	"github.com/tulle-mesh/tulle/sidecar/exchange"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// caller is a Downstream whose body can or cannot be replayed.
+type caller struct{ replayable bool }
+
+func (c caller) Answer(*exchange.Exchange) bool { return true }
+func (c caller) Replayable() bool               { return c.replayable }
+
+func newExchange(change func(*policy.Service)) *exchange.Exchange {
+	sv := policy.Service{
+		Name: "s", RequestTimeout: time.Second, TryTimeout: time.Second, MaxRequests: 2, MaxConnections: 1024,
+		Retry: policy.Retry{Attempts: 3, BudgetRatio: 0.2, BudgetMin: 10, BackoffBase: 25 * time.Millisecond, BackoffMax: 250 * time.Millisecond},
+	}
+	if change != nil {
+		change(&sv)
+	}
+	x := &exchange.Exchange{Kind: flow.KindExchange, Side: flow.SideClient, Start: time.Now(), Downstream: caller{true}}
+	x.Reset()
+	x.Head.Method, x.Head.Idempotent = "GET", true
+	x.Destination = &exchange.Destination{Service: sv, InFlight: new(atomic.Int64), Budget: NewBudget(sv.Retry.BudgetRatio, sv.Retry.BudgetMin)}
+	return x
+}
+
+// tries makes a handler whose n-th call does the n-th of results, the last one again and again.
+func tries(calls *int, results ...func(x *exchange.Exchange)) exchange.Handler {
+	return exchange.HandlerFunc(func(x *exchange.Exchange) {
+		i := min(*calls, len(results)-1)
+		*calls++
+		x.Tries++
+		results[i](x)
+	})
+}
+
+func fails(r flow.Reason) func(*exchange.Exchange) {
+	return func(x *exchange.Exchange) { x.Outcome.Fail(r, "") }
+}
+
+func succeeds(x *exchange.Exchange) {
+	x.Outcome = exchange.Outcome{Status: 200, Committed: true, Answered: true, Delivered: true}
+}
+
+func TestRetry(t *testing.T) {
+	unprocessed := func(r flow.Reason) func(*exchange.Exchange) {
+		return func(x *exchange.Exchange) {
+			x.Outcome.Unprocessed = true
+			x.Outcome.Fail(r, "")
+		}
+	}
+	stale := func(x *exchange.Exchange) {
+		x.Outcome.Stale = true
+		x.Outcome.Fail(flow.ReasonUpstreamReset, "")
+	}
+	busy := func(x *exchange.Exchange) {
+		if x.Gate.Retry(x, 503) {
+			x.Outcome.Again = true
+			x.Outcome.Fail(flow.ReasonUpstreamStatus, "")
+			return
+		}
+		x.Outcome = exchange.Outcome{Status: 503, Reason: flow.ReasonUpstreamStatus, Committed: true, Answered: true}
+	}
+	for _, c := range []struct {
+		name   string
+		change func(x *exchange.Exchange)
+		tries  []func(*exchange.Exchange)
+		calls  int
+	}{
+		{"success", nil, []func(*exchange.Exchange){succeeds}, 1},
+		{"refused, then success", nil, []func(*exchange.Exchange){fails(flow.ReasonConnectRefused), succeeds}, 2},
+		{"refused for ever", nil, []func(*exchange.Exchange){fails(flow.ReasonConnectRefused)}, 3},
+		{"reset, idempotent", nil, []func(*exchange.Exchange){fails(flow.ReasonUpstreamReset), succeeds}, 2},
+		{"reset, post", post, []func(*exchange.Exchange){fails(flow.ReasonUpstreamReset), succeeds}, 1},
+		{"reset, post, unprocessed", post, []func(*exchange.Exchange){unprocessed(flow.ReasonUpstreamReset), succeeds}, 2},
+		{"refused, post", post, []func(*exchange.Exchange){unprocessed(flow.ReasonConnectRefused), succeeds}, 2},
+		{"503, idempotent", nil, []func(*exchange.Exchange){busy}, 3},
+		{"503, post", post, []func(*exchange.Exchange){busy}, 1},
+		{"500 is an answer", nil, []func(*exchange.Exchange){func(x *exchange.Exchange) {
+			x.Outcome = exchange.Outcome{Status: 500, Reason: flow.ReasonUpstreamStatus, Committed: true, Answered: true}
+		}}, 1},
+		{"request time-out", nil, []func(*exchange.Exchange){fails(flow.ReasonRequestTimeout)}, 1},
+		{"garbage", nil, []func(*exchange.Exchange){fails(flow.ReasonUpstreamProtocol)}, 1},
+		{"caller left", nil, []func(*exchange.Exchange){fails(flow.ReasonDownstreamReset)}, 1},
+		{"body lost", func(x *exchange.Exchange) { x.Downstream = caller{false} }, []func(*exchange.Exchange){fails(flow.ReasonConnectRefused)}, 1},
+		{"off", func(x *exchange.Exchange) { x.Destination.Retry.Attempts = 1 }, []func(*exchange.Exchange){fails(flow.ReasonConnectRefused)}, 1},
+		{"off, but stale", func(x *exchange.Exchange) { x.Destination.Retry.Attempts = 1 }, []func(*exchange.Exchange){stale, succeeds}, 2},
+		{"stale, post", post, []func(*exchange.Exchange){stale, succeeds}, 1},
+		{"aborted", func(x *exchange.Exchange) { x.Abort(flow.ReasonDraining) }, []func(*exchange.Exchange){fails(flow.ReasonConnectRefused)}, 1},
+		{"server side", func(x *exchange.Exchange) { x.Side = flow.SideServer }, []func(*exchange.Exchange){fails(flow.ReasonConnectRefused)}, 1},
+		{"server side, stale", func(x *exchange.Exchange) { x.Side = flow.SideServer }, []func(*exchange.Exchange){stale, succeeds}, 2},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			x := newExchange(nil)
+			if c.change != nil {
+				c.change(x)
+			}
+			calls := 0
+			Deadline(Retry(tries(&calls, c.tries...))).Handle(x)
+			if calls != c.calls {
+				t.Errorf("%s: %d tries, want %d", c.name, calls, c.calls)
+			}
+			if waited := time.Since(x.Start); waited > 500*time.Millisecond {
+				t.Errorf("%s: waited %s", c.name, waited)
+			}
+		})
+	}
+}
+
+func post(x *exchange.Exchange) { x.Head.Method, x.Head.Idempotent = "POST", false }
+
+func TestRetryNeverPassesTheDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newExchange(func(s *policy.Service) {
+			s.RequestTimeout = 100 * time.Millisecond
+			s.Retry.Attempts, s.Retry.BackoffBase, s.Retry.BackoffMax = 8, time.Hour, time.Hour
+		})
+		calls := 0
+		Deadline(Retry(tries(&calls, func(x *exchange.Exchange) {
+			time.Sleep(30 * time.Millisecond)
+			x.Outcome.Fail(flow.ReasonConnectTimeout, "")
+		}))).Handle(x)
+		if took := time.Since(x.Start); took > 130*time.Millisecond {
+			t.Errorf("took %s with a deadline of 100 ms", took)
+		}
+		if calls < 2 {
+			t.Errorf("%d tries: a back-off that does not fit must be shortened", calls)
+		}
+	})
+}
+
+func TestDeadlines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		for _, c := range []struct {
+			request, try    time.Duration
+			deadline, until time.Duration // 0: none
+		}{
+			{time.Second, time.Second, time.Second, time.Second},
+			{time.Second, 100 * time.Millisecond, time.Second, 100 * time.Millisecond},
+			{time.Second, time.Hour, time.Second, time.Second},
+			{-1, 100 * time.Millisecond, 0, 100 * time.Millisecond},
+			{-1, -1, 0, 0},
+		} {
+			x := newExchange(func(s *policy.Service) { s.RequestTimeout, s.TryTimeout = c.request, c.try })
+			Deadline(TryDeadline(exchange.HandlerFunc(func(x *exchange.Exchange) {
+				for _, v := range []struct {
+					what string
+					got  time.Time
+					want time.Duration
+				}{{"deadline", x.Deadline, c.deadline}, {"until", x.Until(), c.until}} {
+					want := time.Time{}
+					if v.want != 0 {
+						want = start.Add(v.want)
+					}
+					if !v.got.Equal(want) {
+						t.Errorf("request %s, try %s: %s is %v, want %v", c.request, c.try, v.what, v.got, want)
+					}
+				}
+			}))).Handle(x)
+		}
+	})
+}
+
+func TestLimit(t *testing.T) {
+	first := newExchange(nil)
+	var run func(depth int)
+	shed := 0
+	run = func(depth int) {
+		x := newExchange(nil)
+		x.Destination = first.Destination
+		Limit(exchange.HandlerFunc(func(*exchange.Exchange) {
+			if depth < 5 {
+				run(depth + 1)
+			}
+		})).Handle(x)
+		if x.Outcome.Reason == flow.ReasonShed {
+			shed++
+		}
+	}
+	run(1)
+	if shed != 1 || first.Destination.InFlight.Load() != 0 {
+		t.Errorf("%d shed with a limit of 2 and 3 at a time, %d left in flight", shed, first.Destination.InFlight.Load())
+	}
+}
+
+func TestBudget(t *testing.T) {
+	now := time.Unix(1000, 0)
+	b := NewBudget(0.2, 1)
+	for range 100 {
+		b.Request(now)
+	}
+	n := 0
+	for b.Withdraw(now) {
+		n++
+	}
+	if n != 30 { // 20 % of 100, plus 1 per second for ten seconds
+		t.Errorf("%d retries for 100 requests, want 30", n)
+	}
+	if b.Withdraw(now.Add(9 * time.Second)) {
+		t.Error("the budget came back within the window")
+	}
+	n = 0
+	for b.Withdraw(now.Add(10 * time.Second)) {
+		n++
+	}
+	if n != 10 {
+		t.Errorf("%d retries in an empty window, want 10", n)
+	}
+}

@@ -1,0 +1,119 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/internal/policy"
+	"github.com/tulle-mesh/tulle/sidecar/exchange"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func newExchange() *exchange.Exchange {
+	x := &exchange.Exchange{Start: time.Now()}
+	x.Reset()
+	x.Destination = &exchange.Destination{Service: policy.Service{ConnectTimeout: time.Second}}
+	x.Choice.Endpoint = &policy.Endpoint{Address: netip.MustParseAddrPort("10.0.0.1:80")}
+	return x
+}
+
+func TestPool(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dials := 0
+		p := New(func(context.Context, netip.AddrPort) (net.Conn, error) {
+			dials++
+			c, _ := net.Pipe()
+			return c, nil
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			p.Run(ctx)
+		}()
+		x := newExchange()
+		first := p.Get(x)
+		if first.Reused || x.Legs.Connected < 0 {
+			t.Errorf("first connection: %+v, legs %+v", first, x.Legs)
+		}
+		p.Put(first)
+		if again := p.Get(x); again != first || !again.Reused || dials != 1 {
+			t.Errorf("the idle connection was not reused after %d dials", dials)
+		}
+		p.Put(first)
+		x.Fresh = true
+		if fresh := p.Get(x); fresh == first || dials != 2 {
+			t.Error("Fresh reuses a connection")
+		} else {
+			p.Put(fresh)
+		}
+		if n := p.Idle(); n != 2 {
+			t.Errorf("%d idle, want 2", n)
+		}
+		time.Sleep(IdleTimeout + IdleTimeout/6)
+		if n := p.Idle(); n != 0 {
+			t.Errorf("%d idle after the idle time-out", n)
+		}
+		x.Fresh = false
+		last := p.Get(x)
+		cancel()
+		<-done
+		p.Put(last)
+		if _, err := last.Write([]byte("x")); err == nil {
+			t.Error("a connection put back after the end is open")
+		}
+	})
+}
+
+func TestIdleIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := New(func(context.Context, netip.AddrPort) (net.Conn, error) {
+			c, _ := net.Pipe()
+			return c, nil
+		})
+		x := newExchange()
+		x.Fresh = true
+		for range MaxIdle + 10 {
+			p.Put(p.Get(x))
+		}
+		if n := p.Idle(); n != MaxIdle {
+			t.Errorf("%d idle, want %d", n, MaxIdle)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		p.Run(ctx)
+	})
+}
+
+func TestConnectReasons(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, c := range []struct {
+			dial Dial
+			want flow.Reason
+		}{
+			{func(context.Context, netip.AddrPort) (net.Conn, error) {
+				return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
+			}, flow.ReasonConnectRefused},
+			{func(ctx context.Context, _ netip.AddrPort) (net.Conn, error) { <-ctx.Done(); return nil, ctx.Err() }, flow.ReasonConnectTimeout},
+			{func(context.Context, netip.AddrPort) (net.Conn, error) { return nil, errors.New("no route to host") }, flow.ReasonConnectFailed},
+		} {
+			x := newExchange()
+			if got := New(c.dial).Get(x); got != nil || x.Outcome.Reason != c.want || !x.Outcome.Unprocessed || x.Outcome.Delivered {
+				t.Errorf("got %v, %+v; want %s", got, x.Outcome, c.want)
+			}
+			if took := x.Since(); took > time.Second {
+				t.Errorf("%s after %s", c.want, took)
+			}
+		}
+	})
+}
