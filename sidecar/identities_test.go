@@ -45,7 +45,7 @@ func faulty(stop <-chan struct{}) http.HandlerFunc {
 			}
 		case strings.HasPrefix(r.URL.Path, "/slow"):
 			select {
-			case <-time.After(600 * time.Millisecond):
+			case <-time.After(time.Second):
 			case <-stop:
 			case <-r.Context().Done():
 			}
@@ -75,7 +75,7 @@ func faulty(stop <-chan struct{}) http.HandlerFunc {
 func TestIdentities(t *testing.T) {
 	const (
 		requests = 2400
-		workers  = 12
+		workers  = 8
 		seed     = 42
 	)
 	ca, other := testmesh.NewCA(t), testmesh.NewCA(t)
@@ -84,7 +84,7 @@ func TestIdentities(t *testing.T) {
 	var endpoints []netip.AddrPort
 	var servers []*running
 	add := func(target netip.AddrPort, account string, authority *testmesh.CA) {
-		s := start(t, serverSnapshot("catalog", target, policy.ModeStrict, flow.ProtocolHTTP1), authority.Holder(account), 2*time.Second)
+		s := start(t, serverSnapshot("catalog", target, policy.ModeStrict, flow.ProtocolHTTP1), authority.Holder(account), 20*time.Millisecond)
 		servers = append(servers, s)
 		endpoints = append(endpoints, s.addr(t, "inbound"))
 	}
@@ -98,13 +98,14 @@ func TestIdentities(t *testing.T) {
 	endpoints = append(endpoints, refused(t), closing(t)) // nobody; somebody who hangs up
 
 	sv := mesh("catalog")
-	sv.RequestTimeout = 250 * time.Millisecond
+	sv.RequestTimeout = 400 * time.Millisecond
 	sv.Retry.Attempts = 3
 	web := start(t, clientSnapshot(sv, endpoints...), ca.Holder("web"), 2*time.Second)
 	front := web.addr(t, "outbound")
 
 	kinds := []string{"/", "/", "/", "/echo", "/echo", "/chunked", "/slow", "/503", "/500", "/close", "/early", "/reset", "/partial", "/garbage"}
 	var sent, next atomic.Int64
+	half := make(chan struct{})
 	var statuses sync.Map
 	var wg sync.WaitGroup
 	for worker := range workers {
@@ -119,7 +120,9 @@ func TestIdentities(t *testing.T) {
 					kind = "/"
 				}
 				size := []int{0, 10, 3000, 20_000, 200_000}[rng.IntN(5)]
-				sent.Add(1)
+				if sent.Add(1) == requests/2 {
+					close(half)
+				}
 				if rng.IntN(10) == 0 { // a caller that leaves
 					leave(t, front, kind, size, rng)
 					continue
@@ -156,6 +159,9 @@ func TestIdentities(t *testing.T) {
 			}
 		})
 	}
+	// One server stops in the middle, with less patience than its slow exchanges need.
+	<-half
+	servers[0].stop()
 	wg.Wait()
 	web.stop()
 	for _, s := range servers {
@@ -230,7 +236,8 @@ func TestIdentities(t *testing.T) {
 	}
 	t.Logf("exchanges %d, attempts %d, served %d, answered %d, unanswered %v, undelivered %v", len(exchanges), len(attempts), served, answered, unanswered, undelivered)
 	statuses.Range(func(k, v any) bool { t.Logf("status %v: %d", k, v.(*atomic.Int64).Load()); return true })
-	if len(undelivered) < 3 || served < requests/2 {
+	// How many are served depends on how busy the machine is; the identities do not.
+	if len(undelivered) < 3 || served < requests/8 {
 		t.Errorf("the faults did not happen: undelivered %v, served %d", undelivered, served)
 	}
 }
