@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -445,6 +446,28 @@ func TestRefusalsOfTheStoreAreRetryable(t *testing.T) {
 				t.Errorf("counted once each: %+v", st)
 			}
 		})
+	}
+}
+
+func TestMemoryLimitRefusesRetryably(t *testing.T) {
+	db := openSpans(t, t.TempDir())
+	c, _ := start(t, collector.Config{Spans: db, MemoryLimitMiB: 32})
+	cc := dial(t, c, insecure.NewCredentials())
+	ballast := make([]byte, 128<<20)
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		err := send(t.Context(), cc, batch())
+		if status.Code(err) == codes.Unavailable {
+			break
+		}
+		if err != nil || time.Now().After(deadline) {
+			t.Fatalf("%v, want a retryable refusal", err)
+		}
+		<-time.NewTimer(10 * time.Millisecond).C
+	}
+	runtime.KeepAlive(ballast)
+	if st := c.Stats(); st.Refused["memory_limit"] != 1 {
+		t.Errorf("not counted: %+v", st)
 	}
 }
 

@@ -56,10 +56,12 @@ func (c *Collector) pipelines() map[string]any {
 	protocols := map[string]any{}
 	middleware := []any{map[string]any{"id": "gate"}}
 	if c.cfg.GRPC != "" {
-		protocols["grpc"] = map[string]any{"endpoint": c.cfg.GRPC, "max_recv_msg_size_mib": maxMessageMiB, "middlewares": middleware}
+		protocols["grpc"] = map[string]any{"endpoint": c.cfg.GRPC, "max_recv_msg_size_mib": maxMessageMiB, "max_concurrent_streams": 128, "middlewares": middleware}
 	}
 	if c.cfg.HTTP != "" {
-		protocols["http"] = map[string]any{"endpoint": c.cfg.HTTP, "max_request_body_size": maxMessageMiB << 20, "middlewares": middleware}
+		protocols["http"] = map[string]any{ // a sender that stalls must not hold up the end of the process
+			"endpoint": c.cfg.HTTP, "max_request_body_size": maxMessageMiB << 20, "read_timeout": "20s", "write_timeout": "20s", "middlewares": middleware,
+		}
 	}
 	path := map[string]any{"receivers": []any{"otlp"}, "processors": []any{"memory_limiter", "enrich"}, "exporters": []any{"tullestore"}}
 	return map[string]any{

@@ -578,7 +578,7 @@ func testPredicates(t *testing.T, s store.Spans) {
 			starts[id] = x.Start
 		}
 	}
-	for n := range 300 {
+	for n := range 120 {
 		q := randomQuery(r)
 		q.Limit = 1 + r.IntN(400)
 		var want []Span
@@ -621,6 +621,7 @@ func testPredicates(t *testing.T, s store.Spans) {
 			}
 			return slices.Compare(b[:], a[:])
 		})
+		q.Limit = max(q.Limit, 40) // small pages have a test of their own
 		for _, x := range allPages(t, s, q, len(all)) {
 			gotTraces = append(gotTraces, x.TraceID)
 		}
