@@ -106,7 +106,7 @@ func (s Style) Edges(w io.Writer, g *graph.Snapshot) error {
 			mtls = cell{"yes", green}
 		}
 		requests := rate(v.Rate)
-		if v.Connections > 0 && v.Requests == 0 {
+		if e.Protocol == "tcp" {
 			requests = fmt.Sprintf("%d open", v.Active)
 		}
 		rows = append(rows, []cell{

@@ -45,12 +45,8 @@ func main() { os.Exit(run()) }
 func run() int {
 	// The process that started this one (demo, server) may vanish: then this one stops too.
 	ctx := process.Lifeline(context.Background(), 45*time.Second)
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	ctx, stop := untilSignal(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	go func() {
-		<-ctx.Done()
-		stop() // a second Ctrl-C ends at once
-	}()
 	root := newRoot()
 	root.SetContext(ctx)
 	err := root.ExecuteContext(ctx)
@@ -59,6 +55,26 @@ func run() int {
 	}
 	_, _ = fmt.Fprintln(os.Stderr, "tulle: "+explain(err))
 	return exitCode(err)
+}
+
+// echo is how long after the first signal further ones are taken for the same: wrappers (timeout, make, shells) often pass on what the
+// terminal has sent already.
+const echo = 2 * time.Second
+
+// untilSignal is a context that ends with the first signal. A second one, later than echo, has its default effect: the process ends at once.
+func untilSignal(ctx context.Context, signals ...os.Signal) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	got := make(chan os.Signal, 1)
+	signal.Notify(got, signals...)
+	go func() {
+		select {
+		case <-got:
+			cancel()
+			time.AfterFunc(echo, func() { signal.Stop(got) })
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
 }
 
 func newRoot() *cobra.Command {
