@@ -55,9 +55,9 @@ $(TOOLS)/gofumpt-$(GOFUMPT_VER):
 
 .PHONY: generate
 generate: need-go ## rewrite generated code: protobuf, templ pages, the dashboard's bundle
-	$(GO) -C tools run ./protogen ..
+	$(GO) -C tools run ./genproto
 	$(GO) -C tools tool templ generate -path ../dashboard
-	$(GO) -C tools run ./webbundle ../dashboard
+	$(GO) -C tools run ./webbundle
 
 .PHONY: generate-check
 generate-check: generate ## fail when generated code is not as committed

@@ -61,7 +61,7 @@ func (s *Set) URL(name string) (string, error) {
 			return Prefix + f, nil
 		}
 	}
-	return "", fmt.Errorf("asset %s is not in the bundle; run: go run ./dashboard/web/build", name)
+	return "", fmt.Errorf("asset %s is not in the bundle; run: make generate", name)
 }
 
 // ServeHTTP serves Prefix + name.

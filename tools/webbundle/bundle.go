@@ -1,6 +1,8 @@
-// Package bundle turns the TypeScript and CSS of dashboard/web into the files that dashboard/asset embeds. It is used by dashboard/web/build
-// and by the test that the committed files are up to date; nothing of it is in the shipped binary.
-package bundle
+// Webbundle bundles dashboard/web into dashboard/asset/dist with esbuild's Go API: no Node, no network. The output is a function of the sources
+// and of the version of esbuild in go.mod, byte for byte; it is committed, and make generate-check compares.
+//
+//	go -C tools run ./webbundle
+package main
 
 import (
 	"errors"
@@ -18,8 +20,8 @@ type File struct {
 	Content []byte
 }
 
-// Build bundles the sources in dir (the path of dashboard/web).
-func Build(dir string) ([]File, error) {
+// build bundles the sources in dir (the path of dashboard/web).
+func build(dir string) ([]File, error) {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, err
@@ -59,8 +61,8 @@ func Build(dir string) ([]File, error) {
 	return files, nil
 }
 
-// Write replaces the content of dir by files.
-func Write(dir string, files []File) error {
+// write replaces the content of dir by files.
+func write(dir string, files []File) error {
 	if err := os.RemoveAll(dir); err != nil {
 		return err
 	}
@@ -73,4 +75,15 @@ func Write(dir string, files []File) error {
 		}
 	}
 	return nil
+}
+
+func main() {
+	files, err := build("../dashboard/web")
+	if err == nil {
+		err = write("../dashboard/asset/dist", files)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "webbundle:", err)
+		os.Exit(1)
+	}
 }
