@@ -11,7 +11,7 @@ package alert
 
 import (
 	"context"
-	_ "embed"
+	_ "embed" // the built-in rules
 	"errors"
 	"fmt"
 	"log/slog"

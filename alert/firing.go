@@ -155,8 +155,8 @@ func (f *firing) event(kind event.Kind, now time.Time) event.Event {
 		Instance: string(f.Labels["instance"]), Reason: string(f.Labels[model.AlertNameLabel]), Traces: f.Traces,
 		Evidence: map[string]string{"value": strconv.FormatFloat(f.Value, 'g', 4, 64), "rule": f.Query},
 	}
-	switch {
-	case kind == event.KindAlertOK:
+	switch kind {
+	case event.KindAlertOK:
 		e.Message = fmt.Sprintf("Resolved after %s: %s", now.Sub(f.Since).Round(time.Second), summary)
 	default:
 		e.Message = summary

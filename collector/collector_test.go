@@ -327,7 +327,7 @@ func post(t *testing.T, c *collector.Collector, path string, body []byte, change
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // read below
+	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
 	if err != nil {
 		t.Fatal(err)
@@ -386,8 +386,14 @@ func TestHTTPPortChecksHostAndOrigin(t *testing.T) {
 		host, origin string
 		want         int
 	}{
-		{"", "", 200}, {"localhost:4318", "", 200}, {"[::1]:4318", "", 200}, {"evil.example", "", 403}, {"evil.example:4318", "", 403},
-		{"localhost:4318", "http://localhost:4318", 200}, {"localhost:4318", "http://evil.example", 403}, {"localhost:4318", "null", 403},
+		{"", "", 200},
+		{"localhost:4318", "", 200},
+		{"[::1]:4318", "", 200},
+		{"evil.example", "", 403},
+		{"evil.example:4318", "", 403},
+		{"localhost:4318", "http://localhost:4318", 200},
+		{"localhost:4318", "http://evil.example", 403},
+		{"localhost:4318", "null", 403},
 	} {
 		code, body := post(t, c, "/v1/traces", traceBody(t), func(r *http.Request) {
 			if x.host != "" {
@@ -493,7 +499,7 @@ func TestPortInUseIsAnError(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close() //nolint:errcheck // the test's end
+	defer l.Close()
 	c, err := collector.New(collector.Config{GRPC: l.Addr().String(), Spans: refusing{}})
 	if err != nil {
 		t.Fatal(err)

@@ -98,7 +98,7 @@ func (d *Dashboard) Run(ctx context.Context, ready func()) error {
 	hubCtx, stopHub := context.WithCancel(context.WithoutCancel(ctx))
 	hubDone := make(chan error, 1)
 	go func() { hubDone <- d.hub.Run(hubCtx) }()
-	defer func() { stopHub(); <-hubDone }()
+	defer func() { stopHub(); _ = <-hubDone }()
 
 	srv := &http.Server{
 		Handler:           d.handler,
@@ -124,6 +124,6 @@ func (d *Dashboard) Run(ctx context.Context, ready func()) error {
 		_ = srv.Close()
 		d.log.Warn("dashboard: requests were cut off at shutdown", "after", drainTimeout)
 	}
-	<-served
+	_ = <-served
 	return nil
 }

@@ -140,8 +140,10 @@ func TestNastyNamesAreText(t *testing.T) {
 	ev := &dashboardtest.Events{}
 	for i, n := range nasty {
 		v := &graph.View{Requests: 10, Rate: 1, Errors: 5, ErrorRatio: .5, P50: 1, Reasons: map[string]uint64{n: 3}}
-		snap.Nodes = append(snap.Nodes, graph.Node{ID: n, Name: n, Namespace: n, Kind: graph.KindService, Versions: []graph.Version{{Version: n, Rate: 1}, {Version: n + "2", Rate: 1}},
-			Endpoints: []graph.Endpoint{{Address: n, Instance: n, State: "ejected", Reason: n, Override: n}}, Reporters: []graph.Reporter{{Instance: n, Identity: n}}, Inbound: *v})
+		snap.Nodes = append(snap.Nodes, graph.Node{
+			ID: n, Name: n, Namespace: n, Kind: graph.KindService, Versions: []graph.Version{{Version: n, Rate: 1}, {Version: n + "2", Rate: 1}},
+			Endpoints: []graph.Endpoint{{Address: n, Instance: n, State: "ejected", Reason: n, Override: n}}, Reporters: []graph.Reporter{{Instance: n, Identity: n}}, Inbound: *v,
+		})
 		snap.Edges = append(snap.Edges, graph.Edge{ID: n + "→" + nasty[0], Source: n, Destination: nasty[0], Protocol: "http/1.1", State: graph.BothSides, Client: v, Server: v, Gap: &graph.Gap{}})
 		ev.List = append(ev.List, event.Event{ID: n, Time: now, Kind: event.KindEjected, Severity: "error", Service: n, Instance: n, Endpoint: n, Message: n, Reason: n, Evidence: map[string]string{n: n}, Traces: []string{n}})
 		spans.Put(dashboardtest.TraceID(i), now, dashboardtest.SpanSpec{
@@ -187,10 +189,20 @@ func TestGuard(t *testing.T) {
 		host, origin string
 		want         int
 	}{
-		{"127.0.0.1:8640", "", 200}, {"localhost", "", 200}, {"[::1]:8640", "", 200}, {"LOCALHOST:1", "", 200}, {"mesh.example.com", "", 200},
-		{"evil.example.com", "", 421}, {"", "", 421}, {"127.0.0.1.evil.com:8640", "", 421}, {"localhost.evil.com", "", 421},
-		{"localhost:8640", "http://localhost:8640", 200}, {"localhost:8640", "http://127.0.0.1:3000", 200}, {"localhost:8640", "https://evil.example.com", 403},
-		{"localhost:8640", "null", 403}, {"localhost:8640", "garbage", 403},
+		{"127.0.0.1:8640", "", 200},
+		{"localhost", "", 200},
+		{"[::1]:8640", "", 200},
+		{"LOCALHOST:1", "", 200},
+		{"mesh.example.com", "", 200},
+		{"evil.example.com", "", 421},
+		{"", "", 421},
+		{"127.0.0.1.evil.com:8640", "", 421},
+		{"localhost.evil.com", "", 421},
+		{"localhost:8640", "http://localhost:8640", 200},
+		{"localhost:8640", "http://127.0.0.1:3000", 200},
+		{"localhost:8640", "https://evil.example.com", 403},
+		{"localhost:8640", "null", 403},
+		{"localhost:8640", "garbage", 403},
 	} {
 		w := get(t, d.Handler(), "/healthz", func(r *http.Request) {
 			r.Host = c.host

@@ -88,8 +88,12 @@ func newSelf(s *source.Sources, hub *live.Hub) *self {
 			name string
 			v    uint64
 		}{
-			{"tulle_dashboard_live_accepted_total", h.Served}, {"tulle_dashboard_live_refused_total", h.Refused}, {"tulle_dashboard_live_missed_total", h.Missed},
-			{"tulle_store_spans_written_total", st.Written}, {"tulle_store_spans_duplicate_total", st.Duplicate}, {"tulle_store_damage_total", st.Corrupt},
+			{"tulle_dashboard_live_accepted_total", h.Served},
+			{"tulle_dashboard_live_refused_total", h.Refused},
+			{"tulle_dashboard_live_missed_total", h.Missed},
+			{"tulle_store_spans_written_total", st.Written},
+			{"tulle_store_spans_duplicate_total", st.Duplicate},
+			{"tulle_store_damage_total", st.Corrupt},
 		} {
 			metrics.WriteCounterUint64(w, c.name, c.v)
 		}

@@ -42,7 +42,6 @@ type mesh struct {
 	dir      string
 	bundle   string
 	token    string
-	grpc     net.Listener
 	grpcAddr string
 }
 

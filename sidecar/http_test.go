@@ -118,8 +118,10 @@ func TestResponses(t *testing.T) {
 	r, addr := front(t, func(s *policy.Service) { s.Retry.Attempts = 1 }, up)
 	const bad = "HTTP/1.1 502 Bad Gateway\r\ncontent-type: text/plain; charset=utf-8\r\nx-tulle-reason: upstream_protocol_error\r\n"
 	for _, c := range []struct{ name, send, want string }{ // want: prefix when it ends in a line end of a head
-		{"pipelined", fmt.Sprintf(get, "length", "") + fmt.Sprintf(get, "none", "") + fmt.Sprintf(get, "length", "Connection: close\r\n"),
-			responses["/length"] + responses["/none"] + "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nconnection: close\r\n\r\nok"},
+		{
+			"pipelined", fmt.Sprintf(get, "length", "") + fmt.Sprintf(get, "none", "") + fmt.Sprintf(get, "length", "Connection: close\r\n"),
+			responses["/length"] + responses["/none"] + "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nconnection: close\r\n\r\nok",
+		},
 		{"head", "HEAD / HTTP/1.1\r\nHost: a\r\n\r\n" + fmt.Sprintf(get, "length", ""), "HTTP/1.1 200 OK\r\nContent-Length: 1234\r\n\r\n" + responses["/length"]},
 		{"long", fmt.Sprintf(get, "long", ""), responses["/long"]},
 		{"chunked, verbatim", fmt.Sprintf(get, "chunked", ""), responses["/chunked"]},
@@ -129,8 +131,10 @@ func TestResponses(t *testing.T) {
 		{"interim", fmt.Sprintf(get, "early", ""), "HTTP/1.1 103 \r\nLink: x\r\n\r\n" + responses["/length"]},
 		{"1.0 upstream", fmt.Sprintf(get, "old", ""), responses["/length"]},
 		{"1.0 caller", "GET /length HTTP/1.0\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nconnection: close\r\n\r\nok"},
-		{"1.0 caller, keep-alive", "GET /length HTTP/1.0\r\nConnection: keep-alive\r\n\r\nGET /none HTTP/1.0\r\n\r\n",
-			"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nconnection: keep-alive\r\n\r\nokHTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n"},
+		{
+			"1.0 caller, keep-alive", "GET /length HTTP/1.0\r\nConnection: keep-alive\r\n\r\nGET /none HTTP/1.0\r\n\r\n",
+			"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nconnection: keep-alive\r\n\r\nokHTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n",
+		},
 		{"1.0 caller, chunks", "GET /chunked HTTP/1.0\r\n\r\n", "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nok"},
 		{"empty line first", "\r\n" + fmt.Sprintf(get, "length", ""), responses["/length"]},
 		{"two framings", fmt.Sprintf(get, "both", ""), bad},

@@ -34,8 +34,14 @@ func (s Style) services(w io.Writer, g *graph.Snapshot) error {
 	var rows [][]cell
 	for _, n := range g.Nodes {
 		rows = append(rows, []cell{
-			{text: n.Name}, {text: string(n.Kind)}, {text: rate(n.Inbound.Rate)}, ratio(n.Inbound.ErrorRatio),
-			{text: seconds(n.Inbound.P50)}, {text: seconds(n.Inbound.P95)}, {text: seconds(n.Inbound.P99)}, nodeState(n),
+			{text: n.Name},
+			{text: string(n.Kind)},
+			{text: rate(n.Inbound.Rate)},
+			ratio(n.Inbound.ErrorRatio),
+			{text: seconds(n.Inbound.P50)},
+			{text: seconds(n.Inbound.P95)},
+			{text: seconds(n.Inbound.P99)},
+			nodeState(n),
 		})
 	}
 	return s.table(w, cols, rows)
@@ -77,8 +83,16 @@ func nodeState(n graph.Node) cell {
 // Edges writes the edges of a snapshot, busiest first.
 func (s Style) Edges(w io.Writer, g *graph.Snapshot) error {
 	cols := []column{
-		{"EDGE", false}, {"PROTOCOL", false}, {"SEEN BY", false}, {"MTLS", false}, {"RATE", true}, {"ERRORS", true},
-		{"P50", true}, {"P95", true}, {"P99", true}, {"GAP", true},
+		{"EDGE", false},
+		{"PROTOCOL", false},
+		{"SEEN BY", false},
+		{"MTLS", false},
+		{"RATE", true},
+		{"ERRORS", true},
+		{"P50", true},
+		{"P95", true},
+		{"P99", true},
+		{"GAP", true},
 	}
 	edges := slices.Clone(g.Edges)
 	slices.SortStableFunc(edges, func(a, b graph.Edge) int {
@@ -110,8 +124,15 @@ func (s Style) Edges(w io.Writer, g *graph.Snapshot) error {
 			requests = fmt.Sprintf("%d open", v.Active)
 		}
 		rows = append(rows, []cell{
-			{text: name(e.Source) + " → " + name(e.Destination)}, {text: e.Protocol}, state, mtls, {text: requests}, ratio(v.ErrorRatio),
-			{text: seconds(v.P50)}, {text: seconds(v.P95)}, {text: seconds(v.P99)}, {text: gap},
+			{text: name(e.Source) + " → " + name(e.Destination)},
+			{text: e.Protocol},
+			state, mtls,
+			{text: requests},
+			ratio(v.ErrorRatio),
+			{text: seconds(v.P50)},
+			{text: seconds(v.P95)},
+			{text: seconds(v.P99)},
+			{text: gap},
 		})
 	}
 	return s.table(w, cols, rows)

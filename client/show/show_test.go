@@ -51,10 +51,14 @@ func snapshot() *graph.Snapshot {
 	return &graph.Snapshot{
 		Sequence: 7, At: zero, Window: 10 * time.Second,
 		Nodes: []graph.Node{
-			{ID: "catalog", Name: "catalog", Kind: graph.KindService, Inbound: graph.View{Rate: 150.4, ErrorRatio: 0.061, P50: 0.004, P95: 0.01, P99: 1.25},
-				Endpoints: []graph.Endpoint{{Address: "127.0.0.1:1", Instance: "catalog-1", State: "healthy"}, {Address: "127.0.0.1:2", Instance: "catalog-2", State: "ejected"}}},
-			{ID: "recommendations", Name: "recommendations", Kind: graph.KindService, TraceBreaks: &breaks, Inbound: graph.View{Rate: 27},
-				Reporters: []graph.Reporter{{Missing: true}, {}}},
+			{
+				ID: "catalog", Name: "catalog", Kind: graph.KindService, Inbound: graph.View{Rate: 150.4, ErrorRatio: 0.061, P50: 0.004, P95: 0.01, P99: 1.25},
+				Endpoints: []graph.Endpoint{{Address: "127.0.0.1:1", Instance: "catalog-1", State: "healthy"}, {Address: "127.0.0.1:2", Instance: "catalog-2", State: "ejected"}},
+			},
+			{
+				ID: "recommendations", Name: "recommendations", Kind: graph.KindService, TraceBreaks: &breaks, Inbound: graph.View{Rate: 27},
+				Reporters: []graph.Reporter{{Missing: true}, {}},
+			},
 			{ID: "unmeshed", Name: "unmeshed", Kind: graph.KindUnmeshed},
 			{ID: "web", Name: "web", Kind: graph.KindService, Inbound: graph.View{Rate: 91, P50: 0.01}},
 		},

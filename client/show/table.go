@@ -40,14 +40,6 @@ type cell struct {
 	code string
 }
 
-func plain(texts ...string) []cell {
-	out := make([]cell, len(texts))
-	for i, t := range texts {
-		out[i].text = t
-	}
-	return out
-}
-
 // table writes aligned columns, two spaces apart.
 func (s Style) table(w io.Writer, cols []column, rows [][]cell) error {
 	width := make([]int, len(cols))

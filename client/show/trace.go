@@ -30,8 +30,13 @@ func (s Style) Traces(w io.Writer, traces []store.TraceSummary) error {
 			root += "  (root not seen)"
 		}
 		rows = append(rows, []cell{
-			{t.ID, cyan}, {text: t.Start.Local().Format("15:04:05.000")}, {text: Duration(t.Duration)}, {text: fmt.Sprint(t.Spans)}, errors,
-			{text: fmt.Sprint(len(t.Services))}, {text: short(root, 60)},
+			{t.ID, cyan},
+			{text: t.Start.Local().Format("15:04:05.000")},
+			{text: Duration(t.Duration)},
+			{text: fmt.Sprint(t.Spans)},
+			errors,
+			{text: fmt.Sprint(len(t.Services))},
+			{text: short(root, 60)},
 		})
 	}
 	return s.table(w, cols, rows)

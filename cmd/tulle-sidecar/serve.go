@@ -66,7 +66,7 @@ func serve(ctx context.Context, c config, stdout, stderr io.Writer) error {
 		if err != nil {
 			return err
 		}
-		defer closeLog()
+		defer func() { _ = closeLog() }()
 		says.AccessLog = w
 		if c.accessLog == "text" {
 			says.AccessLogFormat = telemetry.LogText

@@ -183,7 +183,7 @@ func logger(level string) (*slog.Logger, error) {
 		return nil, usageError{fmt.Errorf("--log-level %q: must be debug, info, warn or error", level)}
 	}
 	if terminal(os.Stderr) {
-		return slog.New(tint.NewHandler(os.Stderr, &tint.Options{Level: l, TimeFormat: time.TimeOnly, NoColor: !colored(os.Stderr)})), nil
+		return slog.New(tint.NewTextHandler(os.Stderr, &tint.Options{Level: l, TimeFormat: time.TimeOnly, NoColor: !colored(os.Stderr)})), nil
 	}
 	return slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: l})), nil
 }

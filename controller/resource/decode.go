@@ -88,7 +88,8 @@ func decodeOne(file string, p part) (Document, bool) {
 	i := slices.IndexFunc(Kinds, func(k struct {
 		Name string
 		New  func() Object
-	}) bool {
+	},
+	) bool {
 		return k.Name == kind
 	})
 	if i < 0 {

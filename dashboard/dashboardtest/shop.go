@@ -355,10 +355,10 @@ func Fill(s *Spans, n int, now time.Time) {
 	for i := range n {
 		id := TraceID(i)
 		start := now.Add(-time.Duration(i)*1700*time.Millisecond - time.Duration(r.IntN(900))*time.Millisecond)
-		switch {
-		case i%10 == 3:
+		switch i % 10 {
+		case 3:
 			s.Put(id, start, failing(r)...)
-		case i%10 == 5:
+		case 5:
 			s.Put(id, start, broken(r)...)
 		default:
 			s.Put(id, start, fine(r)...)

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/prometheus/common/model"
+
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql"
@@ -30,8 +32,8 @@ func sortEvents(e []event.Event) {
 	slices.SortStableFunc(e, func(a, b event.Event) int { return b.Time.Compare(a.Time) })
 }
 
-// Sources is the whole shop. dir holds a real TSDB with 15 minutes of series; "" means none. close must be called.
-func Sources(dir string, now func() time.Time) (s source.Sources, close func() error, err error) {
+// Sources is the whole shop. dir holds a real TSDB with 15 minutes of series; "" means none. stop must be called.
+func Sources(dir string, now func() time.Time) (s source.Sources, stop func() error, err error) {
 	spans := NewSpans()
 	Fill(spans, 220, now())
 	tick := time.NewTicker(time.Second)
@@ -39,16 +41,16 @@ func Sources(dir string, now func() time.Time) (s source.Sources, close func() e
 		Spans: spans, Graph: &Graph{Ticks: tick.C, Now: now}, Events: NewEvents(now()), Alerts: &Alerts{now()}, Proxies: &Proxies{now()}, Now: now,
 		Banner: func() []source.Notice { return nil },
 	}
-	close = func() error { tick.Stop(); return nil }
+	stop = func() error { tick.Stop(); return nil }
 	if dir == "" {
-		return s, close, nil
+		return s, stop, nil
 	}
 	db, err := tsdb.Open(dir, nil, nil, tsdb.DefaultOptions(), nil)
 	if err != nil {
-		return s, close, err
+		return s, stop, err
 	}
 	if err := series(db, now()); err != nil {
-		return s, close, errors.Join(err, db.Close())
+		return s, stop, errors.Join(err, db.Close())
 	}
 	s.Metrics = source.Metrics{Queryable: db, Exemplars: db, Engine: promql.NewEngine(promql.EngineOpts{
 		MaxSamples: 5_000_000, Timeout: 20 * time.Second, EnableAtModifier: true, EnableNegativeOffset: true,
@@ -94,7 +96,7 @@ func series(db *tsdb.DB, now time.Time) error {
 				if err := put(app, t, st.bad, "tulle_requests_total", append(base, "code_class", "5xx", "reason", "upstream_5xx")); err != nil {
 					return err
 				}
-				l := labels.FromStrings(append([]string{labels.MetricName, "tulle_request_duration_seconds", "code_class", "2xx"}, base...)...)
+				l := labels.FromStrings(append([]string{model.MetricNameLabel, "tulle_request_duration_seconds", "code_class", "2xx"}, base...)...)
 				if _, err := app.AppendHistogram(0, l, t.UnixMilli(), nil, st.h.Copy()); err != nil {
 					return err
 				}
@@ -108,7 +110,7 @@ func series(db *tsdb.DB, now time.Time) error {
 }
 
 func put(app storage.Appender, t time.Time, v float64, name string, pairs []string) error {
-	_, err := app.Append(0, labels.FromStrings(append([]string{labels.MetricName, name}, pairs...)...), t.UnixMilli(), v)
+	_, err := app.Append(0, labels.FromStrings(append([]string{model.MetricNameLabel, name}, pairs...)...), t.UnixMilli(), v)
 	return err
 }
 

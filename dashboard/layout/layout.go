@@ -72,8 +72,13 @@ const grid = 4 // node corners are multiples of it
 func (o Options) withDefaults() Options {
 	d := Defaults
 	for _, f := range []struct{ v, d *float64 }{
-		{&o.NodeW, &d.NodeW}, {&o.NodeH, &d.NodeH}, {&o.GapX, &d.GapX}, {&o.GapY, &d.GapY},
-		{&o.LabelW, &d.LabelW}, {&o.LabelH, &d.LabelH}, {&o.Margin, &d.Margin},
+		{&o.NodeW, &d.NodeW},
+		{&o.NodeH, &d.NodeH},
+		{&o.GapX, &d.GapX},
+		{&o.GapY, &d.GapY},
+		{&o.LabelW, &d.LabelW},
+		{&o.LabelH, &d.LabelH},
+		{&o.Margin, &d.Margin},
 	} {
 		if *f.v <= 0 {
 			*f.v = *f.d

@@ -15,6 +15,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"net/http"
 	"slices"
@@ -276,7 +277,8 @@ func (h *Hub) read(c *client) {
 			Topics []string `json:"topics"`
 		}
 		if err := c.conn.ReadJSON(&m); err != nil {
-			if _, bad := err.(*json.SyntaxError); bad {
+			syntaxError := &json.SyntaxError{}
+			if errors.As(err, &syntaxError) {
 				c.stop(websocket.CloseUnsupportedData, "not JSON")
 			}
 			return

@@ -85,7 +85,7 @@ func (h *webhook) run(ctx context.Context, address string, ready func()) error {
 	if srv.Shutdown(stop) != nil {
 		srv.Close()
 	}
-	<-failed
+	_ = <-failed // http.ErrServerClosed
 	return nil
 }
 

@@ -101,7 +101,7 @@ func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
 		srv.Close()
 		err = fmt.Errorf("requests in flight did not finish within %s: %w", drainTimeout, err)
 	}
-	<-failed
+	_ = <-failed // http.ErrServerClosed
 	return err
 }
 
@@ -205,7 +205,7 @@ func writeJSON(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", strconv.Itoa(len(b)+1))
 	w.WriteHeader(status)
-	w.Write(append(b, '\n'))
+	_, _ = w.Write(append(b, '\n')) // the caller may have left
 }
 
 func readJSON(r *http.Request, into any) error {

@@ -38,7 +38,8 @@ func TestTraceparent(t *testing.T) {
 }
 
 func TestIDs(t *testing.T) {
-	if NewTraceID() == NewTraceID() || NewSpanID() == NewSpanID() {
+	trace, span := NewTraceID(), NewSpanID()
+	if trace == NewTraceID() || span == NewSpanID() {
 		t.Error("ids repeat")
 	}
 	id := string(AppendRequestID(nil))

@@ -12,7 +12,6 @@ type chunks struct {
 	extra  int // bytes of extensions and trailers so far
 	line   int // bytes of the current trailer line
 	name   [18]byte
-	colon  bool
 }
 
 type chunkState uint8

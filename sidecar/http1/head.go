@@ -253,7 +253,7 @@ func (h *head) parseTarget() *fault {
 		return faultConnect
 	case len(t) == 1 && t[0] == '*' && string(h.bytes(h.method)) == "OPTIONS":
 	default:
-		scheme := 0
+		var scheme int
 		if hasPrefixFold(t, "http://") {
 			scheme = len("http://")
 		} else if hasPrefixFold(t, "https://") {

@@ -27,8 +27,8 @@ const MaxConnections = 16 << 10
 
 // Back-off of a listener that cannot bind.
 const (
-	retryMin = 250 * time.Millisecond
-	retryMax = 5 * time.Second
+	retryFirst   = 250 * time.Millisecond
+	retryLongest = 5 * time.Second
 )
 
 // Config of a Set.
@@ -179,7 +179,7 @@ func (s *Set) bindLocked(l *listener, now time.Time) {
 		if l.since.IsZero() {
 			l.since = now
 		}
-		l.wait = min(max(retryMin, 2*l.wait), retryMax)
+		l.wait = min(max(retryFirst, 2*l.wait), retryLongest)
 		l.next = now.Add(l.wait)
 		s.cfg.Log.Error("listener is not open", "listener", b.Listener.Name, "address", l.addr.String(), "err", l.err, "retry", l.wait)
 		return

@@ -342,8 +342,10 @@ func BenchmarkRecord(b *testing.B) {
 func BenchmarkCut(b *testing.B) {
 	c := newCounters(10_000)
 	for i := range 10_000 {
-		c.count(&flow.Record{Kind: flow.KindExchange, Side: flow.SideServer, Status: 200, Duration: time.Duration(i) * time.Microsecond,
-			Source: flow.Peer{Service: fmt.Sprint("svc-", i)}, Destination: flow.Peer{Service: "cart"}})
+		c.count(&flow.Record{
+			Kind: flow.KindExchange, Side: flow.SideServer, Status: 200, Duration: time.Duration(i) * time.Microsecond,
+			Source: flow.Peer{Service: fmt.Sprint("svc-", i)}, Destination: flow.Peer{Service: "cart"},
+		})
 	}
 	for b.Loop() {
 		c.read(true)

@@ -218,7 +218,7 @@ func (t *Telemetry) Run(ctx context.Context, ready func()) error {
 			return fmt.Errorf("telemetry: observer address %q is not usable (want host:port): %w", t.cfg.Target, err)
 		}
 		t.client = c
-		defer c.Close()
+		defer func() { _ = c.Close() }()
 	}
 	// hard ends every export and every wait; it outlives ctx by the flush time.
 	hard, stop := context.WithCancel(context.WithoutCancel(ctx))

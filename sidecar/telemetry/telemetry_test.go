@@ -335,7 +335,7 @@ func TestQueueBytes(t *testing.T) {
 
 func TestRingFull(t *testing.T) {
 	tel := New(Config{})
-	for range (ringChunks)*chunkRecords + 5 {
+	for range ringChunks*chunkRecords + 5 {
 		tel.Record(exchange(1))
 	}
 	if got := tel.dropped[dropRing].Load(); got != 5 {

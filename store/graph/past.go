@@ -9,6 +9,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/prometheus/common/model"
+
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/value"
@@ -49,7 +51,7 @@ func (g *Graph) At(ctx context.Context, t time.Time) (*Snapshot, error) {
 	w := newWindow(t.UTC(), pastWindow)
 	p := past{w: w, from: from.UnixMilli(), oldest: t.Add(-lookback).UnixMilli(), traces: map[string][2]float64{}, reporters: map[[2]string]*Reporter{}}
 	for _, name := range pastMetrics {
-		set := q.Select(ctx, false, nil, labels.MustNewMatcher(labels.MatchEqual, labels.MetricName, name))
+		set := q.Select(ctx, false, nil, labels.MustNewMatcher(labels.MatchEqual, model.MetricNameLabel, name))
 		for set.Next() {
 			if err := p.read(name, set.At()); err != nil {
 				return nil, fmt.Errorf("graph: read the past: %w", err)

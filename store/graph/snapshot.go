@@ -111,7 +111,7 @@ func (g *Graph) snapshotLocked(now time.Time) *Snapshot {
 	for k := range w.keys {
 		known := true
 		for _, service := range []string{k.source, k.destination} {
-			if service == k.destination && service == k.source && len(w.missing[k]) > 0 {
+			if k.source == k.destination && len(w.missing[k]) > 0 {
 				continue
 			}
 			reporters := byService[service]

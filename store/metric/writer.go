@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/prometheus/common/model"
+
 	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
@@ -258,7 +260,7 @@ func fold(pairs []string) (out []string, changed bool) {
 
 func labelsOf(name string, pairs []string) labels.Labels {
 	m := make(map[string]string, len(pairs)/2+1)
-	m[labels.MetricName] = name
+	m[model.MetricNameLabel] = name
 	for i := 0; i+1 < len(pairs); i += 2 {
 		if pairs[i+1] != "" {
 			m[pairs[i]] = pairs[i+1]

@@ -239,7 +239,7 @@ func first(t *testing.T, b []byte) ptrace.Span {
 func TestForeignSpan(t *testing.T) {
 	s := ptrace.NewSpan()
 	s.SetName("SELECT")
-	if _, err := otlpin.Record(s); err != otlpin.ErrNotRecord {
+	if _, err := otlpin.Record(s); !errors.Is(err, otlpin.ErrNotRecord) {
 		t.Errorf("got %v", err)
 	}
 	s.Attributes().PutStr(flow.AttrKind, "attempt")

@@ -122,7 +122,7 @@ func (c *Client) Run(ctx context.Context, ready func()) error {
 			continue
 		}
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // asked to stop: what failed meanwhile is not news
 		}
 		c.mu.Lock()
 		c.status.LastError = err.Error()

@@ -85,7 +85,7 @@ func BenchmarkRead(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer db.Close() //nolint:errcheck // the benchmark's end
+	defer db.Close()
 	for i := range 10_000 {
 		for errors.Is(db.Write(b.Context(), meshBatch(i)), store.ErrBusy) {
 			<-time.NewTimer(time.Millisecond).C

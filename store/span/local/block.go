@@ -110,7 +110,7 @@ func (db *DB) rebuildIndex(path string) (*block, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close() //nolint:errcheck // read only
+	defer f.Close()
 	bf, err := openParquet(f, nil)
 	if err != nil {
 		return nil, err
@@ -386,7 +386,7 @@ func (c *cache) parts(b *block) ([]*part, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errIndex, err)
 	}
-	defer f.Close() //nolint:errcheck // read only
+	defer f.Close()
 	ps, err := readIndexParts(f)
 	if err != nil {
 		return nil, err

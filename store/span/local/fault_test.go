@@ -423,7 +423,7 @@ func TestBlocksAreOrdinaryParquet(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close() //nolint:errcheck // read only
+	defer f.Close()
 	st, err := f.Stat()
 	if err != nil {
 		t.Fatal(err)

@@ -240,7 +240,7 @@ func decodeAttrs(s string, each func(attr) bool) {
 }
 
 func uvarint(s string) (n uint64, width int) {
-	for i := 0; i < len(s); i++ {
+	for i := range len(s) {
 		n |= uint64(s[i]&0x7f) << (7 * i)
 		if s[i] < 0x80 {
 			return n, i + 1
