@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"go/parser"
+	"go/token"
 	"io"
 	"io/fs"
 	"os"
@@ -50,6 +52,7 @@ const testsOnly = module + "/internal/testmesh"
 type pkg struct {
 	ImportPath string
 	Name       string
+	Dir        string
 	Doc        string
 	Standard   bool
 	GoFiles    []string
@@ -82,7 +85,7 @@ func touch(t *testing.T) {
 func load(t *testing.T) graph {
 	t.Helper()
 	touch(t)
-	cmd := exec.Command("go", "list", "-e", "-deps", "-json=ImportPath,Name,Doc,Standard,GoFiles,Imports", "./...")
+	cmd := exec.Command("go", "list", "-e", "-deps", "-json=ImportPath,Name,Dir,Doc,Standard,GoFiles,Imports", "./...")
 	cmd.Dir = ".."
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
@@ -206,11 +209,28 @@ func (g graph) violations() (out []string) {
 			say("%s: rule: no package is named %s: name it after the noun it holds", name, base)
 		}
 		generated := strings.HasPrefix(name, module+"/internal/gen/")
+		if strings.HasPrefix(p.Doc, "templ: version") { // the comment of a generated page, which stands before the package's own file
+			p.Doc = handWrittenDoc(p)
+		}
 		if start := "Package " + p.Name + " "; !generated && (p.Doc == "" || p.Name != "main" && !strings.HasPrefix(p.Doc, start)) {
 			say("%s: rule: every package says in one sentence what it is: a comment that begins with %q above its package clause", name, start)
 		}
 	}
 	return out
+}
+
+// handWrittenDoc is the package comment of the files that templ did not write.
+func handWrittenDoc(p pkg) string {
+	for _, name := range p.GoFiles {
+		if strings.HasSuffix(name, "_templ.go") {
+			continue
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), filepath.Join(p.Dir, name), nil, parser.ParseComments|parser.PackageClauseOnly)
+		if err == nil && f.Doc != nil {
+			return f.Doc.Text()
+		}
+	}
+	return ""
 }
 
 // TestDependencies holds the lines of the design: which part may import which, what the data plane must never contain, and that every package

@@ -17,14 +17,14 @@ import (
 // Settings of the outlier advisor. Zero fields take the default named beside them.
 type Settings struct {
 	Window             time.Duration // how far back evidence counts; default 5 s
-	MinRequests        uint64        // to the endpoint within the evidence, for failures; default 20
+	MinRequests        uint64        // to the endpoint within the evidence, for failures; default 6: balancers already starve a failing endpoint
 	MinFailures        uint64        // default 5
 	FailureRatio       float64       // default 0.30
 	RatioAbovePeers    float64       // the ratio must exceed the peers' median by this; default 0.20
 	Z                  float64       // and be that significant (two-proportion z); default 5
 	LatencyFactor      float64       // p50 against the peers' median; default 5
 	LatencyAbovePeers  time.Duration // and at least this much above it; default 250 ms
-	LatencyWindows     int           // slow windows needed, none of the others good; default 3
+	LatencyWindows     int           // slow windows needed, none of the others good; default 2
 	LatencyMinRequests uint64        // default 6: balancers already starve a slow endpoint
 	MinReporters       int           // distinct authenticated reporters that agree; default 2
 	Share              float64       // of a service's endpoints that may be ejected, at least one, never the last; default 0.1
@@ -39,14 +39,14 @@ type Settings struct {
 
 func (s Settings) withDefaults() Settings {
 	def(&s.Window, 5*time.Second)
-	def(&s.MinRequests, 20)
+	def(&s.MinRequests, 6)
 	def(&s.MinFailures, 5)
 	def(&s.FailureRatio, 0.30)
 	def(&s.RatioAbovePeers, 0.20)
 	def(&s.Z, 5)
 	def(&s.LatencyFactor, 5)
 	def(&s.LatencyAbovePeers, 250*time.Millisecond)
-	def(&s.LatencyWindows, 3)
+	def(&s.LatencyWindows, 2)
 	def(&s.LatencyMinRequests, 6)
 	def(&s.MinReporters, 2)
 	def(&s.Share, 0.1)

@@ -23,7 +23,7 @@ type sim struct {
 	rate      func(s int) float64                              // per endpoint and second, when nothing is ejected
 	behave    func(s, endpoint int) (failure, latency float64) // probability, seconds
 	tamper    func(s int, w *tullev1.Observed)                 // on the way to the advisor
-	lag       time.Duration                                    // from the end of a window to its arrival; default 2 s
+	lag       time.Duration                                    // from the end of a window to its arrival; default 1.5 s
 	fleet     *Fleet
 	outlier   *Outlier
 	overrides []Override
@@ -40,7 +40,7 @@ var epoch = time.Unix(1_800_000_000, 0)
 
 func newSim(t *testing.T, seed uint64, endpoints, clients int) *sim {
 	s := &sim{
-		t: t, rand: rand.New(rand.NewPCG(seed, 42)), clients: clients, outlier: NewOutlier(Settings{}), lag: 2 * time.Second,
+		t: t, rand: rand.New(rand.NewPCG(seed, 42)), clients: clients, outlier: NewOutlier(Settings{}), lag: 1500 * time.Millisecond,
 		rate:   func(int) float64 { return 50 },
 		behave: func(int, int) (float64, float64) { return 0.005, 0.005 },
 		fleet:  &Fleet{Services: map[string]Service{"catalog": {Endpoints: map[netip.AddrPort]string{}, Eject: true}}, Reporters: map[string]Reporter{}, Revision: "r1"},
@@ -202,8 +202,8 @@ func TestEjectsWithinFiveSecondsAndReadmitsAfterHeal(t *testing.T) {
 		{"most fail", 0.8, 0.005, 2, 5 * time.Second},
 		{"one client and the endpoint's own sidecar", 1, 0.005, 1, 5 * time.Second},
 		{"half fail", 0.5, 0.005, 2, 5 * time.Second},
-		{"slow", 0, 1, 2, 6 * time.Second},
-		{"slow, one client", 0, 1, 1, 6 * time.Second},
+		{"slow", 0, 1, 2, 5 * time.Second},
+		{"slow, one client", 0, 1, 1, 5 * time.Second},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			for seed := range uint64(15) {
@@ -344,7 +344,7 @@ func TestOneReporterAloneNeverEjects(t *testing.T) {
 
 func TestTinyVolumeDecidesNothing(t *testing.T) {
 	s := newSim(t, 5, 3, 2)
-	s.rate = func(int) float64 { return 0.8 }
+	s.rate = func(int) float64 { return 0.3 }
 	s.behave = faulty(0, 600, 1, 0.005)
 	s.run(0, 600)
 	if len(s.events) > 0 {

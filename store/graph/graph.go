@@ -36,7 +36,7 @@ type Config struct {
 	Registerer prometheus.Registerer // the graph's own metrics; default none
 
 	Window     time.Duration // live window; default 10 s, whole seconds, at most 20 s
-	SealAfter  time.Duration // a one-second slot is sealed this long after its end; default 2 s, at most 5 s
+	SealAfter  time.Duration // a one-second slot is sealed this long after its end; default 1 s, at most 5 s
 	SilentFor  time.Duration // a reporter silent for this long is missing; default 5 s
 	WriteEvery time.Duration // how often series are written to DB; default 5 s
 	ForgetIdle time.Duration // edges without traffic and reporters that are gone are forgotten after this; default 10 min
@@ -61,7 +61,7 @@ func (c Config) withDefaults() (Config, error) {
 		def, limit time.Duration
 	}{
 		{&c.Window, "Window", 10 * time.Second, 20 * time.Second},
-		{&c.SealAfter, "SealAfter", 2 * time.Second, 5 * time.Second},
+		{&c.SealAfter, "SealAfter", time.Second, 5 * time.Second},
 		{&c.SilentFor, "SilentFor", 5 * time.Second, time.Hour},
 		{&c.WriteEvery, "WriteEvery", 5 * time.Second, time.Minute},
 		{&c.ForgetIdle, "ForgetIdle", 10 * time.Minute, 24 * time.Hour},
