@@ -36,7 +36,7 @@ type Config struct {
 	Registerer prometheus.Registerer // the graph's own metrics; default none
 
 	Window     time.Duration // live window; default 10 s, whole seconds, at most 20 s
-	SealAfter  time.Duration // a one-second slot is sealed this long after its end; default 1 s, at most 5 s
+	SealAfter  time.Duration // a one-second slot is sealed when every reporter has reported it, at the latest this long after its end; default 2 s, at most 5 s
 	SilentFor  time.Duration // a reporter silent for this long is missing; default 5 s
 	WriteEvery time.Duration // how often series are written to DB; default 5 s
 	ForgetIdle time.Duration // edges without traffic and reporters that are gone are forgotten after this; default 10 min
@@ -61,7 +61,7 @@ func (c Config) withDefaults() (Config, error) {
 		def, limit time.Duration
 	}{
 		{&c.Window, "Window", 10 * time.Second, 20 * time.Second},
-		{&c.SealAfter, "SealAfter", time.Second, 5 * time.Second},
+		{&c.SealAfter, "SealAfter", 2 * time.Second, 5 * time.Second},
 		{&c.SilentFor, "SilentFor", 5 * time.Second, time.Hour},
 		{&c.WriteEvery, "WriteEvery", 5 * time.Second, time.Minute},
 		{&c.ForgetIdle, "ForgetIdle", 10 * time.Minute, 24 * time.Hour},
@@ -166,9 +166,17 @@ func Open(cfg Config) (*Graph, error) {
 	return g, nil
 }
 
+// tickPhase is how long after a whole second Run ticks: sidecars report at whole seconds, so the second before is complete by then as a rule.
+const tickPhase = 300 * time.Millisecond
+
+// untilTick is the time from now to the next tick.
+func untilTick(now time.Time) time.Duration {
+	return now.Add(-tickPhase).Truncate(time.Second).Add(time.Second + tickPhase).Sub(now)
+}
+
 // Run ticks once a second until ctx is done, then writes the series a last time.
 func (g *Graph) Run(ctx context.Context, ready func()) error {
-	t := time.NewTicker(time.Second)
+	t := time.NewTimer(untilTick(time.Now()))
 	defer t.Stop()
 	ready()
 	for {
@@ -179,8 +187,23 @@ func (g *Graph) Run(ctx context.Context, ready func()) error {
 			return g.write(last, g.cfg.Now())
 		case <-t.C:
 			g.Tick(ctx, g.cfg.Now())
+			t.Reset(untilTick(time.Now()))
 		}
 	}
+}
+
+// completeLocked reports whether every reporter that is there has reported slot n whole, so that waiting longer would change nothing.
+func (g *Graph) completeLocked(n int64) bool {
+	from := n * int64(time.Second)
+	for _, r := range g.reporters {
+		if r.missing {
+			continue
+		}
+		if _, known := r.whole(from, from+int64(time.Second)); !known {
+			return false
+		}
+	}
+	return len(g.reporters) > 0
 }
 
 // sealTarget is the number of the first slot that is still open at now.
@@ -198,7 +221,8 @@ func (g *Graph) Tick(ctx context.Context, now time.Time) {
 	if skip := target - keepSlots; g.sealed < skip {
 		g.sealed = skip // the observer slept; what it missed is in no window
 	}
-	for ; g.sealed < target; g.sealed++ {
+	ended := floorDiv(now.UnixNano(), int64(time.Second)) // the slot that is not over yet
+	for ; g.sealed < target || g.sealed < ended && g.completeLocked(g.sealed); g.sealed++ {
 		g.observeLocked(now, g.slots[g.sealed])
 	}
 	g.forgetLocked(now)
