@@ -220,7 +220,13 @@ type client struct {
 	text string
 
 	mu   sync.Mutex
-	seen map[string]uint64 // subscribed topics and the last sequence sent
+	subs map[string]*subscription // by topic
+}
+
+// subscription is one of a client to one topic. Subscribing again after unsubscribing makes a new one, so that a message that is being written
+// at that moment does not count as seen by it.
+type subscription struct {
+	seen uint64 // the last sequence sent; the writer's
 }
 
 func (c *client) stop(code int, text string) {
@@ -247,7 +253,7 @@ func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return // Upgrade has answered
 	}
 	h.served.Add(1)
-	c := &client{conn: conn, bell: make(chan struct{}, 1), done: make(chan struct{}), seen: map[string]uint64{}}
+	c := &client{conn: conn, bell: make(chan struct{}, 1), done: make(chan struct{}), subs: map[string]*subscription{}}
 	h.mu.Lock()
 	h.clients[c] = struct{}{}
 	if !h.running {
@@ -288,11 +294,11 @@ func (h *Hub) read(c *client) {
 			switch {
 			case h.topics[name] == nil: // unknown topics are ignored: an old page may ask for what no longer exists
 			case m.Type == "subscribe":
-				if _, ok := c.seen[name]; !ok {
-					c.seen[name] = 0
+				if c.subs[name] == nil {
+					c.subs[name] = &subscription{}
 				}
 			case m.Type == "unsubscribe":
-				delete(c.seen, name)
+				delete(c.subs, name)
 			}
 		}
 		c.mu.Unlock()
@@ -319,12 +325,12 @@ func (h *Hub) write(c *client) {
 		case <-c.bell:
 			for _, t := range h.list {
 				c.mu.Lock()
-				seen, subscribed := c.seen[t.Name]
+				sub := c.subs[t.Name]
 				c.mu.Unlock()
-				if !subscribed {
+				if sub == nil {
 					continue
 				}
-				msg, seq, missed := h.topics[t.Name].next(seen)
+				msg, seq, missed := h.topics[t.Name].next(sub.seen)
 				if msg == nil {
 					continue
 				}
@@ -333,11 +339,7 @@ func (h *Hub) write(c *client) {
 				if c.conn.WritePreparedMessage(msg) != nil {
 					return
 				}
-				c.mu.Lock()
-				if _, still := c.seen[t.Name]; still {
-					c.seen[t.Name] = seq
-				}
-				c.mu.Unlock()
+				sub.seen = seq
 			}
 		}
 	}
