@@ -84,6 +84,8 @@ type work struct {
 	leftover  []byte // of the next request, read by the uploader
 	uploading bool
 	uploaded  chan upload
+	ended     upload // how the upload of the current try ended; zero while there is none
+	broken    bool   // the current try did not get the whole request upstream
 }
 
 var errGone = errors.New("the caller closed the connection")
