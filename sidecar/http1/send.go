@@ -334,7 +334,7 @@ func (t *try) response() {
 	if gated && t.uploading() { // the gate asks what of the body can be sent again, and a service that says 503 will hardly read the rest
 		_ = t.up.SetWriteDeadline(aLongTimeAgo)
 		u := c.stopUpload()
-		w.ended = upload{} // stopped is not failed
+		w.ended = upload{}                                                                         // stopped is not failed
 		gated = u.upstream || u.reason == flow.ReasonNone || u.reason == flow.ReasonRequestTimeout // else the caller is gone
 	}
 	if gated && x.Gate.Retry(x, h.status) {
