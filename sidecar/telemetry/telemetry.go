@@ -263,6 +263,9 @@ func (t *Telemetry) Run(ctx context.Context, ready func()) error {
 	if exporting {
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), t.cfg.FlushTimeout/10)
 		defer cancel()
+		if s, ok := t.latest.take(); ok { // taken, or being sent, just when ctx ended: without it the sequence would have a hole
+			t.deliver(last, metrics, s, nil)
+		}
 		s := t.sampled()
 		s.goodbye = true
 		t.deliver(last, metrics, s, nil)
