@@ -368,3 +368,89 @@ func TestStaleConnection(t *testing.T) {
 		t.Errorf("%d exchanges", len(ex))
 	}
 }
+
+// TestUpgradeAfterBody: a request that asks for another protocol may have a body that comes later; what the caller sends right behind it is the
+// first of the new protocol.
+func TestUpgradeAfterBody(t *testing.T) {
+	head := make(chan struct{})
+	up := scripted(t, func(c net.Conn, r *bufio.Reader) {
+		req, err := http.ReadRequest(r)
+		if err != nil {
+			return
+		}
+		close(head)
+		b, _ := io.ReadAll(req.Body)
+		fmt.Fprintf(c, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n%s", b)
+		_, _ = io.Copy(c, r)
+	})
+	_, addr := front(t, func(s *policy.Service) { s.Retry.Attempts = 1 }, up)
+	c, err := net.Dial("tcp", addr.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	fmt.Fprint(c, "POST / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+	<-head
+	fmt.Fprint(c, "4\r\nbody\r\n0\r\n\r\nbehind")
+	_ = c.(*net.TCPConn).CloseWrite()
+	got, err := io.ReadAll(c)
+	if want := "\r\n\r\nbodybehind"; err != nil || !strings.HasPrefix(string(got), "HTTP/1.1 101 ") || !strings.HasSuffix(string(got), want) {
+		t.Errorf("got %q, %v; want a 101 that ends in %q", got, err, want)
+	}
+}
+
+// TestUnavailableWithinUpload: a 503 that comes while the body is on its way is tried again from the body's beginning, or passed on saying that
+// the connection is over.
+func TestUnavailableWithinUpload(t *testing.T) {
+	for _, tries := range []int{1, 2} {
+		answered := make(chan struct{}, 2)
+		var mu sync.Mutex
+		n := 0
+		up := scripted(t, func(c net.Conn, r *bufio.Reader) {
+			req, err := http.ReadRequest(r)
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			n++
+			first := n == 1
+			mu.Unlock()
+			if first {
+				_, _ = io.ReadFull(req.Body, make([]byte, 3))
+				_, _ = io.WriteString(c, "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 2\r\n\r\nno")
+				answered <- struct{}{}
+			}
+			b, err := io.ReadAll(req.Body)
+			if err == nil {
+				fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(b), b)
+			}
+		})
+		r, addr := front(t, func(s *policy.Service) { s.Retry.Attempts, s.Retry.BackoffBase = tries, time.Nanosecond }, up)
+		c, err := net.Dial("tcp", addr.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		fmt.Fprint(c, "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nabc")
+		<-answered
+		want, body := 503, "no"
+		if tries > 1 {
+			testmesh.Eventually(t, "second try", func() bool { mu.Lock(); defer mu.Unlock(); return n == 2 })
+			fmt.Fprint(c, "def")
+			want, body = 200, "abcdef"
+		}
+		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, _ := io.ReadAll(resp.Body); resp.StatusCode != want || string(b) != body || resp.Close != (want == 503) || resp.Header.Get("x-tulle-reason") != "" {
+			t.Errorf("%d tries: got %d %q, close %t, %v", tries, resp.StatusCode, b, resp.Close, resp.Header)
+		}
+		_ = c.Close()
+		r.stop()
+		if at := r.rec.Closed(flow.KindAttempt); len(at) != tries || at[0].Status != 503 {
+			t.Errorf("%d tries: attempts %+v", tries, at)
+		}
+	}
+}

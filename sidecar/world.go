@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
-	"time"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/identity"
@@ -77,7 +76,7 @@ func (s *Sidecar) destination(key string, sv policy.Service) *exchange.Destinati
 		st = &service{}
 		s.services[key] = st
 	}
-	sv = withDefaults(sv)
+	sv = sv.WithDefaults()
 	if st.budget == nil || st.ratio != sv.Retry.BudgetRatio || st.floor != sv.Retry.BudgetMin {
 		st.ratio, st.floor = sv.Retry.BudgetRatio, sv.Retry.BudgetMin
 		st.budget = resilience.NewBudget(st.ratio, st.floor)
@@ -112,34 +111,4 @@ func (s *Sidecar) clientTLS(name string, ids []string) *tls.Config {
 	}
 	c.ClientSessionCache = tls.NewLRUClientSessionCache(256)
 	return c
-}
-
-// withDefaults replaces zero settings by the defaults named beside them in package policy.
-func withDefaults(s policy.Service) policy.Service {
-	duration := func(d *time.Duration, def time.Duration) {
-		if *d == 0 {
-			*d = def
-		}
-	}
-	number := func(n *int, def int) {
-		if *n == 0 {
-			*n = def
-		}
-	}
-	duration(&s.RequestTimeout, policy.DefaultRequestTimeout)
-	duration(&s.TryTimeout, s.RequestTimeout)
-	duration(&s.ConnectTimeout, policy.DefaultConnectTimeout)
-	duration(&s.IdleTimeout, policy.DefaultIdleTimeout)
-	number(&s.MaxRequests, policy.DefaultMaxRequests)
-	number(&s.MaxConnections, policy.DefaultMaxConnections)
-	number(&s.Retry.Attempts, 2)
-	if s.Retry.BudgetRatio == 0 {
-		s.Retry.BudgetRatio = 0.2
-	}
-	if s.Retry.BudgetMin == 0 {
-		s.Retry.BudgetMin = 10
-	}
-	duration(&s.Retry.BackoffBase, 25*time.Millisecond)
-	duration(&s.Retry.BackoffMax, 250*time.Millisecond)
-	return s
 }

@@ -37,7 +37,7 @@ type config struct {
 
 const usage = `Usage: tulle-sidecar --instance NAME --service NAME --bundle FILE --state-dir DIR [flags]
 
-Runs the data plane of one workload. Every flag can also be set in the environment: --otlp as TULLE_OTLP, --state-dir as
+Runs the data plane of one workload. Every flag but --version can also be set in the environment: --otlp as TULLE_OTLP, --state-dir as
 TULLE_STATE_DIR. The join token is read from --token-file or TULLE_JOIN_TOKEN and is needed the first time only.
 
 Flags:
@@ -84,6 +84,9 @@ func parse(args []string, env func(string) (string, bool), stderr io.Writer) (co
 	f.Visit(func(fl *flag.Flag) { given[fl.Name] = true })
 	var err error
 	f.VisitAll(func(fl *flag.Flag) {
+		if fl.Name == "version" { // TULLE_VERSION is somebody else's
+			return
+		}
 		name := "TULLE_" + strings.ToUpper(strings.ReplaceAll(fl.Name, "-", "_"))
 		if v, ok := env(name); ok && !given[fl.Name] && err == nil {
 			if serr := fl.Value.Set(v); serr != nil {

@@ -50,7 +50,7 @@ func bundle(t *testing.T) string {
 func TestParse(t *testing.T) {
 	file, state := bundle(t), t.TempDir()
 	needed := []string{"--instance", "cart-1", "--service", "cart", "--bundle", file, "--state-dir", state}
-	env := map[string]string{"TULLE_OTLP": "obs:1", "TULLE_NAMESPACE": "env", "TULLE_JOIN_TOKEN": " secret\n", "TULLE_DRAIN_TIMEOUT": "3s"}
+	env := map[string]string{"TULLE_OTLP": "obs:1", "TULLE_NAMESPACE": "env", "TULLE_JOIN_TOKEN": " secret\n", "TULLE_DRAIN_TIMEOUT": "3s", "TULLE_VERSION": "v1.2.3"}
 	c, err := parse(append(needed, "--namespace", "shop", "--admin-host", "Cart.Shop, x"), func(k string) (string, bool) { v, ok := env[k]; return v, ok }, io.Discard)
 	if err != nil {
 		t.Fatal(err)

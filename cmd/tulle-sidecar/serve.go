@@ -92,7 +92,7 @@ func serve(ctx context.Context, c config, stdout, stderr io.Writer) error {
 		run.Actor{Name: "identity", Run: joining.Run},
 		run.Actor{Name: "telemetry", Run: telling.Run},
 		run.Actor{Name: "watch", Run: watching.Run},
-		run.Actor{Name: "sidecar", Run: carrying.Run},
+		run.Actor{Name: "sidecar", Run: carrying.Run, StopTimeout: c.drainTimeout + 10*time.Second},
 	)
 	if err == nil {
 		log.Info("tulle-sidecar stopped")

@@ -9,7 +9,8 @@ type Recorder interface {
 	Record(r *Record)
 	// Active adds delta to the number of live exchanges or connections of an edge as seen from one side.
 	Active(key ActiveKey, delta int64)
-	// TraceContext notes whether an outbound exchange carried a valid traceparent while its workload had an inbound exchange in flight.
+	// TraceContext notes that an outbound exchange carried a valid traceparent (kept), or that it carried none though its workload had an inbound
+	// exchange in flight (not kept). One without either is no sign of anything and is not noted.
 	TraceContext(kept bool)
 }
 

@@ -2,6 +2,7 @@
 package run
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,12 +16,14 @@ import (
 type Actor struct {
 	Name string
 	Run  func(ctx context.Context, ready func()) error
+	// StopTimeout bounds how long it may take to stop before the group goes on without it; 0 means the package's StopTimeout.
+	StopTimeout time.Duration
 }
 
 // ErrStopTimeout is joined into the error of a group in which an actor did not stop in time.
 var ErrStopTimeout = errors.New("did not stop in time")
 
-// StopTimeout bounds how long one actor may take to stop before the group goes on without it.
+// StopTimeout is the default of Actor.StopTimeout.
 const StopTimeout = 30 * time.Second
 
 // All runs the actors until ctx is done or one of them returns. It starts each when the one before is ready and stops them in
@@ -86,10 +89,11 @@ start:
 	mu.Unlock()
 	for i := len(started) - 1; i >= 0; i-- {
 		started[i].cancel()
+		limit := cmp.Or(actors[i].StopTimeout, StopTimeout)
 		select {
 		case <-started[i].done:
-		case <-time.After(StopTimeout):
-			fail(fmt.Errorf("%s: %w (waited %s)", actors[i].Name, ErrStopTimeout, StopTimeout))
+		case <-time.After(limit):
+			fail(fmt.Errorf("%s: %w (waited %s)", actors[i].Name, ErrStopTimeout, limit))
 		}
 	}
 	mu.Lock()

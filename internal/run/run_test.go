@@ -80,3 +80,19 @@ func TestAStuckActorDoesNotHoldTheOthers(t *testing.T) {
 		}
 	})
 }
+
+func TestAnActorMaySayHowLongItTakes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		slow := run.Actor{Name: "slow", StopTimeout: 2 * time.Minute, Run: func(ctx context.Context, ready func()) error {
+			ready()
+			<-ctx.Done()
+			time.Sleep(90 * time.Second)
+			return nil
+		}}
+		if err := run.All(ctx, slow); err != nil {
+			t.Error(err)
+		}
+	})
+}

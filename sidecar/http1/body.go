@@ -190,6 +190,8 @@ func (c *conn) awaitUpload() upload {
 func (c *conn) uploadEnded(u upload) {
 	w := c.w
 	w.uploading = false
+	w.ended = u
+	w.broken = w.broken || u.reason != flow.ReasonNone
 	c.idleSet = time.Time{}
 	_ = c.nc.SetReadDeadline(w.x.Deadline)
 	if u.leftover != nil {

@@ -111,7 +111,8 @@ func (c *chunks) next(b []byte) (n int, data bool, f *fault) {
 				return n, false, faultTrailer
 			}
 			if ch == ':' {
-				if c.line == 0 || (c.line <= len(c.name) && !trailerAllowed(c.name[:c.line])) {
+				// Of a long name the beginning is enough: no name that is refused as a whole is that long.
+				if c.line == 0 || !trailerAllowed(c.name[:min(c.line, len(c.name))]) {
 					return n, false, faultTrailer
 				}
 				c.state = trailerValue

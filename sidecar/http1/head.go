@@ -248,9 +248,9 @@ func (h *head) parseTarget() *fault {
 	}
 	lo := h.target.lo
 	switch {
-	case t[0] == '/':
-	case string(h.bytes(h.method)) == "CONNECT":
+	case string(h.bytes(h.method)) == "CONNECT": // in any form: what follows its answer is no HTTP
 		return faultConnect
+	case t[0] == '/':
 	case len(t) == 1 && t[0] == '*' && string(h.bytes(h.method)) == "OPTIONS":
 	default:
 		var scheme int
@@ -415,13 +415,23 @@ func (h *head) connection() {
 	if !upgrade || h.minor == 0 {
 		return
 	}
-	// h2c is not passed on: what followed would be HTTP/2 that nobody here has judged.
+	// HTTP/2 is not passed on, wherever it stands in the list: what followed would be exchanges that nobody here has judged.
 	for i := range h.fields[:h.n] {
-		if f := &h.fields[i]; f.id == fieldUpgrade && !hasPrefixFold(h.bytes(f.value), "h2c") && f.value.hi > f.value.lo {
+		if f := &h.fields[i]; f.id == fieldUpgrade && !offersHTTP2(h.bytes(f.value)) && f.value.hi > f.value.lo {
 			f.drop = false
 			h.upgrade = true
 		}
 	}
+}
+
+// offersHTTP2 reports whether an Upgrade list (RFC 9110, section 7.8) names HTTP/2 in any way.
+func offersHTTP2(list []byte) bool {
+	for tok := range bytes.SplitSeq(list, []byte(",")) {
+		if tok = bytes.Trim(tok, " \t"); hasPrefixFold(tok, "h2") || hasPrefixFold(tok, "http/2") {
+			return true
+		}
+	}
+	return false
 }
 
 // appendFields appends every field that is passed on, in order, copying runs of lines at once.

@@ -80,6 +80,7 @@ func TestRequestHeads(t *testing.T) {
 		{"1.2", "GET / HTTP/1.2\r\n" + host + "\r\n", faultVersion},
 		{"lower-case version", "GET / http/1.1\r\n" + host + "\r\n", faultStartLine},
 		{"connect", "CONNECT a:443 HTTP/1.1\r\n" + host + "\r\n", faultConnect},
+		{"connect, origin form", "CONNECT /a HTTP/1.1\r\n" + host + "\r\n", faultConnect},
 		{"relative target", "GET x HTTP/1.1\r\n" + host + "\r\n", faultTarget},
 		{"fragment", "GET /#x HTTP/1.1\r\n" + host + "\r\n", faultTarget},
 		{"asterisk for get", "GET * HTTP/1.1\r\n" + host + "\r\n", faultTarget},
@@ -113,6 +114,18 @@ func TestFieldsPassedOn(t *testing.T) {
 	}
 }
 
+// TestUpgradesPassedOn: no list of protocols in which HTTP/2 is hidden reaches the service.
+func TestUpgradesPassedOn(t *testing.T) {
+	for list, want := range map[string]bool{
+		"websocket": true, "websocket, x": true, "h2c": false, "websocket, h2c": false, "websocket,\tH2C": false, "x,HTTP/2.0": false, "": false,
+	} {
+		var h head
+		if _, f := read([]byte("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: "+list+"\r\n\r\n"), &h); f != nil || h.upgrade != want {
+			t.Errorf("Upgrade: %s: passed on %t, want %t; %v", list, h.upgrade, want, f)
+		}
+	}
+}
+
 func TestChunks(t *testing.T) {
 	for _, c := range []struct {
 		name, in string
@@ -138,6 +151,7 @@ func TestChunks(t *testing.T) {
 		{"trailer that frames", "0\r\nContent-Length: 5\r\n\r\n", 0, faultTrailer, 0},
 		{"trailer that names the trace", "0\r\ntraceparent: 5\r\n\r\n", 0, faultTrailer, 0},
 		{"trailer of ours", "0\r\nX-Tulle-Reason: 5\r\n\r\n", 0, faultTrailer, 0},
+		{"long trailer of ours", "0\r\nX-Tulle-Something-Long: 5\r\n\r\n", 0, faultTrailer, 0},
 		{"folded trailer", "0\r\nA: 1\r\n b\r\n\r\n", 0, faultTrailer, 0},
 		{"long trailers", "0\r\nA: " + strings.Repeat("x", 9000) + "\r\n\r\n", 0, faultTrailer, 0},
 	} {

@@ -40,15 +40,13 @@ func (s *Sender) Handle(x *exchange.Exchange) {
 	t.run()
 	x.Detach()
 	if c.w.uploading {
-		u, ended := c.uploadResult()
-		if !ended {
+		if _, ended := c.uploadResult(); !ended {
 			// The response is over, or nothing will come of this try: nobody waits for the rest of the body.
 			_ = up.SetDeadline(aLongTimeAgo)
-			u = c.stopUpload()
+			c.stopUpload()
 		}
-		t.reusable = t.reusable && u.reason == flow.ReasonNone
 	}
-	t.reusable = t.reusable && c.w.body.done
+	t.reusable = t.reusable && c.w.body.done && !c.w.broken
 	c.w.up.release()
 	if t.reusable {
 		s.Pool.Put(up)
@@ -98,6 +96,7 @@ func (t *try) run() {
 // request writes the head and what of the body is there; the rest is left to the uploader.
 func (t *try) request() bool {
 	w, x := t.w, t.x
+	w.broken, w.ended = false, upload{}
 	w.out = t.c.appendRequest(w.out[:0], x)
 	head := len(w.out)
 	separate := len(w.body.first) > smallBuffer
@@ -116,6 +115,7 @@ func (t *try) request() bool {
 	}
 	x.Outcome.Delivered = true
 	if err != nil {
+		w.broken = true
 		return true // the head went out; an answer may be waiting
 	}
 	if w.body.done && len(w.body.replay) == 0 {
@@ -245,20 +245,28 @@ func (t *try) failed(reason flow.Reason, err error) {
 		return
 	}
 	if t.w.uploading {
-		u, ended := t.c.uploadResult()
+		_, ended := t.c.uploadResult()
 		if until := x.Until(); !ended && (until.IsZero() || time.Now().Before(until)) {
-			u = t.c.awaitUpload() // it woke us, and ends at once
+			t.c.awaitUpload() // it woke us, and ends at once
 		}
-		if u.reason != flow.ReasonNone && !u.upstream {
-			t.fail(u.reason, u.err.Error())
-			return
-		}
+	}
+	if u := t.w.ended; u.reason != flow.ReasonNone && !u.upstream {
+		t.fail(u.reason, u.err.Error())
+		return
 	}
 	r := x.TimeoutReason(time.Now())
 	t.fail(r, "after "+x.Since().Round(time.Millisecond).String())
 }
 
 func (t *try) fail(reason flow.Reason, detail string) { t.x.Outcome.Fail(reason, detail) }
+
+// uploading reports whether the rest of the body is still on its way. While it is, w.body belongs to the uploader.
+func (t *try) uploading() bool {
+	if t.w.uploading {
+		_, _ = t.c.uploadResult()
+	}
+	return t.w.uploading
+}
 
 // interim relays a 1xx response other than 101 (RFC 9110, section 15.2).
 func (t *try) interim() bool {
@@ -322,11 +330,18 @@ func (t *try) response() {
 	case h.length >= 0:
 		framed = framedLength
 	}
-	if h.status == 503 && x.Gate != nil && x.Gate.Retry(x, h.status) {
+	gated := h.status == 503 && x.Gate != nil
+	if gated && t.uploading() { // the gate asks what of the body can be sent again, and a service that says 503 will hardly read the rest
+		_ = t.up.SetWriteDeadline(aLongTimeAgo)
+		u := c.stopUpload()
+		w.ended = upload{}                                                                         // stopped is not failed
+		gated = u.upstream || u.reason == flow.ReasonNone || u.reason == flow.ReasonRequestTimeout // else the caller is gone
+	}
+	if gated && x.Gate.Retry(x, h.status) {
 		x.Outcome.Status, x.Outcome.Again = h.status, true
 		t.fail(flow.ReasonUpstreamStatus, "answered 503")
 		rest := u.unread()
-		t.reusable = w.body.done && !w.uploading && !h.close && h.minor > 0 &&
+		t.reusable = w.body.done && !h.close && h.minor > 0 &&
 			(framed == framedNone && len(rest) == 0 || framed == framedLength && int64(len(rest)) == h.length)
 		return
 	}
@@ -342,10 +357,12 @@ func (t *try) response() {
 	if framed == framedClose || dechunk || c.sess.Draining() {
 		w.keep = false
 	}
-	if w.uploading {
-		if _, ended := c.uploadResult(); !ended && !w.req.expect && h.status >= 400 {
-			w.keep = false // most likely the service will not read the rest
+	if t.uploading() {
+		if h.status >= 400 || w.req.expect {
+			w.keep = false // most likely the service will not read the rest, or the caller not send it
 		}
+	} else if !w.body.done {
+		w.keep = false
 	}
 
 	// The head and what of the body came with it.
@@ -375,6 +392,10 @@ func (t *try) response() {
 		x.BytesOut.Add(uint64(take))
 	}
 	x.Outcome.Status = h.status
+	why := "" // now: h lies where the body will
+	if h.status >= 500 {
+		why = t.detail()
+	}
 	var first []byte
 	if w.keep && w.req.minor > 0 && h.minor > 0 && !dechunk && h.plain() {
 		first = u.b[u.r-len(h.buf) : u.r+take]
@@ -427,7 +448,7 @@ func (t *try) response() {
 	x.Legs.LastByte = x.Since()
 	x.Outcome.Answered = true
 	if h.status >= 500 {
-		t.fail(flow.ReasonUpstreamStatus, t.detail())
+		t.fail(flow.ReasonUpstreamStatus, why)
 	}
 	t.reusable = framed != framedClose && !h.close && h.minor > 0 && len(u.unread()) == 0
 }
@@ -559,7 +580,7 @@ func (t *try) relayClose() bool {
 // tunnel passes on the 101 and then relays bytes both ways until both sides have ended.
 func (t *try) tunnel() {
 	c, w, x, h := t.c, t.w, t.x, &t.w.resp
-	if w.uploading || !w.body.done {
+	if t.uploading() || !w.body.done || w.broken {
 		t.fail(flow.ReasonUpstreamProtocol, "the service switched protocols before the request was complete")
 		return
 	}
@@ -575,10 +596,14 @@ func (t *try) tunnel() {
 		return
 	}
 	down := exchange.RelayEnd{Conn: c.nc, Buffered: c.in.unread()}
+	if len(w.leftover) > 0 { // the uploader has read beyond the body, and then nothing is left in c.in
+		down.Buffered = w.leftover
+	}
 	up := exchange.RelayEnd{Conn: t.up.Conn, Buffered: w.up.unread()}
 	c.idleSet, c.writeBy = time.Time{}, time.Time{}
 	reason, err := exchange.Relay(x, down, up, x.Destination.IdleTimeout)
 	c.in.r = c.in.w
+	w.leftover = w.leftover[:0]
 	x.Legs.LastByte = x.Since()
 	if reason != flow.ReasonNone {
 		t.fail(reason, err.Error())

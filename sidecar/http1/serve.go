@@ -67,6 +67,7 @@ type conn struct {
 	writeBy time.Time // write deadline in force
 	w       *work     // nil while idle
 	asked   bool      // a first request was read
+	armed   bool      // the head being read has its deadline
 }
 
 // work is what a connection needs while it carries an exchange.
@@ -83,6 +84,8 @@ type work struct {
 	leftover  []byte // of the next request, read by the uploader
 	uploading bool
 	uploaded  chan upload
+	ended     upload // how the upload of the current try ended; zero while there is none
+	broken    bool   // the current try did not get the whole request upstream
 }
 
 var errGone = errors.New("the caller closed the connection")
@@ -105,6 +108,7 @@ func (c *conn) serve() {
 
 // readHead waits for the next request and parses its head into c.w. False: the connection has ended, and was reported if it has to be.
 func (c *conn) readHead() (start time.Time, ok bool) {
+	c.armed = false
 	if len(c.in.unread()) == 0 {
 		c.in.release()
 		if !c.waitIdle() {
@@ -176,8 +180,8 @@ func (c *conn) skipEmptyLine(start time.Time) bool {
 
 // more reads on within a head. False: it did not come; the connection was reported.
 func (c *conn) more(start time.Time) bool {
-	if !c.idleSet.IsZero() {
-		c.idleSet = time.Time{}
+	if !c.armed { // whatever deadline an exchange, or nobody, has left behind
+		c.armed, c.idleSet = true, time.Time{}
 		_ = c.nc.SetReadDeadline(start.Add(c.headTimeout))
 	}
 	_, err := c.in.fill(c.nc)

@@ -94,7 +94,7 @@ var views = []view{
 	},
 	{
 		flow.MetricTraceKept, "tulle_trace_kept_total",
-		description{"counter", "Outbound requests that carried traceparent while an inbound one was in flight."},
+		description{"counter", "Outbound requests that carried traceparent, whether or not an inbound one was in flight."},
 		[]label{labelSource},
 	},
 }

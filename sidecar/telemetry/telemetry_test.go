@@ -437,6 +437,30 @@ func TestMetricsExport(t *testing.T) {
 	})
 }
 
+// A second that was sampled while the one before was being sent is sent too, however the stop comes between.
+func TestStopLeavesNoHole(t *testing.T) {
+	for range 10 { // which of two ready channels is looked at first is chance
+		synctest.Test(t, func(t *testing.T) {
+			o := &observer{answer: func(_ context.Context, c call) ([]byte, error) {
+				if c.signal == "metrics" && c.sequence == 1 {
+					time.Sleep(1500 * time.Millisecond)
+				}
+				return nil, nil
+			}}
+			_, stop := start(t, o, Config{})
+			time.Sleep(2200 * time.Millisecond)
+			stop()
+			got := o.of("metrics")
+			if len(got) != 3 || got[1].sequence != 2 || got[2].sequence != 3 || !got[2].goodbye {
+				t.Errorf("%d exports", len(got))
+				for _, c := range got {
+					t.Errorf("sequence %d, goodbye %t", c.sequence, c.goodbye)
+				}
+			}
+		})
+	}
+}
+
 func TestAccessLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var b bytes.Buffer

@@ -128,6 +128,7 @@ func (p *Pools) Idle() int {
 // Get implements exchange.Pool.
 func (p *Pools) Get(x *exchange.Exchange) *exchange.Conn {
 	k := key{x.Choice.Endpoint.Address, x.Destination.TLS}
+	x.Remote = "" // of the try before
 	if !x.Fresh {
 		p.mu.RLock()
 		e := p.m[k]

@@ -108,8 +108,12 @@ func TestConnectReasons(t *testing.T) {
 			{func(context.Context, netip.AddrPort) (net.Conn, error) { return nil, errors.New("no route to host") }, flow.ReasonConnectFailed},
 		} {
 			x := newExchange()
+			x.Remote = "spiffe://test.mesh/ns/a/sa/other"
 			if got := New(c.dial).Get(x); got != nil || x.Outcome.Reason != c.want || !x.Outcome.Unprocessed || x.Outcome.Delivered {
 				t.Errorf("got %v, %+v; want %s", got, x.Outcome, c.want)
+			}
+			if x.Remote != "" {
+				t.Errorf("%s: the endpoint is said to have proven %s, as another one has before", c.want, x.Remote)
 			}
 			if took := x.Since(); took > time.Second {
 				t.Errorf("%s after %s", c.want, took)

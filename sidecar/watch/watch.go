@@ -198,15 +198,16 @@ func withoutExpired(s *policy.Snapshot, now time.Time) *policy.Snapshot {
 
 // expire calls ready at the first Snapshot, and takes overrides out of force at their expiry.
 func (w *Watcher) expire(ctx context.Context, ready func()) {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
 	for {
 		changed := w.Changed()
 		var due <-chan time.Time
 		if s := w.Current(); s != nil {
 			ready()
 			if next := nextExpiry(s); !next.IsZero() {
-				t := time.NewTimer(time.Until(next))
-				defer t.Stop()
-				due = t.C
+				timer.Reset(time.Until(next))
+				due = timer.C
 			}
 		}
 		select {

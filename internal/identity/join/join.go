@@ -211,11 +211,19 @@ func (c *Client) sign(ctx context.Context) (*identity.Material, time.Time, error
 		// Serving matters more than surviving a restart; the next renewal tries again.
 		c.cfg.Log.Error("certificate cannot be stored; it would be lost at a restart", "file", c.file(), "error", err)
 	}
-	renew := time.Unix(resp.GetRenewAtUnix(), 0)
-	if renew.Before(time.Now()) || renew.After(m.Certificate.Leaf.NotAfter) {
-		renew = renewAt(m.Certificate.Leaf)
+	return m, renewal(time.Unix(resp.GetRenewAtUnix(), 0), m.Certificate.Leaf, time.Now()), nil
+}
+
+// renewal is when to renew a new certificate: when the signer advises, if that makes sense here. Where the clocks disagree so much that even the
+// certificate's middle is past, it is not at once, for every renewal would be: half of what is left, or maxBackoff.
+func renewal(advice time.Time, leaf *x509.Certificate, now time.Time) time.Time {
+	if advice.Before(now) || advice.After(leaf.NotAfter) {
+		advice = renewAt(leaf)
 	}
-	return m, renew, nil
+	if soonest := now.Add(min(maxBackoff, leaf.NotAfter.Sub(now)/2)); advice.Before(now) && soonest.After(now) {
+		return soonest
+	}
+	return advice
 }
 
 // refused wraps a gRPC status in words.

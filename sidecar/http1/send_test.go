@@ -1,0 +1,69 @@
+package http1
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/sidecar/exchange"
+)
+
+// one hands out one connection, as a pool does.
+type one struct{ net.Conn }
+
+func (o one) Get(*exchange.Exchange) *exchange.Conn { return &exchange.Conn{Conn: o.Conn, Mesh: true} }
+func (o one) Put(*exchange.Conn)                    { _ = o.Close() }
+func (o one) Discard(*exchange.Conn)                { _ = o.Close() }
+
+// exchangeWith carries one exchange between a caller and a far sidecar and returns what came of it.
+func exchangeWith(t *testing.T, caller, far func(c net.Conn)) (out exchange.Outcome) {
+	synctest.Test(t, func(t *testing.T) {
+		down, near := net.Pipe()
+		up, away := net.Pipe()
+		send := &Sender{Pool: one{up}}
+		s := &Server{Side: flow.SideClient, Handler: exchange.HandlerFunc(func(x *exchange.Exchange) {
+			send.Handle(x)
+			out = x.Outcome
+		})}
+		served, answered := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(served)
+			var told reports
+			s.Serve(&exchange.Session{
+				Conn: down, Peer: &exchange.Peer{}, Start: time.Now(), Bind: func() *exchange.Binding { return &exchange.Binding{} }, Report: &told,
+			})
+		}()
+		go func() {
+			defer close(answered)
+			far(away)
+		}()
+		caller(near)
+		_ = near.Close()
+		<-served
+		<-answered
+		_ = away.Close()
+	})
+	return out
+}
+
+// TestFarReason: what the far sidecar says of its answer is kept, also when the body comes later, over the same memory.
+func TestFarReason(t *testing.T) {
+	out := exchangeWith(t, func(c net.Conn) {
+		_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+		if resp, err := http.ReadResponse(bufio.NewReader(c), nil); err == nil {
+			_, _ = io.ReadAll(resp.Body)
+		}
+	}, func(c net.Conn) {
+		_, _ = http.ReadRequest(bufio.NewReader(c))
+		_, _ = io.WriteString(c, "HTTP/1.1 504 Gateway Timeout\r\nx-tulle-reason: request_timeout\r\nContent-Length: 64\r\n\r\n")
+		_, _ = c.Write(make([]byte, 64))
+	})
+	if want := "the far sidecar answered: request_timeout"; out.Reason != flow.ReasonUpstreamStatus || out.Detail != want {
+		t.Errorf("got %s, %q; want %q", out.Reason, out.Detail, want)
+	}
+}
