@@ -105,6 +105,15 @@ type TraceSummary struct {
 	Partial       bool           `json:"partial,omitempty"` // root not (yet) seen
 }
 
+// ArrivalTime is how long after its end a trace may still be coming in: sidecars send what they saw about once a second, each for itself, and the
+// root ends last.
+const ArrivalTime = 5 * time.Second
+
+// Arriving reports whether the root has not been seen because the trace is too young, so that it is nothing to worry about.
+func (t TraceSummary) Arriving(now time.Time) bool {
+	return t.Partial && now.Sub(t.Start.Add(t.Duration)) < ArrivalTime
+}
+
 // ServiceCount is how much of a trace one service has.
 type ServiceCount struct {
 	Service string `json:"service"`
