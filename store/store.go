@@ -1,5 +1,5 @@
 // Package store is the contract of Tulle's memory: what a span backend must do, what it may say it cannot do, and the errors callers
-// branch on. Backends live in store/span/NAME; metrics, graph and events have packages of their own. open.go maps a backend's name to it.
+// branch on. Backends live in store/span/NAME; metrics, graph and events have packages of their own. store/span/open.go maps a backend's name to it.
 //
 // The types here are Tulle's own: OpenTelemetry's pdata on the way in, small plain structs on the way out. Jaeger's, Prometheus' and
 // Tempo's types appear only in their adapters.
