@@ -46,7 +46,7 @@ func (a *admin) Run(ctx context.Context, ready func()) error {
 		fmt.Fprintln(w, "ok")
 	})
 	mux.HandleFunc("GET /status", a.status)
-	server := &http.Server{Handler: guard(mux), ReadHeaderTimeout: 5 * time.Second}
+	server := &http.Server{Handler: guard(mux), ReadTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(a.listener) }()
 	ready()

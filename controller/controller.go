@@ -238,7 +238,10 @@ func (c *Controller) serve(ctx context.Context, l net.Listener, ready func()) er
 		grpc.Creds(credentials.NewTLS(config)),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
-		grpc.MaxRecvMsgSize(64<<20),
+		// Callers without a certificate reach this far (Identity): what they may send before they are judged is bounded.
+		grpc.MaxRecvMsgSize(16<<20),
+		grpc.MaxConcurrentStreams(128),
+		grpc.ConnectionTimeout(10*time.Second),
 	)
 	tullev1.RegisterIdentityServer(server, c.identity)
 	tullev1.RegisterEvidenceServer(server, c.evidence)

@@ -538,6 +538,17 @@ func TestNackIsTracked(t *testing.T) {
 	if p := m.status().Proxies; len(p) != 1 || p[0].LastNack != "catalog: not to my liking" {
 		t.Errorf("status is %+v", p)
 	}
+	// What else of the revision is accepted does not make it acknowledged.
+	if err := ads.Send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: policy.TypeEndpoints}); err != nil {
+		t.Fatal(err)
+	}
+	if resp2, err := ads.Recv(); err != nil || ads.Send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: policy.TypeEndpoints, ResponseNonce: resp2.GetNonce()}) != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the endpoints are acknowledged", func() bool { return strings.Contains(m.get("/metrics"), "xds_acks_total 1\n") })
+	if p := m.status().Proxies; len(p) != 1 || p[0].LastNack == "" || p[0].Acked != "" {
+		t.Errorf("status after a partial acknowledgement is %+v", p)
+	}
 	// Refused content is not sent again; changed content is.
 	m.write("policy.yaml", "apiVersion: tulle.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: c}\nspec: {targetService: catalog, requestTimeout: 2s}\n")
 	next, err := ads.Recv()

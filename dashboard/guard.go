@@ -2,6 +2,7 @@ package dashboard
 
 import (
 	"compress/gzip"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 )
 
 // guard refuses requests that were addressed to a host we are not (DNS rebinding) and writes or WebSocket upgrades that come from a page
@@ -75,7 +77,36 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "Requests from pages of another origin are refused.", http.StatusForbidden)
 		return
 	}
+	if r.Body != nil && r.Body != http.NoBody {
+		bound(w, r)
+	}
 	g.next.ServeHTTP(w, r)
+}
+
+// maxBody is the largest body that is read: the queries of Grafana, which come as forms.
+const maxBody = 1 << 20
+
+// bodyWithin is how long a body may take to come. A variable so that tests need not wait.
+var bodyWithin = 10 * time.Second
+
+// bound keeps a sender that stalls from holding a request for ever. The deadline ends with the body: what follows is the handler's time.
+func bound(w http.ResponseWriter, r *http.Request) {
+	rc := http.NewResponseController(w)
+	_ = rc.SetReadDeadline(time.Now().Add(bodyWithin)) // a writer without deadlines is a test's
+	r.Body = &boundBody{http.MaxBytesReader(w, r.Body, maxBody), rc}
+}
+
+type boundBody struct {
+	io.ReadCloser
+	rc *http.ResponseController
+}
+
+func (b *boundBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if errors.Is(err, io.EOF) {
+		_ = b.rc.SetReadDeadline(time.Time{})
+	}
+	return n, err
 }
 
 // contentSecurityPolicy allows nothing but our own files: no inline script, no inline style, no frame, no foreign host.

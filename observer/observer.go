@@ -214,7 +214,7 @@ func (o *Observer) open() (closeStores func() error, err error) {
 		return errors.Join(errs...)
 	}
 	dir := func(name string) string { return filepath.Join(o.cfg.DataDir, name) }
-	if err := os.MkdirAll(o.cfg.DataDir, 0o755); err != nil {
+	if err := os.MkdirAll(o.cfg.DataDir, 0o700); err != nil {
 		return closeStores, fmt.Errorf("data directory: %w (choose one that can be written with --data-dir)", err)
 	}
 	if o.events, err = event.Open(dir("events"), event.Config{MaxAge: o.cfg.EventRetain, Logger: o.log.With("part", "events")}); err != nil {

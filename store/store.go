@@ -1,5 +1,5 @@
 // Package store is the contract of Tulle's memory: what a span backend must do, what it may say it cannot do, and the errors callers
-// branch on. Backends live in store/span/NAME; metrics, graph and events have packages of their own. open.go maps a backend's name to it.
+// branch on. Backends live in store/span/NAME; metrics, graph and events have packages of their own. store/span/open.go maps a backend's name to it.
 //
 // The types here are Tulle's own: OpenTelemetry's pdata on the way in, small plain structs on the way out. Jaeger's, Prometheus' and
 // Tempo's types appear only in their adapters.
@@ -103,6 +103,15 @@ type TraceSummary struct {
 	Errors        int            `json:"errors"`
 	Services      []ServiceCount `json:"services"`
 	Partial       bool           `json:"partial,omitempty"` // root not (yet) seen
+}
+
+// ArrivalTime is how long after its end a trace may still be coming in: sidecars send what they saw about once a second, each for itself, and the
+// root ends last.
+const ArrivalTime = 5 * time.Second
+
+// Arriving reports whether the root has not been seen because the trace is too young, so that it is nothing to worry about.
+func (t TraceSummary) Arriving(now time.Time) bool {
+	return t.Partial && now.Sub(t.Start.Add(t.Duration)) < ArrivalTime
 }
 
 // ServiceCount is how much of a trace one service has.

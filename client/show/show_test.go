@@ -142,8 +142,9 @@ func TestLists(t *testing.T) {
 	_ = (Style{}).Traces(&b, []store.TraceSummary{
 		{ID: "0af7651916cd43dd8448eb211c80319c", RootService: "loadgen", RootOperation: "GET web", Start: zero, Duration: 12 * time.Millisecond, Spans: 9, Errors: 1, Services: make([]store.ServiceCount, 4)},
 		{ID: "0af7651916cd43dd8448eb211c80319d", RootService: "catalog", RootOperation: "GET /products", Start: zero, Duration: 3 * time.Second, Spans: 1, Partial: true},
-	})
-	_ = (Style{}).Traces(&b, nil)
+		{ID: "0af7651916cd43dd8448eb211c80319e", RootService: "catalog", RootOperation: "GET /products", Start: zero.Add(8 * time.Second), Duration: time.Second, Spans: 1, Partial: true},
+	}, zero.Add(10*time.Second))
+	_ = (Style{}).Traces(&b, nil, zero)
 	_ = (Style{}).Events(&b, []event.Event{
 		{Time: zero.Add(time.Second), Kind: event.KindReadmitted, Service: "catalog", Severity: "info", Message: "catalog-2 was readmitted"},
 		{Time: zero, Kind: event.KindEjected, Service: "catalog", Severity: "warning", Message: "catalog-2 was ejected"},

@@ -12,8 +12,8 @@ import (
 	"github.com/tulle-mesh/tulle/store/event"
 )
 
-// Traces writes one line per trace.
-func (s Style) Traces(w io.Writer, traces []store.TraceSummary) error {
+// Traces writes one line per trace, as of now.
+func (s Style) Traces(w io.Writer, traces []store.TraceSummary, now time.Time) error {
 	if len(traces) == 0 {
 		_, err := fmt.Fprintln(w, "no trace matches")
 		return err
@@ -26,7 +26,10 @@ func (s Style) Traces(w io.Writer, traces []store.TraceSummary) error {
 			errors.code = red
 		}
 		root := t.RootService + "  " + t.RootOperation
-		if t.Partial {
+		switch {
+		case t.Arriving(now):
+			root += "  (still arriving)"
+		case t.Partial:
 			root += "  (root not seen)"
 		}
 		rows = append(rows, []cell{

@@ -41,7 +41,7 @@ func tracesCommand() *cobra.Command {
 			if out.json() {
 				return printJSON(c, page)
 			}
-			return show.Style{Color: colored(c.OutOrStdout())}.Traces(c.OutOrStdout(), page.Traces)
+			return show.Style{Color: colored(c.OutOrStdout())}.Traces(c.OutOrStdout(), page.Traces, time.Now())
 		},
 	}
 	at.flag(c)

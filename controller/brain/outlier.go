@@ -25,7 +25,7 @@ type Settings struct {
 	LatencyFactor      float64       // p50 against the peers' median; default 5
 	LatencyAbovePeers  time.Duration // and at least this much above it; default 250 ms
 	LatencyWindows     int           // slow windows needed, none of the others good; default 2
-	LatencyMinRequests uint64        // default 6: balancers already starve a slow endpoint
+	LatencyMinRequests uint64        // default 4: balancers already starve a slow endpoint
 	MinReporters       int           // distinct authenticated reporters that agree; default 2
 	Share              float64       // of a service's endpoints that may be ejected, at least one, never the last; default 0.1
 	Base, Max          time.Duration // first term and longest; doubled at each repetition; default 15 s, 300 s
@@ -47,7 +47,7 @@ func (s Settings) withDefaults() Settings {
 	def(&s.LatencyFactor, 5)
 	def(&s.LatencyAbovePeers, 250*time.Millisecond)
 	def(&s.LatencyWindows, 2)
-	def(&s.LatencyMinRequests, 6)
+	def(&s.LatencyMinRequests, 4)
 	def(&s.MinReporters, 2)
 	def(&s.Share, 0.1)
 	def(&s.Base, 15*time.Second)
@@ -74,6 +74,8 @@ const (
 	ReasonLatency  = "latency_outlier"
 	ReasonProbes   = "probes_succeeded"
 	ReasonExpired  = "ejection_over"
+	ReasonDisabled = "ejection_disabled"
+	ReasonCap      = "too_few_endpoints"
 	ReasonAgain    = "still_failing"
 	ReasonSaturate = "service_saturated"
 )
@@ -83,7 +85,8 @@ const (
 //  1. A window is believed only as far as its reporters are registered, authenticated, at one end of the edge and without holes. A gap between
 //     windows, or evidence older than Stale, decides nothing new; what is in force runs out by itself.
 //  2. An ejected endpoint gets half-open traffic (probes). Enough consecutive good probes readmit it; otherwise, at the end of its term, it is
-//     ejected for twice as long if probes failed lately, and readmitted if not.
+//     ejected for twice as long if the newest probes failed, and readmitted if not. It is readmitted at once when ejection is switched off
+//     or its service has shrunk below the cap.
 //  3. Any other endpoint is ejected when it fails (or is slow) by the thresholds of Settings, its peers do significantly better, and at least
 //     MinReporters agree. When most endpoints are bad it is the service that is saturated: nothing is ejected and that is said once.
 //
@@ -102,16 +105,15 @@ type Outlier struct {
 
 // track is the memory of one endpoint.
 type track struct {
-	service   string
-	ejected   *policy.Override // nil when not ejected
-	reason    string
-	times     int       // ejections not forgiven
-	ended     time.Time // of the last ejection; evidence from before does not count
-	good      int       // consecutive good probes
-	failed    time.Time // end of the last window with a failed probe
-	probed    time.Time // end of the last window with any probe
-	limit     float64   // seconds of p50 below which a probe of a slow endpoint counts as good
-	goodTotal int
+	service string
+	ejected *policy.Override // nil when not ejected
+	reason  string
+	times   int       // ejections not forgiven
+	ended   time.Time // of the last ejection; evidence from before does not count
+	good    int       // consecutive good probes
+	failed  time.Time // end of the last window with a failed probe
+	probed  time.Time // end of the last window with any probe
+	limit   float64   // seconds of p50 below which a probe of a slow endpoint counts as good
 }
 
 type serviceTrack struct {
@@ -239,7 +241,6 @@ func (o *Outlier) countProbes(addr netip.AddrPort, t *track) {
 		return
 	}
 	t.good += int(probes)
-	t.goodTotal += int(probes)
 }
 
 // probation is how long after the last failed probe the plain number of good ones is enough, however often the endpoint was ejected: where
@@ -250,6 +251,41 @@ const probation = time.Minute
 func (o *Outlier) neededProbes(t *track) int {
 	return o.s.Probes << min(max(t.times-1, 0), 2)
 }
+
+// recent is how far back probes speak for the present where there are better ones since.
+const recent = 3 * time.Second
+
+// stillFails judges by the newest probes only: one of the last seconds failed, or, where probes are rare, the last one there was. An endpoint that
+// healed before that is not held to what it did.
+func (o *Outlier) stillFails(t *track, now time.Time) bool {
+	ago := now.Sub(t.failed)
+	if t.good > 0 {
+		return ago <= recent && t.good < o.neededProbes(t)
+	}
+	return ago <= max(o.s.Window, t.ejected.Expires.Sub(t.ejected.Issued)/2)
+}
+
+// lift says why an ejection may no longer be, "" when it may: ejection was switched off for the service, or the service has shrunk so far that this
+// one is over the cap or the last endpoint.
+func (o *Outlier) lift(fleet *Fleet, t *track) (reason, why string) {
+	svc := fleet.Services[t.service]
+	ejected := 0
+	for addr := range svc.Endpoints {
+		if other := o.tracks[addr]; other != nil && other.ejected != nil {
+			ejected++
+		}
+	}
+	switch {
+	case !svc.Eject:
+		return ReasonDisabled, "ejection was switched off for " + t.service
+	case ejected > o.limit(svc) || ejected >= len(svc.Endpoints):
+		return ReasonCap, fmt.Sprintf("%s has only %d endpoints now, too few to keep %d ejected", t.service, len(svc.Endpoints), ejected)
+	}
+	return "", ""
+}
+
+// limit is how many endpoints of a service may be ejected.
+func (o *Outlier) limit(svc Service) int { return max(1, int(float64(len(svc.Endpoints))*o.s.Share)) }
 
 // review decides about an ejected endpoint.
 func (o *Outlier) review(in Input, addr netip.AddrPort, t *track, fresh bool) *tullev1.Event {
@@ -264,17 +300,20 @@ func (o *Outlier) review(in Input, addr netip.AddrPort, t *track, fresh bool) *t
 		o.service(t.service).changed = now
 		return e
 	}
+	if reason, why := o.lift(in.Fleet, t); reason != "" {
+		return end(reason, fmt.Sprintf("%s is readmitted: %s.", name, why))
+	}
 	switch {
 	case !now.Before(t.ejected.Expires):
-		why := "its probes succeeded"
-		if t.goodTotal == 0 {
+		why := "its last probes succeeded"
+		if t.good == 0 {
 			why = "there was no evidence that it still fails"
 		}
 		return end(ReasonExpired, fmt.Sprintf("%s is readmitted: its ejection is over and %s.", name, why))
 	case fresh && o.mayChange(t.service, now) &&
 		(t.good >= o.neededProbes(t) || t.good >= o.s.Probes && now.Sub(t.failed) >= probation):
 		return end(ReasonProbes, fmt.Sprintf("%s is readmitted: its last %d probes succeeded.", name, t.good))
-	case fresh && t.ejected.Expires.Sub(now) <= 2*o.s.PushDelay && now.Sub(t.failed) <= max(o.s.Window, t.ejected.Expires.Sub(t.ejected.Issued)/2) && t.good < o.neededProbes(t):
+	case fresh && t.ejected.Expires.Sub(now) <= 2*o.s.PushDelay && o.stillFails(t, now):
 		t.times++
 		old := *t.ejected
 		renewed := old // a new value: who holds the old one keeps it
@@ -338,7 +377,7 @@ func (o *Outlier) judge(in Input, name string) *tullev1.Event {
 	if worst == nil || !o.mayChange(name, in.Now) {
 		return nil
 	}
-	if limit := max(1, int(float64(len(svc.Endpoints))*o.s.Share)); ejected >= limit || len(open) < 2 {
+	if ejected >= o.limit(svc) || len(open) < 2 {
 		return nil
 	}
 	return o.eject(in, name, worst)
@@ -516,7 +555,7 @@ func (o *Outlier) slowOne(in Input, name string, addr netip.AddrPort, open []net
 	p50, peer := median(own), median(usual)
 	limit := o.slowLimit(peer)
 	agree := o.agree(sum(o.windows[len(o.windows)-min(slow, len(o.windows)):], addr, since, 1), func(v *view) (votes, yes bool) {
-		return v.requests >= 2 && len(v.latencies) > 0, weightedMedian(v.latencies) >= limit
+		return v.requests >= 1 && len(v.latencies) > 0, weightedMedian(v.latencies) >= limit
 	})
 	if agree == nil {
 		return nil

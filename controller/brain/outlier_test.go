@@ -234,6 +234,60 @@ func TestEjectsWithinFiveSecondsAndReadmitsAfterHeal(t *testing.T) {
 	}
 }
 
+// What was before the heal is not held against an endpoint whose newest probes are good.
+func TestHealedEndpointIsNotSaidToFail(t *testing.T) {
+	for heal := 60; heal < 140; heal++ { // ejections of 30 s and 60 s end in that time
+		s := newSim(t, uint64(heal), 3, 2)
+		s.rate = func(int) float64 { return 100 }
+		s.behave = func(sec, endpoint int) (float64, float64) {
+			if endpoint == 1 && sec >= 30 && sec < heal {
+				return 1, 0.005
+			}
+			return 0, 0.005
+		}
+		s.run(0, heal+100)
+		if s.count("endpoint.ejected") == 0 || s.count("endpoint.readmitted") == 0 {
+			t.Fatalf("healed at %d s: events are %v", heal, s.events)
+		}
+		for _, e := range s.events {
+			if e.GetReason() == ReasonAgain && e.at > time.Duration(heal)*time.Second+4*time.Second {
+				t.Errorf("healed at %d s, but at %s: %s", heal, e.at, e.GetMessage())
+			}
+		}
+	}
+}
+
+// An operator who switches ejection off, or a service that shrinks, gets endpoints back at once.
+func TestEjectionIsLiftedWhenItMayNoLongerBe(t *testing.T) {
+	eject := func(seed uint64) *sim {
+		s := newSim(t, seed, 3, 2)
+		s.behave = faulty(10, 100, 1, 0.005)
+		s.run(0, 20)
+		if len(s.overrides) != 1 {
+			t.Fatalf("overrides are %v", s.overrides)
+		}
+		return s
+	}
+	lifted := func(s *sim, want string) {
+		t.Helper()
+		s.run(20, 22)
+		last := s.events[len(s.events)-1]
+		if len(s.overrides) != 0 || last.GetKind() != "endpoint.readmitted" || last.GetReason() != want {
+			t.Errorf("overrides are %v, last event %v; want it readmitted for %s", s.overrides, last, want)
+		}
+	}
+	s := eject(17)
+	svc := s.fleet.Services["catalog"]
+	svc.Eject = false
+	s.fleet.Services["catalog"] = svc
+	lifted(s, ReasonDisabled)
+
+	s = eject(18)
+	delete(s.fleet.Services["catalog"].Endpoints, s.endpoints[0])
+	delete(s.fleet.Services["catalog"].Endpoints, s.endpoints[2])
+	lifted(s, ReasonCap)
+}
+
 func TestReadmitsWhereProbesAreRare(t *testing.T) {
 	for seed := range uint64(15) {
 		s := newSim(t, seed, 3, 2)

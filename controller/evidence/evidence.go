@@ -5,6 +5,7 @@
 package evidence
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/oklog/ulid/v2"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -41,6 +44,7 @@ type Server struct {
 
 	mu       sync.Mutex
 	sequence uint64
+	entropy  *ulid.MonotonicEntropy
 	ring     []*tullev1.Told // events, oldest first
 	taken    uint64          // highest sequence sent to any observer
 	registry *tullev1.Told   // nil before the first SetRegistry
@@ -51,7 +55,7 @@ type Server struct {
 // NewServer makes a Server that believes only observer and hands every window to observe.
 func NewServer(observer identity.ID, observe func(*tullev1.Observed), log *slog.Logger) *Server {
 	now := time.Now()
-	return &Server{observer: observer, observe: observe, log: log, epoch: fmt.Sprintf("%x", now.UnixNano()), changed: make(chan struct{})}
+	return &Server{observer: observer, observe: observe, log: log, epoch: fmt.Sprintf("%x", now.UnixNano()), changed: make(chan struct{}), entropy: ulid.Monotonic(rand.Reader, 0)}
 }
 
 // Emit numbers e, gives it an id if it has none, and sends it to whoever listens. It does not block.
@@ -63,7 +67,7 @@ func (s *Server) Emit(e *tullev1.Event) {
 		e.TimeUnixNano = time.Now().UnixNano()
 	}
 	if e.Id == "" {
-		e.Id = fmt.Sprintf("%012x-%s-%06x", e.TimeUnixNano/int64(time.Millisecond), s.epoch, s.sequence)
+		e.Id = s.idLocked(time.Unix(0, e.TimeUnixNano))
 	}
 	if len(s.ring) == RingSize {
 		if s.ring[0].GetSequence() > s.taken {
@@ -73,6 +77,15 @@ func (s *Server) Emit(e *tullev1.Event) {
 	}
 	s.ring = append(s.ring, &tullev1.Told{Sequence: s.sequence, Epoch: s.epoch, What: &tullev1.Told_Event{Event: e}})
 	s.wakeLocked()
+}
+
+// idLocked is a ULID, as the observer's own events have: both kinds of ids stand in one list, which is sorted by them.
+func (s *Server) idLocked(t time.Time) string {
+	id, err := ulid.New(ulid.Timestamp(t), s.entropy)
+	if err != nil { // a time outside ULID's range
+		id = ulid.MustNew(ulid.Now(), rand.Reader)
+	}
+	return id.String()
 }
 
 // SetRegistry replaces the registry and sends it to whoever listens; r must not change afterwards.

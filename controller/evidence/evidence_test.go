@@ -1,53 +1,38 @@
 package evidence
 
 import (
-	"fmt"
 	"log/slog"
+	"slices"
 	"testing"
+	"time"
+
+	"github.com/oklog/ulid/v2"
 
 	"github.com/tulle-mesh/tulle/internal/gen/tullev1"
 	"github.com/tulle-mesh/tulle/internal/identity"
 )
 
-func TestResume(t *testing.T) {
+// The observer's log is sorted by id and holds events of both processes.
+func TestEventIDsSortByTimeAmongTheObservers(t *testing.T) {
 	s := NewServer(identity.ID{}, func(*tullev1.Observed) {}, slog.New(slog.DiscardHandler))
-	for i := range 5 {
-		s.Emit(&tullev1.Event{Message: fmt.Sprint(i)})
-	}
-	for _, tc := range []struct {
-		name  string
-		epoch string
-		last  uint64
-		want  uint64
-	}{
-		{"new observer", "", 0, 0},
-		{"came back", s.epoch, 3, 3},
-		{"of a controller before", "1", 3, 0},
-		{"from the future", s.epoch, 99, 0},
-	} {
-		if got := s.resumeAfter(&tullev1.Observed{Epoch: tc.epoch, LastEventSequence: tc.last}); got != tc.want {
-			t.Errorf("%s: resumes after %d, want %d", tc.name, got, tc.want)
+	at := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
+	var ids []string
+	for i := range 6 {
+		now := at.Add(time.Duration(i/2) * time.Second)
+		if i%2 == 0 {
+			ids = append(ids, ulid.MustNew(ulid.Timestamp(now.Add(-time.Millisecond)), nil).String())
+			continue
 		}
-	}
-}
-
-func TestRingIsBoundedAndCounts(t *testing.T) {
-	s := NewServer(identity.ID{}, func(*tullev1.Observed) {}, slog.New(slog.DiscardHandler))
-	ids := map[string]bool{}
-	last := ""
-	for range RingSize + 10 {
-		e := &tullev1.Event{}
+		e := &tullev1.Event{TimeUnixNano: now.UnixNano()}
 		s.Emit(e)
-		if ids[e.GetId()] || e.GetId() <= last {
-			t.Fatalf("id %q does not sort after %q", e.GetId(), last)
-		}
-		last = e.GetId()
-		ids[last] = true
+		ids = append(ids, e.GetId())
 	}
-	if len(s.ring) != RingSize || s.Dropped.Load() != 10 {
-		t.Errorf("ring has %d events, %d dropped; want %d and 10", len(s.ring), s.Dropped.Load(), RingSize)
+	for range 3 { // within one millisecond, in the order of the calls
+		e := &tullev1.Event{TimeUnixNano: at.Add(time.Minute).UnixNano()}
+		s.Emit(e)
+		ids = append(ids, e.GetId())
 	}
-	if first := s.ring[0].GetSequence(); first != 11 {
-		t.Errorf("oldest is %d, want 11", first)
+	if !slices.IsSorted(ids) || len(slices.Compact(slices.Clone(ids))) != len(ids) {
+		t.Errorf("ids do not sort by time: %q", ids)
 	}
 }

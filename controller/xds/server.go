@@ -127,6 +127,7 @@ type subscription struct {
 	names       map[string]bool
 	sent        map[string]string // name -> version; absent for names told missing
 	outstanding string            // nonce not answered yet
+	refused     bool              // the last answer was a NACK: what was sent is not in force there
 	revision    string            // of the outstanding response
 	published   time.Time
 }
@@ -264,6 +265,7 @@ func (c *session) receive(req *discoveryv3.DeltaDiscoveryRequest) error {
 // answered notes an ACK or a NACK.
 func (c *session) answered(req *discoveryv3.DeltaDiscoveryRequest, sub *subscription) {
 	s := c.server
+	sub.refused = req.GetErrorDetail() != nil
 	if e := req.GetErrorDetail(); e != nil {
 		s.Nacks.Add(1)
 		kind, _ := policy.KindOf(req.GetTypeUrl())
@@ -279,8 +281,8 @@ func (c *session) answered(req *discoveryv3.DeltaDiscoveryRequest, sub *subscrip
 	}
 	s.Acks.Add(1)
 	for _, other := range c.subs {
-		if other.outstanding != "" {
-			return
+		if other.outstanding != "" || other.refused {
+			return // not all of the revision is acknowledged
 		}
 	}
 	s.mu.Lock()

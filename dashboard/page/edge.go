@@ -77,10 +77,10 @@ func Edge(d *Deps) http.HandlerFunc {
 		}
 		v.Charts = d.edgeCharts(ctx, from, to, side, v.Now, v.Events)
 		if p, err := d.Spans.Summaries(ctx, store.TraceQuery{Source: from, Destination: to, Limit: 10}); err == nil {
-			v.Traces = traceRows(p.Traces)
+			v.Traces = traceRows(p.Traces, d.Clock())
 		}
 		if p, err := d.Spans.Summaries(ctx, store.TraceQuery{Source: from, Destination: to, Errors: true, Limit: 10}); err == nil {
-			v.Failures = traceRows(p.Traces)
+			v.Failures = traceRows(p.Traces, d.Clock())
 		}
 		render(w, r, http.StatusOK, EdgePage(v))
 	}

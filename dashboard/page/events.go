@@ -26,8 +26,8 @@ type EventsView struct {
 
 // EventKinds are the kinds in the order of the filter.
 var EventKinds = []event.Kind{
-	event.KindEjected, event.KindReadmitted, event.KindWeight, event.KindConfig, event.KindConfigBad, event.KindAlertFiring, event.KindAlertOK,
-	event.KindReporterLost, event.KindTraceBreak, event.KindClock, event.KindConnected, event.KindDisconnected, event.KindNack, event.KindCertificate,
+	event.KindEjected, event.KindReadmitted, event.KindWeight, event.KindSaturated, event.KindConfig, event.KindConfigBad, event.KindAlertFiring, event.KindAlertOK,
+	event.KindReporterLost, event.KindReporterBack, event.KindTraceBreak, event.KindClock, event.KindConnected, event.KindDisconnected, event.KindNack, event.KindCertificate,
 	event.KindStore, event.KindDisk, event.KindDeploy,
 }
 

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -72,13 +74,46 @@ func TestEveryReasonIsExplained(t *testing.T) {
 	}
 }
 
-func TestEventKindsAreDistinct(t *testing.T) {
+// TestEventKindsAreAll reads the vocabulary where it is written, so that a new kind is missed here.
+func TestEventKindsAreAll(t *testing.T) {
 	seen := map[event.Kind]bool{}
 	for _, k := range EventKinds {
 		if seen[k] {
 			t.Errorf("%s twice", k)
 		}
 		seen[k] = true
+	}
+	source, err := os.ReadFile("../../store/event/types.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	kinds := regexp.MustCompile(`(?m)^\s*Kind\w+\s+Kind = "([^"]+)"`).FindAllSubmatch(source, -1)
+	if len(kinds) < 10 {
+		t.Fatalf("only %d kinds found", len(kinds))
+	}
+	for _, k := range kinds {
+		if !seen[event.Kind(k[1])] {
+			t.Errorf("%s cannot be chosen in the filter", k[1])
+		}
+	}
+}
+
+func TestYoungTracesAreStillArriving(t *testing.T) {
+	start := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
+	rows := traceRows([]store.TraceSummary{
+		{ID: "young", Start: start, Duration: 2 * time.Second, Partial: true},
+		{ID: "old", Start: start.Add(-time.Minute), Partial: true},
+		{ID: "whole", Start: start},
+	}, start.Add(4*time.Second))
+	if !rows[0].Arriving || rows[1].Arriving || !rows[1].Partial || rows[2].Arriving {
+		t.Errorf("%+v", rows)
+	}
+	var b strings.Builder
+	if err := TracesPage(TracesView{Rows: rows}).Render(t.Context(), &b); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Count(b.String(), "still arriving") != 1 || strings.Count(b.String(), "has not been seen") != 1 {
+		t.Error("the page does not tell a young trace from one without root")
 	}
 }
 

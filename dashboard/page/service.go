@@ -68,7 +68,7 @@ func Service(d *Deps) http.HandlerFunc {
 		v.Charts = d.red(ctx, serviceSelector(name, v.Node.Outbound), v.Node.Outbound, v.Now, v.Events)
 		page, err := d.Spans.Summaries(ctx, store.TraceQuery{Service: name, Errors: true, Limit: 8})
 		if err == nil {
-			v.Failures = traceRows(page.Traces)
+			v.Failures = traceRows(page.Traces, d.Clock())
 		}
 		if b := v.Source.TraceBreaks; b != nil && *b > 0.01 {
 			v.Explain = name + " does not forward traceparent: " + part.Percent(*b) + " of what it sends starts a new trace, although the requests it serves carry one."

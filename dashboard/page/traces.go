@@ -25,9 +25,10 @@ type TraceRow struct {
 	Spans, Errors                 int
 	Services                      []store.ServiceCount
 	Partial                       bool
+	Arriving                      bool // partial because it is seconds old
 }
 
-func traceRows(list []store.TraceSummary) []TraceRow {
+func traceRows(list []store.TraceSummary, now time.Time) []TraceRow {
 	longest := time.Duration(1)
 	for _, t := range list {
 		longest = max(longest, t.Duration)
@@ -40,7 +41,7 @@ func traceRows(list []store.TraceSummary) []TraceRow {
 		}
 		rows = append(rows, TraceRow{
 			ID: id, Short: shortID(id), Service: t.RootService, Operation: t.RootOperation, Start: t.Start, Duration: t.Duration,
-			Share: float64(t.Duration) / float64(longest), Spans: t.Spans, Errors: t.Errors, Services: t.Services, Partial: t.Partial,
+			Share: float64(t.Duration) / float64(longest), Spans: t.Spans, Errors: t.Errors, Services: t.Services, Partial: t.Partial, Arriving: t.Arriving(now),
 		})
 	}
 	return rows
@@ -107,7 +108,7 @@ func Traces(d *Deps) http.HandlerFunc {
 			v.Error = explainSearch(err)
 			status = statusOf(err)
 		}
-		v.Rows = traceRows(page.Traces)
+		v.Rows = traceRows(page.Traces, v.Now)
 		if page.Next != "" {
 			next := url.Values{}
 			for k := range q {

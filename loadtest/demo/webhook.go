@@ -71,7 +71,7 @@ func (h *webhook) run(ctx context.Context, address string, ready func()) error {
 	if err != nil {
 		return fmt.Errorf("webhook receiver: %w; choose another address with --webhook", err)
 	}
-	srv := &http.Server{Handler: h.handler(), ReadHeaderTimeout: 5 * time.Second}
+	srv := &http.Server{Handler: h.handler(), ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: time.Minute}
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(l) }()
 	ready()

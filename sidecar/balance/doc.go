@@ -10,7 +10,7 @@
 //     reflex does the same for an endpoint that could not be reached five times in a row, for at most 30 s, then lets one probe through.
 //     Both together never take out more than max(1, 10 %) of the endpoints, and never the last one: what is over the cap is ignored (fail
 //     open), oldest decision first.
-//  2. Exploration. One pick in fifty ignores the costs. A balancer that starves a bad endpoint also starves the evidence against it, and
-//     would not notice that it has healed; see docs/adr/0010-explore-two-percent.md.
+//  2. Exploration. One pick in 33 ignores the costs. A balancer that starves a bad endpoint also starves the evidence against it, and
+//     would not notice that it has healed; see docs/adr/0010-explore-three-percent.md.
 //  3. The algorithm of table.go between the endpoints that are left.
 package balance

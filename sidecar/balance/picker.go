@@ -14,7 +14,7 @@ import (
 )
 
 // exploreOneIn is how rarely a pick ignores the costs.
-const exploreOneIn = 50
+const exploreOneIn = 33
 
 // States is what was learnt about the endpoints of one destination, by address; it outlives Snapshots. The zero value is ready. Safe for
 // concurrent use.

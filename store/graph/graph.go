@@ -371,6 +371,16 @@ func (g *Graph) indexLocked() *index {
 	return g.x
 }
 
+// strangersLocked counts the reporters that the registry does not list by instance.
+func (g *Graph) strangersLocked(x *index) (n int) {
+	for k := range g.reporters {
+		if x.instance[k.instance] == nil {
+			n++
+		}
+	}
+	return n
+}
+
 func (g *Graph) reporterLocked(now time.Time, k reporterKey) *reporter {
 	r := g.reporters[k]
 	if r == nil {

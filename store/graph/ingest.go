@@ -96,6 +96,14 @@ const (
 // maxSeriesPerReporter bounds what one authenticated but misbehaving reporter may cost; sidecars keep at most 10,000 per family.
 const maxSeriesPerReporter = 50_000
 
+// Bounds of all reporters together: what one of them could otherwise fill by starting anew again and again. Beyond, what is new is rejected as
+// too_many_series; what is known goes on counting.
+const (
+	maxEdges     = 20_000
+	maxSeries    = 200_000
+	maxStrangers = 256 // reporters whose instance the registry does not list
+)
+
 // Ingest takes metrics exports of sidecars: cumulative since each sidecar's boot, one (boot id, sequence) per resource. What does not come from
 // an authenticated party of an edge is counted as rejected and otherwise ignored, so the error is always nil but for a graph
 // that is closed: a batch that is refused for good must not be sent again. Safe for concurrent use; md is not kept.
@@ -174,7 +182,18 @@ func (g *Graph) ingestLocked(now time.Time, rm pmetric.ResourceMetrics) {
 	if data == 0 {
 		data = clock
 	}
+	if data < 0 || data > clock+int64(time.Minute) {
+		reject(rejectMalformed) // data from after its own sending: placing it would need slots without end
+		return
+	}
+	if start < 0 || start > data {
+		start = 0 // the clock was set back since the boot, or it is nonsense
+	}
 
+	if x.instance[instance] == nil && g.reporters[reporterKey{identity, instance}] == nil && g.strangersLocked(x) >= maxStrangers {
+		reject(rejectTooMany)
+		return
+	}
 	r := g.reporterLocked(now, reporterKey{identity, instance})
 	r.service, r.namespace, r.version = service, text(res, flow.AttrServiceNamespace), text(res, flow.AttrServiceVersion)
 	b := g.bootLocked(now, r, bootID)
@@ -454,7 +473,12 @@ func (in *ingestion) number(f family, dp pmetric.NumberDataPoint) {
 		v = int64(math.Round(dp.DoubleValue()))
 	}
 	if f == famActive {
-		in.b.active[activeKey{sideKey{p.edge(), p.side}, p.kind}] = v
+		k := activeKey{sideKey{p.edge(), p.side}, p.kind}
+		if _, known := in.b.active[k]; !known && (len(in.b.active) >= maxSeriesPerReporter || !in.room(p.edge())) {
+			in.g.reject(rejectTooMany, 1)
+			return
+		}
+		in.b.active[k] = v
 		if v != 0 {
 			in.g.touchLocked(in.now, p.edge())
 		}
@@ -506,10 +530,15 @@ func (in *ingestion) histogram(f family, dp pmetric.ExponentialHistogramDataPoin
 	}
 }
 
+// room says whether the edge is known or may become so.
+func (in *ingestion) room(k edgeKey) bool {
+	return len(in.g.edges) < maxEdges || in.g.edges[k] != nil
+}
+
 func (in *ingestion) series(p point) *last {
 	l := in.b.series[p]
 	if l == nil {
-		if len(in.b.series) >= maxSeriesPerReporter {
+		if len(in.b.series) >= maxSeriesPerReporter || len(in.g.counters)+len(in.g.hists) >= maxSeries || !in.room(p.edge()) {
 			in.g.reject(rejectTooMany, 1)
 			return nil
 		}

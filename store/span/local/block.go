@@ -61,9 +61,12 @@ func (db *DB) loadBlocks() error {
 				}
 			case strings.HasSuffix(name, parquetSuffix):
 				b, err := db.loadBlock(path)
-				if err != nil {
+				switch {
+				case errors.Is(err, errBlock), errors.Is(err, fs.ErrNotExist):
 					db.damagedBlock(&block{path: path}, err)
 					continue
+				case err != nil: // not its fault: no memory, no file descriptors, no permission
+					return fmt.Errorf("span store: read block %s: %w%s", path, err, diskHint(err))
 				}
 				db.blocks = append(db.blocks, b)
 				db.seen.merge(b.meta.Sequences)
@@ -128,8 +131,8 @@ func (db *DB) rebuildIndex(path string) (*block, error) {
 		return nil, err
 	}
 	b := &block{path: path, meta: idxMeta{blockMeta: bf.meta, FileSize: st.Size(), FooterCRC: crc}}
-	if err := db.writeIndex(b, parts); err != nil {
-		return nil, fmt.Errorf("write the sidecar %s: %w", b.idx(), err)
+	if err := db.writeIndex(b, parts); err != nil { // the block is whole: it is served, and its summaries are derived each time
+		db.log.Warn("span store: cannot write a sidecar anew; the next start tries again", "sidecar", b.idx(), "error", err)
 	}
 	return b, nil
 }

@@ -311,6 +311,27 @@ func TestDamagedSidecarIsDerivedAnew(t *testing.T) {
 	}
 }
 
+// A full disk at the start must not cost a healthy block that has lost its sidecar.
+func TestLostSidecarOnAFullDiskCostsNothing(t *testing.T) {
+	dir, _ := sealed(t, 2)
+	for _, f := range blockFiles(t, dir, idxSuffix) {
+		if err := os.Remove(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fsys := &faulty{}
+	fsys.set(idxSuffix, syscall.ENOSPC)
+	db := open(t, Config{Dir: dir, FS: fsys})
+	var all []uint64
+	for n := range uint64(20) {
+		all = append(all, n)
+	}
+	holds(t, db, all)
+	if db.Stats().Blocks != 2 || db.Stats().Corrupt != 0 || len(blockFiles(t, dir, ".damaged")) != 0 {
+		t.Fatalf("%+v", db.Stats())
+	}
+}
+
 func TestRetention(t *testing.T) {
 	t.Run("bytes", func(t *testing.T) {
 		dir, files := sealed(t, 4)
