@@ -2,6 +2,7 @@ package otlpin_test
 
 import (
 	"bytes"
+	"errors"
 	"math/rand/v2"
 	"net/netip"
 	"reflect"
