@@ -227,6 +227,63 @@ func TestTimeout(t *testing.T) {
 	}
 }
 
+// TestSlowCaller: a caller that does not send its body in time is no failure of the service.
+func TestSlowCaller(t *testing.T) {
+	up := scripted(t, func(_ net.Conn, r *bufio.Reader) { _, _ = io.Copy(io.Discard, r) })
+	for expect, want := range map[string]flow.Reason{"": flow.ReasonBadRequest, "Expect: 100-continue\r\n": flow.ReasonRequestTimeout} {
+		r, addr := front(t, func(s *policy.Service) { s.RequestTimeout = 50 * time.Millisecond }, up)
+		c, err := net.Dial("tcp", addr.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: a\r\n%sContent-Length: 10\r\n\r\n", expect)
+		if expect == "" {
+			fmt.Fprint(c, "half")
+		}
+		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		status := map[flow.Reason]int{flow.ReasonBadRequest: 408, flow.ReasonRequestTimeout: 504}[want]
+		if resp.StatusCode != status || resp.Header.Get("x-tulle-reason") != want.String() {
+			t.Errorf("%q: got %d, %v", expect, resp.StatusCode, resp.Header)
+		}
+		_ = c.Close()
+		r.stop()
+		if ex, at := r.rec.Closed(flow.KindExchange), r.rec.Closed(flow.KindAttempt); len(ex) != 1 || ex[0].Reason != want || len(at) != 1 || !at[0].Delivered {
+			t.Errorf("%q: exchanges %+v, attempts %+v", expect, ex, at)
+		}
+	}
+}
+
+// TestAnnouncedBody: a service that announces a body where there is none may still send it: its connection is not used again.
+func TestAnnouncedBody(t *testing.T) {
+	var mu sync.Mutex
+	conns := 0
+	up := scripted(t, func(c net.Conn, r *bufio.Reader) {
+		mu.Lock()
+		conns++
+		mu.Unlock()
+		for {
+			if _, err := http.ReadRequest(r); err != nil {
+				return
+			}
+			_, _ = io.WriteString(c, "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n")
+		}
+	})
+	_, addr := front(t, nil, up)
+	want := strings.Repeat("HTTP/1.1 204 No Content\r\n\r\n", 2)
+	if got := raw(t, addr, strings.Repeat("GET / HTTP/1.1\r\nHost: a\r\n\r\n", 2)); got != want {
+		t.Errorf("got %q", got)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if conns != 2 {
+		t.Errorf("%d connections for two requests, want 2", conns)
+	}
+}
+
 // TestContinue: the caller waits for 100 before it sends its body, and the upstream's 100 reaches it.
 func TestContinue(t *testing.T) {
 	up := scripted(t, func(c net.Conn, r *bufio.Reader) {

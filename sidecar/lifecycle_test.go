@@ -219,6 +219,15 @@ func TestPermissive(t *testing.T) {
 	}
 }
 
+// TestRefusalArrives: a plaintext caller of a strict listener reads why it was turned away, however much it has sent.
+func TestRefusalArrives(t *testing.T) {
+	server := start(t, serverSnapshot("a", refused(t), policy.ModeStrict, flow.ProtocolHTTP1), testmesh.NewCA(t).Holder("a"), 0)
+	got := raw(t, server.addr(t, "inbound"), "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n"+strings.Repeat("x", 100_000))
+	if !strings.HasPrefix(got, "HTTP/1.1 403 ") || !strings.Contains(got, "x-tulle-reason: plaintext_refused\r\n") {
+		t.Errorf("got %q", got)
+	}
+}
+
 // TestTCP: bytes pass exactly through two sidecars, half-close included, and each writes one connection Record.
 func TestTCP(t *testing.T) {
 	ca := testmesh.NewCA(t)

@@ -7,6 +7,7 @@ package sidecar
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -252,6 +253,9 @@ func (s *Sidecar) Snapshot() *policy.Snapshot { return s.applied.Load() }
 // Connections is how many downstream connections are open.
 func (s *Sidecar) Connections() int64 { return s.listeners.Open() }
 
+// maxRefused bounds what is read of a caller that was turned away.
+const maxRefused = 256 << 10
+
 // serve carries one accepted connection: unwrap, learn the peer, speak.
 func (s *Sidecar) serve(c *listen.Conn) {
 	b := c.Binding()
@@ -265,6 +269,9 @@ func (s *Sidecar) serve(c *listen.Conn) {
 			if refusal.Plain && http {
 				_ = c.SetDeadline(time.Now().Add(time.Second))
 				_, _ = c.Write(http1.Refusal(refusal.Reason))
+				if exchange.CloseWrite(c.Conn) == nil { // what is still on its way would destroy the answer
+					_, _ = io.CopyN(io.Discard, c.Conn, maxRefused)
+				}
 			}
 			return
 		}

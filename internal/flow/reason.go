@@ -17,7 +17,7 @@ const (
 	ReasonTryTimeout              // per-try deadline elapsed
 	ReasonIdleTimeout             // no bytes for the idle limit
 	ReasonDownstreamReset         // the caller went away before the response was complete
-	ReasonBadRequest              // the caller's bytes are not a valid request
+	ReasonBadRequest              // the caller's bytes are not a valid request, or its body did not arrive in time
 	ReasonNoEndpoint              // the destination has no endpoint at all
 	ReasonNoHealthy               // endpoints exist, none may be used
 	ReasonNoRoute                 // nothing matched

@@ -45,7 +45,7 @@ func AnswerText(r flow.Reason) string {
 	case flow.ReasonIdleTimeout:
 		return "no bytes arrived for the idle timeout; send something more often, or raise the timeout"
 	case flow.ReasonBadRequest:
-		return "the request is not valid HTTP/1.1; fix the client"
+		return "the request is not valid HTTP/1.1, or its body did not arrive in time; fix the client"
 	case flow.ReasonNoEndpoint:
 		return "the service has no endpoint; start an instance, or check that its endpoints are registered"
 	case flow.ReasonNoHealthy:

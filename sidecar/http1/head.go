@@ -48,6 +48,7 @@ var (
 	faultBothFramings = &fault{400, "Content-Length and Transfer-Encoding are both present (RFC 9112, section 6.3)"}
 	faultCoding       = &fault{501, "Transfer-Encoding is not exactly \"chunked\" (RFC 9112, section 6.1)"}
 	faultOldCoding    = &fault{400, "Transfer-Encoding in an HTTP/1.0 message (RFC 9112, section 6.1)"}
+	faultSlowBody     = &fault{408, "the body did not arrive within the request timeout; send it faster, or raise the timeout"}
 	faultChunk        = &fault{400, "the chunked framing is malformed (RFC 9112, section 7.1)"}
 	faultTrailer      = &fault{400, "a trailer field is malformed or not allowed in trailers (RFC 9110, section 6.5.1)"}
 )

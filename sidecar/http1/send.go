@@ -246,11 +246,21 @@ func (t *try) failed(reason flow.Reason, err error) {
 	}
 	if t.w.uploading {
 		_, ended := t.c.uploadResult()
-		if until := x.Until(); !ended && (until.IsZero() || time.Now().Before(until)) {
+		switch until := x.Until(); {
+		case ended:
+		case until.IsZero() || time.Now().Before(until):
 			t.c.awaitUpload() // it woke us, and ends at once
+		case until.Equal(x.Deadline):
+			t.c.stopUpload() // the whole time is over: it knows who took it
 		}
 	}
 	if u := t.w.ended; u.reason != flow.ReasonNone && !u.upstream {
+		// A service that has read all there is of a request cannot be blamed for not having answered it, unless it was asked for a 100.
+		if u.reason == flow.ReasonRequestTimeout && !x.Outcome.Committed && (t.heard || !t.w.req.expect) {
+			t.w.body.fault = faultSlowBody
+			t.fail(flow.ReasonBadRequest, faultSlowBody.text)
+			return
+		}
 		t.fail(u.reason, u.err.Error())
 		return
 	}
@@ -450,7 +460,8 @@ func (t *try) response() {
 	if h.status >= 500 {
 		t.fail(flow.ReasonUpstreamStatus, why)
 	}
-	t.reusable = framed != framedClose && !h.close && h.minor > 0 && len(u.unread()) == 0
+	announced := h.status == 204 && (h.chunked || h.length > 0) // a body where none may be: it may still come
+	t.reusable = framed != framedClose && !announced && !h.close && h.minor > 0 && len(u.unread()) == 0
 }
 
 // detail says what the far sidecar said about its answer.
