@@ -303,6 +303,20 @@ func (h *Hub) read(c *client) {
 	}
 }
 
+// take is the next message of a topic for c, nil for none. It is noted as seen before it is sent: a client may answer with a new subscription before
+// the write returns, and that must begin with a snapshot.
+func (c *client) take(t *topic) (msg *websocket.PreparedMessage, missed uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	seen, subscribed := c.seen[t.name]
+	if !subscribed {
+		return nil, 0
+	}
+	msg, seq, missed := t.next(seen)
+	c.seen[t.name] = seq
+	return msg, missed
+}
+
 // write is the only writer of the connection.
 func (h *Hub) write(c *client) {
 	ping := time.NewTicker(pingEvery)
@@ -318,13 +332,7 @@ func (h *Hub) write(c *client) {
 			}
 		case <-c.bell:
 			for _, t := range h.list {
-				c.mu.Lock()
-				seen, subscribed := c.seen[t.Name]
-				c.mu.Unlock()
-				if !subscribed {
-					continue
-				}
-				msg, seq, missed := h.topics[t.Name].next(seen)
+				msg, missed := c.take(h.topics[t.Name])
 				if msg == nil {
 					continue
 				}
@@ -333,11 +341,6 @@ func (h *Hub) write(c *client) {
 				if c.conn.WritePreparedMessage(msg) != nil {
 					return
 				}
-				c.mu.Lock()
-				if _, still := c.seen[t.Name]; still {
-					c.seen[t.Name] = seq
-				}
-				c.mu.Unlock()
 			}
 		}
 	}
