@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	"github.com/tulle-mesh/tulle/store"
 	"github.com/tulle-mesh/tulle/store/event"
@@ -151,6 +152,19 @@ func TestLists(t *testing.T) {
 	})
 	_ = (Style{}).Events(&b, nil)
 	golden(t, "lists.txt", b.String())
+}
+
+// Names come from outside: a span must not clear the screen or set the title.
+func TestControlCharactersDoNotReachTheTerminal(t *testing.T) {
+	const evil = "GET \x1b]0;owned\x07\x1b[2J\u009b1m\r\n"
+	var b strings.Builder
+	style := Style{}
+	_ = style.Traces(&b, []store.TraceSummary{{ID: evil, RootService: evil, RootOperation: evil, Start: zero}}, zero)
+	_ = style.Events(&b, []event.Event{{Time: zero, Kind: event.KindEjected, Service: evil, Message: evil}})
+	_ = style.Waterfall(&b, []Span{{ID: "a", Service: evil, Name: evil, Start: zero, Duration: time.Second, Error: true, Note: evil}}, 80)
+	if i := strings.IndexFunc(b.String(), func(r rune) bool { return unicode.IsControl(r) && r != '\n' }); i >= 0 {
+		t.Errorf("%q", b.String()[i:])
+	}
 }
 
 func TestDuration(t *testing.T) {

@@ -5,6 +5,7 @@ package show
 import (
 	"io"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -22,10 +23,24 @@ const (
 )
 
 func (s Style) paint(code, text string) string {
+	text = Printable(text)
 	if !s.Color || code == "" || text == "" {
 		return text
 	}
 	return "\x1b[" + code + "m" + text + "\x1b[0m"
+}
+
+// Printable replaces control characters: names and messages come from outside and must not steer the terminal.
+func Printable(text string) string {
+	if strings.IndexFunc(text, unicode.IsControl) < 0 {
+		return text
+	}
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return '·'
+		}
+		return r
+	}, text)
 }
 
 // column is one of a table; the last is never padded.

@@ -125,7 +125,7 @@ func (s Style) Waterfall(w io.Writer, spans []Span, width int) error {
 	total := max(last.Sub(first), 1)
 	var b strings.Builder
 	for _, r := range rows {
-		label := r.label
+		label := Printable(r.label)
 		if n := utf8.RuneCountInString(label); n > labelWidth {
 			label = string([]rune(label)[:labelWidth-1]) + "…"
 		} else {

@@ -284,7 +284,8 @@ func (d *demo) together(ctx context.Context, ready func(), all []start) error {
 	for _, s := range all {
 		sup, log, err := d.child(s.name, s.path, s.ready, s.env, s.args...)
 		if err != nil {
-			return err
+			g.Go(func() error { return err }) // ends those that were started; they are waited for
+			break
 		}
 		g.Go(func() error {
 			defer log.Close()

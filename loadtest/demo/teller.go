@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tulle-mesh/tulle/client/show"
 	"github.com/tulle-mesh/tulle/loadtest/scenario"
 	"github.com/tulle-mesh/tulle/loadtest/shop"
 	"github.com/tulle-mesh/tulle/store/event"
@@ -129,7 +130,7 @@ func (t *teller) event(e event.Event) {
 	if !ok {
 		return
 	}
-	text := e.Message
+	text := show.Printable(e.Message)
 	if len(e.Traces) > 0 {
 		text += "  " + t.paint(cyan, "tulle trace "+e.Traces[0])
 	}
@@ -143,5 +144,5 @@ func (t *teller) notification(n Notification) {
 	if status == "resolved" {
 		style = green
 	}
-	t.say(style, "webhook", strings.TrimSpace(line)+"  whole: "+t.hook)
+	t.say(style, "webhook", show.Printable(strings.TrimSpace(line))+"  whole: "+t.hook)
 }

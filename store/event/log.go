@@ -48,6 +48,7 @@ type Log struct {
 	mu       sync.Mutex
 	segments []*segment
 	file     *os.File // the last segment, open for append
+	torn     bool     // file may hold more than its segment's size: a failed append could not be undone
 	events   []Event  // sorted by ID
 	known    map[string]struct{}
 	subs     map[*subscriber]struct{}
@@ -282,6 +283,12 @@ func (l *Log) Append(ctx context.Context, events ...Event) error {
 		return nil
 	}
 	s := l.segments[len(l.segments)-1]
+	if l.torn {
+		if err := l.file.Truncate(s.size); err != nil {
+			return wrapWrite("cut the unfinished end of "+filepath.Base(s.path), err)
+		}
+		l.torn = false
+	}
 	if s.size > 0 && s.size+int64(buf.Len()) > l.cfg.SegmentBytes {
 		if err := l.newSegmentLocked(); err != nil {
 			return err
@@ -295,6 +302,7 @@ func (l *Log) Append(ctx context.Context, events ...Event) error {
 	if err != nil {
 		// Nothing of the batch may stay: a half line would hide the next append.
 		if terr := l.file.Truncate(s.size); terr != nil {
+			l.torn = true // tried again before the next append
 			err = errors.Join(err, terr)
 		}
 		return wrapWrite("append to "+filepath.Base(s.path), err)

@@ -167,6 +167,35 @@ func TestDamageIsCutAndReported(t *testing.T) {
 	}
 }
 
+// A write that failed and could not be undone must not take the next event with it.
+func TestUnfinishedEndIsCutBeforeTheNextAppend(t *testing.T) {
+	dir := t.TempDir()
+	l, err := Open(dir, Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Append(t.Context(), Event{ID: "1", Message: "one"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.file.WriteString("deadbeef {\"half"); err != nil {
+		t.Fatal(err)
+	}
+	l.torn = true
+	if err := l.Append(t.Context(), Event{ID: "2", Message: "two"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if l, err = Open(dir, Config{}); err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if st := l.Stats(); st.Events != 2 || len(st.Damage) != 0 {
+		t.Errorf("%+v", st)
+	}
+}
+
 func TestRetention(t *testing.T) {
 	dir := t.TempDir()
 	l := open(t, dir, Config{SegmentBytes: 400, MaxEvents: 5})

@@ -7,6 +7,7 @@ package file
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -124,6 +125,11 @@ func (s *Source) scan(before map[string]seen) (after map[string]seen, changed bo
 func load(path string, info fs.FileInfo) seen {
 	if info.Size() > MaxFileSize {
 		f := unreadable(path, fmt.Errorf("has %d bytes, at most %d are read; split it", info.Size(), MaxFileSize))
+		f.size, f.modified = info.Size(), info.ModTime()
+		return f
+	}
+	if !info.Mode().IsRegular() { // a pipe would be waited for, and with it every other file
+		f := unreadable(path, errors.New("is not a regular file; put the configuration into one"))
 		f.size, f.modified = info.Size(), info.ModTime()
 		return f
 	}

@@ -62,6 +62,7 @@ const (
 	sealBytes     = 64 << 20 // a memtable of large spans is frozen early
 	maxFrozen     = 2        // memtables waiting for the sealer; beyond, writes are refused
 	maxQueued     = 64 << 20 // encoded bytes waiting for the committer; beyond, writes are refused as busy
+	maxSearches   = 8        // at once; each may hold the summaries of many traces. More wait until their context ends
 	maxGroup      = 16 << 20 // encoded bytes in one group commit
 	minFree       = 0.05     // of the file system; below, the oldest blocks are shed
 	upkeepEvery   = 5 * time.Second
@@ -82,6 +83,8 @@ type DB struct {
 	done   sync.WaitGroup
 	seal   chan struct{} // wakes the sealer; capacity 1
 	upkeep chan struct{} // wakes the upkeep; capacity 1
+
+	searches chan struct{} // one element per search that runs; see search
 
 	closing sync.RWMutex // held for reading by every call; Close takes it
 	closed  bool
@@ -151,6 +154,7 @@ func Open(cfg Config) (*DB, error) {
 	db := &DB{
 		cfg: cfg, log: cfg.Log, fs: cfg.FS, queue: make(chan *pending, 1024), stop: make(chan struct{}), seal: make(chan struct{}, 1),
 		upkeep: make(chan struct{}, 1), seen: newSequences(), active: newMemtable(), next: 1,
+		searches: make(chan struct{}, maxSearches),
 	}
 	db.cache = newCache(db.fs)
 	for _, d := range []string{cfg.Dir, db.walDir(), db.blockDir()} {
@@ -792,6 +796,21 @@ func (db *DB) enter(ctx context.Context, what string) (leave func(), err error) 
 		return nil, fmt.Errorf("%s: %w", what, store.ErrClosed)
 	}
 	return db.closing.RUnlock, nil
+}
+
+// search is enter for what may read the whole store: at most maxSearches run at once.
+func (db *DB) search(ctx context.Context, what string) (leave func(), err error) {
+	out, err := db.enter(ctx, what)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case db.searches <- struct{}{}:
+		return func() { <-db.searches; out() }, nil
+	case <-ctx.Done():
+		out()
+		return nil, fmt.Errorf("%s: %d other searches are running: %w (%v)", what, maxSearches, store.ErrBusy, ctx.Err())
+	}
 }
 
 // Close waits for calls in progress, makes the log durable and releases the directory. What was not sealed is read back from the log at the next Open.

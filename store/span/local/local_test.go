@@ -1,6 +1,8 @@
 package local
 
 import (
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -142,5 +144,27 @@ func TestConformance(t *testing.T) {
 				return &settled{DB: open(t, cfg), cfg: cfg, settle: v.settle}
 			})
 		})
+	}
+}
+
+// Searches beyond the bound wait for a place, and say that the store is busy when they got none.
+func TestSearchesAreBounded(t *testing.T) {
+	db := open(t, Config{Dir: t.TempDir()})
+	for range maxSearches {
+		db.searches <- struct{}{}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if _, err := db.Summaries(ctx, store.TraceQuery{}); !errors.Is(err, store.ErrBusy) {
+		t.Errorf("%v, want ErrBusy", err)
+	}
+	<-db.searches
+	for range 3 { // a place that was used is free again
+		if _, err := db.Summaries(t.Context(), store.TraceQuery{}); err != nil {
+			t.Error(err)
+		}
+		if err := db.Spans(t.Context(), store.TraceQuery{}, func(store.Span) bool { return true }); err != nil {
+			t.Error(err)
+		}
 	}
 }

@@ -340,7 +340,7 @@ func (h *candidates) Pop() any {
 // parts elsewhere are looked up (bloom filters) and it moves to the trace's start, or is taken if it stands there already.
 func (db *DB) Summaries(ctx context.Context, q store.TraceQuery) (store.TracePage, error) {
 	var page store.TracePage
-	leave, err := db.enter(ctx, "list traces")
+	leave, err := db.search(ctx, "list traces")
 	if err != nil {
 		return page, err
 	}
@@ -485,7 +485,7 @@ func summary(parts []*part) store.TraceSummary {
 
 // Spans calls yield for matching spans, newest first: by start, then trace id, then span id, all descending. q.Cursor is not used.
 func (db *DB) Spans(ctx context.Context, q store.TraceQuery, yield func(store.Span) bool) error {
-	leave, err := db.enter(ctx, "search spans")
+	leave, err := db.search(ctx, "search spans")
 	if err != nil {
 		return err
 	}
