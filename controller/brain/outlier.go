@@ -17,8 +17,8 @@ import (
 // Settings of the outlier advisor. Zero fields take the default named beside them.
 type Settings struct {
 	Window             time.Duration // how far back evidence counts; default 5 s
-	MinRequests        uint64        // to the endpoint within the evidence, for failures; default 6: balancers already starve a failing endpoint
-	MinFailures        uint64        // default 5
+	MinRequests        uint64        // to the endpoint within the evidence, for failures; default 4: balancers already starve a failing endpoint
+	MinFailures        uint64        // default 4
 	FailureRatio       float64       // default 0.30
 	RatioAbovePeers    float64       // the ratio must exceed the peers' median by this; default 0.20
 	Z                  float64       // and be that significant (two-proportion z); default 5
@@ -39,8 +39,8 @@ type Settings struct {
 
 func (s Settings) withDefaults() Settings {
 	def(&s.Window, 5*time.Second)
-	def(&s.MinRequests, 6)
-	def(&s.MinFailures, 5)
+	def(&s.MinRequests, 4)
+	def(&s.MinFailures, 4)
 	def(&s.FailureRatio, 0.30)
 	def(&s.RatioAbovePeers, 0.20)
 	def(&s.Z, 5)
