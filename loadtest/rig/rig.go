@@ -9,8 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"time"
 
 	"github.com/tulle-mesh/tulle/client"
@@ -20,9 +23,10 @@ import (
 
 // Options of a run.
 type Options struct {
-	Tulle string   // the executable; "" means bin/tulle below the working directory
-	Args  []string // further arguments of `tulle demo`
-	Out   io.Writer
+	Tulle  string   // the executable; "" means bin/tulle below the working directory
+	Args   []string // further arguments of `tulle demo`
+	Offset int      // added to every port of the demo, so that it runs beside another one; 0 to 5,000
+	Out    io.Writer
 }
 
 // Rig is one running demo.
@@ -51,10 +55,13 @@ func Start(ctx context.Context, o Options) (*Rig, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg := demo.Defaults()
+	cfg, where, err := move(demo.Defaults(), o.Offset)
+	if err != nil {
+		return nil, err
+	}
 	r := &Rig{API: client.New("http://" + cfg.HTTP), Config: cfg, Started: time.Now(), DataDir: filepath.Join(dir, "data")}
 	r.proc, err = process.Start(process.Spec{
-		Name: "tulle demo", Path: tulle, Args: append([]string{"demo", "--data-dir", r.DataDir}, o.Args...), Log: o.Out, StopTimeout: 90 * time.Second,
+		Name: "tulle demo", Path: tulle, Args: slices.Concat([]string{"demo", "--data-dir", r.DataDir}, where, o.Args), Log: o.Out, StopTimeout: 90 * time.Second,
 	})
 	if err != nil {
 		return nil, err
@@ -89,6 +96,34 @@ func Start(ctx context.Context, o Options) (*Rig, error) {
 	}
 	r.Live = time.Now()
 	return r, nil
+}
+
+// move adds offset to every port of a demo and returns the arguments that say so.
+func move(c demo.Config, offset int) (demo.Config, []string, error) {
+	if offset < 0 || offset > 5000 {
+		return c, nil, fmt.Errorf("port offset %d: must be 0 to 5000", offset)
+	}
+	if offset == 0 {
+		return c, nil, nil
+	}
+	var args []string
+	for name, addr := range map[string]*string{
+		"--http": &c.HTTP, "--controller": &c.Controller, "--controller-admin": &c.ControllerAdmin,
+		"--otlp-grpc": &c.OTLPGRPC, "--otlp-http": &c.OTLPHTTP, "--webhook": &c.Webhook,
+	} {
+		host, port, err := net.SplitHostPort(*addr)
+		if err != nil {
+			return c, nil, err
+		}
+		n, err := strconv.Atoi(port)
+		if err != nil {
+			return c, nil, fmt.Errorf("port of %s: %w", *addr, err)
+		}
+		*addr = net.JoinHostPort(host, strconv.Itoa(n+offset))
+		args = append(args, name, *addr)
+	}
+	c.AdminBase, c.ShopBase = c.AdminBase+offset, c.ShopBase+offset
+	return c, append(args, "--admin-base", strconv.Itoa(c.AdminBase), "--shop-base", strconv.Itoa(c.ShopBase)), nil
 }
 
 // Workloads are the demo's, with their addresses.
