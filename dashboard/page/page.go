@@ -10,6 +10,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/a-h/templ"
@@ -64,13 +65,17 @@ func (d *Deps) live() *graph.Snapshot {
 	return &graph.Snapshot{}
 }
 
-// events returns at most n events about service ("" for all), and why not when the log cannot be read.
+// routineScan is how many events are looked through for those that are not routine.
+const routineScan = 500
+
+// events returns the newest n events about service ("" for all) that are not routine, and why not when the log cannot be read.
 func (d *Deps) events(ctx context.Context, service string, n int) ([]event.Event, error) {
 	if d.Events == nil {
 		return nil, nil
 	}
-	list, _, err := d.Events.Query(ctx, event.Query{Service: service, Limit: n})
-	return list, err
+	list, _, err := d.Events.Query(ctx, event.Query{Service: service, Limit: routineScan})
+	list = slices.DeleteFunc(list, func(e event.Event) bool { return e.Kind.Routine() })
+	return list[:min(n, len(list))], err
 }
 
 // render writes a page.

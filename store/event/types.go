@@ -29,6 +29,9 @@ const (
 	KindDeploy       Kind = "deploy"
 )
 
+// Routine reports whether events of this kind are the ordinary coming and going of a mesh, which summaries leave out so that decisions are seen.
+func (k Kind) Routine() bool { return k == KindConnected || k == KindCertificate }
+
 // Event is one thing that happened. Message alone must make sense to a person; the rest lets them check it.
 type Event struct {
 	ID       string            `json:"id"` // ULID-like: sorts by time; unique
