@@ -69,8 +69,22 @@ func (d *Deps) events(ctx context.Context, service string, n int) ([]event.Event
 	if d.Events == nil {
 		return nil, nil
 	}
-	list, _, err := d.Events.Query(ctx, event.Query{Service: service, Limit: n})
-	return list, err
+	list, _, err := d.Events.Query(ctx, event.Query{Service: service, Limit: eventsLookedAt})
+	var decisions []event.Event
+	for _, e := range list {
+		if !routine(e) && len(decisions) < n {
+			decisions = append(decisions, e)
+		}
+	}
+	return decisions, err
+}
+
+// eventsLookedAt bounds the search for decisions among routine.
+const eventsLookedAt = 500
+
+// routine tells what happens when nothing is wrong and nothing was decided: every start of a mesh brings dozens. The events page has it.
+func routine(e event.Event) bool {
+	return e.Severity == "info" && (e.Kind == event.KindConnected || e.Kind == event.KindCertificate)
 }
 
 // render writes a page.

@@ -130,7 +130,7 @@ func deepest(ctx context.Context, r *rig.Rig) (string, error) {
 		return "", errors.New("the observer has no trace of web")
 	}
 	best := slices.MaxFunc(page.Traces, func(a, b store.TraceSummary) int { return a.Spans - b.Spans })
-	return best.TraceID.String(), nil
+	return best.ID, nil
 }
 
 const (
