@@ -49,7 +49,7 @@ func (b browser) photograph(ctx context.Context, url, file string, s shot) error
 		"--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
 		"--disable-component-update", "--disable-sync", "--hide-scrollbars", "--user-data-dir="+profile,
 		"--blink-settings=preferredColorScheme="+scheme, fmt.Sprintf("--window-size=%d,%d", s.width, s.height),
-		"--timeout=3000", "--screenshot="+file, url)
+		"--timeout=20000", "--screenshot="+file, url)
 	var said bytes.Buffer
 	c.Stdout, c.Stderr = &said, &said
 	c.WaitDelay = 5 * time.Second

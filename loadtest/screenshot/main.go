@@ -44,7 +44,7 @@ func main() {
 	flag.StringVar(&o.all, "all", "", "photograph every page in both themes and three widths into this folder instead")
 	flag.StringVar(&o.tulle, "tulle", "", "the tulle executable (default bin/tulle)")
 	flag.StringVar(&o.browser, "chromium", "chromium", "the Chromium executable")
-	flag.IntVar(&o.offset, "port-offset", 0, "added to every port of the demo, to run beside another one")
+	flag.IntVar(&o.offset, "port-offset", 0, "added to every port of the demo, to run beside another one (3000 clears the default ports)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -130,7 +130,7 @@ func deepest(ctx context.Context, r *rig.Rig) (string, error) {
 		return "", errors.New("the observer has no trace of web")
 	}
 	best := slices.MaxFunc(page.Traces, func(a, b store.TraceSummary) int { return a.Spans - b.Spans })
-	return best.TraceID.String(), nil
+	return best.ID, nil
 }
 
 const (
