@@ -5,7 +5,7 @@ MAKEFLAGS += --no-builtin-rules
 
 GO             ?= go
 VERSION        ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-LDFLAGS        := -s -w -X main.version=$(VERSION)
+LDFLAGS        := -s -w -X main.version=$(VERSION) -X main.stamp=$(VERSION)
 GOLANGCI       := golangci-lint
 GOLANGCI_VER   := v2.15.0
 GOFUMPT_VER    := v0.11.0

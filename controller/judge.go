@@ -308,7 +308,7 @@ func (j *judge) registry() *tullev1.Registry {
 	for _, p := range j.xds.Proxies() {
 		r.Proxies = append(r.Proxies, &tullev1.RegistryProxy{
 			Instance: p.Instance, Service: p.Service, RevisionAcked: p.Acked, LastNack: p.LastNack,
-			ConnectedUnixNano: p.Since.UnixNano(), Connected: p.Connected, Version: p.Version,
+			ConnectedUnixNano: p.Since.UnixNano(), Connected: p.Connected, Version: p.Version, RevisionWanted: p.Wanted,
 		})
 	}
 	return r

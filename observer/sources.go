@@ -68,7 +68,7 @@ func (s proxies) Proxies(context.Context) ([]source.Proxy, error) {
 	for _, x := range r.GetProxies() {
 		p := get(x.GetInstance())
 		p.Service = cmp.Or(p.Service, x.GetService())
-		p.Version, p.Connected, p.Acked, p.Nack = x.GetVersion(), x.GetConnected(), x.GetRevisionAcked(), x.GetLastNack()
+		p.Version, p.Connected, p.Acked, p.Wanted, p.Nack = x.GetVersion(), x.GetConnected(), x.GetRevisionAcked(), x.GetRevisionWanted(), x.GetLastNack()
 		if x.GetConnectedUnixNano() > 0 {
 			p.Since = time.Unix(0, x.GetConnectedUnixNano()).UTC()
 		}

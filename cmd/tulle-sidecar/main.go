@@ -64,8 +64,14 @@ func tuneRuntime(env func(string) (string, bool)) {
 	}
 }
 
-// version is the module's, as stamped by the Go toolchain.
+// stamped by make build: -ldflags "-X main.stamp=…".
+var stamp string
+
+// version is what make build stamped, or else the module's version as the Go toolchain knows it.
 func version() string {
+	if stamp != "" {
+		return stamp
+	}
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
 		return info.Main.Version
 	}

@@ -51,6 +51,7 @@ type Proxy struct {
 	Connected bool
 	Since     time.Time // of Connected
 	Acked     string    // revision
+	Wanted    string    // newest revision meant for it; "" when the workload is not configured any more
 	LastNack  string    // "" once a later revision was acknowledged
 }
 
@@ -103,7 +104,11 @@ func (s *Server) Proxies() []Proxy {
 	defer s.mu.Unlock()
 	out := make([]Proxy, 0, len(s.proxies))
 	for _, p := range s.proxies {
-		out = append(out, p.proxy)
+		proxy := p.proxy
+		if s.state != nil {
+			proxy.Wanted = s.state.Nodes[proxy.Instance].Revision
+		}
+		out = append(out, proxy)
 	}
 	slices.SortFunc(out, func(a, b Proxy) int { return strings.Compare(a.Instance, b.Instance) })
 	return out

@@ -48,7 +48,7 @@ func Alerts(d *Deps) http.HandlerFunc {
 
 func alertLevel(a source.Alert) part.Level {
 	switch {
-	case a.State != "firing" || a.Silenced:
+	case a.State != "firing" || a.Silenced || a.Severity == "info":
 		return part.OK
 	case part.SeverityLevel(a.Severity) == part.Warn:
 		return part.Warn

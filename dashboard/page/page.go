@@ -39,7 +39,8 @@ func (d *Deps) shell(ctx context.Context, title, active, live string) part.Shell
 	}
 }
 
-// firing counts alerts that fire now; 0 when there are none or nobody knows.
+// firing counts alerts of warning or worse that fire now; 0 when there are none or nobody knows. What is only information is on the alerts
+// page.
 func (d *Deps) firing(ctx context.Context) int {
 	if d.Alerts == nil {
 		return 0
@@ -50,7 +51,7 @@ func (d *Deps) firing(ctx context.Context) int {
 	}
 	n := 0
 	for _, a := range list {
-		if a.State == "firing" && !a.Silenced {
+		if a.State == "firing" && !a.Silenced && a.Severity != "info" {
 			n++
 		}
 	}

@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/tulle-mesh/tulle/client"
@@ -60,8 +62,13 @@ func Start(ctx context.Context, o Options) (*Rig, error) {
 		return nil, err
 	}
 	r := &Rig{API: client.New("http://" + cfg.HTTP), Config: cfg, Started: time.Now(), DataDir: filepath.Join(dir, "data")}
+	said := &tail{}
+	out := io.Writer(said)
+	if o.Out != nil {
+		out = io.MultiWriter(said, o.Out)
+	}
 	r.proc, err = process.Start(process.Spec{
-		Name: "tulle demo", Path: tulle, Args: slices.Concat([]string{"demo", "--data-dir", r.DataDir}, where, o.Args), Log: o.Out, StopTimeout: 90 * time.Second,
+		Name: "tulle demo", Path: tulle, Args: slices.Concat([]string{"demo", "--data-dir", r.DataDir}, where, o.Args), Log: out, StopTimeout: 90 * time.Second,
 	})
 	if err != nil {
 		return nil, err
@@ -92,7 +99,7 @@ func Start(ctx context.Context, o Options) (*Rig, error) {
 	cancel()
 	<-ended
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("the demo did not come to life: %w", err), r.Stop())
+		return nil, errors.Join(fmt.Errorf("the demo did not come to life: %w; it said last: %s", err, said.last()), r.Stop())
 	}
 	r.Live = time.Now()
 	return r, nil
@@ -150,4 +157,30 @@ func (r *Rig) Stop() error {
 		err = errors.Join(err, errors.New("the lock file was left behind"))
 	}
 	return errors.Join(err, os.RemoveAll(filepath.Dir(r.DataDir)))
+}
+
+// tail keeps the last of what was written to it.
+type tail struct {
+	mu sync.Mutex
+	b  []byte
+}
+
+const tailBytes = 4 << 10
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.b = append(t.b, p...)
+	if over := len(t.b) - tailBytes; over > 0 {
+		t.b = append(t.b[:0], t.b[over:]...)
+	}
+	return len(p), nil
+}
+
+// last is the last line that is not empty.
+func (t *tail) last() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	text := strings.TrimSpace(string(t.b))
+	return strings.TrimSpace(text[strings.LastIndexByte(text, '\n')+1:])
 }

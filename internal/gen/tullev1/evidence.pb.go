@@ -854,6 +854,7 @@ type RegistryProxy struct {
 	ConnectedUnixNano int64                  `protobuf:"varint,5,opt,name=connected_unix_nano,json=connectedUnixNano,proto3" json:"connected_unix_nano,omitempty"`
 	Connected         bool                   `protobuf:"varint,6,opt,name=connected,proto3" json:"connected,omitempty"`
 	Version           string                 `protobuf:"bytes,7,opt,name=version,proto3" json:"version,omitempty"`
+	RevisionWanted    string                 `protobuf:"bytes,8,opt,name=revision_wanted,json=revisionWanted,proto3" json:"revision_wanted,omitempty"` // newest revision meant for it; revisions are per workload
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -933,6 +934,13 @@ func (x *RegistryProxy) GetConnected() bool {
 func (x *RegistryProxy) GetVersion() string {
 	if x != nil {
 		return x.Version
+	}
+	return ""
+}
+
+func (x *RegistryProxy) GetRevisionWanted() string {
+	if x != nil {
+		return x.RevisionWanted
 	}
 	return ""
 }
@@ -1025,7 +1033,7 @@ const file_tulle_v1_evidence_proto_rawDesc = "" +
 	"\bfraction\x18\x05 \x01(\x01R\bfraction\x12\x16\n" +
 	"\x06reason\x18\x06 \x01(\tR\x06reason\x12(\n" +
 	"\x10issued_unix_nano\x18\a \x01(\x03R\x0eissuedUnixNano\x12*\n" +
-	"\x11expires_unix_nano\x18\b \x01(\x03R\x0fexpiresUnixNano\"\xf1\x01\n" +
+	"\x11expires_unix_nano\x18\b \x01(\x03R\x0fexpiresUnixNano\"\x9a\x02\n" +
 	"\rRegistryProxy\x12\x1a\n" +
 	"\binstance\x18\x01 \x01(\tR\binstance\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12%\n" +
@@ -1033,7 +1041,8 @@ const file_tulle_v1_evidence_proto_rawDesc = "" +
 	"\tlast_nack\x18\x04 \x01(\tR\blastNack\x12.\n" +
 	"\x13connected_unix_nano\x18\x05 \x01(\x03R\x11connectedUnixNano\x12\x1c\n" +
 	"\tconnected\x18\x06 \x01(\bR\tconnected\x12\x18\n" +
-	"\aversion\x18\a \x01(\tR\aversion2>\n" +
+	"\aversion\x18\a \x01(\tR\aversion\x12'\n" +
+	"\x0frevision_wanted\x18\b \x01(\tR\x0erevisionWanted2>\n" +
 	"\bEvidence\x122\n" +
 	"\bExchange\x12\x12.tulle.v1.Observed\x1a\x0e.tulle.v1.Told(\x010\x01B2Z0github.com/tulle-mesh/tulle/internal/gen/tullev1b\x06proto3"
 
