@@ -6,6 +6,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -29,6 +31,31 @@ func TestPerformMakesAllChecksAndFails(t *testing.T) {
 	}
 	if want := "CHECK   RESULT  DETAIL\nfirst   FAILED  was wrong\nsecond  ok      fine\n"; out.String() != want {
 		t.Errorf("got\n%swant\n%s", out.String(), want)
+	}
+}
+
+func TestLintExcusesForeignNamesOnly(t *testing.T) {
+	own := "prometheus_tsdb_head_native_histogram_series metric name should not include type 'histogram'\n"
+	for name, c := range map[string]struct {
+		script  string
+		excused int
+		fails   bool
+	}{
+		"clean":       {"exit 0", 0, false},
+		"foreign":     {"echo \"" + own + "\" | grep . >&2; exit 3", 1, false},
+		"ours":        {"echo tulle_x no help text >&2; exit 3", 0, true},
+		"both":        {"echo \"" + own + "tulle_x no help text\" | grep . >&2; exit 3", 0, true},
+		"not a page":  {"echo \"" + own + "\" | grep . >&2; exit 1", 0, true},
+		"says no why": {"exit 3", 0, true},
+	} {
+		tool := filepath.Join(t.TempDir(), "promtool")
+		if err := os.WriteFile(tool, []byte("#!/bin/sh\ncat >/dev/null\n"+c.script+"\n"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		excused, err := promtool(tool).lint(t.Context(), "page")
+		if excused != c.excused || (err != nil) != c.fails {
+			t.Errorf("%s: %d %v", name, excused, err)
+		}
 	}
 }
 
