@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/store/graph"
 )
 
@@ -106,7 +107,7 @@ func (a *application) send(ctx context.Context) (string, error) {
 		text("tulle.answered", "true"), text("tulle.delivered", "true"),
 	}
 	resource := map[string]any{"attributes": []attribute{
-		text("service.name", claimedService), text("tulle.boot.id", random(8)), text("tulle.reporter.identity", "spiffe://tulle.local/ns/shop/sa/web"),
+		text("service.name", claimedService), {flow.AttrSequence, map[string]string{"intValue": "1"}}, text("tulle.boot.id", random(8)), text("tulle.reporter.identity", "spiffe://tulle.local/ns/shop/sa/web"),
 	}}
 	a.sent = now
 	err := api{a.otlp}.post(ctx, "/v1/traces", map[string]any{"resourceSpans": []any{map[string]any{
@@ -123,7 +124,7 @@ func (a *application) send(ctx context.Context) (string, error) {
 	err = api{a.otlp}.post(ctx, "/v1/metrics", map[string]any{"resourceMetrics": []any{map[string]any{
 		"resource": resource,
 		"scopeMetrics": []any{map[string]any{"metrics": []any{map[string]any{
-			"name": "tulle.requests", "sum": map[string]any{"aggregationTemporality": 2, "isMonotonic": true, "dataPoints": []any{map[string]any{
+			"name": flow.MetricExchanges, "sum": map[string]any{"aggregationTemporality": 2, "isMonotonic": true, "dataPoints": []any{map[string]any{
 				"startTimeUnixNano": nanos(now.Add(-time.Second)), "timeUnixNano": nanos(now), "asInt": "1000000", "attributes": claims,
 			}}},
 		}}}},
