@@ -126,7 +126,7 @@ func (o *Observer) notices() []source.Notice {
 			len(off), of, clockLimit, strings.Join(off[:min(3, len(off))], ", ")), "Set those clocks (NTP); if it is nearly all of them, set the observer's.")
 	}
 	if n := o.journal.failed.Load() + o.journal.dropped.Load(); n > 0 {
-		add("error", fmt.Sprintf("%d events could not be kept.", n), "Check the free space and the permissions of "+o.cfg.DataDir+".")
+		add("error", fmt.Sprintf("Events that could not be kept since the start: %d.", n), "Check the free space and the permissions of "+o.cfg.DataDir+".")
 	}
 	return out
 }
