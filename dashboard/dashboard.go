@@ -90,7 +90,7 @@ const drainTimeout = 5 * time.Second
 func (d *Dashboard) Run(ctx context.Context, ready func()) error {
 	ln, err := net.Listen("tcp", d.cfg.Addr)
 	if err != nil {
-		return fmt.Errorf("dashboard cannot listen on %s: %w; stop what uses the port or choose another address", d.cfg.Addr, err)
+		return fmt.Errorf("cannot listen on %s: %w; stop what uses the port or choose another address", d.cfg.Addr, err)
 	}
 	d.addr = ln.Addr().String()
 	close(d.bound)

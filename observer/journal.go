@@ -3,6 +3,7 @@ package observer
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -17,6 +18,8 @@ type journal struct {
 	queue   chan event.Event
 	dropped atomic.Uint64
 	failed  atomic.Uint64
+	mu      sync.Mutex
+	damage  []string // what events about damage said since the start, the last four
 	done    sync.WaitGroup
 	closing sync.Once
 	closed  chan struct{}
@@ -29,11 +32,23 @@ func newJournal(log *event.Log, l *slog.Logger) *journal {
 }
 
 func (j *journal) add(e event.Event) {
+	if e.Kind == event.KindStore {
+		j.mu.Lock()
+		j.damage = append(j.damage[max(0, len(j.damage)-3):], e.Message)
+		j.mu.Unlock()
+	}
 	select {
 	case j.queue <- e:
 	default:
 		j.dropped.Add(1)
 	}
+}
+
+// damaged are the messages of the last events about damage since the start.
+func (j *journal) damaged() []string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return slices.Clone(j.damage)
 }
 
 func (j *journal) run() {

@@ -194,6 +194,7 @@ type sidecar struct {
 	service  string
 	instance string
 	boot     time.Time
+	skew     time.Duration // its clock is ahead by this
 	sequence int64
 	client   pmetricotlp.GRPCClient
 	counts   map[string]int64
@@ -261,7 +262,7 @@ func (s *sidecar) export(ctx context.Context) error {
 	a.PutStr(flow.AttrServiceInstance, s.instance)
 	a.PutStr(flow.AttrBootID, fmt.Sprintf("%016x", s.boot.UnixNano()))
 	a.PutInt(flow.AttrSequence, s.sequence)
-	now := time.Now()
+	now := time.Now().Add(s.skew)
 	a.PutInt(flow.AttrClock, now.UnixNano())
 	ms := rm.ScopeMetrics().AppendEmpty().Metrics()
 	for key, v := range s.counts {
@@ -438,6 +439,94 @@ func TestObserverWithoutItsController(t *testing.T) {
 		_, text := o.get(t, "/metrics")
 		return strings.Contains(text, "tulle_evidence_connected 1")
 	})
+}
+
+func TestAClockOneHourOffIsOnEveryPage(t *testing.T) {
+	m := newMesh(t)
+	m.controller()
+	o := m.observer("")
+	web := m.sidecar("web", "web-1", o.otlp)
+	catalog := m.sidecar("catalog", "catalog-1", o.otlp)
+	web.skew, web.boot = time.Hour, web.boot.Add(time.Hour)
+	m.eventually("a banner names the clock and says what to do", func() bool {
+		web.call(catalog, 1, 10, false)
+		m.must(web.export(t.Context()))
+		m.must(catalog.export(t.Context()))
+		_, body := o.get(t, "/")
+		return strings.Contains(body, "The clocks of 1 of 2 sidecars differ") && strings.Contains(body, "web-1 is 1h0m0s ahead") && strings.Contains(body, "Set those clocks")
+	})
+	m.eventually("an event says so, too", func() bool {
+		list, _, err := o.Events().Query(t.Context(), event.Query{Kind: event.KindClock})
+		m.must(err)
+		return len(list) == 1 && list[0].Instance == "web-1"
+	})
+	if e := edgeOf(o.Graph().Live()); e == nil || e.Client == nil || e.Server == nil || e.Client.Requests == 0 {
+		t.Errorf("what it counted is not in the picture: %+v", e)
+	}
+}
+
+// A tail of garbage in each of the three logs costs nothing that was acknowledged, and is told in events and banners.
+func TestGarbageAtTheEndOfEveryLog(t *testing.T) {
+	const id = "0af7651916cd43dd8448eb211c80319c"
+	dir := t.TempDir()
+	start := func(m *mesh) (o observed, otlp string) {
+		x, err := observer.New(observer.Config{DataDir: dir, HTTP: "127.0.0.1:0", OTLPGRPC: "127.0.0.1:0", OTLPHTTP: "127.0.0.1:0", Log: m.log("observer")})
+		m.must(err)
+		stop := m.actor("observer", x.Run)
+		h, _, otlp := x.Addresses(t.Context())
+		return observed{x, "http://" + h, "", stop}, otlp
+	}
+	m := &mesh{t: t, dir: dir}
+	o, otlp := start(m)
+	now := time.Now().UnixNano()
+	body := fmt.Sprintf(`{"resourceSpans":[{"resource":{"attributes":[{"key":"service.name","value":{"stringValue":"web"}}]},"scopeSpans":[{"spans":[
+		{"traceId":%q,"spanId":"00000000000000a1","name":"GET","kind":2,"startTimeUnixNano":"%d","endTimeUnixNano":"%d"}]}]}]}`, id, now, now+1000)
+	res, err := http.Post("http://"+otlp+"/v1/traces", "application/json", strings.NewReader(body))
+	m.must(err)
+	_ = res.Body.Close()
+	if res.StatusCode != 200 {
+		t.Fatalf("export: %s", res.Status)
+	}
+	m.must(o.Events().Append(t.Context(), event.Event{ID: event.NewID(time.Now()), Time: time.Now(), Kind: event.KindDeploy, Severity: "info", Message: "Before the damage."}))
+	o.stop()
+	for _, pattern := range []string{"spans/wal/*.wal", "metrics/wal/0*", "events/*.jsonl"} {
+		files, err := filepath.Glob(m.path(pattern))
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: %v %v", pattern, files, err)
+		}
+		f, err := os.OpenFile(files[len(files)-1], os.O_APPEND|os.O_WRONLY, 0)
+		m.must(err)
+		_, err = f.WriteString(strings.Repeat("garbage", 20))
+		m.must(errors.Join(err, f.Close()))
+	}
+
+	o, _ = start(m)
+	if code, text := o.get(t, "/api/tulle/v1/traces/"+id); code != 200 {
+		t.Errorf("the trace is gone: %d %s", code, text)
+	}
+	m.eventually("an event for each, and the one from before", func() bool {
+		list, _, err := o.Events().Query(t.Context(), event.Query{})
+		m.must(err)
+		damage, before := 0, false
+		for _, e := range list {
+			if e.Kind == event.KindStore {
+				damage++
+			}
+			before = before || e.Message == "Before the damage."
+			if strings.Contains(e.Message, "\n") {
+				t.Errorf("not one line: %q", e.Message)
+			}
+		}
+		return damage == 3 && before
+	})
+	_, page := o.get(t, "/")
+	for _, want := range []string{
+		"The span store has a problem", "they were cut off and kept in", "if there was no crash, check the disk", "The write-ahead log of the metrics store was damaged", "The event log was damaged and has been repaired",
+	} {
+		if !strings.Contains(page, want) {
+			t.Errorf("no banner says %q", want)
+		}
+	}
 }
 
 func TestBadConfigurationSaysWhat(t *testing.T) {

@@ -108,13 +108,59 @@ func (o *Observer) notices() []source.Notice {
 			add("warning", "No registry has come from the controller yet, so reports cannot be attributed and the graph is empty.", "It comes with the first connection to the controller.")
 		}
 	}
-	if st := o.spans.Stats(); st.LastError != "" {
-		add("error", "The span store has a problem: "+st.LastError, "See the events for what happened to it.")
+	trouble := o.spans.Stats().LastError
+	if trouble != "" {
+		add("error", "The span store has a problem: "+trouble+".", "Do what it says; the events have the rest.")
+	}
+	for _, d := range o.journal.damaged() {
+		if trouble != "" && strings.Contains(d, trouble) {
+			continue
+		}
+		add("warning", d, "If there was no crash or power cut, check the disk that holds "+o.cfg.DataDir+".")
+	}
+	if d := o.events.Stats().Damage; len(d) > 0 {
+		add("warning", "The event log was damaged and has been repaired: "+d[len(d)-1]+".", "If there was no crash or power cut, check the disk that holds "+o.cfg.DataDir+".")
+	}
+	if off, of := skewed(o.graph.Live()); len(off) > 0 {
+		add("warning", fmt.Sprintf("The clocks of %d of %d sidecars differ from the observer's by more than %s: %s. Counts are placed correctly all the same; their spans show their own times.",
+			len(off), of, clockLimit, strings.Join(off[:min(3, len(off))], ", ")), "Set those clocks (NTP); if it is nearly all of them, set the observer's.")
 	}
 	if n := o.journal.failed.Load() + o.journal.dropped.Load(); n > 0 {
-		add("error", fmt.Sprintf("%d events could not be kept.", n), "Check the free space and the permissions of "+o.cfg.DataDir+".")
+		add("error", fmt.Sprintf("Events that could not be kept since the start: %d.", n), "Check the free space and the permissions of "+o.cfg.DataDir+".")
 	}
 	return out
+}
+
+// clockLimit is how much a clock may differ before a banner says so; from there on the graph also writes an event.
+const clockLimit = 2 * time.Second
+
+// skewed lists the reporters whose clocks are off, the worst first, and how many there are in all. Those that are gone do not count.
+func skewed(s *graph.Snapshot) (off []string, of int) {
+	type clock struct {
+		instance string
+		ahead    time.Duration
+	}
+	var list []clock
+	for _, n := range s.Nodes {
+		for _, r := range n.Reporters {
+			if r.Missing {
+				continue
+			}
+			of++
+			if r.ClockOffset.Abs() >= clockLimit {
+				list = append(list, clock{r.Instance, -r.ClockOffset})
+			}
+		}
+	}
+	slices.SortStableFunc(list, func(a, b clock) int { return cmp.Compare(b.ahead.Abs(), a.ahead.Abs()) })
+	for _, c := range list {
+		direction := "ahead"
+		if c.ahead < 0 {
+			direction = "behind"
+		}
+		off = append(off, fmt.Sprintf("%s is %s %s", c.instance, c.ahead.Abs().Round(time.Second), direction))
+	}
+	return off, of
 }
 
 // ready says whether sidecars can report.

@@ -181,3 +181,23 @@ func TestNoController(t *testing.T) {
 	}
 	http.DefaultClient.CloseIdleConnections()
 }
+
+// An admin port in use ends the sidecar with one line that names the address and the flag.
+func TestAdminPortInUse(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	c, err := parse([]string{
+		"--instance", "cart-1", "--service", "cart", "--bundle", bundle(t), "--state-dir", t.TempDir(),
+		"--admin", taken.Addr().String(), "--controller", taken.Addr().String(), "--otlp", "off",
+	}, noEnv, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = serve(t.Context(), c, io.Discard, io.Discard)
+	if err == nil || strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), taken.Addr().String()) || !strings.Contains(err.Error(), "--admin") {
+		t.Errorf("got %v, want one line with the address and --admin", err)
+	}
+}

@@ -33,6 +33,15 @@ func (v *controllerFlags) flags(f *pflag.FlagSet, server bool) {
 	f.DurationVar(&v.leafTTL, "certificate-ttl", 24*time.Hour, "how long workload certificates are valid")
 }
 
+// listeners are what the controller listens on.
+func (v *controllerFlags) listeners(server bool) []listener {
+	grpc, admin := "--grpc", "--admin"
+	if server {
+		grpc, admin = "--controller", "--controller-admin"
+	}
+	return []listener{{"the controller", grpc, v.grpc}, {"the controller's admin page", admin, v.admin}}
+}
+
 // args is the command line that sets them on `tulle controller`.
 func (v *controllerFlags) args() []string {
 	return []string{
@@ -56,6 +65,9 @@ func controllerCommand() *cobra.Command {
 			}
 			if v.dataDir == "" || v.config == "" {
 				return usageError{fmt.Errorf("--data-dir and --config are required: a folder for the controller's data, and one with *.yaml resources")}
+			}
+			if err := checkPorts(v.listeners(false)...); err != nil {
+				return err
 			}
 			return controller.Run(c.Context(), controller.Config{
 				DataDir: v.dataDir, ConfigDir: v.config, GRPC: v.grpc, Admin: v.admin, TrustDomain: v.trustDomain, LeafTTL: v.leafTTL,

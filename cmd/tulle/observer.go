@@ -3,6 +3,7 @@
 package main
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -41,6 +42,13 @@ func (v *observerFlags) flags(f *pflag.FlagSet, server bool) {
 	f.IntVar(&c.MemoryLimitMiB, "memory-limit", observer.DefaultMemoryLimitMiB, "soft memory limit, MiB")
 }
 
+// listeners are what the observer listens on.
+func (v *observerFlags) listeners() []listener {
+	return []listener{
+		{"the dashboard", "--http", v.cfg.HTTP}, {"OTLP over gRPC", "--otlp-grpc", v.cfg.OTLPGRPC}, {"OTLP over HTTP", "--otlp-http", v.cfg.OTLPHTTP},
+	}
+}
+
 // passed are the flags that server hands on as they were given to it.
 var passed = []string{
 	"http", "http-host", "otlp-grpc", "otlp-http", "webhook", "rules", "alert-config", "external-url", "span-retain", "span-retain-bytes", "metric-retain",
@@ -77,6 +85,12 @@ func observerCommand() *cobra.Command {
 		RunE: func(c *cobra.Command, _ []string) error {
 			log, err := logger(level)
 			if err != nil {
+				return err
+			}
+			if v.cfg.DataDir == "" {
+				return usageError{fmt.Errorf("--data-dir is required: a folder where spans, series and events are kept")}
+			}
+			if err := checkPorts(v.listeners()...); err != nil {
 				return err
 			}
 			v.cfg.Log = log.With("process", "observer")

@@ -45,6 +45,9 @@ started again when it dies. SIGTERM and Ctrl-C stop the observer first, then the
 		if dataDir == "" {
 			return usageError{fmt.Errorf("--data-dir is required: a folder where controller and observer keep their data")}
 		}
+		if err := checkPorts(append(ctl.listeners(true), obs.listeners()...)...); err != nil {
+			return err // a child would be started again and again
+		}
 		self, err := os.Executable()
 		if err != nil {
 			return fmt.Errorf("cannot find the running executable: %w", err)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 )
 
 // Material is what a process needs to prove itself and to check others. Immutable.
@@ -98,6 +99,10 @@ func VerifyChain(certs []*x509.Certificate, bundle *x509.CertPool) (ID, error) {
 		inter.AddCert(c)
 	}
 	if _, err := leaf.Verify(x509.VerifyOptions{Roots: bundle, Intermediates: inter, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
+		var invalid x509.CertificateInvalidError
+		if errors.As(err, &invalid) && invalid.Reason == x509.Expired {
+			return ID{}, fmt.Errorf("%w: %w (check the clocks of both machines; this one says %s)", ErrPeer, err, time.Now().UTC().Format(time.RFC3339))
+		}
 		return ID{}, fmt.Errorf("%w: %w", ErrPeer, err)
 	}
 	return CertificateID(leaf)

@@ -82,7 +82,7 @@ func (s *Server) Handler() http.Handler {
 func (s *Server) Run(ctx context.Context, ready func()) error {
 	l, err := net.Listen("tcp", s.cfg.Address)
 	if err != nil {
-		return fmt.Errorf("admin: cannot listen on %s (is another sidecar there? choose another address with --admin): %w", s.cfg.Address, err)
+		return fmt.Errorf("cannot listen on %s (is another sidecar there? choose another address with --admin): %w", s.cfg.Address, err)
 	}
 	s.addr <- l.Addr().String()
 	srv := &http.Server{

@@ -379,7 +379,15 @@ func TestRetention(t *testing.T) {
 		if db.Stats().Blocks != 2 || !ev.has(event.KindDisk, "removed early") {
 			t.Fatalf("%d blocks, want 2: the oldest is shed, with an event", db.Stats().Blocks)
 		}
+		if e := db.Stats().LastError; !strings.Contains(e, "less than 5 % of the disk") || !strings.Contains(e, "Free some space") {
+			t.Errorf("LastError %q, want what is wrong and what to do", e)
+		}
 		holds(t, db, []uint64{10, 29})
+		fsys.free.Store(50 << 20)
+		db.retain(time.Now())
+		if e := db.Stats().LastError; e != "" {
+			t.Errorf("there is space again, and still: %s", e)
+		}
 	})
 }
 

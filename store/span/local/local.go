@@ -106,6 +106,7 @@ type DB struct {
 		sync.Mutex
 		fault    string // present trouble; "" when the last write and seal went well
 		sealing  string // trouble of the sealer
+		disk     string // the disk is nearly full, as of the last upkeep
 		damage   string // damage found since Open
 		lastDisk time.Time
 	}
@@ -329,7 +330,7 @@ func (db *DB) setAside(path string, data []byte, d damage) error {
 			return fmt.Errorf("span store: cut the damaged end of %s: %w", path, err)
 		}
 		db.reportDamage(fmt.Sprintf("the log %s ended in %d bytes that are no whole batch, as a crash in the middle of a write leaves them; they were cut off and kept in %s. "+
-			"Batches that were acknowledged before are intact", filepath.Base(path), d.to-d.from, aside), path)
+			"Batches that were acknowledged before are intact; if there was no crash, check the disk", filepath.Base(path), d.to-d.from, aside), path)
 		return nil
 	}
 	db.reportDamage(fmt.Sprintf("%d bytes in the middle of the log %s are damaged and were skipped; a copy is in %s. Check the disk: batches acknowledged in that range are lost",
@@ -722,16 +723,25 @@ func (db *DB) retain(now time.Time) {
 	if len(drop) > 0 {
 		db.log.Info("span store: removed the oldest blocks", "blocks", len(drop), "shedBytes", shed)
 	}
-	if need > 0 {
+	if need == 0 {
+		db.setDisk("")
+	} else {
 		msg := fmt.Sprintf("less than %.0f %% of the disk that holds %s is free; ", minFree*100, db.cfg.Dir)
 		if shed > 0 {
 			msg += fmt.Sprintf("the %d oldest blocks of spans were removed early to make room. Free some space or lower the retention", len(drop))
 		} else {
 			msg += "there are no sealed spans left to remove. Free some space"
 		}
+		db.setDisk(msg)
 		db.diskEvent("warning", msg, map[string]string{"free": fmt.Sprintf("%d bytes", free), "shed": fmt.Sprintf("%d bytes", shed)})
 		db.measureFree()
 	}
+}
+
+func (db *DB) setDisk(msg string) {
+	db.notes.Lock()
+	db.notes.disk = msg
+	db.notes.Unlock()
 }
 
 func (db *DB) setFault(msg string) {
@@ -873,7 +883,7 @@ func (db *DB) Stats() store.SpanStats {
 		s.Oldest, s.Newest = unixTime(lo), unixTime(hi)
 	}
 	db.notes.Lock()
-	for _, n := range []string{db.notes.fault, db.notes.sealing, db.notes.damage} {
+	for _, n := range []string{db.notes.fault, db.notes.sealing, db.notes.disk, db.notes.damage} {
 		if n != "" {
 			s.LastError = n
 			break
