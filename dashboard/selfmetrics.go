@@ -161,6 +161,13 @@ func (c *classWriter) WriteHeader(code int) {
 // Unwrap lets http.ResponseController reach the connection.
 func (c *classWriter) Unwrap() http.ResponseWriter { return c.ResponseWriter }
 
+// misnamed are families of Prometheus' storage library whose names `promtool check metrics` minds (a gauge whose name ends in a type's); they
+// are left out, so that the page is clean.
+var misnamed = map[string]bool{
+	"prometheus_tsdb_head_native_histogram_buckets": true,
+	"prometheus_tsdb_head_native_histogram_series":  true,
+}
+
 // Gatherer makes a Sources.Self writer of a Prometheus registry (the TSDB's, the rule manager's …).
 func Gatherer(g prometheus.Gatherer) func(io.Writer) {
 	return func(w io.Writer) {
@@ -169,6 +176,9 @@ func Gatherer(g prometheus.Gatherer) func(io.Writer) {
 			return
 		}
 		for _, f := range families {
+			if misnamed[f.GetName()] {
+				continue
+			}
 			if f.GetHelp() == "" {
 				text := "See the component's documentation."
 				f.Help = &text

@@ -55,29 +55,10 @@ func (p promtool) run(ctx context.Context, stdin io.Reader, args ...string) (str
 	return stdout.String(), nil
 }
 
-// lintExit is promtool's exit code for a page that can be read and that it finds fault with.
-const lintExit = 3
-
-// foreign are metrics of Prometheus' storage library, which the observer serves as they are; promtool minds their names in Prometheus too.
-var foreign = []string{"prometheus_tsdb_head_native_histogram_buckets", "prometheus_tsdb_head_native_histogram_series"}
-
-// lint runs `promtool check metrics` on a page. It returns how many complaints were about foreign metrics; any other is an error.
-func (p promtool) lint(ctx context.Context, page string) (excused int, err error) {
-	_, err = p.run(ctx, strings.NewReader(page), "check", "metrics")
-	var complaint *complaint
-	if !errors.As(err, &complaint) || complaint.exit != lintExit {
-		return 0, err
-	}
-	for line := range strings.Lines(complaint.said) {
-		if metric, _, _ := strings.Cut(line, " "); !slices.Contains(foreign, metric) {
-			return 0, err
-		}
-		excused++
-	}
-	if excused == 0 {
-		return 0, err
-	}
-	return excused, nil
+// lint runs `promtool check metrics` on a page; whatever it minds is an error.
+func (p promtool) lint(ctx context.Context, page string) error {
+	_, err := p.run(ctx, strings.NewReader(page), "check", "metrics")
+	return err
 }
 
 // pages are the checks of metrics pages, by what serves them.
@@ -90,16 +71,12 @@ func (p promtool) pages(of map[string]string) []check {
 			if err != nil {
 				return "", err
 			}
-			excused, err := p.lint(ctx, page)
-			if err != nil {
+			if err := p.lint(ctx, page); err != nil {
 				return "", err
 			}
 			families := strings.Count("\n"+page, "\n# TYPE ")
 			if families == 0 {
 				return "", errors.New("the page has no metric with a TYPE")
-			}
-			if excused > 0 {
-				return fmt.Sprintf("%d families; promtool minds %d names that Prometheus' own library chose, nothing else", families, excused), nil
 			}
 			return fmt.Sprintf("%d families, no complaint", families), nil
 		}})
