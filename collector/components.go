@@ -56,7 +56,8 @@ func (c *Collector) pipelines() map[string]any {
 	protocols := map[string]any{}
 	middleware := []any{map[string]any{"id": "gate"}}
 	if c.cfg.GRPC != "" {
-		protocols["grpc"] = map[string]any{"endpoint": c.cfg.GRPC, "max_recv_msg_size_mib": maxMessageMiB, "max_concurrent_streams": 128, "middlewares": middleware,
+		protocols["grpc"] = map[string]any{
+			"endpoint": c.cfg.GRPC, "max_recv_msg_size_mib": maxMessageMiB, "max_concurrent_streams": 128, "middlewares": middleware,
 			// A sidecar whose machine vanished says nothing: its connection is asked after, and closed.
 			"keepalive": map[string]any{"server_parameters": map[string]any{"time": "30s", "timeout": "10s"}},
 		}

@@ -29,7 +29,7 @@ func TestStalledBodyIsCutOff(t *testing.T) {
 		ended <- err
 	})))
 	defer srv.Close()
-	send := func(body string) (error, string) {
+	send := func(body string) (line string, err error) {
 		c, err := net.Dial("tcp", srv.Listener.Addr().String())
 		if err != nil {
 			t.Fatal(err)
@@ -41,13 +41,13 @@ func TestStalledBodyIsCutOff(t *testing.T) {
 		case <-time.After(10 * time.Second):
 			t.Fatal("the request still waits for its body")
 		}
-		line, _ := bufio.NewReader(c).ReadString('\n')
-		return err, line
+		line, _ = bufio.NewReader(c).ReadString('\n')
+		return line, err
 	}
-	if err, _ := send("que"); err == nil {
+	if _, err := send("que"); err == nil {
 		t.Error("half a body was taken for all of it")
 	}
-	if err, line := send("query=1"); err != nil || !strings.Contains(line, "200") {
+	if line, err := send("query=1"); err != nil || !strings.Contains(line, "200") {
 		t.Errorf("a whole body: %v, answer %q", err, line)
 	}
 }

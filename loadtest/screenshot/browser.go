@@ -34,7 +34,7 @@ func (b browser) photograph(ctx context.Context, url, file string, s shot) error
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(profile)
+	defer func() { _ = os.RemoveAll(profile) }()
 	file, err = filepath.Abs(file)
 	if err != nil {
 		return err

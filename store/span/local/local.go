@@ -819,7 +819,7 @@ func (db *DB) search(ctx context.Context, what string) (leave func(), err error)
 		return func() { <-db.searches; out() }, nil
 	case <-ctx.Done():
 		out()
-		return nil, fmt.Errorf("%s: %d other searches are running: %w (%v)", what, maxSearches, store.ErrBusy, ctx.Err())
+		return nil, fmt.Errorf("%s: %d other searches are running: %w (%w)", what, maxSearches, store.ErrBusy, ctx.Err())
 	}
 }
 
