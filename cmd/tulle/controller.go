@@ -24,7 +24,7 @@ func (v *controllerFlags) flags(f *pflag.FlagSet, server bool) {
 	if server {
 		grpc, admin = "controller", "controller-admin"
 	} else {
-		f.StringVar(&v.dataDir, "data-dir", "", "where the certificate authority, tokens and overrides are kept (required)")
+		f.StringVar(&v.dataDir, "data-dir", "", "where the certificate authority and join tokens are kept (required)")
 	}
 	f.StringVar(&v.config, "config", "", "folder of *.yaml resources (required)")
 	f.StringVar(&v.grpc, grpc, controller.DefaultGRPC, "address of xDS, identity and evidence")
