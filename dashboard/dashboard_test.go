@@ -262,6 +262,9 @@ func TestMetricsArePrometheusText(t *testing.T) {
 	s := shop(t, "")
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(prometheus.NewCounter(prometheus.CounterOpts{Name: "tulle_test_total", Help: "For the test."}))
+	for _, misnamed := range []string{"prometheus_tsdb_head_native_histogram_series", "prometheus_rule_evaluation_duration_histogram_seconds"} {
+		reg.MustRegister(prometheus.NewGauge(prometheus.GaugeOpts{Name: misnamed, Help: "Promtool would mind it."}))
+	}
 	s.Self = append(s.Self, Gatherer(reg))
 	h := handler(t, s)
 	get(t, h, "/")

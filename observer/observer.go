@@ -268,7 +268,7 @@ func (o *Observer) assemble() (err error) {
 			Spans: o.spans, Graph: o.graph, Events: o.events,
 			Metrics: source.Metrics{Queryable: o.metrics, Exemplars: o.metrics, Engine: o.metrics.Engine()},
 			Alerts:  alerts{o.alerting}, Rules: o.alerting, Proxies: proxies{o.registry, o.graph},
-			Self: []func(io.Writer){o.writeMetrics}, Ready: o.ready, Banner: o.notices,
+			Self: []func(io.Writer){dashboard.Gatherer(o.reg)}, Ready: o.ready, Banner: o.notices,
 		},
 	})
 	if err != nil {

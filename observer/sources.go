@@ -4,14 +4,12 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/common/expfmt"
 
 	"github.com/tulle-mesh/tulle/alert"
 	"github.com/tulle-mesh/tulle/dashboard/source"
@@ -169,22 +167,6 @@ func (o *Observer) ready() error {
 		return fmt.Errorf("%w; the controller at %s has not answered", identity.ErrNoMaterial, o.cfg.Controller)
 	}
 	return nil
-}
-
-// writeMetrics writes the observer's own metrics as Prometheus text.
-func (o *Observer) writeMetrics(w io.Writer) {
-	families, err := o.reg.Gather()
-	if err != nil {
-		o.log.Warn("some of the observer's own metrics could not be read", "err", err)
-	}
-	for _, f := range families {
-		if strings.HasSuffix(f.GetName(), "_histogram_seconds") {
-			continue // Prometheus' parts give these figures twice; the histogram form has a name that promtool objects to
-		}
-		if _, err := expfmt.MetricFamilyToText(w, f); err != nil {
-			return
-		}
-	}
 }
 
 // registerMetrics adds what the parts count to the registry. The dashboard writes the span store's and the process's own.
