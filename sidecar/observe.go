@@ -63,6 +63,9 @@ func (o *observer) observe(next exchange.Handler) exchange.Handler {
 		}
 		r.Reason, r.Detail, r.Answered = out.Reason, out.Detail, out.Answered
 		r.Legs = x.Legs
+		if x.Folded && !x.Live.Reported {
+			r.Trace.SpanID = x.Try.SpanID // the parent that the other side knows
+		}
 		if x.Kind == flow.KindConnection {
 			r.Status, r.Answered = 0, false
 		}
@@ -72,7 +75,8 @@ func (o *observer) observe(next exchange.Handler) exchange.Handler {
 	})
 }
 
-// attempt stands inside the choice of an endpoint: one Record per try.
+// attempt stands inside the choice of an endpoint: one Record per try. A first try that went well is folded: nobody knows the id of an exchange
+// before it closes, so the exchange takes the try's, and one span tells both stories.
 func (o *observer) attempt(next exchange.Handler) exchange.Handler {
 	return exchange.HandlerFunc(func(x *exchange.Exchange) {
 		if x.Kind == flow.KindConnection { // a relay is one Record, whatever it takes
@@ -98,6 +102,8 @@ func (o *observer) attempt(next exchange.Handler) exchange.Handler {
 		r.Legs = since(x.Legs, begin)
 		r.BytesOut -= before
 		o.endpoint(r, x)
+		x.Folded = x.Tries == 1 && out.Answered && out.Reason == flow.ReasonNone && begin+r.Duration < flow.ProgressInterval/2
+		r.Folded = x.Folded
 		o.rec.Record(r)
 	})
 }
@@ -217,7 +223,7 @@ func (o *observer) add(n *exchange.Live, x *exchange.Exchange, kind flow.Kind, s
 	}
 	s := &o.shards[n.Shard-1]
 	s.mu.Lock()
-	n.X, n.Kind, n.Start, n.Due = x, kind, start, start.Add(flow.ProgressInterval)
+	n.X, n.Kind, n.Start, n.Due, n.Reported = x, kind, start, start.Add(flow.ProgressInterval), false
 	n.Prev, n.Next = nil, s.first
 	if s.first != nil {
 		s.first.Prev = n
@@ -266,7 +272,7 @@ func (o *observer) progress(now time.Time) {
 			if now.Before(n.Due) {
 				continue
 			}
-			n.Due = n.Due.Add(flow.ProgressInterval)
+			n.Due, n.Reported = n.Due.Add(flow.ProgressInterval), true
 			o.fill(&r, n.X, n.Kind)
 			r.Phase = flow.PhaseProgress
 			r.Legs = exchange.NoLegs

@@ -2,6 +2,7 @@ package sidecar
 
 import (
 	"context"
+	"net/http"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -55,4 +56,32 @@ func TestProgress(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestFolding: an exchange and its only, successful try are one span, whose id the far side sees; with a second try each has its own.
+func TestFolding(t *testing.T) {
+	var seen []string
+	calls := 0
+	target := app(t, func(w http.ResponseWriter, r *http.Request) {
+		seen = append(seen, r.Header.Get("traceparent")[36:52])
+		if calls++; calls == 2 {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	})
+	r, addr := front(t, func(s *policy.Service) { s.Retry.BackoffBase = time.Nanosecond }, target)
+	_ = raw(t, addr, "GET /once HTTP/1.1\r\nHost: a\r\n\r\nGET /twice HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+	r.stop()
+	ex, at := r.rec.Closed(flow.KindExchange), r.rec.Closed(flow.KindAttempt)
+	if len(ex) != 2 || len(at) != 3 || len(seen) != 3 {
+		t.Fatalf("%d exchanges, %d attempts, %d requests", len(ex), len(at), len(seen))
+	}
+	if !at[0].Folded || ex[0].Trace.SpanID.String() != seen[0] {
+		t.Errorf("one try: folded %v, exchange %s, the far side's parent %s", at[0].Folded, ex[0].Trace.SpanID, seen[0])
+	}
+	for _, a := range at[1:] {
+		if a.Folded || a.Trace.ParentID != ex[1].Trace.SpanID || a.Trace.SpanID.String() != seen[a.Attempt] {
+			t.Errorf("try %d of two: folded %v, span %s under %s, exchange %s, the far side's parent %s",
+				a.Attempt, a.Folded, a.Trace.SpanID, a.Trace.ParentID, ex[1].Trace.SpanID, seen[a.Attempt])
+		}
+	}
 }

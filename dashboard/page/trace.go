@@ -299,7 +299,7 @@ func (n *spanNode) finish(v *TraceView, depth int) {
 	if n.orphan {
 		r.Says = append(r.Says, "Its parent span "+shortID(r.Parent)+" is not stored: either it has not arrived, or it was made by an application that reports elsewhere.")
 	}
-	if r.Kind == "attempt" {
+	if r.Kind == "attempt" || r.Kind == "client" { // of a client whose only try is folded
 		n.network(scale)
 	}
 	for _, c := range n.children {
@@ -326,20 +326,20 @@ func (n *spanNode) finish(v *TraceView, depth int) {
 		if n.attr[flow.AttrDelivered] == "false" {
 			r.Says = append(r.Says, "It was never delivered: the peer cannot have begun to work on it.")
 		}
-		if n.attr[flow.AttrProbe] == "true" {
-			r.Says = append(r.Says, "It was a probe: a small share of traffic that asks whether an ejected endpoint has healed.")
-		}
 	case "server":
 		if n.attr[flow.AttrAnswered] == "false" {
 			r.Says = append(r.Says, "It was not answered completely.")
 		}
+	}
+	if n.attr[flow.AttrProbe] == "true" {
+		r.Says = append(r.Says, "It was a probe: a small share of traffic that asks whether an ejected endpoint has healed.")
 	}
 	if o := n.attr[flow.AttrOverride]; o != "" {
 		r.Says = append(r.Says, "Override "+o+" of the controller influenced which endpoint was chosen.")
 	}
 }
 
-// network marks what of an attempt lies outside the server's part.
+// network marks what of a try lies outside the server's part.
 func (n *spanNode) network(scale float64) {
 	for _, c := range n.children {
 		if c.row.Kind != "server" || c.row.Service == n.row.Service {

@@ -128,8 +128,10 @@ func clean(v string, limit int) string {
 
 // withoutQuery cuts a request target at its query or fragment (RFC 3986 §3).
 func withoutQuery(target string) string {
-	if i := strings.IndexAny(target, "?#"); i >= 0 {
-		return target[:i]
+	for i := range len(target) {
+		if target[i] == '?' || target[i] == '#' {
+			return target[:i]
+		}
 	}
 	return target
 }

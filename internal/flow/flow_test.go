@@ -194,19 +194,52 @@ func TestParseResponse(t *testing.T) {
 	}
 }
 
-func BenchmarkAppendSpans(b *testing.B) {
+// BenchmarkViews is what a Record costs as a span and as a line of the access log.
+func BenchmarkViews(b *testing.B) {
 	recs := make([]Record, 512)
 	for i := range recs {
 		recs[i] = Record{
-			Kind: KindExchange, Side: SideClient, Protocol: ProtocolHTTP1, Start: time.Now(), Duration: time.Millisecond,
-			Source: Peer{Service: "web", Namespace: "shop", Instance: "web-1"}, Destination: Peer{Service: "cart", Namespace: "shop"},
-			Method: "GET", Path: "/cart/items", Authority: "cart", Status: 200, Answered: true, Attempts: 1, Revision: "abc",
+			Kind: KindExchange, Side: SideServer, Protocol: ProtocolHTTP1, Start: time.Now(), Duration: time.Millisecond,
+			Trace: Trace{TraceID: TraceID{1, byte(i)}, SpanID: SpanID{2, byte(i)}, ParentID: SpanID{3}, Flags: 1},
+			Legs:  Legs{HeadParsed: 900, Queued: 4_000, Connected: Unset, Secured: Unset, Sent: 15_000, FirstByte: 800_000, LastByte: 900_000},
+			Source: Peer{
+				Service: "web", Namespace: "shop", Identity: "spiffe://tulle.local/ns/shop/sa/web", Addr: netip.MustParseAddrPort("10.0.0.7:41822"),
+			},
+			Destination: Peer{
+				Service: "cart", Namespace: "shop", Version: "v1", Instance: "cart-1", Identity: "spiffe://tulle.local/ns/shop/sa/cart",
+				Addr: netip.MustParseAddrPort("10.0.0.9:8443"),
+			},
+			Endpoint: netip.MustParseAddrPort("127.0.0.1:8080"),
+			Method:   "GET", Path: "/cart/items", Authority: "cart", UserAgent: "curl/8.5.0", RequestID: "0f6f1b5e-8a52-4f6e-9d3c-1c9f5a3c2b10",
+			Status: 200, Answered: true, Attempts: 1, BytesOut: 1024, Revision: "3f1c2a",
 		}
 	}
 	var dst []byte
-	b.ReportAllocs()
-	for b.Loop() {
-		dst = AppendSpans(dst[:0], Resource{}, recs)
+	for _, c := range []struct {
+		name string
+		view func()
+	}{
+		{"span", func() { dst = AppendSpanBody(dst[:0], recs) }},
+		{"json", func() {
+			dst = dst[:0]
+			for i := range recs {
+				dst = recs[i].AppendJSON(dst)
+			}
+		}},
+		{"text", func() {
+			dst = dst[:0]
+			for i := range recs {
+				dst = recs[i].AppendText(dst)
+			}
+		}},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				c.view()
+			}
+			b.ReportMetric(float64(len(dst))/512, "B/record")
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/512, "ns/record")
+		})
 	}
-	b.ReportMetric(float64(len(dst))/512, "B/span")
 }

@@ -1,6 +1,7 @@
 package flow
 
 import (
+	"encoding/hex"
 	"net/netip"
 	"strconv"
 	"time"
@@ -16,13 +17,13 @@ func (r *Record) AppendJSON(dst []byte) []byte {
 	w.dst = append(w.dst, '"')
 	w.number("duration_ns", int64(r.Duration))
 	if !r.Trace.TraceID.IsZero() {
-		w.text("trace_id", r.Trace.TraceID.String())
+		w.hex("trace_id", r.Trace.TraceID[:])
 	}
 	if !r.Trace.SpanID.IsZero() {
-		w.text("span_id", r.Trace.SpanID.String())
+		w.hex("span_id", r.Trace.SpanID[:])
 	}
 	if !r.Trace.ParentID.IsZero() {
-		w.text("parent_span_id", r.Trace.ParentID.String())
+		w.hex("parent_span_id", r.Trace.ParentID[:])
 	}
 	r.visit(&w)
 	return append(w.dst, '}', '\n')
@@ -38,12 +39,17 @@ func (w *jsonLine) key(k string) {
 		w.dst = append(w.dst, ',')
 	}
 	w.more = true
-	w.dst = append(appendJSONString(w.dst, k), ':')
+	w.dst = append(append(append(w.dst, '"'), k...), '"', ':') // attribute names have nothing to escape
 }
 
 func (w *jsonLine) text(k, v string) {
 	w.key(k)
 	w.dst = appendJSONString(w.dst, v)
+}
+
+func (w *jsonLine) hex(k string, v []byte) {
+	w.key(k)
+	w.dst = append(hex.AppendEncode(append(w.dst, '"'), v), '"')
 }
 
 func (w *jsonLine) number(k string, v int64) {
@@ -66,18 +72,30 @@ func (w *jsonLine) addr(k string, v netip.AddrPort) {
 func appendJSONString(dst []byte, s string) []byte {
 	const hexDigits = "0123456789abcdef"
 	dst = append(dst, '"')
+	from := 0 // up to here s is written
 	for i := range len(s) {
+		if plainJSON[s[i]] {
+			continue
+		}
+		dst = append(dst, s[from:i]...)
+		from = i + 1
 		switch c := s[i]; {
 		case c == '"' || c == '\\':
 			dst = append(dst, '\\', c)
 		case c < 0x20 || c == 0x7f:
 			dst = append(dst, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
-		default:
-			dst = append(dst, c)
 		}
 	}
-	return append(dst, '"')
+	return append(append(dst, s[from:]...), '"')
 }
+
+// plainJSON are the bytes that stand for themselves in a JSON string.
+var plainJSON = func() (t [256]bool) {
+	for c := range t {
+		t[c] = c >= 0x20 && c != '"' && c != '\\' && c != 0x7f
+	}
+	return t
+}()
 
 // AppendText appends the Record as one line in the manner of Envoy's default access log, with a newline: [start] "METHOD path
 // protocol" status reason bytes-in bytes-out duration-ms first-byte-ms "source" "user agent" "request id" "authority" "endpoint". "-" stands for

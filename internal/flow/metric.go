@@ -74,7 +74,7 @@ func AppendMetricBody(dst []byte, boot, now time.Time, families []Family) []byte
 // of now.
 func AppendMetrics(dst []byte, res Resource, boot, now time.Time, families []Family) []byte {
 	body := AppendMetricBody(nil, boot, now, families)
-	return append(AppendHead(dst, res, body), body...)
+	return append(AppendHead(dst, res, len(body)), body...)
 }
 
 func (f *Family) append(dst []byte, boot, now uint64) []byte {

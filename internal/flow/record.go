@@ -130,6 +130,8 @@ type Record struct {
 	// Delivered is for attempts: true when the peer is known or presumed to have received the whole request head.
 	// False means that the peer cannot have begun an exchange for it. See docs/format/record.md, "Identities".
 	Delivered bool
+	// Folded is for attempts: it is counted, but its exchange is its span and its line of the log, because there was one try and it went well.
+	Folded bool
 	// Answered is for exchanges: true when a complete response was written downstream.
 	Answered bool
 

@@ -15,27 +15,27 @@ const (
 )
 
 // SpanName is the name rule of docs/format/record.md.
-func (r *Record) SpanName() string {
-	switch r.Kind {
-	case KindAttempt:
-		return "attempt " + strconv.Itoa(r.Attempt)
-	case KindConnection:
-		return join("tcp", r.Destination.Service)
+func (r *Record) SpanName() string { return string(r.appendName(nil)) }
+
+func (r *Record) appendName(dst []byte) []byte {
+	switch {
+	case r.Kind == KindAttempt:
+		return strconv.AppendInt(append(dst, "attempt "...), int64(r.Attempt), 10)
+	case r.Kind == KindConnection:
+		return appendWord(append(dst, "tcp"...), r.Destination.Service)
+	case r.Side == SideClient:
+		return appendWord(append(dst, spanMethod(r.Method)...), r.Destination.Service)
+	case r.Route != "":
+		return appendWord(append(dst, spanMethod(r.Method)...), r.Route)
 	}
-	if r.Side == SideClient {
-		return join(spanMethod(r.Method), r.Destination.Service)
-	}
-	if r.Route != "" {
-		return join(spanMethod(r.Method), r.Route)
-	}
-	return join(spanMethod(r.Method), firstSegment(r.Path))
+	return appendWord(append(dst, spanMethod(r.Method)...), firstSegment(r.Path))
 }
 
-func join(a, b string) string {
-	if b == "" {
-		return a
+func appendWord(dst []byte, word string) []byte {
+	if word == "" {
+		return dst
 	}
-	return a + " " + b
+	return append(append(dst, ' '), clean(word, maxName)...)
 }
 
 func spanMethod(m string) string {
@@ -72,7 +72,8 @@ func (r *Record) appendSpan(dst []byte) []byte {
 		if !r.Trace.ParentID.IsZero() {
 			dst = bytesField(dst, 4, r.Trace.ParentID[:])
 		}
-		dst = stringField(dst, 5, clean(r.SpanName(), maxName))
+		var name [64]byte
+		dst = bytesField(dst, 5, r.appendName(name[:0]))
 		kind := uint64(spanKindClient)
 		if r.Side == SideServer {
 			kind = spanKindServer
@@ -112,7 +113,7 @@ func AppendSpanBody(dst []byte, recs []Record) []byte {
 // AppendSpans appends one ExportTraceServiceRequest (opentelemetry-proto, collector/trace/v1) with a span per Record, in order.
 func AppendSpans(dst []byte, res Resource, recs []Record) []byte {
 	body := AppendSpanBody(make([]byte, 0, 1024+512*len(recs)), recs)
-	return append(AppendHead(dst, res, body), body...)
+	return append(AppendHead(dst, res, len(body)), body...)
 }
 
 // ParseResponse reads an ExportTraceServiceResponse or ExportMetricsServiceResponse, which have the same shape: how many spans (points)

@@ -4,6 +4,7 @@ import (
 	"math"
 	"net/netip"
 	"time"
+	"unsafe"
 
 	"google.golang.org/protobuf/encoding/protowire"
 )
@@ -65,10 +66,21 @@ func unixNano(t time.Time) uint64 {
 	return uint64(t.UnixNano())
 }
 
-// attributes is the sink that writes common.v1.KeyValue messages as field num of the message around it.
+// attributes is the sink that writes common.v1.KeyValue messages as field num (1 to 15) of the message around it. Keys are shorter than 120
+// bytes.
 type attributes struct {
 	dst []byte
 	num protowire.Number
+}
+
+// short is whether a KeyValue of n bytes in total needs one byte for each of its lengths, which nearly all do.
+func short(n int) bool { return n < 0x80 }
+
+// begin writes a short KeyValue of n bytes up to its value, whose length is valueLen.
+func (a *attributes) begin(n int, key string, valueLen int) []byte {
+	dst := append(a.dst, byte(a.num)<<3|byte(protowire.BytesType), byte(n), 1<<3|byte(protowire.BytesType), byte(len(key)))
+	dst = append(dst, key...)
+	return append(dst, 2<<3|byte(protowire.BytesType), byte(valueLen))
 }
 
 // open writes everything before the value of a oneof member of AnyValue; valueLen is the encoded size of that member with its tag.
@@ -81,23 +93,33 @@ func (a *attributes) open(key string, valueLen int) {
 }
 
 func (a *attributes) text(key, v string) {
+	if n := 6 + len(key) + len(v); short(n) {
+		dst := append(a.begin(n, key, 2+len(v)), 1<<3|byte(protowire.BytesType), byte(len(v)))
+		a.dst = append(dst, v...)
+		return
+	}
 	a.open(key, 1+protowire.SizeBytes(len(v)))
 	a.dst = protowire.AppendString(append(a.dst, 1<<3|byte(protowire.BytesType)), v)
 }
 
 func (a *attributes) flag(key string, v bool) {
-	a.open(key, 2)
-	a.dst = protowire.AppendVarint(append(a.dst, 2<<3|byte(protowire.VarintType)), protowire.EncodeBool(v))
+	a.dst = append(a.begin(6+len(key), key, 2), 2<<3|byte(protowire.VarintType), byte(protowire.EncodeBool(v)))
 }
 
 func (a *attributes) number(key string, v int64) {
+	if size := protowire.SizeVarint(uint64(v)); short(5 + len(key) + size) {
+		dst := append(a.begin(5+len(key)+size, key, 1+size), 3<<3|byte(protowire.VarintType))
+		a.dst = protowire.AppendVarint(dst, uint64(v))
+		return
+	}
 	a.open(key, 1+protowire.SizeVarint(uint64(v)))
 	a.dst = protowire.AppendVarint(append(a.dst, 3<<3|byte(protowire.VarintType)), uint64(v))
 }
 
 func (a *attributes) addr(key string, v netip.AddrPort) {
 	var buf [64]byte
-	a.text(key, string(v.AppendTo(buf[:0])))
+	s := v.AppendTo(buf[:0])
+	a.text(key, unsafe.String(unsafe.SliceData(s), len(s))) // text copies
 }
 
 // Resource says who reports: the sidecar, which start of it, and which batch this is.
@@ -138,18 +160,15 @@ func (r *Resource) append(dst []byte) []byte {
 	})
 }
 
-// appendHead writes what goes before a body of bodyLen bytes in a request: the tag and length of ResourceSpans (ResourceMetrics) and
-// its resource. Both requests have the same shape: field 1 holds {1: resource, 2: scope …}.
-func appendHead(dst []byte, res Resource, bodyLen int) []byte {
+// AppendHead appends the beginning of an export request whose remainder is a body of bodyLen bytes, made by AppendSpanBody or
+// AppendMetricBody: the tag and length of ResourceSpans (ResourceMetrics) and its resource; both requests have the same shape, field 1 holds
+// {1: resource, 2: scope …}. Head and body are apart so that a batch that is sent again keeps its body and its sequence, and gets a fresh clock.
+func AppendHead(dst []byte, res Resource, bodyLen int) []byte {
 	resource := res.append(nil)
 	dst = protowire.AppendTag(dst, 1, protowire.BytesType)
 	dst = protowire.AppendVarint(dst, uint64(len(resource)+bodyLen))
 	return append(dst, resource...)
 }
-
-// AppendHead appends the beginning of an export request whose remainder is body, made by AppendSpanBody or AppendMetricBody. Head and body
-// are apart so that a batch that is sent again keeps its body and its sequence, and gets a fresh clock.
-func AppendHead(dst []byte, res Resource, body []byte) []byte { return appendHead(dst, res, len(body)) }
 
 // scope is the instrumentation scope of everything a sidecar says: {1: name}.
 func appendScope(dst []byte) []byte {

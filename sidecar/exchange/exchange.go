@@ -217,6 +217,7 @@ type Exchange struct {
 
 	// Live and TryLive belong to the observer.
 	Live, TryLive Live
+	Folded        bool // its only try is counted, and has no span of its own
 	// Record is scratch for the observer, so that handing it to an interface costs no allocation.
 	Record flow.Record
 
@@ -233,6 +234,7 @@ type Live struct {
 	Start      time.Time
 	Due        time.Time // of the next progress Record
 	Shard      uint32    // 0: not chosen yet
+	Reported   bool      // a progress Record was emitted
 	Next, Prev *Live
 }
 
@@ -243,7 +245,7 @@ func (x *Exchange) Reset() {
 	x.Trace, x.Try = flow.Trace{}, flow.Trace{}
 	x.Deadline, x.TryDeadline = time.Time{}, time.Time{}
 	x.Choice, x.Remote, x.Fresh = Choice{}, "", false
-	x.Tries, x.Gate, x.Outcome = 0, nil, Outcome{}
+	x.Tries, x.Gate, x.Outcome, x.Folded = 0, nil, Outcome{}, false
 	x.BytesIn.Store(0)
 	x.BytesOut.Store(0)
 }

@@ -28,9 +28,10 @@ var (
 	metrics = signal{1, "metrics", "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"}
 )
 
-// client sends one request, whose bytes are head followed by body, and returns the response's bytes. Errors are gRPC statuses.
+// client sends one request, whose bytes are head followed by body, and returns the response's bytes. It keeps body, if at all, by a reference of
+// its own. Errors are gRPC statuses.
 type client interface {
-	export(ctx context.Context, s signal, head, body []byte) ([]byte, error)
+	export(ctx context.Context, s signal, head []byte, body mem.Buffer) ([]byte, error)
 	Close() error
 }
 
@@ -65,21 +66,28 @@ func dial(target string, secure *tls.Config, compression string) (*grpcClient, e
 	return &grpcClient{conn}, nil
 }
 
-func (c *grpcClient) export(ctx context.Context, s signal, head, body []byte) ([]byte, error) {
+func (c *grpcClient) export(ctx context.Context, s signal, head []byte, body mem.Buffer) ([]byte, error) {
 	var response []byte
-	err := c.Invoke(ctx, s.method, [2][]byte{head, body}, &response)
+	err := c.Invoke(ctx, s.method, message{head, body}, &response)
 	return response, err
 }
 
-// raw is a codec for messages that are bytes already. The buffers it is given are never reused: a cancelled call may leave them in the
-// transport.
+// message is one request: its bytes are head, then body.
+type message struct {
+	head []byte
+	body mem.Buffer
+}
+
+// raw is a codec for messages that are bytes already. The transport gets a reference of its own, which it may keep after a call that was
+// cancelled.
 type raw struct{}
 
 func (raw) Name() string { return "proto" } // the content type stays application/grpc+proto
 
 func (raw) Marshal(v any) (mem.BufferSlice, error) {
-	parts := v.([2][]byte)
-	return mem.BufferSlice{mem.SliceBuffer(parts[0]), mem.SliceBuffer(parts[1])}, nil
+	m := v.(message)
+	m.body.Ref()
+	return mem.BufferSlice{mem.SliceBuffer(m.head), m.body}, nil
 }
 
 func (raw) Unmarshal(data mem.BufferSlice, v any) error {

@@ -3,6 +3,7 @@ package telemetry
 import (
 	"io"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -25,9 +26,12 @@ type lineWriter struct {
 }
 
 type block struct {
-	text  []byte
+	text  *[]byte // from texts
 	lines int
 }
+
+// texts are the memory of blocks; an idle sidecar gives it back to the garbage collector.
+var texts = sync.Pool{New: func() any { return new([]byte) }}
 
 func newLineWriter(w io.Writer, f LogFormat, drop func(dropReason, int), log *slog.Logger) *lineWriter {
 	return &lineWriter{w: w, text: f == LogText, drop: drop, log: log, blocks: make(chan block, pendingWrites), done: make(chan struct{})}
@@ -35,26 +39,30 @@ func newLineWriter(w io.Writer, f LogFormat, drop func(dropReason, int), log *sl
 
 // format is called by the encoder only.
 func (l *lineWriter) format(recs []flow.Record) {
-	var b block
+	b := block{text: texts.Get().(*[]byte)}
+	text := (*b.text)[:0]
 	for i := range recs {
 		r := &recs[i]
 		if r.Kind == flow.KindAttempt || r.Phase != flow.PhaseClose {
 			continue
 		}
 		if l.text {
-			b.text = r.AppendText(b.text)
+			text = r.AppendText(text)
 		} else {
-			b.text = r.AppendJSON(b.text)
+			text = r.AppendJSON(text)
 		}
 		b.lines++
 	}
+	*b.text = text
 	if b.lines == 0 {
+		texts.Put(b.text)
 		return
 	}
 	select {
 	case l.blocks <- b:
 	default:
 		l.drop(dropLog, b.lines)
+		texts.Put(b.text)
 	}
 }
 
@@ -74,7 +82,9 @@ func (l *lineWriter) close(timeout time.Duration) {
 func (l *lineWriter) write() {
 	defer close(l.done)
 	for b := range l.blocks {
-		if _, err := l.w.Write(b.text); err != nil {
+		_, err := l.w.Write(*b.text)
+		texts.Put(b.text)
+		if err != nil {
 			l.drop(dropLog, b.lines)
 			if !l.failed.Swap(true) {
 				l.log.Error("telemetry: access log cannot be written; lines are dropped until it can", "err", err)

@@ -1,13 +1,43 @@
 package telemetry
 
-import "sync"
+import (
+	"sync"
 
-// batch is one encoded request body with the sequence that it keeps however often it is sent.
+	"google.golang.org/grpc/mem"
+)
+
+// batch is one encoded request body with the sequence that it keeps however often it is sent. The queue owns a reference of the body; the
+// transport holds others as long as it may still read it, and the memory is used again when the last is freed.
 type batch struct {
 	sequence uint64
-	body     []byte
+	body     mem.Buffer
 	records  int
 }
+
+// bodies recycles the memory of batches. Without it a sidecar under load would collect garbage all the time, for the sake of bytes that live
+// for a few milliseconds.
+type bodies struct{ pool sync.Pool }
+
+// take is a copy of p.
+func (s *bodies) take(p []byte) mem.Buffer {
+	b := s.Get(len(p))
+	copy(*b, p)
+	return mem.NewBuffer(b, s)
+}
+
+// Get implements mem.BufferPool. What it gives is at most twice as large as asked for: bodies may wait for long, and the queue counts their
+// length.
+func (s *bodies) Get(n int) *[]byte {
+	if b, ok := s.pool.Get().(*[]byte); ok && cap(*b) >= n && cap(*b)/2 <= n {
+		*b = (*b)[:n]
+		return b
+	}
+	b := make([]byte, n, n+n/8)
+	return &b
+}
+
+// Put implements mem.BufferPool.
+func (s *bodies) Put(b *[]byte) { s.pool.Put(b) }
 
 // queue holds span batches until the observer has acknowledged them: bounded in bytes and in batches. When it is full the oldest batches that
 // are not being sent are dropped, for what happened last explains most; the hole in the sequence tells the observer. The caller counts what
@@ -34,22 +64,24 @@ func (q *queue) push(b batch) (dropped int) {
 	if q.sending {
 		first = 1
 	}
-	for len(q.items) > first && (q.bytes+len(b.body) > q.maxBytes || len(q.items) >= q.maxBatches) {
+	for len(q.items) > first && (q.bytes+b.body.Len() > q.maxBytes || len(q.items) >= q.maxBatches) {
 		old := q.items[first]
 		dropped += old.records
-		q.bytes -= len(old.body)
+		q.bytes -= old.body.Len()
+		old.body.Free()
 		q.items = append(q.items[:first], q.items[first+1:]...)
 	}
-	if q.bytes+len(b.body) > q.maxBytes || len(q.items) >= q.maxBatches {
+	if q.bytes+b.body.Len() > q.maxBytes || len(q.items) >= q.maxBatches {
+		b.body.Free()
 		return dropped + b.records
 	}
 	q.items = append(q.items, b)
-	q.bytes += len(b.body)
+	q.bytes += b.body.Len()
 	tell(q.more)
 	return dropped
 }
 
-// next is the oldest batch, which stays in the queue until done.
+// next is the oldest batch, which stays in the queue until done; so does its body.
 func (q *queue) next() (batch, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -64,7 +96,8 @@ func (q *queue) next() (batch, bool) {
 func (q *queue) done() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.bytes -= len(q.items[0].body)
+	q.bytes -= q.items[0].body.Len()
+	q.items[0].body.Free()
 	q.items[0] = batch{}
 	q.items = q.items[1:]
 	q.sending = false
@@ -76,6 +109,7 @@ func (q *queue) drop() (records int) {
 	defer q.mu.Unlock()
 	for _, b := range q.items {
 		records += b.records
+		b.body.Free()
 	}
 	q.items, q.bytes, q.sending = nil, 0, false
 	return records

@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"sync"
+	"unsafe"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
 )
@@ -29,15 +30,15 @@ type chunk struct {
 
 const borrowed = 6
 
-// texts are the fields that flow.Recorder declares borrowed.
-func texts(r *flow.Record) [borrowed]*string {
+// borrowedTexts are the fields that flow.Recorder declares borrowed.
+func borrowedTexts(r *flow.Record) [borrowed]*string {
 	return [...]*string{&r.Method, &r.Path, &r.Authority, &r.UserAgent, &r.RequestID, &r.Detail}
 }
 
 func (c *chunk) add(r *flow.Record) {
 	kept := &c.recs[c.n]
 	*kept = *r
-	for i, s := range texts(kept) {
+	for i, s := range borrowedTexts(kept) {
 		limit := keepText
 		if s == &kept.Path {
 			limit = keepPath
@@ -53,9 +54,9 @@ func (c *chunk) full() bool { return c.n == chunkRecords || len(c.text) >= chunk
 
 // records gives the texts back and returns the Records, which are valid until release.
 func (c *chunk) records() []flow.Record {
-	text, from := string(c.text), uint32(0)
+	text, from := unsafe.String(unsafe.SliceData(c.text), len(c.text)), uint32(0)
 	for i := range c.n {
-		for k, s := range texts(&c.recs[i]) {
+		for k, s := range borrowedTexts(&c.recs[i]) {
 			*s = text[from:c.ends[i][k]]
 			from = c.ends[i][k]
 		}

@@ -17,7 +17,6 @@
 package telemetry
 
 import (
-	"bytes"
 	"context"
 	crand "crypto/rand"
 	"crypto/tls"
@@ -31,6 +30,7 @@ import (
 	"time"
 
 	vm "github.com/VictoriaMetrics/metrics"
+	"google.golang.org/grpc/mem"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/policy"
@@ -116,7 +116,8 @@ type Telemetry struct {
 	draining chan struct{} // closed when Run's ctx is done
 
 	spanSequence, metricSequence uint64 // owned by the encoder; owned by whoever samples
-	scratch                      []byte // the encoder's: queued bodies are copies of exactly their length, for they may wait for long
+	scratch                      []byte // the encoder's: queued bodies are copies of about their length, for they may wait for long
+	bodies                       bodies
 	dropped                      [numDropReasons]atomic.Uint64
 	exports                      [2][3]counter // by signal, by outcome: ok, failed, retried
 	accepted                     counter
@@ -181,6 +182,9 @@ func (t *Telemetry) BootID() string { return t.id }
 // Record counts r and copies it for the span and the log line.
 func (t *Telemetry) Record(r *flow.Record) {
 	t.counters.count(r)
+	if r.Folded {
+		return
+	}
 	if !t.ring.add(r) {
 		why := dropRing
 		select {
@@ -311,7 +315,7 @@ func (t *Telemetry) encodeChunk(c *chunk, exporting bool) {
 		t.spanSequence++
 		b := batch{sequence: t.spanSequence, records: len(recs)}
 		t.scratch = flow.AppendSpanBody(t.scratch[:0], recs)
-		b.body = bytes.Clone(t.scratch)
+		b.body = t.bodies.take(t.scratch)
 		t.drop(dropQueue, t.queue.push(b))
 	}
 	c.release()
@@ -351,7 +355,7 @@ func (t *Telemetry) sendSpans(hard context.Context, encoded chan struct{}) {
 // sample is one export: its body and what its head needs.
 type sample struct {
 	sequence uint64
-	body     []byte
+	body     mem.Buffer
 	records  int // spans only
 	goodbye  bool
 }
@@ -402,7 +406,7 @@ func (t *Telemetry) sampled() sample {
 		lost.Points = append(lost.Points, flow.Point{Attrs: []flow.Attr{flow.Text(flow.AttrReason, dropNames[i])}, Value: int64(t.dropped[i].Load())})
 	}
 	t.metricSequence++
-	return sample{sequence: t.metricSequence, body: flow.AppendMetricBody(nil, t.boot, t.now(), append(families, lost))}
+	return sample{sequence: t.metricSequence, body: mem.SliceBuffer(flow.AppendMetricBody(nil, t.boot, t.now(), append(families, lost)))}
 }
 
 // sendMetrics delivers the newest sample; one that cannot be delivered gives way to the next. After ctx is done it finishes the one it has, so
@@ -432,7 +436,7 @@ func (t *Telemetry) deliver(ctx context.Context, sig signal, s sample, newer cha
 	for attempt := 1; ; attempt++ {
 		res.Clock = t.now()
 		call, cancel := context.WithTimeout(ctx, exportTimeout)
-		response, err := t.client.export(call, sig, flow.AppendHead(nil, res, s.body), s.body)
+		response, err := t.client.export(call, sig, flow.AppendHead(nil, res, s.body.Len()), s.body)
 		cancel()
 		if err == nil {
 			exports[0].Add(1)

@@ -27,6 +27,8 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"google.golang.org/grpc/mem"
+
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/policy"
 )
@@ -53,10 +55,10 @@ type call struct {
 
 func (o *observer) Close() error { return nil }
 
-func (o *observer) export(ctx context.Context, s signal, head, body []byte) ([]byte, error) {
-	c := call{at: time.Now(), signal: s.name, body: body}
+func (o *observer) export(ctx context.Context, s signal, head []byte, body mem.Buffer) ([]byte, error) {
+	c := call{at: time.Now(), signal: s.name, body: bytes.Clone(body.ReadOnlyData())}
 	var attrs []*common.KeyValue
-	whole := append(slices.Clone(head), body...)
+	whole := append(slices.Clone(head), body.ReadOnlyData()...)
 	if s == traces {
 		var req collectortrace.ExportTraceServiceRequest
 		if err := proto.Unmarshal(whole, &req); err != nil {
@@ -144,6 +146,14 @@ func TestBatches(t *testing.T) {
 		begun := time.Now()
 		tel.Record(exchange(1))
 		tel.Record(exchange(2))
+		folded := exchange(3)
+		folded.Kind, folded.Side, folded.Attempt, folded.Folded = flow.KindAttempt, flow.SideClient, 1, true
+		tel.Record(folded) // no span, but counted
+		for _, f := range tel.counters.collect("cart", false) {
+			if f.Name == flow.MetricAttempts && (len(f.Points) != 1 || f.Points[0].Value != 1) {
+				t.Errorf("the folded attempt was counted as %+v", f.Points)
+			}
+		}
 		time.Sleep(199 * time.Millisecond)
 		synctest.Wait()
 		if got := o.of("traces"); len(got) != 0 {
@@ -313,18 +323,18 @@ func TestObserverAway(t *testing.T) {
 func TestQueueBytes(t *testing.T) {
 	q := newQueue(100, 10)
 	for i := range 5 {
-		if n := q.push(batch{sequence: uint64(i), body: make([]byte, 30), records: 1}); (n == 1) != (i >= 3) {
+		if n := q.push(batch{sequence: uint64(i), body: mem.SliceBuffer(make([]byte, 30)), records: 1}); (n == 1) != (i >= 3) {
 			t.Errorf("push %d dropped %d", i, n)
 		}
 	}
-	if n := q.push(batch{body: make([]byte, 101), records: 7}); n != 3+7 {
+	if n := q.push(batch{body: mem.SliceBuffer(make([]byte, 101)), records: 7}); n != 3+7 {
 		t.Errorf("a batch larger than the queue dropped %d", n)
 	}
-	q.push(batch{sequence: 9, body: make([]byte, 60), records: 1})
+	q.push(batch{sequence: 9, body: mem.SliceBuffer(make([]byte, 60)), records: 1})
 	if b, ok := q.next(); !ok || b.sequence != 9 {
 		t.Fatal(b.sequence, ok)
 	}
-	if n := q.push(batch{body: make([]byte, 60), records: 2}); n != 2 {
+	if n := q.push(batch{body: mem.SliceBuffer(make([]byte, 60)), records: 2}); n != 2 {
 		t.Errorf("what is being sent must stay; dropped %d", n)
 	}
 	q.done()

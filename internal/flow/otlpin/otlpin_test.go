@@ -43,6 +43,7 @@ func random(r *rand.Rand) flow.Record {
 	rec.Start = time.Unix(r.Int64N(4e9), r.Int64N(1e9)).UTC()
 	rec.Duration = time.Duration(r.Int64N(1e15))
 	rec.Delivered = rec.Delivered && rec.Kind == flow.KindAttempt
+	rec.Folded = false // never encoded
 	rec.Answered = rec.Answered && rec.Kind == flow.KindExchange
 	for _, leg := range []*time.Duration{
 		&rec.Legs.HeadParsed, &rec.Legs.Queued, &rec.Legs.Connected, &rec.Legs.Secured, &rec.Legs.Sent,
