@@ -38,14 +38,14 @@ const trust = "tulle.test"
 
 // mesh is a controller and an observer as they run in one machine, and sidecars that are only their reports.
 type mesh struct {
-	t        *testing.T
+	t        testing.TB
 	dir      string
 	bundle   string
 	token    string
 	grpcAddr string
 }
 
-func newMesh(t *testing.T) *mesh {
+func newMesh(t testing.TB) *mesh {
 	m := &mesh{t: t, dir: t.TempDir()}
 	config := `
 apiVersion: tulle.dev/v1alpha1
@@ -134,7 +134,7 @@ func (m *mesh) log(part string) *slog.Logger {
 	return slog.New(slog.NewTextHandler(writer{m.t}, &slog.HandlerOptions{Level: slog.LevelWarn})).With("process", part)
 }
 
-type writer struct{ t *testing.T }
+type writer struct{ t testing.TB }
 
 func (w writer) Write(b []byte) (int, error) {
 	defer func() { _ = recover() }() // a late line after the test has ended is nobody's
@@ -163,7 +163,7 @@ func (m *mesh) observer(webhook string) observed {
 	return observed{o, "http://" + h, g, stop}
 }
 
-func (o observed) get(t *testing.T, path string) (int, string) {
+func (o observed) get(t testing.TB, path string) (int, string) {
 	t.Helper()
 	r, err := http.Get(o.url + path)
 	if err != nil {

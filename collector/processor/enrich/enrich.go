@@ -194,14 +194,39 @@ func clean(m pcommon.Map, id identity.ID, t *tally) {
 	if m.Len() == 0 {
 		return
 	}
-	m.RemoveIf(func(k string, _ pcommon.Value) bool {
-		if id.IsZero() && strings.HasPrefix(k, "tulle.") || k == flow.AttrReporterIdentity {
-			t.evidence++
-			return true
+	m.RemoveIf(func(k string, v pcommon.Value) bool {
+		if strings.HasPrefix(k, "tulle.") {
+			if id.IsZero() || k == flow.AttrReporterIdentity {
+				t.evidence++
+				return true
+			}
+			return false
 		}
-		return false
+		return redacted(k, v, t)
 	})
-	redact(m, t)
+}
+
+func redact(m pcommon.Map, t *tally) {
+	m.RemoveIf(func(k string, v pcommon.Value) bool { return redacted(k, v, t) })
+}
+
+// redacted reports whether the attribute is to be dropped; of one that holds a URL it cuts the value. Keys of each length are few, so that one
+// look at the length is enough for nearly all.
+func redacted(k string, v pcommon.Value, t *tally) bool {
+	if n := len(k); n >= len(sensitive) || !sensitive[n] {
+		return false
+	}
+	if private[k] || private[strings.ToLower(k)] {
+		t.private++
+		return true
+	}
+	if urls[k] && v.Type() == pcommon.ValueTypeStr {
+		if s, changed := cutURL(v.Str()); changed {
+			v.SetStr(s)
+			t.private++
+		}
+	}
+	return false
 }
 
 // private are attributes that are dropped whole.
@@ -215,21 +240,16 @@ var private = map[string]bool{
 // urls are attributes that keep their value but for credentials, query and fragment.
 var urls = map[string]bool{"url.full": true, "http.url": true, "http.target": true, "url.path": true}
 
-func redact(m pcommon.Map, t *tally) {
-	m.RemoveIf(func(k string, v pcommon.Value) bool {
-		if private[k] || private[strings.ToLower(k)] {
-			t.private++
-			return true
-		}
-		if urls[k] && v.Type() == pcommon.ValueTypeStr {
-			if s, changed := cutURL(v.Str()); changed {
-				v.SetStr(s)
-				t.private++
-			}
-		}
-		return false
-	})
-}
+// sensitive are the lengths of the keys of private and urls.
+var sensitive = func() (t [64]bool) {
+	for k := range private {
+		t[len(k)] = true
+	}
+	for k := range urls {
+		t[len(k)] = true
+	}
+	return t
+}()
 
 // cutURL drops query, fragment and user information. It works on any string: what is no URL loses only what follows "?" or "#".
 func cutURL(s string) (out string, changed bool) {

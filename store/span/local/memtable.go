@@ -79,6 +79,8 @@ type memtable struct {
 	bytes    int
 	texts    []string
 	interned map[string]sym
+	recent   [maxStr]sym      // by slot: the latest value of a column, which the next span often repeats
+	order    [len64]keyColumn // by place in a span: the latest key there, for a sender's spans have theirs in one order
 	groups   []*group
 	groupIdx map[string]uint32
 	traces   map[flow.TraceID]*liveTrace
@@ -114,6 +116,37 @@ func newMemtable() *memtable {
 		texts: []string{""}, interned: map[string]sym{"": 0}, groupIdx: map[string]uint32{}, traces: map[flow.TraceID]*liveTrace{},
 		ops: map[opKey]struct{}{}, keys: map[string]struct{}{}, minStart: ^uint64(0), seqs: newSequences(),
 	}
+}
+
+// keyColumn is an attribute's key and its column, -1 when it has none.
+type keyColumn struct {
+	key string
+	col int
+}
+
+// column is the column of the attribute with this key, the at-th of its span; -1 when it has none.
+func (m *memtable) column(at int, key string) int {
+	if at < len(m.order) && m.order[at].key == key {
+		return m.order[at].col
+	}
+	c, ok := columnByAttr[key]
+	if !ok {
+		return -1
+	}
+	if at < len(m.order) {
+		m.order[at] = keyColumn{columns[c].attr, c}
+	}
+	return c
+}
+
+// repeated interns the value of a column's slot.
+func (m *memtable) repeated(slot int, s string) sym {
+	if i := m.recent[slot]; m.texts[i] == s {
+		return i
+	}
+	i := m.intern(s)
+	m.recent[slot] = i
+	return i
 }
 
 func (m *memtable) intern(s string) sym {
@@ -202,8 +235,10 @@ func (m *memtable) insertSpanLocked(sp ptrace.Span, g uint32, seq uint64) error 
 		group: g, name: m.intern(sp.Name()), statusMsg: m.text(sp.Status().Message()), traceState: m.text(sp.TraceState().AsRaw()),
 	}
 	var rest []attr
+	at := -1
 	for k, v := range sp.Attributes().All() {
-		if c, ok := columnByAttr[k]; ok {
+		at++
+		if c := m.column(at, k); c >= 0 {
 			switch t := columns[c].typ; {
 			case t == colInt && v.Type() == pcommon.ValueTypeInt:
 				ls.num[slot[c]] = v.Int()
@@ -216,7 +251,7 @@ func (m *memtable) insertSpanLocked(sp ptrace.Span, g uint32, seq uint64) error 
 				ls.set |= 1 << c
 				continue
 			case t == colString && v.Type() == pcommon.ValueTypeStr:
-				ls.str[slot[c]] = m.intern(v.Str())
+				ls.str[slot[c]] = m.repeated(slot[c], v.Str())
 				ls.set |= 1 << c
 				continue
 			case t == colText && v.Type() == pcommon.ValueTypeStr:

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"unsafe"
 
 	"github.com/parquet-go/parquet-go"
 	"github.com/parquet-go/parquet-go/compress/zstd"
@@ -198,6 +199,11 @@ func writeParquet(w io.Writer, m *memtable, meta blockMeta) ([]*part, error) {
 	return parts, bw.Flush()
 }
 
+// textValue refers to s: the writer of columns only reads.
+func textValue(s string) parquet.Value {
+	return parquet.ByteArrayValue(unsafe.Slice(unsafe.StringData(s), len(s)))
+}
+
 // appendValues adds one row to the columns' buffers. Levels: an optional column has definition level 1 when set; the map's leaves have repetition
 // level 0 for the first entry of a row and 1 for the others, definition level 0 for a row without entries.
 func (m *memtable) appendValues(b [][]parquet.Value, sc *spanSchema, s *liveSpan) {
@@ -209,17 +215,17 @@ func (m *memtable) appendValues(b [][]parquet.Value, sc *spanSchema, s *liveSpan
 			b[c] = append(b[c], parquet.NullValue().Level(0, 0, c))
 		}
 	}
-	str := func(t sym) parquet.Value { return parquet.ByteArrayValue([]byte(m.texts[t])) }
+	str := func(t sym) parquet.Value { return textValue(m.texts[t]) }
 	g := m.groups[s.group]
 	req(sc.traceID, parquet.FixedLenByteArrayValue(s.trace[:]))
 	req(sc.spanID, parquet.FixedLenByteArrayValue(s.id[:]))
 	opt(sc.parentID, !s.parent.IsZero(), parquet.FixedLenByteArrayValue(s.parent[:]))
 	req(sc.start, parquet.Int64Value(int64(s.start)))                 //nolint:gosec // round trip
 	req(sc.duration, parquet.Int64Value(int64(s.end)-int64(s.start))) //nolint:gosec // round trip
-	req(sc.service, parquet.ByteArrayValue([]byte(g.service)))
+	req(sc.service, textValue(g.service))
 	req(sc.name, str(s.name))
-	req(sc.kind, parquet.ByteArrayValue([]byte(kindName(s.kind))))
-	req(sc.status, parquet.ByteArrayValue([]byte(nameOf(statusNames, s.status))))
+	req(sc.kind, textValue(kindName(s.kind)))
+	req(sc.status, textValue(nameOf(statusNames, s.status)))
 	opt(sc.statusMsg, s.statusMsg != 0, str(s.statusMsg))
 	opt(sc.traceState, s.traceState != 0, str(s.traceState))
 	req(sc.flags, parquet.Int32Value(int32(s.flags)))    //nolint:gosec // round trip
@@ -248,8 +254,8 @@ func (m *memtable) appendValues(b [][]parquet.Value, sc *spanSchema, s *liveSpan
 	}
 	rep := 0
 	decodeAttrs(m.texts[s.attrs], func(a attr) bool {
-		b[sc.attrKey] = append(b[sc.attrKey], parquet.ByteArrayValue([]byte(a.key)).Level(rep, 1, sc.attrKey))
-		b[sc.attrValue] = append(b[sc.attrValue], parquet.ByteArrayValue([]byte(a.value)).Level(rep, 1, sc.attrValue))
+		b[sc.attrKey] = append(b[sc.attrKey], textValue(a.key).Level(rep, 1, sc.attrKey))
+		b[sc.attrValue] = append(b[sc.attrValue], textValue(a.value).Level(rep, 1, sc.attrValue))
 		b[sc.attrType] = append(b[sc.attrType], parquet.Int32Value(int32(a.typ)).Level(rep, 1, sc.attrType))
 		if a.raw != nil {
 			b[sc.attrRaw] = append(b[sc.attrRaw], parquet.ByteArrayValue(a.raw).Level(rep, 2, sc.attrRaw))
