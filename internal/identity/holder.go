@@ -19,7 +19,10 @@ type Material struct {
 
 // Holder keeps the current Material; rotation swaps it and touches no open connection. The zero value is empty and refuses
 // handshakes with a clear error. Safe for concurrent use.
-type Holder struct{ current atomic.Pointer[Material] }
+type Holder struct {
+	current atomic.Pointer[Material]
+	peers   verified
+}
 
 // Set publishes m; m must not change afterwards.
 func (h *Holder) Set(m *Material) { h.current.Store(m) }
@@ -70,7 +73,7 @@ func (h *Holder) verify(cs tls.ConnectionState, allowed []ID) error {
 	if m == nil {
 		return ErrNoMaterial
 	}
-	id, err := VerifyChain(cs.PeerCertificates, m.Bundle)
+	id, err := h.peers.chain(cs.PeerCertificates, m.Bundle, time.Now())
 	if err != nil {
 		return err
 	}
@@ -90,22 +93,30 @@ func (h *Holder) verify(cs tls.ConnectionState, allowed []ID) error {
 
 // VerifyChain checks an X.509-SVID chain (SPIFFE X509-SVID §5) against the bundle and returns its ID.
 func VerifyChain(certs []*x509.Certificate, bundle *x509.CertPool) (ID, error) {
+	id, _, err := verifyChain(certs, bundle, time.Now())
+	return id, err
+}
+
+// verifyChain also returns the chains it found, at least one.
+func verifyChain(certs []*x509.Certificate, bundle *x509.CertPool, now time.Time) (ID, [][]*x509.Certificate, error) {
 	if len(certs) == 0 {
-		return ID{}, fmt.Errorf("%w: it sent no certificate", ErrPeer)
+		return ID{}, nil, fmt.Errorf("%w: it sent no certificate", ErrPeer)
 	}
 	leaf := certs[0]
 	inter := x509.NewCertPool()
 	for _, c := range certs[1:] {
 		inter.AddCert(c)
 	}
-	if _, err := leaf.Verify(x509.VerifyOptions{Roots: bundle, Intermediates: inter, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
+	chains, err := leaf.Verify(x509.VerifyOptions{Roots: bundle, Intermediates: inter, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+	if err != nil {
 		var invalid x509.CertificateInvalidError
 		if errors.As(err, &invalid) && invalid.Reason == x509.Expired {
-			return ID{}, fmt.Errorf("%w: %w (check the clocks of both machines; this one says %s)", ErrPeer, err, time.Now().UTC().Format(time.RFC3339))
+			return ID{}, nil, fmt.Errorf("%w: %w (check the clocks of both machines; this one says %s)", ErrPeer, err, now.UTC().Format(time.RFC3339))
 		}
-		return ID{}, fmt.Errorf("%w: %w", ErrPeer, err)
+		return ID{}, nil, fmt.Errorf("%w: %w", ErrPeer, err)
 	}
-	return CertificateID(leaf)
+	id, err := CertificateID(leaf)
+	return id, chains, err
 }
 
 // CertificateID is the one SPIFFE ID of a leaf; a certificate with none or several is refused (X509-SVID §2).
