@@ -34,6 +34,7 @@ demo: build ## build, then run the whole mesh with a shop on this machine (Ctrl-
 .PHONY: test
 test: need-go need-cc ## all hermetic tests with the race detector
 	CGO_ENABLED=1 $(GO) test -race -timeout 15m ./...
+	$(GO) test -run '^Test(Allocations|IdleStacks)$$' ./sidecar # what the race detector would hide
 
 .PHONY: lint
 lint: need-go $(TOOLS)/golangci-lint-$(GOLANGCI_VER) $(TOOLS)/gofumpt-$(GOFUMPT_VER) ## go vet, golangci-lint, gofumpt

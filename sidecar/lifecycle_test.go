@@ -11,7 +11,9 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -329,6 +331,39 @@ func TestAllocations(t *testing.T) {
 	}
 }
 
+// TestIdleStacks: a connection that waits for a request holds a stack of 4 KiB, not what its requests have needed.
+func TestIdleStacks(t *testing.T) {
+	if raceEnabled {
+		t.Log("frames are larger under the race detector: make test runs this once more without it")
+		return
+	}
+	first, addr := benchConn(t)
+	req := []byte("GET /items/7 HTTP/1.1\r\nHost: catalog\r\n\r\n")
+	buf := make([]byte, 4096)
+	roundTrip(t, first, req, buf)
+	stacks := func() uint64 {
+		runtime.GC() // each collection halves a stack at most once
+		runtime.GC()
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.StackInuse
+	}
+	const conns = 400
+	before := stacks()
+	for range conns {
+		c, err := net.Dial("tcp", addr.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		roundTrip(t, c, req, buf)
+	}
+	if per := (stacks() - before) / conns; per > 5<<10 {
+		t.Errorf("%d bytes of stack for each idle connection; something large stands below the waiting (see Sidecar.serve)", per)
+	}
+}
+
 func roundTrip(t testing.TB, c net.Conn, req, buf []byte) {
 	if _, err := c.Write(req); err != nil {
 		t.Fatal(err)
@@ -352,22 +387,28 @@ func benchConn(t testing.TB) (net.Conn, netip.AddrPort) {
 		t.Fatal(err)
 	}
 	upDone := make(chan struct{})
+	resp := []byte("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 1024\r\n\r\n" + strings.Repeat("x", 1024))
 	go func() {
 		defer close(upDone)
-		c, err := l.Accept()
-		if err != nil {
-			return
-		}
-		defer c.Close()
-		buf := make([]byte, 4096)
-		resp := []byte("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 1024\r\n\r\n" + strings.Repeat("x", 1024))
+		var wg sync.WaitGroup
+		defer wg.Wait()
 		for {
-			if _, err := c.Read(buf); err != nil {
+			c, err := l.Accept()
+			if err != nil {
 				return
 			}
-			if _, err := c.Write(resp); err != nil {
-				return
-			}
+			wg.Go(func() {
+				defer c.Close()
+				buf := make([]byte, 4096)
+				for {
+					if _, err := c.Read(buf); err != nil {
+						return
+					}
+					if _, err := c.Write(resp); err != nil {
+						return
+					}
+				}
+			})
 		}
 	}()
 	snap := clientSnapshot(external(nil), l.Addr().(*net.TCPAddr).AddrPort())

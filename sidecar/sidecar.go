@@ -256,8 +256,22 @@ func (s *Sidecar) Connections() int64 { return s.listeners.Open() }
 // maxRefused bounds what is read of a caller that was turned away.
 const maxRefused = 256 << 10
 
-// serve carries one accepted connection: unwrap, learn the peer, speak.
+// speaker turns a connection into exchanges and back, to its end.
+type speaker interface {
+	Serve(sess *exchange.Session)
+}
+
+// serve carries one accepted connection to its end. While the speaker waits for a request, what is below it on the stack must stay small:
+// with receive in it, ten thousand idle connections would hold twice the memory (the runtime shrinks a stack that is used by less than a
+// quarter).
 func (s *Sidecar) serve(c *listen.Conn) {
+	if speak, sess := s.receive(c); speak != nil {
+		speak.Serve(sess)
+	}
+}
+
+// receive unwraps a connection, learns its peer, and says who speaks with it; nobody when it was turned away.
+func (s *Sidecar) receive(c *listen.Conn) (speaker, *exchange.Session) {
 	b := c.Binding()
 	peer := &exchange.Peer{Addr: c.Addr(), Local: c.Local()}
 	sess := &exchange.Session{Conn: c.Conn, TCP: c.TCP, Peer: peer, Start: c.Start, Bind: c.Binding, Report: s.observer}
@@ -273,10 +287,10 @@ func (s *Sidecar) serve(c *listen.Conn) {
 					_, _ = io.CopyN(io.Discard, c.Conn, maxRefused)
 				}
 			}
-			return
+			return nil, nil
 		}
 		if u.Conn == nil {
-			return
+			return nil, nil
 		}
 		sess.Conn, sess.Buffered = u.Conn, u.Buffered
 		if !u.Peer.IsZero() {
@@ -287,18 +301,17 @@ func (s *Sidecar) serve(c *listen.Conn) {
 		}
 	}
 	if !c.Begin(sess) {
-		return
+		return nil, nil
 	}
 	switch {
 	case http && b.Listener.Side == flow.SideServer:
-		s.inHTTP.Serve(sess)
+		return s.inHTTP, sess
 	case http:
-		s.outHTTP.Serve(sess)
+		return s.outHTTP, sess
 	case b.Listener.Side == flow.SideServer:
-		s.inTCP.Serve(sess)
-	default:
-		s.outTCP.Serve(sess)
+		return s.inTCP, sess
 	}
+	return s.outTCP, sess
 }
 
 // shed records a connection that was closed because there are too many.

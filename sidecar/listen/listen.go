@@ -56,9 +56,7 @@ type Set struct {
 // New makes an empty Set.
 func New(cfg Config) *Set {
 	if cfg.Listen == nil {
-		cfg.Listen = func(addr netip.AddrPort) (net.Listener, error) {
-			return net.ListenTCP("tcp", net.TCPAddrFromAddrPort(addr))
-		}
+		cfg.Listen = openTCP
 	}
 	return &Set{cfg: cfg, open: make(map[netip.AddrPort]*listener)}
 }
