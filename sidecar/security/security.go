@@ -57,9 +57,8 @@ func (u *Unwrapper) Unwrap(conn net.Conn, mode policy.ListenerMode, protocol flo
 		wait = DetectTimeout
 	}
 	start := time.Now()
-	_ = conn.SetReadDeadline(start.Add(wait))
 	first := make([]byte, 1024)
-	n, err := conn.Read(first)
+	n, waited, err := begin(conn, first, start.Add(wait))
 	if n == 0 {
 		switch {
 		case mode == policy.ModePermissive && errors.Is(err, os.ErrDeadlineExceeded):
@@ -73,7 +72,9 @@ func (u *Unwrapper) Unwrap(conn net.Conn, mode policy.ListenerMode, protocol flo
 	first = first[:n]
 	if first[0] != recordHandshake {
 		if mode == policy.ModePermissive {
-			_ = conn.SetReadDeadline(time.Time{})
+			if waited {
+				_ = conn.SetReadDeadline(time.Time{})
+			}
 			return Unwrapped{Conn: conn, Buffered: first}, nil
 		}
 		return Unwrapped{}, &Refusal{Reason: flow.ReasonPlaintextRefused, Plain: true, err: errors.New("the listener takes mTLS only and the caller sent plaintext")}
@@ -85,6 +86,19 @@ func (u *Unwrapper) Unwrap(conn net.Conn, mode policy.ListenerMode, protocol flo
 	}
 	_ = conn.SetDeadline(time.Time{})
 	return Unwrapped{Conn: tc, Peer: identity.PeerID(tc.ConnectionState())}, nil
+}
+
+// begin reads the first bytes. A caller often sends them with its connection; only one that does not is given a deadline, for a timer costs more
+// than a look.
+func begin(conn net.Conn, p []byte, by time.Time) (n int, waited bool, err error) {
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		if n, ready, err := exchange.ReadReady(tcp, p); ready {
+			return n, false, err
+		}
+	}
+	_ = conn.SetReadDeadline(by)
+	n, err = conn.Read(p)
+	return n, true, err
 }
 
 // recordHandshake is the first byte of a TLS ClientHello (RFC 8446, section 5.1).
