@@ -206,7 +206,7 @@ func mismatch(n *yaml.Node, t reflect.Type) string {
 	switch {
 	case t == reflect.TypeFor[Duration]():
 		return fmt.Sprintf("%q is not a duration; write for example 250ms, 15s, or off", n.Value)
-	case t.Kind() == reflect.Int:
+	case t.Kind() == reflect.Int, t.Kind() == reflect.Int64:
 		return fmt.Sprintf("%q is not a whole number", n.Value)
 	case t.Kind() == reflect.Float64:
 		return fmt.Sprintf("%q is not a number", n.Value)

@@ -76,11 +76,12 @@ type Workload struct {
 
 // WorkloadSpec of a Workload.
 type WorkloadSpec struct {
-	Service        string     `yaml:"service"`                  // required
-	Version        string     `yaml:"version,omitempty"`        // "v2"; shown, and used by weights
-	ServiceAccount string     `yaml:"serviceAccount,omitempty"` // default: Service
-	Ports          []Port     `yaml:"ports,omitempty"`          // the first is where peers reach the service; none for a pure client
-	Upstreams      []Upstream `yaml:"upstreams,omitempty"`
+	Service        string        `yaml:"service"`                  // required
+	Version        string        `yaml:"version,omitempty"`        // "v2"; shown, and used by weights
+	ServiceAccount string        `yaml:"serviceAccount,omitempty"` // default: Service
+	Ports          []Port        `yaml:"ports,omitempty"`          // the first is where peers reach the service; none for a pure client
+	Upstreams      []Upstream    `yaml:"upstreams,omitempty"`
+	Limits         SidecarLimits `yaml:"limits,omitempty"`
 }
 
 // Port is an inbound listener.
@@ -96,6 +97,32 @@ type Port struct {
 type Upstream struct {
 	Service string `yaml:"service"`
 	Listen  string `yaml:"listen"` // ip:port on which the sidecar serves its application
+}
+
+// SidecarLimits of a Workload's sidecar. The first six hold for each caller of each of its HTTP listeners, the others for all of its traffic.
+type SidecarLimits struct {
+	HeadBytes            int      `yaml:"headBytes,omitempty"`            // default 61440
+	HeadFields           int      `yaml:"headFields,omitempty"`           // default 100
+	RequestLineBytes     int      `yaml:"requestLineBytes,omitempty"`     // default 8192, or headBytes
+	HeadTimeout          Duration `yaml:"headTimeout,omitempty"`          // default 10s
+	BodyTimeout          Duration `yaml:"bodyTimeout,omitempty"`          // default 10s; off
+	IdleTimeout          Duration `yaml:"idleTimeout,omitempty"`          // default 5m
+	Connections          int      `yaml:"connections,omitempty"`          // default 16384
+	ConnectionsPerSource int      `yaml:"connectionsPerSource,omitempty"` // default three quarters of connections
+	BufferBytes          int64    `yaml:"bufferBytes,omitempty"`          // default 268435456
+}
+
+// Listener is the share of each HTTP listener.
+func (l SidecarLimits) Listener() policy.Limits {
+	return policy.Limits{
+		HeadBytes: l.HeadBytes, HeadFields: l.HeadFields, RequestLine: l.RequestLineBytes,
+		HeadTimeout: time.Duration(l.HeadTimeout), BodyTimeout: time.Duration(l.BodyTimeout), IdleTimeout: time.Duration(l.IdleTimeout),
+	}
+}
+
+// Sidecar is the share of the whole sidecar.
+func (l SidecarLimits) Sidecar() policy.SidecarLimits {
+	return policy.SidecarLimits{Connections: l.Connections, ConnectionsPerSource: l.ConnectionsPerSource, BufferBytes: l.BufferBytes}
 }
 
 // MaxPorts bounds inbound listeners of one Workload.
@@ -156,6 +183,11 @@ func (w *Workload) check() error {
 		seen[u.Service] = true
 		if err := checkAddr(field+".listen", &u.Listen); err != nil {
 			return err
+		}
+	}
+	for _, err := range []error{s.Limits.Listener().Check(), s.Limits.Sidecar().Check()} {
+		if err != nil {
+			return fmt.Errorf("spec.limits: %w", err)
 		}
 	}
 	taken := map[string]string{}

@@ -106,6 +106,7 @@ func snapshot(set *resource.Set, w *resource.Workload, services map[string]polic
 	s := &policy.Snapshot{
 		Workload: policy.Workload{
 			Service: w.Spec.Service, Namespace: w.Metadata.Namespace, Version: w.Spec.Version, Instance: w.Metadata.Name,
+			Limits: w.Spec.Limits.Sidecar().WithDefaults(),
 		},
 		Services: map[string]policy.Service{}, Endpoints: map[string][]policy.Endpoint{},
 	}
@@ -135,6 +136,12 @@ func snapshot(set *resource.Set, w *resource.Workload, services map[string]polic
 			Name: "outbound:" + u.Service, Side: flow.SideClient, Protocol: svc.Protocol, Service: u.Service,
 			Address: netip.MustParseAddrPort(u.Listen),
 		})
+	}
+	for i := range s.Listeners {
+		if l := &s.Listeners[i]; l.Protocol == flow.ProtocolHTTP1 {
+			l.Limits = w.Spec.Limits.Listener()
+			*l = l.WithDefaults()
+		}
 	}
 	slices.SortFunc(s.Listeners, func(a, b policy.Listener) int { return strings.Compare(a.Name, b.Name) })
 	return s

@@ -108,12 +108,19 @@ func overrides(t *testing.T, content string) map[netip.AddrPort]policy.Override 
 
 func render(b *strings.Builder, s *policy.Snapshot) {
 	protocol := map[flow.Protocol]string{flow.ProtocolHTTP1: "http", flow.ProtocolTCP: "tcp"}
+	if l := s.Workload.Limits; l != (policy.SidecarLimits{}).WithDefaults() {
+		fmt.Fprintf(b, "  limits connections=%d/%d buffers=%d\n", l.Connections, l.ConnectionsPerSource, l.BufferBytes)
+	}
 	for _, l := range s.Listeners {
 		to := l.Service
 		if l.Side == flow.SideServer {
 			to = l.Target.String() + []string{" strict", " permissive"}[l.Mode]
 		}
 		fmt.Fprintf(b, "  listener %s %s %s -> %s\n", l.Name, protocol[l.Protocol], l.Address, to)
+		if v := l.Limits; v != (policy.Limits{}) && v != (policy.Limits{}).WithDefaults() {
+			fmt.Fprintf(b, "    limits head=%d fields=%d line=%d timeouts head=%s body=%s idle=%s\n",
+				v.HeadBytes, v.HeadFields, v.RequestLine, v.HeadTimeout, v.BodyTimeout, v.IdleTimeout)
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.Services)) {
 		v := s.Services[name]

@@ -35,6 +35,7 @@ type Listener struct {
 	Target   netip.AddrPort // inbound: the application's address
 	Service  string         // inbound: own service; outbound: destination service
 	Mode     ListenerMode   // inbound only
+	Limits   Limits         // ProtocolHTTP1 only
 }
 
 // Check refuses what a sidecar could not act on; the error names field, value and remedy.
@@ -57,6 +58,12 @@ func (l Listener) Check() error {
 	}
 	if l.Mode > ModePermissive {
 		return fail(fmt.Errorf("mode %d: must be strict or permissive", l.Mode))
+	}
+	if l.Protocol != flow.ProtocolHTTP1 && l.Limits != (Limits{}) {
+		return fail(errors.New("limits: only http listeners have them; remove them"))
+	}
+	if err := l.Limits.Check(); err != nil {
+		return fail(fmt.Errorf("limits: %w", err))
 	}
 	if l.Side == flow.SideServer {
 		if err := checkAddress("target", l.Target); err != nil {
@@ -81,9 +88,18 @@ var (
 	modeNames = map[ListenerMode]string{ModeStrict: "strict", ModePermissive: "permissive"}
 )
 
-// ToXDS maps l to an Envoy listener: one filter chain with an HttpConnectionManager or a TcpProxy whose cluster is the destination service;
+// WithDefaults returns l with the defaults of its limits.
+func (l Listener) WithDefaults() Listener {
+	if l.Protocol == flow.ProtocolHTTP1 {
+		l.Limits = l.Limits.WithDefaults()
+	}
+	return l
+}
+
+// ToXDS maps l, with its defaults applied, to an Envoy listener: one filter chain with an HttpConnectionManager or a TcpProxy whose cluster is the destination service;
 // inbound traffic goes to a cluster named like the listener.
 func (l Listener) ToXDS() (*listenerv3.Listener, error) {
+	l = l.WithDefaults()
 	if err := l.Check(); err != nil {
 		return nil, err
 	}
@@ -91,6 +107,7 @@ func (l Listener) ToXDS() (*listenerv3.Listener, error) {
 	if l.Side == flow.SideServer {
 		cluster, direction = l.Name, corev3.TrafficDirection_INBOUND
 	}
+	e := extras{}
 	name, config := "envoy.filters.network.tcp_proxy", proto.Message(&tcpv3.TcpProxy{
 		StatPrefix: l.Name, ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: cluster},
 	})
@@ -99,7 +116,7 @@ func (l Listener) ToXDS() (*listenerv3.Listener, error) {
 		if err != nil {
 			return nil, err
 		}
-		name, config = "envoy.filters.network.http_connection_manager", &hcmv3.HttpConnectionManager{
+		manager := &hcmv3.HttpConnectionManager{
 			StatPrefix: l.Name,
 			RouteSpecifier: &hcmv3.HttpConnectionManager_RouteConfig{RouteConfig: &routev3.RouteConfiguration{
 				Name: l.Name,
@@ -112,12 +129,13 @@ func (l Listener) ToXDS() (*listenerv3.Listener, error) {
 				Name: "envoy.filters.http.router", ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: router},
 			}},
 		}
+		l.Limits.toXDS(manager, e)
+		name, config = "envoy.filters.network.http_connection_manager", manager
 	}
 	filter, err := pack(config)
 	if err != nil {
 		return nil, err
 	}
-	e := extras{}
 	e.str("side", sideNames[l.Side])
 	e.str("service", l.Service)
 	if l.Side == flow.SideServer {
@@ -144,9 +162,13 @@ func ListenerFromXDS(x *listenerv3.Listener) (Listener, error) {
 		return fail(fmt.Errorf("filter_chains: must be one chain with one filter, has %d chains", n))
 	}
 	config := x.GetFilterChains()[0].GetFilters()[0].GetTypedConfig()
+	manager := &hcmv3.HttpConnectionManager{}
 	switch {
-	case config.MessageIs(&hcmv3.HttpConnectionManager{}):
+	case config.MessageIs(manager):
 		l.Protocol = flow.ProtocolHTTP1
+		if err := config.UnmarshalTo(manager); err != nil {
+			return fail(fmt.Errorf("unreadable HttpConnectionManager: %w", err))
+		}
 	case config.MessageIs(&tcpv3.TcpProxy{}):
 		l.Protocol = flow.ProtocolTCP
 	default:
@@ -154,6 +176,9 @@ func ListenerFromXDS(x *listenerv3.Listener) (Listener, error) {
 	}
 	r := read(x.GetMetadata())
 	l.Service = r.str("service")
+	if l.Protocol == flow.ProtocolHTTP1 {
+		l.Limits = limitsFromXDS(manager, r)
+	}
 	switch side := r.str("side"); side {
 	case "inbound":
 		l.Side = flow.SideServer

@@ -66,12 +66,15 @@ func genListener(r *rand.Rand, i int, service string) Listener {
 	if r.IntN(2) == 0 {
 		l.Side, l.Target, l.Mode = flow.SideServer, genAddr(r, 2*i+1), pick(r, ModeStrict, ModePermissive)
 	}
+	if l.Protocol == flow.ProtocolHTTP1 {
+		l.Limits = genLimits(r)
+	}
 	return l
 }
 
 func genSnapshot(r *rand.Rand) *Snapshot {
 	s := &Snapshot{
-		Workload: Workload{Service: "cart", Namespace: "shop", Version: pick(r, "", "v2"), Instance: "cart-1"},
+		Workload: Workload{Service: "cart", Namespace: "shop", Version: pick(r, "", "v2"), Instance: "cart-1", Limits: genSidecarLimits(r).WithDefaults()},
 		Services: map[string]Service{}, Endpoints: map[string][]Endpoint{},
 	}
 	for i := range 1 + r.IntN(4) {
@@ -84,7 +87,7 @@ func genSnapshot(r *rand.Rand) *Snapshot {
 		s.Endpoints[name] = endpoints
 	}
 	for i := range r.IntN(5) {
-		s.Listeners = append(s.Listeners, genListener(r, i, fmt.Sprintf("svc-%d", r.IntN(len(s.Services)))))
+		s.Listeners = append(s.Listeners, genListener(r, i, fmt.Sprintf("svc-%d", r.IntN(len(s.Services)))).WithDefaults())
 	}
 	return s
 }
@@ -119,7 +122,7 @@ var kindRoundTrips = map[string]func(r *rand.Rand) (want, got any, err error){
 			return nil, nil, err
 		}
 		got, err := ListenerFromXDS(x)
-		return v, got, err
+		return v.WithDefaults(), got, err
 	},
 	"destination": func(r *rand.Rand) (any, any, error) {
 		v := Destination{Network: pick(r, "", "host"), Address: genAddr(r, 1), Known: r.IntN(2) == 0, TTL: time.Duration(1+r.IntN(1e6)) * time.Millisecond}
@@ -134,12 +137,13 @@ var kindRoundTrips = map[string]func(r *rand.Rand) (want, got any, err error){
 		return v, got, err
 	},
 	"workload": func(r *rand.Rand) (any, any, error) {
-		v := Workload{Service: "cart", Namespace: pick(r, "", "shop"), Version: pick(r, "", "v1"), Instance: "cart-1"}
+		v := Workload{Service: "cart", Namespace: pick(r, "", "shop"), Version: pick(r, "", "v1"), Instance: "cart-1", Limits: genSidecarLimits(r)}
 		x, err := v.ToXDS("r1")
 		if err != nil {
 			return nil, nil, err
 		}
 		got, _, err := WorkloadFromXDS(x)
+		v.Limits = v.Limits.WithDefaults()
 		return v, got, err
 	},
 }
@@ -208,6 +212,12 @@ func TestRevisionFollowsContent(t *testing.T) {
 	s.Workload.Version = "v9"
 	if _, err := Seal(s); err != nil || s.Revision == first {
 		t.Fatalf("revision stayed %s after a change of the workload (%v)", first, err)
+	}
+	first = s.Revision
+	s.Workload.Limits.Connections = s.Workload.Limits.WithDefaults().Connections - 1
+	s.Workload.Limits.ConnectionsPerSource = 1
+	if _, err := Seal(s); err != nil || s.Revision == first {
+		t.Fatalf("revision stayed %s after a change of the limits (%v)", first, err)
 	}
 }
 

@@ -106,6 +106,9 @@ func Seal(s *Snapshot) ([]Resource, error) {
 func Revision(w Workload, resources []Resource) string {
 	lines := make([]string, 0, len(resources)+1)
 	lines = append(lines, fmt.Sprintf("%q\n", []string{w.Service, w.Namespace, w.Version, w.Instance}))
+	if l := w.Limits.WithDefaults(); l != (SidecarLimits{}).WithDefaults() { // else as before there were limits, for older sidecars
+		lines = append(lines, fmt.Sprintf("limits %+v\n", l))
+	}
 	for _, r := range resources {
 		if r.TypeURL == TypePolicy || r.TypeURL == TypeDestination {
 			continue

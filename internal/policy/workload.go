@@ -12,6 +12,7 @@ type Workload struct {
 	Namespace string
 	Version   string
 	Instance  string
+	Limits    SidecarLimits // of the sidecar
 }
 
 // Check refuses what a sidecar could not act on.
@@ -22,20 +23,29 @@ func (w Workload) Check() error {
 	if err := checkName("service", w.Service); err != nil {
 		return fmt.Errorf("workload %q: %w", w.Instance, err)
 	}
+	if err := w.Limits.Check(); err != nil {
+		return fmt.Errorf("workload %q: limits: %w", w.Instance, err)
+	}
 	return nil
 }
 
-// ToXDS maps w and the revision that is now complete to the Policy resource.
+// ToXDS maps w, with its defaults applied, and the revision that is now complete to the Policy resource.
 func (w Workload) ToXDS(revision string) (*tullev1.Policy, error) {
 	if err := w.Check(); err != nil {
 		return nil, err
 	}
-	return &tullev1.Policy{Revision: revision, Service: w.Service, Namespace: w.Namespace, Version: w.Version, Instance: w.Instance}, nil
+	return &tullev1.Policy{
+		Revision: revision, Service: w.Service, Namespace: w.Namespace, Version: w.Version, Instance: w.Instance,
+		Limits: w.Limits.WithDefaults().toXDS(),
+	}, nil
 }
 
 // WorkloadFromXDS is the inverse of ToXDS.
 func WorkloadFromXDS(x *tullev1.Policy) (w Workload, revision string, err error) {
-	w = Workload{Service: x.GetService(), Namespace: x.GetNamespace(), Version: x.GetVersion(), Instance: x.GetInstance()}
+	w = Workload{
+		Service: x.GetService(), Namespace: x.GetNamespace(), Version: x.GetVersion(), Instance: x.GetInstance(),
+		Limits: sidecarLimitsFromXDS(x.GetLimits()),
+	}
 	if err := checkName("revision", x.GetRevision()); err != nil {
 		return Workload{}, "", fmt.Errorf("workload %q: %w", w.Instance, err)
 	}
