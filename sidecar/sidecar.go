@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -35,6 +36,7 @@ func (s *Sidecar) outbound(send exchange.Handler) exchange.Handler {
 		decide,                 // which service: pure, and first, so that the Record knows the edge from its beginning
 		s.observer.observe,     // one Record, whatever follows
 		answer,                 // what failed below is answered here
+		resilience.Room,        // no buffers left: shed
 		known,                  // no route, no service
 		resilience.Limit,       // endure: at most so many at a time
 		resilience.Deadline,    //         until then
@@ -51,6 +53,7 @@ func (s *Sidecar) inbound(send exchange.Handler) exchange.Handler {
 		own,                 // the destination is the workload itself
 		s.observer.observe,  // one Record, whatever follows
 		answer,              // what failed below is answered here
+		resilience.Room,     // no buffers left: shed
 		security.Guard,      // may this peer
 		resilience.Deadline, // endure: until then
 		resilience.Retry,    //         a pooled connection that the application has closed is replaced
@@ -144,6 +147,7 @@ type Sidecar struct {
 	pools     *upstream.Pools
 	listeners *listen.Set
 	unwrapper *security.Unwrapper
+	room      exchange.Room
 
 	inHTTP, outHTTP *http1.Server
 	inTCP, outTCP   *tcp.Server
@@ -253,6 +257,21 @@ func (s *Sidecar) Snapshot() *policy.Snapshot { return s.applied.Load() }
 // Connections is how many downstream connections are open.
 func (s *Sidecar) Connections() int64 { return s.listeners.Open() }
 
+// ConnectionsOfOneSource is how many of them the source with the most has.
+func (s *Sidecar) ConnectionsOfOneSource() int { return s.listeners.OfOneSource() }
+
+// Limits are those of the Snapshot in force, with their defaults.
+func (s *Sidecar) Limits() policy.SidecarLimits {
+	var l policy.SidecarLimits
+	if snap := s.Snapshot(); snap != nil {
+		l = snap.Workload.Limits
+	}
+	return l.WithDefaults()
+}
+
+// Room shows the memory of buffers in use and how often each limit was reached.
+func (s *Sidecar) Room() *exchange.Room { return &s.room }
+
 // maxRefused bounds what is read of a caller that was turned away.
 const maxRefused = 256 << 10
 
@@ -315,6 +334,7 @@ func (s *Sidecar) receive(c *listen.Conn) (speaker, *exchange.Session) {
 }
 
 // shed records a connection that was closed because there are too many.
-func (s *Sidecar) shed(b *exchange.Binding, addr netip.AddrPort) {
-	s.observer.Connection(b, &exchange.Peer{Addr: addr}, time.Now(), flow.ReasonShed, "too many connections are open")
+func (s *Sidecar) shed(b *exchange.Binding, addr netip.AddrPort, limit exchange.Limit, n int) {
+	s.room.Reached(limit)
+	s.observer.Connection(b, &exchange.Peer{Addr: addr}, time.Now(), flow.ReasonShed, limit.String()+" of "+strconv.Itoa(n)+" in this sidecar")
 }

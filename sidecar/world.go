@@ -33,6 +33,8 @@ func (s *Sidecar) bindings(snap *policy.Snapshot) []*exchange.Binding {
 	if workload == (policy.Workload{}) {
 		workload = snap.Workload
 	}
+	workload.Limits = snap.Workload.Limits.WithDefaults()
+	s.room.SetBudget(workload.Limits.BufferBytes)
 	destinations := make(map[string]*exchange.Destination, len(snap.Services))
 	for name, sv := range snap.Services {
 		d := s.destination(name, sv)
@@ -46,7 +48,8 @@ func (s *Sidecar) bindings(snap *policy.Snapshot) []*exchange.Binding {
 	}
 	out := make([]*exchange.Binding, 0, len(snap.Listeners))
 	for _, l := range snap.Listeners {
-		b := &exchange.Binding{Listener: l, Snapshot: snap, Workload: workload, Destinations: destinations}
+		b := &exchange.Binding{Listener: l, Snapshot: snap, Workload: workload, Destinations: destinations, Room: &s.room}
+		b.Listener = l.WithDefaults()
 		switch l.Side {
 		case flow.SideClient:
 			b.Routes = route.New(l.Service)

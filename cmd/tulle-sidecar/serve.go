@@ -15,6 +15,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/run"
 	"github.com/tulle-mesh/tulle/sidecar"
 	"github.com/tulle-mesh/tulle/sidecar/admin"
+	"github.com/tulle-mesh/tulle/sidecar/exchange"
 	"github.com/tulle-mesh/tulle/sidecar/telemetry"
 	"github.com/tulle-mesh/tulle/sidecar/watch"
 )
@@ -84,6 +85,7 @@ func serve(ctx context.Context, c config, stdout, stderr io.Writer) error {
 		Ready: func() error { return ready(ctx, holder, joining, watching, carrying) },
 	})
 	gauges(telling, joining, watching)
+	saturation(telling, carrying)
 
 	log.Info("tulle-sidecar starts", "version", version(), "identity", self.String(), "instance", c.workload.Instance, "boot_id", telling.BootID(),
 		"controller", c.controller, "otlp", c.otlp, "admin", c.admin, "state_dir", filepath.Clean(c.stateDir))
@@ -132,6 +134,24 @@ func missing(what, why string) error {
 		return errors.New(what)
 	}
 	return fmt.Errorf("%s: %s", what, why)
+}
+
+// saturation shows on /metrics how near the sidecar is to its limits, and how often it met each.
+func saturation(t *telemetry.Telemetry, s *sidecar.Sidecar) {
+	t.Gauge("tulle_connections_open", "Connections of callers that are open, in and out.", func() float64 { return float64(s.Connections()) })
+	t.Gauge("tulle_connections_limit", "Above it connections are shed.", func() float64 { return float64(s.Limits().Connections) })
+	t.Gauge("tulle_connections_of_one_source", "Connections of the source that has the most.", func() float64 { return float64(s.ConnectionsOfOneSource()) })
+	t.Gauge("tulle_connections_per_source_limit", "Above it connections of a source are shed.", func() float64 {
+		return float64(s.Limits().ConnectionsPerSource)
+	})
+	t.Gauge("tulle_buffer_bytes", "Memory of buffers in use.", func() float64 { return float64(s.Room().Used()) })
+	t.Gauge("tulle_buffer_limit_bytes", "Above it requests are shed; above three quarters of it nothing is kept for retries.", func() float64 {
+		return float64(s.Limits().BufferBytes)
+	})
+	for _, l := range exchange.Limits() {
+		t.Counter("tulle_limit_reached_total", "Connections and requests that met a limit, by its name in the configuration.", "limit", l.String(),
+			func() uint64 { return s.Room().Count(l) })
+	}
 }
 
 // gauges shows on /metrics what the parts know of themselves.

@@ -53,7 +53,7 @@ type Peer struct {
 }
 
 // Binding is what one listener does under one Snapshot. An exchange takes it once and is judged by it to its end. Immutable, but for the
-// counters that Destination points to.
+// counters that Destination and Room point to. Limits of Listener and Workload have their defaults.
 type Binding struct {
 	Listener     policy.Listener
 	Snapshot     *policy.Snapshot
@@ -62,6 +62,7 @@ type Binding struct {
 	Destinations map[string]*Destination
 	App          *policy.Endpoint // inbound: the application
 	Own          *Destination     // inbound: settings towards the application
+	Room         *Room            // of the sidecar
 }
 
 // Destination is a service as the steps need it: its settings with defaults applied, and its state, which outlives Snapshots.
@@ -194,6 +195,7 @@ type Exchange struct {
 	Binding  *Binding
 	Head     Head
 	Start    time.Time
+	Crowded  bool       // there was no room for it in the sidecar's buffers: it is to be shed
 	Legs     flow.Legs  // offsets from Start
 	Trace    flow.Trace // of the exchange
 	Try      flow.Trace // of the current try; what the request sent on carries
@@ -240,7 +242,7 @@ type Live struct {
 
 // Reset makes x ready for the next request of its connection. An Abort stays in force.
 func (x *Exchange) Reset() {
-	x.Head, x.Decision, x.Destination = Head{}, route.Decision{}, nil
+	x.Head, x.Decision, x.Destination, x.Crowded = Head{}, route.Decision{}, nil, false
 	x.Legs = NoLegs
 	x.Trace, x.Try = flow.Trace{}, flow.Trace{}
 	x.Deadline, x.TryDeadline = time.Time{}, time.Time{}

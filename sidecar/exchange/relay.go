@@ -74,7 +74,12 @@ func (r *relay) left() time.Duration {
 	return r.idle - (time.Since(epoch) - time.Duration(r.last.Load()))
 }
 
-var relayBuffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+// RelayMemory is what the buffers of one Relay take of the Room. Its caller takes it and gives it back.
+const RelayMemory = 2 * relayBuffer
+
+const relayBuffer = 32 << 10
+
+var relayBuffers = sync.Pool{New: func() any { return new([relayBuffer]byte) }}
 
 func (r *relay) copy(dst net.Conn, src RelayEnd, n *atomic.Uint64, readReason, writeReason flow.Reason) (flow.Reason, error) {
 	who := int32(1)
@@ -106,7 +111,7 @@ func (r *relay) copy(dst net.Conn, src RelayEnd, n *atomic.Uint64, readReason, w
 			return fail(writeReason, err)
 		}
 	}
-	buf := relayBuffers.Get().(*[32 << 10]byte)
+	buf := relayBuffers.Get().(*[relayBuffer]byte)
 	defer relayBuffers.Put(buf)
 	for {
 		if r.idle > 0 {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/sidecar/exchange"
 )
 
 // maxReplay is how much of a body is kept beyond what arrived with its head, so that the request can be sent again.
@@ -22,14 +23,22 @@ type body struct {
 	replay  []byte // what was read after that
 	lost    bool   // more was read than replay holds: the request cannot be sent again
 	done    bool   // the whole body was read from the caller
-	fault   *fault // the caller broke the framing
+	fault   *fault // the caller broke the framing, or a limit
+	room    *exchange.Room
 }
 
 func (b *body) release() {
-	if b.replay != nil {
-		putBytes(b.replay)
-	}
+	b.forget()
 	*b = body{}
+}
+
+// forget gives up what was kept for another try.
+func (b *body) forget() {
+	if b.replay != nil {
+		b.room.Give(cap(b.replay))
+		putBytes(b.replay)
+		b.replay = nil
+	}
 }
 
 // beginBody takes the part of the body that arrived with the head.
@@ -37,6 +46,7 @@ func (c *conn) beginBody() {
 	w := c.w
 	b := &w.body
 	b.release()
+	b.room = c.room
 	h := &w.req
 	have := c.in.unread()
 	switch {
@@ -72,6 +82,7 @@ type upload struct {
 func (c *conn) startUpload(up net.Conn) {
 	w := c.w
 	w.uploading = true
+	w.stopping.Store(false)
 	c.idleSet = time.Time{}
 	_ = c.nc.SetReadDeadline(w.x.Deadline)
 	go func() {
@@ -93,14 +104,21 @@ func (c *conn) upload(up net.Conn) (u upload) {
 		}
 	}
 	buf := getBytes(mediumBuffer)
-	defer func() { putBytes(buf) }()
+	c.room.Need(mediumBuffer)
+	defer func() {
+		c.room.Give(mediumBuffer)
+		putBytes(buf)
+	}()
+	stall := stall{c: c, by: w.x.Deadline, after: c.set.BodyTimeout}
 	for !b.done {
 		want := buf
 		if !b.chunked && b.left < int64(len(want)) {
 			want = want[:b.left]
 		}
+		stall.arm()
 		n, err := c.nc.Read(want)
 		if n > 0 {
+			stall.began = true
 			p := want[:n]
 			data := n
 			if b.chunked {
@@ -128,6 +146,10 @@ func (c *conn) upload(up net.Conn) (u upload) {
 		}
 		if err != nil && !b.done {
 			switch {
+			case errors.Is(err, os.ErrDeadlineExceeded) && stall.passed():
+				b.fault = faultStalledBody
+				c.room.Reached(exchange.LimitBodyTimeout)
+				return upload{reason: flow.ReasonBadRequest, err: b.fault}
 			case errors.Is(err, os.ErrDeadlineExceeded):
 				u.reason = flow.ReasonRequestTimeout
 			case errors.Is(err, io.EOF):
@@ -143,21 +165,64 @@ func (c *conn) upload(up net.Conn) (u upload) {
 	return u
 }
 
+// stall bounds the time without a byte of a body. A caller that waits for a 100 (RFC 9110, section 10.1.1) owes nothing before its first byte.
+type stall struct {
+	c     *conn
+	by    time.Time     // of the whole exchange; zero: none
+	after time.Duration // ≤ 0: off
+	armed time.Time     // when the deadline in force was set
+	until time.Time     // the deadline in force; zero when it is by
+	began bool          // a byte has arrived
+}
+
+// arm sets the deadline of the next read, at most once per eighth of the time-out. A deadline of stopUpload stands, whoever is first.
+func (s *stall) arm() {
+	if s.after <= 0 || s.c.w.req.expect && !s.began {
+		return
+	}
+	now := time.Now()
+	if now.Sub(s.armed) < s.after/8 {
+		return
+	}
+	s.armed = now
+	deadline := now.Add(s.after + s.after/8)
+	s.until = deadline
+	if !s.by.IsZero() && s.by.Before(deadline) {
+		deadline, s.until = s.by, time.Time{}
+	}
+	_ = s.c.nc.SetReadDeadline(deadline)
+	if s.c.w.stopping.Load() {
+		_ = s.c.nc.SetReadDeadline(aLongTimeAgo)
+	}
+}
+
+// passed reports whether a read ended because of this deadline, and not another one.
+func (s *stall) passed() bool {
+	return !s.until.IsZero() && !s.c.w.stopping.Load() && !time.Now().Before(s.until)
+}
+
 // keep remembers p for another try, while it fits and anyone might ask.
 func (b *body) keep(p []byte, wanted bool) {
 	if b.lost {
 		return
 	}
-	if !wanted || len(b.replay)+len(p) > maxReplay {
+	if !wanted || len(b.replay)+len(p) > maxReplay || b.room.Tight() {
 		b.lost = true
+		b.forget()
 		return
 	}
-	if b.replay == nil {
-		b.replay = getBytes(mediumBuffer)[:0]
-	}
-	if len(b.replay)+len(p) > cap(b.replay) {
-		r := append(getBytes(largeBuffer)[:0], b.replay...)
-		putBytes(b.replay)
+	if need := len(b.replay) + len(p); need > cap(b.replay) {
+		n := mediumBuffer
+		if need > n {
+			n = largeBuffer
+		}
+		if !b.room.TakeSpare(n) {
+			b.lost = true
+			b.forget()
+			return
+		}
+		r := append(getBytes(n)[:0], b.replay...)
+		b.forget()
 		b.replay = r
 	}
 	b.replay = append(b.replay, p...)
@@ -177,6 +242,7 @@ func (c *conn) uploadResult() (u upload, ended bool) {
 // stopUpload makes the uploader end, waits for it, and returns its result. up must be closed, or its deadline passed, if the uploader may be
 // writing to it.
 func (c *conn) stopUpload() upload {
+	c.w.stopping.Store(true) // before the deadline, which the uploader may be about to move
 	_ = c.nc.SetReadDeadline(aLongTimeAgo)
 	return c.awaitUpload()
 }

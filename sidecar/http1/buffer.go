@@ -73,14 +73,22 @@ func (u *buffer) compact() {
 	}
 }
 
+// next is the size that grow makes; 0: it is as large as it gets.
+func (u *buffer) next() int {
+	switch {
+	case len(u.b) >= largeBuffer:
+		return 0
+	case len(u.b) >= mediumBuffer:
+		return largeBuffer
+	}
+	return mediumBuffer
+}
+
 // grow moves what is unread to the front of a larger buffer. It invalidates heads. False: it is as large as it gets.
 func (u *buffer) grow() bool {
-	if len(u.b) >= largeBuffer {
+	n := u.next()
+	if n == 0 {
 		return false
-	}
-	n := mediumBuffer
-	if len(u.b) >= mediumBuffer {
-		n = largeBuffer
 	}
 	b := getBytes(n)
 	w := copy(b, u.b[u.r:u.w])

@@ -3,12 +3,15 @@ package http1
 import (
 	"bytes"
 	"unsafe"
+
+	"github.com/tulle-mesh/tulle/internal/policy"
 )
 
 // Limits of one message head.
 type Limits struct {
 	HeadBytes int // start line and fields, final empty line included; at most MaxHeadBytes
 	Fields    int // at most MaxFields
+	Line      int // request line, without its line end
 }
 
 // MaxHeadBytes and MaxFields are what buffers are made for; Limits may only be lower.
@@ -17,12 +20,23 @@ const (
 	MaxFields    = 128
 )
 
-// DefaultLimits apply to callers outside the mesh and to responses.
-var DefaultLimits = Limits{HeadBytes: 60 << 10, Fields: 100}
+// DefaultLimits apply to callers outside the mesh where nothing else is configured.
+var DefaultLimits = limitsOf(policy.Limits{}.WithDefaults())
 
-// MeshLimits apply to callers that are sidecars. They leave room for the fields that the caller's sidecar adds, so that a head which one
-// sidecar took is never refused by the next: otherwise an attempt could be delivered without an exchange on the other side.
-var MeshLimits = Limits{HeadBytes: 62 << 10, Fields: 108}
+// MeshLimits apply to callers that are sidecars, and to responses. They are above everything that can be configured, with room for the fields
+// that the caller's sidecar adds, so that a head which one sidecar took always becomes an exchange at the next: otherwise an attempt could be
+// delivered without one. What is over the configured limits there is refused as an exchange (see conn.excess).
+var MeshLimits = Limits{HeadBytes: MaxHeadBytes, Fields: MaxFields, Line: MaxHeadBytes}
+
+// Room that a sidecar's head has above the configured limits of its peer.
+const (
+	meshBytes  = MaxHeadBytes - policy.MaxHeadBytes
+	meshFields = MaxFields - policy.MaxHeadFields
+)
+
+func limitsOf(l policy.Limits) Limits {
+	return Limits{HeadBytes: l.HeadBytes, Fields: l.HeadFields, Line: l.RequestLine}
+}
 
 // fault is a violation of RFC 9112, with the status that a server answers it with.
 type fault struct {
@@ -34,6 +48,7 @@ func (f *fault) Error() string { return f.text }
 
 var (
 	faultTooLarge     = &fault{431, "the head is larger than the limit; send fewer or shorter header fields"}
+	faultLongLine     = &fault{414, "the request line is longer than the limit; send a shorter target"}
 	faultTooMany      = &fault{431, "the head has more fields than the limit; send fewer header fields"}
 	faultStartLine    = &fault{400, "the start line is malformed (RFC 9112, section 3)"}
 	faultVersion      = &fault{505, "the version is not HTTP/1.0 or HTTP/1.1"}
@@ -49,6 +64,7 @@ var (
 	faultCoding       = &fault{501, "Transfer-Encoding is not exactly \"chunked\" (RFC 9112, section 6.1)"}
 	faultOldCoding    = &fault{400, "Transfer-Encoding in an HTTP/1.0 message (RFC 9112, section 6.1)"}
 	faultSlowBody     = &fault{408, "the body did not arrive within the request timeout; send it faster, or raise the timeout"}
+	faultStalledBody  = &fault{408, "no byte of the body arrived for the body timeout; send it without pauses, or raise the timeout"}
 	faultChunk        = &fault{400, "the chunked framing is malformed (RFC 9112, section 7.1)"}
 	faultTrailer      = &fault{400, "a trailer field is malformed or not allowed in trailers (RFC 9110, section 6.5.1)"}
 )
@@ -149,6 +165,9 @@ func headEnd(b []byte, from int) (int, *fault) {
 func (h *head) parseRequest(b []byte, lim Limits) *fault {
 	h.reset(b)
 	end := bytes.IndexByte(b, '\n') - 1
+	if end > lim.Line {
+		return faultLongLine
+	}
 	line := b[:end]
 	sp1 := bytes.IndexByte(line, ' ')
 	if sp1 <= 0 {

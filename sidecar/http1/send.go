@@ -47,6 +47,9 @@ func (s *Sender) Handle(x *exchange.Exchange) {
 		}
 	}
 	t.reusable = t.reusable && c.w.body.done && !c.w.broken
+	if extra := len(c.w.up.b) - mediumBuffer; extra > 0 {
+		c.room.Give(extra)
+	}
 	c.w.up.release()
 	if t.reusable {
 		s.Pool.Put(up)
@@ -171,7 +174,7 @@ func (t *try) responseHead() bool {
 	for {
 		b := u.unread()
 		n, f := headEnd(b, searched)
-		if f == nil && n == 0 && len(b) >= DefaultLimits.HeadBytes+4<<10 {
+		if f == nil && n == 0 && len(b) >= MaxHeadBytes {
 			f = faultTooLarge
 		}
 		if f == nil && n > 0 {
@@ -187,9 +190,12 @@ func (t *try) responseHead() bool {
 		}
 		searched = len(b)
 		if u.w == len(u.b) {
-			if u.compact(); u.w == len(u.b) && !u.grow() {
-				t.fail(flow.ReasonUpstreamProtocol, "response: "+faultTooLarge.text)
-				return false
+			if u.compact(); u.w == len(u.b) {
+				if !u.grow() {
+					t.fail(flow.ReasonUpstreamProtocol, "response: "+faultTooLarge.text)
+					return false
+				}
+				t.c.room.Need(len(u.b) - mediumBuffer)
 			}
 		}
 		if _, err := u.fill(t.up); err != nil {
@@ -498,7 +504,7 @@ func (t *try) more() ([]byte, bool) {
 }
 
 func (t *try) relayLength(left int64) bool {
-	if left > mediumBuffer {
+	if left > mediumBuffer && len(t.w.up.b) == mediumBuffer && t.c.room.TakeSpare(largeBuffer-mediumBuffer) {
 		t.w.up.release()
 		t.w.up.acquire(largeBuffer)
 	}
@@ -612,7 +618,9 @@ func (t *try) tunnel() {
 	}
 	up := exchange.RelayEnd{Conn: t.up.Conn, Buffered: w.up.unread()}
 	c.idleSet, c.writeBy = time.Time{}, time.Time{}
+	c.room.Need(exchange.RelayMemory)
 	reason, err := exchange.Relay(x, down, up, x.Destination.IdleTimeout)
+	c.room.Give(exchange.RelayMemory)
 	c.in.r = c.in.w
 	w.leftover = w.leftover[:0]
 	x.Legs.LastByte = x.Since()

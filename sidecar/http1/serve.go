@@ -1,49 +1,45 @@
 package http1
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net"
 	"os"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/internal/policy"
 	"github.com/tulle-mesh/tulle/sidecar/exchange"
 )
 
-// Defaults of Server.
 const (
-	DefaultHeadTimeout = 10 * time.Second
-	// DefaultIdleTimeout is longer than the idle limit of upstream pools (60 s), so that of two sidecars the caller closes first.
-	DefaultIdleTimeout = 5 * time.Minute
 	// lingerTime and lingerBytes bound how long a connection that is closed early is read for what the caller still sends, so that the answer
 	// is not destroyed by a reset.
 	lingerTime  = time.Second
 	lingerBytes = 256 << 10
 )
 
-// Server serves downstream connections. Immutable after its first use.
+// What a connection takes of its sidecar's Room. While it is idle it takes nothing: its number bounds what it holds.
+const (
+	workingSet = 2*smallBuffer + mediumBuffer // of an exchange: what was read, what is written, what the upstream sends
+	leastSet   = 2 * smallBuffer              // of one that is shed
+)
+
+// Server serves downstream connections by the limits of their listeners. Immutable after its first use.
 type Server struct {
-	Handler     exchange.Handler
-	Side        flow.Side
-	HeadTimeout time.Duration // from the first byte of a head to its last; 0: 10 s
-	IdleTimeout time.Duration // between requests; 0: 5 min
+	Handler exchange.Handler
+	Side    flow.Side
 }
 
 // Serve carries one connection to its end and closes it.
 func (s *Server) Serve(sess *exchange.Session) {
-	c := &conn{srv: s, sess: sess, nc: sess.Conn, limits: DefaultLimits, headTimeout: s.HeadTimeout, idleTimeout: s.IdleTimeout}
-	if s.Side == flow.SideServer && sess.Peer.Identity != "" {
-		c.limits = MeshLimits
-	}
-	if c.headTimeout <= 0 {
-		c.headTimeout = DefaultHeadTimeout
-	}
-	if c.idleTimeout <= 0 {
-		c.idleTimeout = DefaultIdleTimeout
-	}
+	c := &conn{srv: s, sess: sess, nc: sess.Conn, mesh: s.Side == flow.SideServer && sess.Peer.Identity != ""}
+	c.bind()
+	c.room = c.bound.Room
 	if len(sess.Buffered) > 0 {
 		c.in.append(sess.Buffered)
 		sess.Buffered = nil
@@ -54,13 +50,15 @@ func (s *Server) Serve(sess *exchange.Session) {
 
 // conn is one downstream connection. It belongs to the goroutine of Serve; the uploader owns body and the reading side of nc while it runs.
 type conn struct {
-	srv         *Server
-	sess        *exchange.Session
-	nc          net.Conn
-	limits      Limits
-	headTimeout time.Duration
-	idleTimeout time.Duration
-	readIdle    func(*buffer) (int, error) // nil: not available
+	srv      *Server
+	sess     *exchange.Session
+	nc       net.Conn
+	mesh     bool                       // the caller is a sidecar
+	room     *exchange.Room             // may be nil
+	bound    *exchange.Binding          // of the head being read, or the last one
+	set      policy.Limits              // of bound, with defaults
+	limits   Limits                     // of a head, from set
+	readIdle func(*buffer) (int, error) // nil: not available
 
 	in      buffer
 	idleSet time.Time // when the idle deadline was set; zero when another deadline is in force
@@ -68,6 +66,8 @@ type conn struct {
 	w       *work     // nil while idle
 	asked   bool      // a first request was read
 	armed   bool      // the head being read has its deadline
+	charged int       // bytes taken of room
+	crowded bool      // room had not enough for the exchange
 }
 
 // work is what a connection needs while it carries an exchange.
@@ -85,13 +85,15 @@ type work struct {
 	uploading bool
 	uploaded  chan upload
 	ended     upload // how the upload of the current try ended; zero while there is none
-	broken    bool   // the current try did not get the whole request upstream
+	stopping  atomic.Bool
+	broken    bool // the current try did not get the whole request upstream
 }
 
 var errGone = errors.New("the caller closed the connection")
 
 func (c *conn) serve() {
 	defer c.nc.Close()
+	defer c.discharge()
 	defer c.in.release()
 	for {
 		start, ok := c.readHead()
@@ -106,11 +108,87 @@ func (c *conn) serve() {
 	}
 }
 
+// bind takes the listener's Binding, and with it its limits, as they are now.
+func (c *conn) bind() {
+	b := c.sess.Bind()
+	if b == c.bound {
+		return
+	}
+	c.bound, c.set = b, b.Listener.Limits.WithDefaults()
+	c.limits, c.idleSet = limitsOf(c.set), time.Time{}
+	if c.mesh {
+		c.limits = MeshLimits
+	}
+}
+
+// charge takes of the sidecar's room what an exchange needs. When that is not there, the exchange is to be shed, and only what that takes
+// is taken.
+func (c *conn) charge() {
+	if c.crowded = !c.room.Take(workingSet - c.charged); !c.crowded {
+		c.charged = workingSet
+	} else if c.charged == 0 {
+		c.room.Need(leastSet)
+		c.charged = leastSet
+	}
+}
+
+func (c *conn) discharge() {
+	if c.charged > 0 {
+		c.room.Give(c.charged)
+		c.charged = 0
+	}
+}
+
+// grow makes c.in larger: twice, because what is written upstream grows with it. False: it is as large as it gets, or there is no room, which
+// c.crowded says.
+func (c *conn) grow() bool {
+	n := c.in.next()
+	if n == 0 {
+		return false
+	}
+	if n = 2 * (n - len(c.in.b)); !c.room.Take(n) {
+		c.crowded = true
+		return false
+	}
+	c.charged += n
+	return c.in.grow()
+}
+
+// excess is what of a sidecar's head is over the configured limits. Everybody else's was refused before it was parsed.
+func (c *conn) excess() *fault {
+	l, h := &c.set, &c.w.req
+	switch {
+	case !c.mesh:
+		return nil
+	case int(h.target.hi)+len(" HTTP/1.1") > l.RequestLine:
+		return faultLongLine
+	case len(h.buf) > l.HeadBytes+meshBytes:
+		return faultTooLarge
+	case h.n > l.HeadFields+meshFields:
+		return faultTooMany
+	}
+	return nil
+}
+
+// reached counts the limit that f is about.
+func (c *conn) reached(f *fault) {
+	switch f {
+	case faultTooLarge:
+		c.room.Reached(exchange.LimitHeadBytes)
+	case faultTooMany:
+		c.room.Reached(exchange.LimitHeadFields)
+	case faultLongLine:
+		c.room.Reached(exchange.LimitRequestLine)
+	}
+}
+
 // readHead waits for the next request and parses its head into c.w. False: the connection has ended, and was reported if it has to be.
 func (c *conn) readHead() (start time.Time, ok bool) {
 	c.armed = false
 	if len(c.in.unread()) == 0 {
 		c.in.release()
+		c.discharge()
+		c.bind()
 		if !c.waitIdle() {
 			return start, false
 		}
@@ -119,6 +197,10 @@ func (c *conn) readHead() (start time.Time, ok bool) {
 		if c.sess.Draining() {
 			return start, false
 		}
+	}
+	c.bind()
+	if c.charged < workingSet {
+		c.charge()
 	}
 	start = time.Now()
 	if !c.asked {
@@ -133,6 +215,9 @@ func (c *conn) readHead() (start time.Time, ok bool) {
 		n, f := headEnd(b, searched)
 		if f == nil && n == 0 && len(b) >= c.limits.HeadBytes || n > c.limits.HeadBytes {
 			f = faultTooLarge
+		}
+		if f == nil && n == 0 && len(b) > c.limits.Line+1 && searched <= c.limits.Line+1 && bytes.IndexByte(b[:c.limits.Line+2], '\n') < 0 {
+			f = faultLongLine
 		}
 		if f != nil {
 			c.refuse(start, f)
@@ -151,8 +236,12 @@ func (c *conn) readHead() (start time.Time, ok bool) {
 		searched = len(b)
 		if c.in.w == len(c.in.b) {
 			c.in.compact()
-			if c.in.w == len(c.in.b) && !c.in.grow() {
-				c.refuse(start, faultTooLarge)
+			if c.in.w == len(c.in.b) && !c.grow() {
+				if c.crowded {
+					c.shed(start)
+				} else {
+					c.refuse(start, faultTooLarge)
+				}
 				return start, false
 			}
 		}
@@ -182,7 +271,7 @@ func (c *conn) skipEmptyLine(start time.Time) bool {
 func (c *conn) more(start time.Time) bool {
 	if !c.armed { // whatever deadline an exchange, or nobody, has left behind
 		c.armed, c.idleSet = true, time.Time{}
-		_ = c.nc.SetReadDeadline(start.Add(c.headTimeout))
+		_ = c.nc.SetReadDeadline(start.Add(c.set.HeadTimeout))
 	}
 	_, err := c.in.fill(c.nc)
 	if err == nil {
@@ -190,10 +279,11 @@ func (c *conn) more(start time.Time) bool {
 	}
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		c.report(start, flow.ReasonIdleTimeout, "the head of a request did not arrive in "+c.headTimeout.String())
+		c.room.Reached(exchange.LimitHeadTimeout)
+		c.report(start, flow.ReasonIdleTimeout, "the head of a request did not arrive in "+c.set.HeadTimeout.String())
 		// A sidecar is not answered without an exchange: it would take the attempt as delivered.
-		if c.limits != MeshLimits {
-			c.static(408, flow.ReasonIdleTimeout, "the head of the request did not arrive in "+c.headTimeout.String()+"; send it faster")
+		if !c.mesh {
+			c.static(408, flow.ReasonIdleTimeout, "the head of the request did not arrive in "+c.set.HeadTimeout.String()+"; send it faster")
 		}
 	default:
 		c.report(start, flow.ReasonDownstreamReset, "the caller left within a head")
@@ -204,9 +294,9 @@ func (c *conn) more(start time.Time) bool {
 // waitIdle waits for the first byte of a request. False: the connection has ended without one.
 func (c *conn) waitIdle() bool {
 	now := time.Now()
-	if c.idleSet.IsZero() || now.Sub(c.idleSet) > c.idleTimeout/8 {
+	if c.idleSet.IsZero() || now.Sub(c.idleSet) > c.set.IdleTimeout/8 {
 		c.idleSet = now
-		_ = c.nc.SetReadDeadline(now.Add(c.idleTimeout))
+		_ = c.nc.SetReadDeadline(now.Add(c.set.IdleTimeout))
 	}
 	if !c.sess.SetIdle() {
 		return false
@@ -222,10 +312,13 @@ func (c *conn) waitIdle() bool {
 	if draining := c.sess.SetBusy(); draining {
 		// Drain may have set a deadline that has passed.
 		c.idleSet = time.Time{}
-		_ = c.nc.SetReadDeadline(time.Now().Add(c.headTimeout))
+		_ = c.nc.SetReadDeadline(time.Now().Add(c.set.HeadTimeout))
 	}
 	if n > 0 {
 		return true
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) && !c.sess.Draining() {
+		c.room.Reached(exchange.LimitIdleTimeout)
 	}
 	if err != nil && !c.asked && !errors.Is(err, io.EOF) && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, net.ErrClosed) {
 		// With TLS 1.3 the caller learns here that its certificate was refused, and so do we.
@@ -240,7 +333,7 @@ func (c *conn) exchange(start time.Time) bool {
 	x := &w.x
 	x.Reset()
 	x.Kind, x.Side, x.Protocol = flow.KindExchange, c.srv.Side, flow.ProtocolHTTP1
-	x.Peer, x.Binding, x.Start, x.Downstream = c.sess.Peer, c.sess.Bind(), start, c
+	x.Peer, x.Binding, x.Start, x.Downstream, x.Crowded = c.sess.Peer, c.bound, start, c, c.crowded
 	x.Legs.HeadParsed = x.Since()
 	h := &w.req
 	x.Head.Method = method(h.bytes(h.method))
@@ -267,11 +360,19 @@ func (c *conn) exchange(start time.Time) bool {
 	}
 	w.keep = h.minor > 0 && !h.close || h.minor == 0 && h.keepAlive
 	c.beginBody()
+	if f := c.excess(); f != nil {
+		c.reached(f)
+		w.body.fault = f
+	}
 	c.sess.Carry(x)
 	c.srv.Handler.Handle(x)
 	c.sess.Carry(nil)
 	if len(w.leftover) > 0 {
 		c.in.append(w.leftover)
+		if more := workingSet + 2*max(0, len(c.in.b)-smallBuffer) - c.charged; more > 0 {
+			c.room.Need(more)
+			c.charged += more
+		}
 	}
 
 	if !x.Outcome.Answered {
@@ -326,7 +427,7 @@ func (c *conn) Answer(x *exchange.Exchange) bool {
 		w.keep = false
 	}
 	w.out = appendAnswer(w.out[:0], o.Status, o.Reason, exchange.AnswerText(o.Reason), o.Detail, x.Head.Method == "HEAD", w.keep)
-	c.armWrite(time.Now().Add(c.headTimeout))
+	c.armWrite(time.Now().Add(c.set.HeadTimeout))
 	n, err := c.nc.Write(w.out)
 	if n > 0 {
 		o.Committed = true
@@ -346,21 +447,32 @@ func (c *conn) armWrite(by time.Time) {
 		}
 		return
 	}
-	if slack := c.writeBy.Sub(by); c.writeBy.IsZero() || slack < 0 || slack > c.headTimeout {
-		c.writeBy = by.Add(c.headTimeout / 2)
+	if slack := c.writeBy.Sub(by); c.writeBy.IsZero() || slack < 0 || slack > c.set.HeadTimeout {
+		c.writeBy = by.Add(c.set.HeadTimeout / 2)
 		_ = c.nc.SetWriteDeadline(c.writeBy)
 	}
 }
 
 // refuse answers and reports a head that is not a request.
 func (c *conn) refuse(start time.Time, f *fault) {
+	c.reached(f)
 	c.report(start, flow.ReasonBadRequest, f.text)
 	c.static(f.status, flow.ReasonBadRequest, f.text)
 }
 
+// shed ends a connection whose head has no room. A sidecar gets no byte, so that it knows that nothing was delivered.
+func (c *conn) shed(start time.Time) {
+	c.room.Reached(exchange.LimitBufferBytes)
+	full := c.room.Full()
+	c.report(start, flow.ReasonShed, full)
+	if !c.mesh {
+		c.static(exchange.AnswerStatus(flow.ReasonShed), flow.ReasonShed, exchange.AnswerText(flow.ReasonShed)+" ("+full+")")
+	}
+}
+
 // static answers without an exchange, then closes.
 func (c *conn) static(status int, r flow.Reason, text string) {
-	c.armWrite(time.Now().Add(c.headTimeout))
+	c.armWrite(time.Now().Add(c.set.HeadTimeout))
 	if _, err := c.nc.Write(appendAnswer(nil, status, r, text, "", false, false)); err == nil {
 		c.linger()
 	}
@@ -422,6 +534,8 @@ func statusText(status int) string {
 		return "Not Found"
 	case 408:
 		return "Request Timeout"
+	case 414:
+		return "URI Too Long"
 	case 429:
 		return "Too Many Requests"
 	case 431:

@@ -33,7 +33,7 @@ func TestHeadTimeout(t *testing.T) {
 				down, caller := net.Pipe()
 				var told reports
 				served := make(chan struct{})
-				s := &Server{Side: flow.SideServer, HeadTimeout: 10 * time.Second, Handler: exchange.HandlerFunc(func(x *exchange.Exchange) {
+				s := &Server{Side: flow.SideServer, Handler: exchange.HandlerFunc(func(x *exchange.Exchange) {
 					time.Sleep(15 * time.Second)
 					x.Outcome.Fail(flow.ReasonShed, "")
 					x.Outcome.Answered = x.Downstream.Answer(x)

@@ -19,11 +19,9 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/internal/policy"
 	"github.com/tulle-mesh/tulle/sidecar/exchange"
 )
-
-// MaxConnections bounds the connections of one sidecar that are open at a time. What exceeds it is closed without a byte.
-const MaxConnections = 16 << 10
 
 // Back-off of a listener that cannot bind.
 const (
@@ -37,8 +35,9 @@ type Config struct {
 	Listen func(addr netip.AddrPort) (net.Listener, error)
 	// Serve carries one connection to its end and closes it. It calls Conn.Begin once it knows its session.
 	Serve func(c *Conn)
-	// Shed is told of a connection that was closed because of MaxConnections.
-	Shed func(b *exchange.Binding, peer netip.AddrPort)
+	// Shed is told of a connection that was closed because n, the listener's workload's limit, were open. It was closed without a byte: an answer
+	// would take a handshake, and to a sidecar it would say that its attempt was delivered.
+	Shed func(b *exchange.Binding, peer netip.AddrPort, limit exchange.Limit, n int)
 	Log  *slog.Logger
 }
 
@@ -51,6 +50,60 @@ type Set struct {
 	mu   sync.Mutex
 	open map[netip.AddrPort]*listener
 	gone []*listener // no longer listening, connections left
+
+	srcMu   sync.Mutex
+	sources map[source]int // open connections
+}
+
+// source is where connections come from: an address, of IPv6 the /64 that a host commonly has to itself, in one direction. The own
+// application and the callers of it are two sources, also when all are on one host.
+type source struct {
+	side flow.Side
+	addr netip.Addr
+}
+
+func sourceOf(side flow.Side, a netip.Addr) source {
+	if a.Is6() {
+		if p, err := a.WithZone("").Prefix(64); err == nil {
+			a = p.Addr()
+		}
+	}
+	return source{side, a}
+}
+
+// admit counts a connection from src, unless limits forbid it.
+func (s *Set) admit(src source, l policy.SidecarLimits) (reached exchange.Limit, n int, ok bool) {
+	if s.conns.Add(1) > int64(l.Connections) {
+		s.conns.Add(-1)
+		return exchange.LimitConnections, l.Connections, false
+	}
+	s.srcMu.Lock()
+	defer s.srcMu.Unlock()
+	if s.sources[src] >= l.ConnectionsPerSource {
+		s.conns.Add(-1)
+		return exchange.LimitConnectionsPerSource, l.ConnectionsPerSource, false
+	}
+	s.sources[src]++
+	return 0, 0, true
+}
+
+func (s *Set) leave(src source) {
+	s.srcMu.Lock()
+	if s.sources[src]--; s.sources[src] == 0 {
+		delete(s.sources, src)
+	}
+	s.srcMu.Unlock()
+	s.conns.Add(-1)
+}
+
+// OfOneSource is how many connections the source with the most has.
+func (s *Set) OfOneSource() (n int) {
+	s.srcMu.Lock()
+	defer s.srcMu.Unlock()
+	for _, c := range s.sources {
+		n = max(n, c)
+	}
+	return n
 }
 
 // New makes an empty Set.
@@ -58,7 +111,7 @@ func New(cfg Config) *Set {
 	if cfg.Listen == nil {
 		cfg.Listen = openTCP
 	}
-	return &Set{cfg: cfg, open: make(map[netip.AddrPort]*listener)}
+	return &Set{cfg: cfg, open: make(map[netip.AddrPort]*listener), sources: make(map[source]int)}
 }
 
 type listener struct {
@@ -296,9 +349,10 @@ func (l *listener) accept(nl net.Listener) {
 		}
 		pause = 0
 		s := l.set
-		if s.conns.Add(1) > MaxConnections {
-			s.conns.Add(-1)
-			s.cfg.Shed(l.binding.Load(), addrPort(nc.RemoteAddr()))
+		b, remote := l.binding.Load(), addrPort(nc.RemoteAddr())
+		src := sourceOf(b.Listener.Side, remote.Addr())
+		if limit, n, ok := s.admit(src, b.Workload.Limits); !ok {
+			s.cfg.Shed(b, remote, limit, n)
 			_ = nc.Close()
 			continue
 		}
@@ -313,7 +367,7 @@ func (l *listener) accept(nl net.Listener) {
 				l.mu.Lock()
 				delete(l.conns, c)
 				l.mu.Unlock()
-				s.conns.Add(-1)
+				s.leave(src)
 			}()
 			s.cfg.Serve(c)
 		})

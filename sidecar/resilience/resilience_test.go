@@ -29,7 +29,7 @@ func newExchange(change func(*policy.Service)) *exchange.Exchange {
 	if change != nil {
 		change(&sv)
 	}
-	x := &exchange.Exchange{Kind: flow.KindExchange, Side: flow.SideClient, Start: time.Now(), Downstream: caller{true}}
+	x := &exchange.Exchange{Kind: flow.KindExchange, Side: flow.SideClient, Start: time.Now(), Downstream: caller{true}, Binding: &exchange.Binding{}}
 	x.Reset()
 	x.Head.Method, x.Head.Idempotent = "GET", true
 	x.Destination = &exchange.Destination{Service: sv, InFlight: new(atomic.Int64), Budget: NewBudget(sv.Retry.BudgetRatio, sv.Retry.BudgetMin)}

@@ -23,6 +23,9 @@ func (s *Server) Serve(sess *exchange.Session) {
 	x.Kind, x.Side, x.Protocol = flow.KindConnection, s.Side, flow.ProtocolTCP
 	x.Peer, x.Binding, x.Start = sess.Peer, sess.Bind(), sess.Start
 	x.Downstream = &downstream{sess}
+	if x.Crowded = !x.Binding.Room.Take(exchange.RelayMemory); !x.Crowded {
+		defer x.Binding.Room.Give(exchange.RelayMemory)
+	}
 	sess.Carry(x) // if the session is aborted already, Relay says so
 	s.Handler.Handle(x)
 	sess.Carry(nil)

@@ -170,6 +170,13 @@ func (t *Telemetry) Gauge(name, help string, f func() float64) {
 	t.set.NewGauge(name, f)
 }
 
+// Counter adds one series of a counter of another part of the sidecar to /metrics: its name, HELP, and one label. f is called at every scrape,
+// concurrently, and never goes down. A series may be added once, before the first scrape.
+func (t *Telemetry) Counter(name, help, label, value string, f func() uint64) {
+	t.described.Store(name, description{"counter", help})
+	t.set.NewGauge(name+"{"+label+"="+quote(value)+"}", func() float64 { return float64(f()) })
+}
+
 // WritePrometheus writes everything the sidecar counts in Prometheus' text format (version 0.0.4), with HELP and TYPE, families sorted by
 // name within three groups: requests, sidecar, process.
 func (t *Telemetry) WritePrometheus(w io.Writer) {
