@@ -473,7 +473,8 @@ func (c *conn) shed(start time.Time) {
 // static answers without an exchange, then closes.
 func (c *conn) static(status int, r flow.Reason, text string) {
 	c.armWrite(time.Now().Add(c.set.HeadTimeout))
-	if _, err := c.nc.Write(appendAnswer(nil, status, r, text, "", false, false)); err == nil {
+	headOnly := bytes.HasPrefix(c.in.unread(), []byte("HEAD "))
+	if _, err := c.nc.Write(appendAnswer(nil, status, r, text, "", headOnly, false)); err == nil {
 		c.linger()
 	}
 }
