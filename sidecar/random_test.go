@@ -514,9 +514,9 @@ func (w *randomWorld) newRequest(rng *rand.Rand) *request {
 		fmt.Fprintf(&b, "x-large: %s\r\n", strings.Repeat("l", rng.IntN(70_000)))
 	}
 	if r.do == "upgrade" {
-		r.method = "GET"
+		r.method = oneOf(rng, "GET", "GET", "POST")
 		b.Reset()
-		fmt.Fprintf(&b, "GET /%s HTTP/1.1\r\nHost: catalog\r\nX-Request-Id: %s\r\nX-Do: upgrade\r\nConnection: upgrade\r\nUpgrade: echo\r\n", r.id, r.id)
+		fmt.Fprintf(&b, "%s /%s HTTP/1.1\r\nHost: catalog\r\nX-Request-Id: %s\r\nX-Do: upgrade\r\nConnection: upgrade\r\nUpgrade: echo\r\n", r.method, r.id, r.id)
 	} else if rng.IntN(10) == 0 {
 		b.WriteString("Connection: close\r\n")
 	}
@@ -525,7 +525,7 @@ func (w *randomWorld) newRequest(rng *rand.Rand) *request {
 		b.WriteString(oneOf(rng, "Host: again\r\n", "Bad Name: 1\r\n", " fold\r\n", "Content-Length: 1\r\nContent-Length: 1\r\n", "Transfer-Encoding: gzip\r\n", "bare: lf\n"))
 	}
 	chunked := false
-	if r.do != "upgrade" && (r.method == "POST" || r.method == "PUT" || r.method == "PATCH" || rng.IntN(10) == 0) {
+	if r.method == "POST" || r.method == "PUT" || r.method == "PATCH" || r.do != "upgrade" && rng.IntN(10) == 0 {
 		r.body = oneOf(rng, 0, 5, 3000, 30_000, 100_000, 200_000)
 		chunked = rng.IntN(2) == 0
 		r.expect = r.body > 0 && rng.IntN(8) == 0

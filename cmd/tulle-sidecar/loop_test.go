@@ -27,6 +27,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/identity/join"
+	"github.com/tulle-mesh/tulle/internal/testmesh"
 )
 
 const domain = "tulle.local"
@@ -242,19 +243,17 @@ spec:
 		}
 		stop = start(t, service, func(ctx context.Context) error { return serve(ctx, cfg, io.Discard, log) })
 		last := ""
-		for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-			if res, err := http.Get("http://" + admin + "/readyz"); err == nil {
-				b, _ := io.ReadAll(res.Body)
-				res.Body.Close()
-				if res.StatusCode == 200 {
-					return stop
-				}
-				last = string(b)
+		testmesh.Eventually(t, service+" is ready", func() bool {
+			res, err := http.Get("http://" + admin + "/readyz")
+			if err != nil {
+				return false
 			}
-			if time.Now().After(deadline) {
-				t.Fatalf("%s is not ready: %s\n%s", service, last, log)
-			}
-		}
+			defer res.Body.Close()
+			b, _ := io.ReadAll(res.Body)
+			last = string(b)
+			return res.StatusCode == 200
+		}, func() string { return last + "\n" + log.String() })
+		return stop
 	}
 	stopCart := sidecar("cart", token("shop", "cart"))
 	stopWeb := sidecar("web", token("shop", "web"))

@@ -21,6 +21,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/tulle-mesh/tulle/internal/testmesh"
 )
 
 func noEnv(string) (string, bool) { return "", false }
@@ -116,15 +118,6 @@ func (o *output) String() string {
 	return o.b.String()
 }
 
-func until(t *testing.T, holds func() bool, what string) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !holds(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s did not happen within 20 s", what)
-		}
-	}
-}
-
 // A sidecar without a controller lives, says what it is missing, and stops cleanly when it is drained.
 func TestNoController(t *testing.T) {
 	free, err := net.Listen("tcp", "127.0.0.1:0")
@@ -163,10 +156,10 @@ func TestNoController(t *testing.T) {
 		b, _ := io.ReadAll(res.Body)
 		return res.StatusCode, string(b)
 	}
-	until(t, func() bool { code, _ := ask("GET", "/healthz"); return code == 200 }, "the admin page")
-	until(t, func() bool {
+	testmesh.Eventually(t, "the admin page", func() bool { code, _ := ask("GET", "/healthz"); return code == 200 })
+	testmesh.Eventually(t, "a line about the controller", func() bool {
 		return strings.Contains(log.String(), nobody) && strings.Contains(log.String(), "cannot be reached")
-	}, "a line about the controller")
+	})
 	if code, body := ask("GET", "/readyz"); code != 503 || !strings.Contains(body, "no certificate yet") {
 		t.Errorf("readyz: %d %s", code, body)
 	}

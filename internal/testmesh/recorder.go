@@ -117,16 +117,19 @@ func (s *Source) Changed() <-chan struct{} {
 	return s.changed
 }
 
-// Eventually polls until ok reports true, and fails the test with what after ten seconds.
-func Eventually(t testing.TB, what string, ok func() bool) {
+// Eventually polls until ok reports true, and fails the test with what, and what explain then says, after twenty seconds.
+func Eventually(t testing.TB, what string, ok func() bool, explain ...func() string) {
 	t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(20 * time.Second)
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {
 		select {
 		case <-deadline:
-			t.Fatalf("did not happen in 10 s: %s", what)
+			for _, f := range explain {
+				what += "\n" + f()
+			}
+			t.Fatalf("did not happen in 20 s: %s", what)
 		case <-tick.C:
 		}
 	}

@@ -597,7 +597,13 @@ func (t *try) relayClose() bool {
 // tunnel passes on the 101 and then relays bytes both ways until both sides have ended.
 func (t *try) tunnel() {
 	c, w, x, h := t.c, t.w, t.x, &t.w.resp
-	if t.uploading() || !w.body.done || w.broken {
+	if t.uploading() { // the service may be faster than the uploader is to say that it is done; a service that switches early gets the rest first
+		if u := c.awaitUpload(); u.reason != flow.ReasonNone && !u.upstream {
+			t.fail(u.reason, u.err.Error())
+			return
+		}
+	}
+	if !w.body.done || w.broken {
 		t.fail(flow.ReasonUpstreamProtocol, "the service switched protocols before the request was complete")
 		return
 	}

@@ -33,6 +33,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/policy"
+	"github.com/tulle-mesh/tulle/internal/testmesh"
 )
 
 // authority is a throw-away CA of the trust domain "test".
@@ -144,16 +145,6 @@ func wait(t *testing.T, c <-chan struct{}, what string) {
 	}
 }
 
-// until polls for a condition.
-func until(t *testing.T, holds func() bool, what string) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !holds(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s did not happen within 20 s", what)
-		}
-	}
-}
-
 // locked is a log that may be read while it is written.
 type locked struct {
 	mu sync.Mutex
@@ -195,10 +186,10 @@ func TestExportOverTLS(t *testing.T) {
 
 			tel.Record(exchange(1))
 			wait(t, c.more, "the first export")
-			until(t, func() bool { return tel.accepted.Load() == 1 }, "the acknowledgement")
+			testmesh.Eventually(t, "the acknowledgement", func() bool { return tel.accepted.Load() == 1 })
 			stop()
 			tel.Record(exchange(2))
-			until(t, func() bool { return tel.exports[traces.index][2].Load() > 0 }, "a failed try")
+			testmesh.Eventually(t, "a failed try", func() bool { return tel.exports[traces.index][2].Load() > 0 })
 			_, stop = c.serve(t, addr, observer)
 			defer stop()
 			wait(t, c.more, "the export after the observer's return")
@@ -233,7 +224,7 @@ func TestImpostor(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- tel.Run(ctx, func() {}) }()
 	tel.Record(exchange(1))
-	until(t, func() bool { return tel.exports[traces.index][2].Load() > 0 }, "a failed try")
+	testmesh.Eventually(t, "a failed try", func() bool { return tel.exports[traces.index][2].Load() > 0 })
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)

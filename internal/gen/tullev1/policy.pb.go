@@ -27,7 +27,7 @@ type Policy struct {
 	Namespace     string                 `protobuf:"bytes,3,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	Version       string                 `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
 	Instance      string                 `protobuf:"bytes,5,opt,name=instance,proto3" json:"instance,omitempty"`
-	Limits        *Limits                `protobuf:"bytes,6,opt,name=limits,proto3" json:"limits,omitempty"`
+	Limits        *Limits                `protobuf:"bytes,7,opt,name=limits,proto3" json:"limits,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -253,7 +253,7 @@ const file_tulle_v1_policy_proto_rawDesc = "" +
 	"\tnamespace\x18\x03 \x01(\tR\tnamespace\x12\x18\n" +
 	"\aversion\x18\x04 \x01(\tR\aversion\x12\x1a\n" +
 	"\binstance\x18\x05 \x01(\tR\binstance\x12(\n" +
-	"\x06limits\x18\x06 \x01(\v2\x10.tulle.v1.LimitsR\x06limits\"\x83\x01\n" +
+	"\x06limits\x18\a \x01(\v2\x10.tulle.v1.LimitsR\x06limits\"\x83\x01\n" +
 	"\x06Limits\x12 \n" +
 	"\vconnections\x18\x01 \x01(\x03R\vconnections\x124\n" +
 	"\x16connections_per_source\x18\x02 \x01(\x03R\x14connectionsPerSource\x12!\n" +
