@@ -36,6 +36,10 @@ test: need-go need-cc ## all hermetic tests with the race detector
 	CGO_ENABLED=1 $(GO) test -race -timeout 15m ./...
 	$(GO) test -run '^Test(Allocations|IdleStacks)$$' ./sidecar # what the race detector would hide
 
+.PHONY: random
+random: need-go need-cc ## random exchanges through two sidecars, RANDOM_SEEDS (default 500) seeds from RANDOM_SEED (default 1) on
+	cd sidecar && RANDOM_SEEDS=$(or $(RANDOM_SEEDS),500) RANDOM_SEED=$(or $(RANDOM_SEED),1) CGO_ENABLED=1 $(GO) test -race -count 1 -timeout 6h -run 'TestRandom$$' -v . | grep -v '^=== RUN'
+
 .PHONY: lint
 lint: need-go $(TOOLS)/golangci-lint-$(GOLANGCI_VER) $(TOOLS)/gofumpt-$(GOFUMPT_VER) ## go vet, golangci-lint, gofumpt
 	$(GO) vet ./...
