@@ -10,8 +10,10 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
@@ -134,73 +136,144 @@ func TestHeadLimitsBetweenSidecars(t *testing.T) {
 	}
 }
 
-// TestSlowCallers: a head, a body and an idle connection that do not go on in time.
+// inMemory runs test beside an outbound sidecar with the default limits, in virtual time. Each connection of the upstream is served by script.
+func inMemory(t *testing.T, l policy.Limits, script func(c net.Conn, r *bufio.Reader), test func(t *testing.T, r *running, dial func() (net.Conn, *bufio.Reader))) {
+	emptyPools()
+	defer emptyPools()
+	synctest.Test(t, func(t *testing.T) {
+		w := &randomWorld{t: t, net: testmesh.NewNet()}
+		up, front := netip.AddrPortFrom(host(1, 1), 80), netip.AddrPortFrom(host(0, 1), 80)
+		nl, err := w.net.Listen(up)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var serving sync.WaitGroup
+		serving.Go(func() {
+			for {
+				c, err := nl.Accept()
+				if err != nil {
+					return
+				}
+				serving.Go(func() {
+					defer c.Close()
+					script(c, bufio.NewReader(c))
+				})
+			}
+		})
+		snap := clientSnapshot(external(func(s *policy.Service) { s.RequestTimeout = -1 }), up)
+		snap.Listeners[0].Address, snap.Listeners[0].Limits = front, l
+		r := w.launch(w.checked(snap), &identity.Holder{}, host(0, 1), time.Second)
+		test(t, r, func() (net.Conn, *bufio.Reader) {
+			c, err := w.net.Dialer(host(3, 1))(t.Context(), front)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return c, bufio.NewReader(c)
+		})
+		r.stop()
+		_ = nl.Close()
+		serving.Wait()
+		if n := w.net.Open(); n != 0 {
+			t.Errorf("%d ends of connections are left open", n)
+		}
+		if n := r.Room().Used(); n != 0 {
+			t.Errorf("%d bytes of buffers are left in use", n)
+		}
+	})
+}
+
+// TestSlowCallers: a head, a body and an idle connection that do not go on in time, by the defaults.
 func TestSlowCallers(t *testing.T) {
-	up := answering(t, func(*http.Request, []byte) string { return "HTTP/1.1 204 No Content\r\n\r\n" })
-	l := policy.Limits{HeadTimeout: 50 * time.Millisecond, BodyTimeout: 50 * time.Millisecond, IdleTimeout: 50 * time.Millisecond}
+	answer := func(c net.Conn, br *bufio.Reader) {
+		for {
+			r, err := http.ReadRequest(br)
+			if err != nil {
+				return
+			}
+			if _, err := io.ReadAll(r.Body); err != nil {
+				return
+			}
+			_, _ = io.WriteString(c, "HTTP/1.1 204 No Content\r\n\r\n")
+		}
+	}
 	for _, c := range []struct {
 		name, send, want, refusal string
+		after, slack              time.Duration
 		limit                     exchange.Limit
 	}{
-		{"head", "GET / HTTP/1.1\r\nHo", "HTTP/1.1 408 ", "connection idle_timeout", exchange.LimitHeadTimeout},
-		{"body", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n12345", "HTTP/1.1 408 ", "exchange bad_request", exchange.LimitBodyTimeout},
-		{"chunks", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n", "HTTP/1.1 408 ", "exchange bad_request", exchange.LimitBodyTimeout},
-		{"idle", "GET / HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 204 ", "", exchange.LimitIdleTimeout},
+		{"head", "GET / HTTP/1.1\r\nHo", "HTTP/1.1 408 ", "connection idle_timeout", 10 * time.Second, 0, exchange.LimitHeadTimeout},
+		{"body", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n12345", "HTTP/1.1 408 ", "exchange bad_request", 10 * time.Second, 2 * time.Second, exchange.LimitBodyTimeout},
+		{"chunks", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n", "HTTP/1.1 408 ", "exchange bad_request", 10 * time.Second, 2 * time.Second, exchange.LimitBodyTimeout},
+		{"idle", "GET / HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 204 ", "", 5 * time.Minute, 0, exchange.LimitIdleTimeout},
 	} {
-		r, addr := limited(t, l, policy.SidecarLimits{}, up)
-		conn, br := dial(t, addr)
-		_, _ = io.WriteString(conn, c.send)
-		b, err := io.ReadAll(br) // to the end: the sidecar closes
-		_ = conn.Close()
-		r.stop()
-		if err != nil || !bytes.HasPrefix(b, []byte(c.want)) || c.limit == exchange.LimitBodyTimeout && !bytes.Contains(b, []byte("x-tulle-reason: bad_request\r\n")) {
-			t.Errorf("%s: got %q, %v", c.name, head200(string(b)), err)
-		}
-		if got := strings.Join(r.refusals(), ", "); got != c.refusal || r.Room().Count(c.limit) != 1 {
-			t.Errorf("%s: refused %q, counted %d", c.name, got, r.Room().Count(c.limit))
-		}
+		inMemory(t, policy.Limits{}, answer, func(t *testing.T, r *running, dial func() (net.Conn, *bufio.Reader)) {
+			conn, br := dial()
+			from := time.Now()
+			_, _ = io.WriteString(conn, c.send)
+			line, err := br.Peek(len(c.want))
+			if took := time.Since(from); err != nil || string(line) != c.want || c.limit != exchange.LimitIdleTimeout && (took < c.after || took > c.after+c.slack) {
+				t.Errorf("%s: got %q, %v after %s", c.name, line, err, took)
+			}
+			b, err := io.ReadAll(br) // to the end: the sidecar closes
+			if took := time.Since(from); err != nil || took < c.after || took > c.after+c.slack+lingering {
+				t.Errorf("%s: closed after %s: %v", c.name, took, err)
+			}
+			if c.limit == exchange.LimitBodyTimeout && !bytes.Contains(b, []byte("x-tulle-reason: bad_request\r\n")) {
+				t.Errorf("%s: got %q", c.name, b)
+			}
+			_ = conn.Close()
+			synctest.Wait()
+			if got := strings.Join(r.refusals(), ", "); got != c.refusal || r.Room().Count(c.limit) != 1 {
+				t.Errorf("%s: refused %q, counted %d", c.name, got, r.Room().Count(c.limit))
+			}
+		})
 	}
 }
 
-// TestSlowButMoving: a body that takes much longer than the body timeout passes as long as it moves, and so does one that waits for a 100.
+// lingering is how long an early end may take.
+const lingering = 2 * time.Second
+
+// TestSlowButMoving: a body that takes much longer than the body timeout passes as long as it moves, and a caller that waits for a 100 owes nothing.
 func TestSlowButMoving(t *testing.T) {
-	up := scripted(t, func(c net.Conn, r *bufio.Reader) {
+	inMemory(t, policy.Limits{}, func(c net.Conn, r *bufio.Reader) {
 		req, err := http.ReadRequest(r)
 		if err != nil {
 			return
 		}
 		if req.Header.Get("Expect") != "" {
-			time.Sleep(300 * time.Millisecond) // the service takes its time; the caller is not to blame
+			time.Sleep(time.Minute) // the service takes its time; the caller is not to blame
 			_, _ = io.WriteString(c, "HTTP/1.1 100 Continue\r\n\r\n")
 		}
 		b, _ := io.ReadAll(req.Body)
 		fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(b), b)
+	}, func(t *testing.T, r *running, dial func() (net.Conn, *bufio.Reader)) {
+		conn, br := dial()
+		_, _ = io.WriteString(conn, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 15\r\n\r\n")
+		for range 15 {
+			time.Sleep(9 * time.Second)
+			_, _ = io.WriteString(conn, "x")
+		}
+		resp, err := http.ReadResponse(br, nil)
+		if err != nil || resp.StatusCode != 200 {
+			t.Fatalf("a slow body that moves: %+v, %v", resp, err)
+		}
+		_ = resp.Body.Close()
+		_ = conn.Close()
+		conn, br = dial()
+		_, _ = io.WriteString(conn, "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+		if resp, err = http.ReadResponse(br, nil); err != nil || resp.StatusCode != 100 {
+			t.Fatalf("waiting for a 100: %+v, %v", resp, err)
+		}
+		_, _ = io.WriteString(conn, "ok")
+		if resp, err = http.ReadResponse(br, nil); err != nil || resp.StatusCode != 200 {
+			t.Fatalf("after the 100: %+v, %v", resp, err)
+		}
+		_ = resp.Body.Close()
+		_ = conn.Close()
+		if got := r.refusals(); len(got) != 0 {
+			t.Errorf("refused %v", got)
+		}
 	})
-	r, addr := limited(t, policy.Limits{BodyTimeout: 100 * time.Millisecond}, policy.SidecarLimits{}, up)
-	conn, br := dial(t, addr)
-	_, _ = io.WriteString(conn, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 15\r\n\r\n")
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for range 15 {
-		<-tick.C
-		_, _ = io.WriteString(conn, "x")
-	}
-	resp, err := http.ReadResponse(br, nil)
-	if err != nil || resp.StatusCode != 200 {
-		t.Fatalf("a slow body that moves: %+v, %v", resp, err)
-	}
-	_ = resp.Body.Close()
-	conn, br = dial(t, addr)
-	_, _ = io.WriteString(conn, "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
-	if resp, err = http.ReadResponse(br, nil); err != nil || resp.StatusCode != 100 {
-		t.Fatalf("waiting for a 100: %+v, %v", resp, err)
-	}
-	_, _ = io.WriteString(conn, "ok")
-	if resp, err = http.ReadResponse(br, nil); err != nil || resp.StatusCode != 200 {
-		t.Fatalf("after the 100: %+v, %v", resp, err)
-	}
-	_ = resp.Body.Close()
-	r.stop()
 }
 
 // TestConnectionLimits: the connection that is one too many is closed without a byte, recorded and counted, and there is room again when one

@@ -163,8 +163,14 @@ func TestNoController(t *testing.T) {
 	if code, body := ask("GET", "/readyz"); code != 503 || !strings.Contains(body, "no certificate yet") {
 		t.Errorf("readyz: %d %s", code, body)
 	}
-	if code, body := ask("GET", "/metrics"); code != 200 || !strings.Contains(body, "tulle_controller_connected 0") {
-		t.Errorf("metrics: %d %s", code, body)
+	code, body := ask("GET", "/metrics")
+	for _, line := range []string{
+		"tulle_controller_connected 0", "tulle_connections_open 0", "tulle_connections_limit 16384", "tulle_connections_per_source_limit 12288",
+		"tulle_buffer_bytes 0", "tulle_buffer_limit_bytes 268435456", `tulle_limit_reached_total{limit="connections"} 0`, `tulle_limit_reached_total{limit="bufferBytes"} 0`,
+	} {
+		if code != 200 || !strings.Contains(body, "\n"+line+"\n") {
+			t.Errorf("metrics: %d, no line %q in\n%s", code, line, body)
+		}
 	}
 	if code, body := ask("POST", "/drain"); code != 202 {
 		t.Errorf("drain: %d %s", code, body)
