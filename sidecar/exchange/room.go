@@ -5,7 +5,7 @@ import (
 	"sync/atomic"
 )
 
-// Limit names a limit of the configuration.
+// Limit names a limit of a whole sidecar or its listeners: a field of a Workload's spec.limits.
 type Limit uint8
 
 // The limits whose reaching is counted.
@@ -19,14 +19,12 @@ const (
 	LimitConnections
 	LimitConnectionsPerSource
 	LimitBufferBytes
-	LimitMaxRequests
-	LimitMaxConnections
 	numLimits
 )
 
 var limitNames = [numLimits]string{
 	"headBytes", "headFields", "requestLineBytes", "headTimeout", "bodyTimeout", "idleTimeout",
-	"connections", "connectionsPerSource", "bufferBytes", "maxRequests", "maxConnections",
+	"connections", "connectionsPerSource", "bufferBytes",
 }
 
 // String is the field's name in the configuration.

@@ -12,16 +12,15 @@ import (
 func Limit(next exchange.Handler) exchange.Handler {
 	return exchange.HandlerFunc(func(x *exchange.Exchange) {
 		d := x.Destination
-		limit, setting := d.MaxConnections, exchange.LimitMaxConnections
+		limit, setting := d.MaxConnections, "MaxConnections"
 		if x.Kind == flow.KindExchange && (limit < 0 || d.MaxRequests >= 0 && d.MaxRequests < limit) {
-			limit, setting = d.MaxRequests, exchange.LimitMaxRequests
+			limit, setting = d.MaxRequests, "MaxRequests"
 		}
 		n := d.InFlight.Add(1)
 		defer d.InFlight.Add(-1)
 		if limit >= 0 && n > int64(limit) {
-			x.Binding.Room.Reached(setting)
 			x.Outcome.Unprocessed = true
-			x.Outcome.Fail(flow.ReasonShed, setting.String()+" of "+strconv.Itoa(limit)+" towards "+d.Name)
+			x.Outcome.Fail(flow.ReasonShed, setting+" of "+strconv.Itoa(limit)+" towards "+d.Name)
 			return
 		}
 		next.Handle(x)
