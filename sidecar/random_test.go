@@ -240,12 +240,12 @@ func (w *randomWorld) launch(snap *policy.Snapshot, holder *identity.Holder, on 
 func oneOf[T any](rng *rand.Rand, vs ...T) T { return vs[rng.IntN(len(vs))] }
 
 func randomLimits(rng *rand.Rand) (policy.Limits, policy.SidecarLimits) {
-	return policy.Limits{
-			HeadBytes: oneOf(rng, 0, 0, 0, 2<<10), HeadFields: oneOf(rng, 0, 0, 0, 12), RequestLine: oneOf(rng, 0, 0, 1<<10),
-			HeadTimeout: oneOf(rng, 0, time.Second), BodyTimeout: oneOf(rng, 0, 0, time.Second, -1), IdleTimeout: oneOf(rng, 0, 0, 2*time.Second),
-		}, policy.SidecarLimits{
-			Connections: oneOf(rng, 0, 0, 0, 0, 0, 5), ConnectionsPerSource: 0, BufferBytes: oneOf[int64](rng, 0, 0, 1<<20),
-		}
+	each := policy.Limits{
+		HeadBytes: oneOf(rng, 0, 0, 0, 2<<10), HeadFields: oneOf(rng, 0, 0, 0, 12), RequestLine: oneOf(rng, 0, 0, 1<<10),
+		HeadTimeout: oneOf(rng, 0, time.Second), BodyTimeout: oneOf(rng, 0, 0, time.Second, -1), IdleTimeout: oneOf(rng, 0, 0, 2*time.Second),
+	}
+	all := policy.SidecarLimits{Connections: oneOf(rng, 0, 0, 0, 0, 0, 5), BufferBytes: oneOf[int64](rng, 0, 0, 1<<20)}
+	return each, all
 }
 
 func (w *randomWorld) serverSnapshot(rng *rand.Rand, i byte, at, app netip.AddrPort) *policy.Snapshot {
