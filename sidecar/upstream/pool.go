@@ -133,8 +133,8 @@ func (p *Pools) Get(x *exchange.Exchange) *exchange.Conn {
 		p.mu.RLock()
 		e := p.m[k]
 		p.mu.RUnlock()
-		if c := p.take(e); c != nil {
-			c.Reused = true
+		if c := p.take(e, !x.Head.Idempotent); c != nil {
+			c.Reused, c.Suspect = true, false
 			x.Legs.Queued = x.Since()
 			x.Remote = c.Identity
 			return c
@@ -158,7 +158,9 @@ func (p *Pools) Get(x *exchange.Exchange) *exchange.Conn {
 	return c
 }
 
-func (p *Pools) take(e *pool) *exchange.Conn {
+// take gives out the connection that was used last, unless something has happened on it. Careful: look in any case, because what is sent next
+// cannot be sent again.
+func (p *Pools) take(e *pool, careful bool) *exchange.Conn {
 	if e == nil {
 		return nil
 	}
@@ -173,7 +175,7 @@ func (p *Pools) take(e *pool) *exchange.Conn {
 		e.idle[n-1] = idle{}
 		e.idle = e.idle[:n-1]
 		e.mu.Unlock()
-		if age := time.Since(i.since); age < checkAfter || age < IdleTimeout && quiet(i.c.TCP) {
+		if age := time.Since(i.since); age < checkAfter && !careful && !i.c.Suspect || age < IdleTimeout && quiet(i.c.TCP) {
 			return i.c
 		}
 		p.Discard(i.c)
