@@ -274,18 +274,13 @@ func FuzzChunked(f *testing.F) {
 		var got []byte
 		var flt *fault
 		rest := b
-		at := 0 // beginning of the line of framing that is being read
+		at := 0 // end of the data so far
 		for len(rest) > 0 && !ch.done() && flt == nil {
 			var n int
 			var data bool
-			if ch.state == chunkSize && ch.digits == 0 {
-				at = len(b) - len(rest)
-			}
 			n, data, flt = ch.next(rest)
 			if data {
 				got = append(got, rest[:n]...)
-			}
-			if ch.state == chunkData && !data {
 				at = len(b) - len(rest) + n
 			}
 			rest = rest[n:]
