@@ -44,6 +44,12 @@ type Pools struct {
 	wg     sync.WaitGroup // of connections being closed
 }
 
+// link is the pool's own of a connection (exchange.Conn.Key).
+type link struct {
+	key   key
+	probe probe
+}
+
 type key struct {
 	addr netip.AddrPort
 	tls  *tls.Config
@@ -175,7 +181,7 @@ func (p *Pools) take(e *pool, careful bool) *exchange.Conn {
 		e.idle[n-1] = idle{}
 		e.idle = e.idle[:n-1]
 		e.mu.Unlock()
-		if age := time.Since(i.since); age < checkAfter && !careful && !i.c.Suspect || age < IdleTimeout && quiet(i.c.TCP) {
+		if age := time.Since(i.since); age < checkAfter && !careful && !i.c.Suspect || age < IdleTimeout && i.c.Key.(*link).probe.quiet() {
 			return i.c
 		}
 		p.Discard(i.c)
@@ -194,8 +200,10 @@ func (p *Pools) connect(x *exchange.Exchange, k key, deadline time.Time) (*excha
 		return nil, connectReason(err), err
 	}
 	x.Legs.Connected = x.Since()
-	c := &exchange.Conn{Conn: nc, Key: k}
+	l := &link{key: k}
+	c := &exchange.Conn{Conn: nc, Key: l}
 	c.TCP, _ = nc.(*net.TCPConn)
+	l.probe.of(c.TCP)
 	if k.tls == nil {
 		return c, flow.ReasonNone, nil
 	}
@@ -213,7 +221,7 @@ func (p *Pools) connect(x *exchange.Exchange, k key, deadline time.Time) (*excha
 
 // Put implements exchange.Pool.
 func (p *Pools) Put(c *exchange.Conn) {
-	k := c.Key.(key)
+	k := c.Key.(*link).key
 	p.mu.RLock()
 	e, closed := p.m[k], p.closed
 	if e != nil && !closed {
