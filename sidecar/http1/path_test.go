@@ -1,6 +1,8 @@
 package http1
 
 import (
+	"bytes"
+	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -105,6 +107,41 @@ var (
 	paramsFrom = regexp.MustCompile(`;|%3B`)
 	abnormal   = regexp.MustCompile(`//|/\.\.?(/|$)`)
 )
+
+// TestReference compares docs/reference/http1.md with the code: every example of a path, and every text with which a message is refused.
+func TestReference(t *testing.T) {
+	page, err := os.ReadFile("../../docs/reference/http1.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	examples := regexp.MustCompile("(?m)^\\| `(/.*?)` \\| `?(.*?)`? \\|$").FindAllStringSubmatch(string(page), -1)
+	if len(examples) < 10 {
+		t.Fatalf("%d examples of paths on the page", len(examples))
+	}
+	for _, e := range examples {
+		got, f := normal(e[1])
+		if f != nil {
+			got = "refused"
+		}
+		if got != e[2] {
+			t.Errorf("%s: the page says %s, the code %s", e[1], e[2], got)
+		}
+	}
+	source, err := os.ReadFile("head.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	faults := regexp.MustCompile(`&fault\{(\d+), "((?:[^"\\]|\\.)*)"\}`).FindAllStringSubmatch(string(source), -1)
+	listed := strings.Count(string(page[bytes.Index(page, []byte("## Refused")):]), "\n| ") - 1
+	if len(faults) != listed {
+		t.Errorf("the page lists %d texts, the code has %d", listed, len(faults))
+	}
+	for _, f := range faults {
+		if row := "| " + f[1] + " | " + strings.ReplaceAll(f[2], `\"`, `"`) + " |"; !strings.Contains(string(page), row) {
+			t.Errorf("the page lacks the row %s", row)
+		}
+	}
+}
 
 // model is normalPath as three readable steps.
 func model(p string) (string, bool) {

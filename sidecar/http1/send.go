@@ -339,6 +339,8 @@ func (t *try) response() {
 	case h.length >= 0:
 		framed = framedLength
 	}
+	// To HEAD and with 304 a body is announced by right; services that send it all the same are found out before the connection is used again.
+	t.up.Suspect = framed == framedNone && (h.chunked || h.length > 0)
 	gated := h.status == 503 && x.Gate != nil
 	if gated && t.uploading() { // the gate asks what of the body can be sent again, and a service that says 503 will hardly read the rest
 		_ = t.up.SetWriteDeadline(aLongTimeAgo)
@@ -452,8 +454,6 @@ func (t *try) response() {
 		t.fail(flow.ReasonUpstreamStatus, why)
 	}
 	announced := h.status == 204 && (h.chunked || h.length > 0) // a body where none may be: it may still come
-	// To HEAD and with 304 it is announced by right; services that send it all the same are found out before the connection is used again.
-	t.up.Suspect = framed == framedNone && (h.chunked || h.length > 0)
 	t.reusable = framed != framedClose && !announced && !h.close && h.minor > 0 && len(u.unread()) == 0
 }
 
