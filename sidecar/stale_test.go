@@ -147,3 +147,51 @@ func TestUnaskedBytes(t *testing.T) {
 		})
 	}
 }
+
+// TestEarlyAnswer: a service that answers before it has the whole body ends both connections, whatever its status: what the caller sends on is
+// the rest of the body, and no request, neither here nor there.
+func TestEarlyAnswer(t *testing.T) {
+	for _, status := range []string{"200 OK", "403 Forbidden"} {
+		for _, framing := range []string{"Content-Length: 60000\r\n\r\nbegin", "Transfer-Encoding: chunked\r\n\r\n5\r\nbegin\r\n"} {
+			var mu sync.Mutex
+			var paths []string
+			up := scripted(t, func(w net.Conn, r *bufio.Reader) {
+				for {
+					req, err := http.ReadRequest(r)
+					if err != nil {
+						return
+					}
+					mu.Lock()
+					paths = append(paths, req.URL.Path)
+					mu.Unlock()
+					_, _ = io.WriteString(w, "HTTP/1.1 "+status+"\r\nContent-Length: 2\r\n\r\nok")
+				}
+			})
+			r, addr := front(t, nil, up)
+			nc, br := dial(t, addr)
+			fmt.Fprint(nc, "POST /early HTTP/1.1\r\nHost: a\r\n"+framing)
+			resp, err := http.ReadResponse(br, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if b, err := io.ReadAll(resp.Body); err != nil || string(b) != "ok" {
+				t.Errorf("got %q, %v", b, err)
+			}
+			// The sidecar may have closed already.
+			_, _ = io.WriteString(nc, "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n")
+			if b, _ := io.ReadAll(br); len(b) != 0 {
+				t.Errorf("%s, %q: more came behind the answer: %q", status, framing, b)
+			}
+			_ = nc.Close()
+			if got := raw(t, addr, "GET /next HTTP/1.1\r\nHost: a\r\n\r\n"); !strings.HasSuffix(got, "ok") {
+				t.Errorf("the next request: %q", got)
+			}
+			r.stop()
+			mu.Lock()
+			if got := strings.Join(paths, " "); got != "/early /next" {
+				t.Errorf("%s, %q: the service saw %s", status, framing, got)
+			}
+			mu.Unlock()
+		}
+	}
+}
