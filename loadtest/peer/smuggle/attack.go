@@ -151,8 +151,11 @@ func probe(addr, target string) error {
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
-	if want := "GET " + target; err != nil || resp.StatusCode != 200 || sawOf(resp) != want {
-		return fmt.Errorf("the canary got somebody else's answer: %d, saw %q, want %q; %q, %v", resp.StatusCode, sawOf(resp), want, b, err)
+	if err != nil {
+		return fmt.Errorf("the canary's answer is not whole: %w", err)
+	}
+	if want := "GET " + target; resp.StatusCode != 200 || sawOf(resp) != want {
+		return fmt.Errorf("the canary got somebody else's answer: %d, saw %q, want %q; %q", resp.StatusCode, sawOf(resp), want, b)
 	}
 	return nil
 }

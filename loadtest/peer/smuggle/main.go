@@ -46,7 +46,7 @@ func smuggle(ctx context.Context, out io.Writer, bin string) (err error) {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	if err := os.Mkdir(filepath.Join(dir, "nginx"), 0o700); err != nil {
 		return err
 	}

@@ -164,8 +164,12 @@ func reads(br *bufio.Reader, canary string) error {
 		return fmt.Errorf("the canary was not answered: %w", err)
 	}
 	defer resp.Body.Close()
-	if b, err := io.ReadAll(resp.Body); err != nil || string(b) != canary {
-		return fmt.Errorf("the canary got somebody else's answer: %d %q, %v", resp.StatusCode, b, err)
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return fmt.Errorf("the canary's answer is not whole: %w", err)
+	}
+	if string(b) != canary {
+		return fmt.Errorf("the canary got somebody else's answer: %d %q", resp.StatusCode, b)
 	}
 	return nil
 }
