@@ -82,9 +82,19 @@ fault: build ## the demo's fault in real time: ejection, error window, alert, re
 	$(GO) run ./loadtest/fault
 
 .PHONY: test-peers
-test-peers: build ## real peers against a running demo: promtool, a W3C/OTLP client (says what to install when one is missing)
+test-peers: build ## real peers: promtool and a W3C/OTLP client on a demo, nginx and node behind a sidecar (says what to install)
 	@command -v promtool >/dev/null || { echo "tulle: promtool is missing. Debian/Ubuntu: apt-get install prometheus; others: https://prometheus.io/download/"; exit 1; }
 	$(GO) run ./loadtest/peer
+	$(GO) run ./loadtest/peer/smuggle
+
+# Every fuzz target runs for FUZZTIME; what it finds is written to the package's testdata/fuzz, to be committed with the fix.
+.PHONY: fuzz
+fuzz: need-go ## every fuzz target for FUZZTIME (default 1m)
+	@for p in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
+	  for t in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$p/*_test.go | cut -d' ' -f2); do \
+	    echo "== $$p $$t"; $(GO) test -run '^$$' -fuzz "^$$t\$$" -fuzztime $(or $(FUZZTIME),1m) $$p; \
+	  done; \
+	done
 
 .PHONY: screenshots
 screenshots: build ## pictures of the real dashboard, made from a running demo with Chromium (docs/images)

@@ -103,6 +103,7 @@ func TestResponses(t *testing.T) {
 		"/hops":     "HTTP/1.1 200 OK\r\nConnection: X-Hop\r\nX-Hop: 1\r\nKeep-Alive: 9\r\nx-tulle-reason: shed\r\nContent-Length: 2\r\n\r\nok",
 		"/noreason": "HTTP/1.1 200\r\nContent-Length: 2\r\n\r\nok",
 		"/early":    "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+		"/early1.0": "HTTP/1.0 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
 		"/old":      "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
 		"/both":     "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
 		"/two":      "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok",
@@ -129,6 +130,7 @@ func TestResponses(t *testing.T) {
 		{"hop-by-hop", fmt.Sprintf(get, "hops", ""), responses["/length"]},
 		{"no reason phrase", fmt.Sprintf(get, "noreason", ""), responses["/noreason"]},
 		{"interim", fmt.Sprintf(get, "early", ""), "HTTP/1.1 103 \r\nLink: x\r\n\r\n" + responses["/length"]},
+		{"interim of a 1.0 upstream", fmt.Sprintf(get, "early1.0", ""), "HTTP/1.1 103 \r\nLink: x\r\n\r\n" + responses["/length"]},
 		{"1.0 upstream", fmt.Sprintf(get, "old", ""), responses["/length"]},
 		{"1.0 caller", "GET /length HTTP/1.0\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nconnection: close\r\n\r\nok"},
 		{

@@ -288,6 +288,15 @@ func TestTraceBreaks(t *testing.T) {
 	if kept, broken := r.rec.Traces(); kept != 1 || broken != 1 {
 		t.Errorf("kept %d, broken %d", kept, broken)
 	}
+	testmesh.Eventually(t, "the inbound exchanges to end", func() bool {
+		n := 0
+		for _, e := range r.rec.Closed(flow.KindExchange) {
+			if e.Side == flow.SideServer {
+				n++
+			}
+		}
+		return n == 2
+	})
 	c2, br2 := dial(t, out)
 	get(t, c2, br2, "/") // nothing inbound is in flight: neither
 	if kept, broken := r.rec.Traces(); kept != 1 || broken != 1 {

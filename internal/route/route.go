@@ -9,7 +9,7 @@ import "strings"
 // Head is the part of a request that routes may look at. Strings are only read during Match.
 type Head struct {
 	Method    string
-	Path      string // without the query string; starts with '/', or is "*"
+	Path      string // without the query string; in its one form (docs/reference/http1.md): starts with '/', or is "*", or for CONNECT ""
 	Authority string // host or host:port as sent; "" for protocols that have none
 }
 

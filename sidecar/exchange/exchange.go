@@ -120,6 +120,7 @@ type Conn struct {
 	Identity string       // SPIFFE ID proven by the peer; "" for plaintext
 	Mesh     bool         // the peer is a sidecar: mTLS was used
 	Reused   bool         // it carried an exchange before
+	Suspect  bool         // bytes that nobody asked for may arrive: look before it is used again
 	Key      any          // the pool's own
 }
 

@@ -1,24 +1,30 @@
 package http1
 
-import "bytes"
-
-// chunks reads the framing of a chunked body (RFC 9112, section 7.1), strictly: CR LF only, at most 15 hex digits, extensions of visible
-// bytes, trailers that are valid fields and do not touch framing, routing or identity. It keeps no bytes of its own but short counts, so a
-// body may arrive in pieces of any size. The zero value is ready.
+// chunks reads the framing of a chunked body (RFC 9112, section 7.1), strictly: CR LF only, at most 15 hex digits, extensions that follow
+// their grammar, trailers that are valid fields and do not touch framing, routing or identity. It keeps no bytes of its own but short
+// counts, so a body may arrive in pieces of any size. The zero value is ready.
 type chunks struct {
 	state  chunkState
 	size   int64 // left of the current chunk
 	digits int
 	extra  int // bytes of extensions and trailers so far
 	line   int // bytes of the current trailer line
-	name   [18]byte
+	name   [20]byte
 }
 
 type chunkState uint8
 
 const (
 	chunkSize chunkState = iota
-	chunkExt
+	extGap               // white space, then ';'
+	extBegin             // white space, then a name
+	extName              // within a name
+	extNamed             // behind a name: white space, then '=' or ';'
+	extEqual             // white space, then a value
+	extToken             // within a value
+	extQuoted            // within a quoted value
+	extEscape            // behind '\\' in it
+	extValued            // behind its end
 	chunkSizeLF
 	chunkData
 	chunkDataCR
@@ -64,17 +70,13 @@ func (c *chunks) next(b []byte) (n int, data bool, f *fault) {
 				c.size = c.size<<4 | int64(hexValue(ch))
 			case c.digits == 0:
 				return n, false, faultChunk
-			case ch == ';':
-				c.state = chunkExt
-			case ch == '\r':
-				c.state = chunkSizeLF
 			default:
-				return n, false, faultChunk
+				if !c.extension(extValued, ch) { // as behind a value: ';', white space, or the end of the line
+					return n, false, faultChunk
+				}
 			}
-		case chunkExt:
-			if ch == '\r' {
-				c.state = chunkSizeLF
-			} else if c.extra++; class[ch]&isValue == 0 || c.extra > maxChunkExtra {
+		case extGap, extBegin, extName, extNamed, extEqual, extToken, extQuoted, extEscape, extValued:
+			if !c.extension(c.state, ch) {
 				return n, false, faultChunk
 			}
 		case chunkSizeLF:
@@ -111,7 +113,7 @@ func (c *chunks) next(b []byte) (n int, data bool, f *fault) {
 				return n, false, faultTrailer
 			}
 			if ch == ':' {
-				// Of a long name the beginning is enough: no name that is refused as a whole is that long.
+				// Of a long name the beginning is enough: no name that is refused as a whole has len(c.name) bytes or more.
 				if c.line == 0 || !trailerAllowed(c.name[:min(c.line, len(c.name))]) {
 					return n, false, faultTrailer
 				}
@@ -161,14 +163,68 @@ func (c *chunks) scan(b []byte) (n int, data int, f *fault) {
 	return n, data, nil
 }
 
-// trailerAllowed refuses the fields of which a late value would be dangerous.
-func trailerAllowed(name []byte) bool {
-	if identify(name) != fieldOther || bytes.HasPrefix(bytes.ToLower(name), []byte("x-tulle-")) {
+// extension takes one byte of the extensions of a chunk (RFC 9112, section 7.1.1: BWS ";" BWS name [ BWS "=" BWS value ]) and moves to the
+// next state. White space that nothing follows is none of the grammar, and is refused.
+func (c *chunks) extension(s chunkState, ch byte) bool {
+	if ch != '\r' {
+		if c.extra++; c.extra > maxChunkExtra {
+			return false
+		}
+	}
+	gap := ch == ' ' || ch == '\t'
+	token := class[ch]&isToken != 0
+	next := s
+	switch {
+	case s == extQuoted:
+		switch {
+		case ch == '"':
+			next = extValued
+		case ch == '\\':
+			next = extEscape
+		case class[ch]&isValue == 0:
+			return false
+		}
+	case s == extEscape && class[ch]&isValue != 0:
+		next = extQuoted
+	case s == extEscape:
+		return false
+	case (s == extName || s == extToken) && token,
+		(s == extGap || s == extBegin || s == extNamed || s == extEqual) && gap:
+	case s == extBegin && token:
+		next = extName
+	case s == extEqual && token:
+		next = extToken
+	case s == extEqual && ch == '"':
+		next = extQuoted
+	case s == extName && gap:
+		next = extNamed
+	case (s == extToken || s == extValued) && gap:
+		next = extGap
+	case (s == extName || s == extNamed) && ch == '=':
+		next = extEqual
+	case (s == extName || s == extNamed || s == extToken || s == extValued || s == extGap) && ch == ';':
+		next = extBegin
+	case (s == extName || s == extToken || s == extValued) && ch == '\r':
+		next = chunkSizeLF
+	default:
 		return false
 	}
-	switch string(bytes.ToLower(name)) {
-	case "authorization", "cookie", "set-cookie", "trailer", "content-type", "content-range", "content-encoding":
+	c.state = next
+	return true
+}
+
+// trailerAllowed refuses the fields of which a late value would be dangerous: what frames, routes, authenticates, or says how to read the
+// content (RFC 9110, section 6.5.1).
+func trailerAllowed(name []byte) bool {
+	if identify(name) != fieldOther {
 		return false
+	}
+	for _, s := range [...]string{
+		"authorization", "proxy-authorization", "cookie", "set-cookie", "trailer", "content-type", "content-range", "content-encoding",
+	} {
+		if equalFold(name, s) {
+			return false
+		}
 	}
 	return true
 }

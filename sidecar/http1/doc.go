@@ -13,4 +13,6 @@
 //  3. A head's bytes do not move until its exchange has ended, because Exchange.Head aliases them.
 //  4. The uploading goroutine has ended before Sender.Handle returns.
 //  5. A connection that was not left in a known state is never used again.
+//  6. What is decided on is what the service sees: a path has one form (normalPath), the target's authority is the Host that is sent, and
+//     fields that frame or route are sent without white space that peers read differently.
 package http1

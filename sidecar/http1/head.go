@@ -2,6 +2,7 @@ package http1
 
 import (
 	"bytes"
+	"net/netip"
 	"unsafe"
 
 	"github.com/tulle-mesh/tulle/internal/policy"
@@ -54,7 +55,12 @@ var (
 	faultVersion      = &fault{505, "the version is not HTTP/1.0 or HTTP/1.1"}
 	faultLineEnd      = &fault{400, "a line does not end with CR LF (RFC 9112, section 2.2)"}
 	faultTarget       = &fault{400, "the request target is malformed (RFC 9112, section 3.2)"}
-	faultConnect      = &fault{400, "CONNECT is not supported"}
+	faultEscape       = &fault{400, "the path has a malformed percent escape, or a %00 (RFC 3986, section 2.1)"}
+	faultRoot         = &fault{400, "the path leaves the root with \"..\" (RFC 3986, section 5.2.4)"}
+	faultDots         = &fault{400, "the path hides a dot segment behind an encoded slash or a parameter"}
+	faultConnect      = &fault{400, "the target of CONNECT is not exactly host:port (RFC 9112, section 3.2.3)"}
+	faultConnectBody  = &fault{400, "CONNECT with Content-Length or Transfer-Encoding: it has no content (RFC 9110, section 9.3.6)"}
+	faultExpect       = &fault{417, "Expect is not exactly \"100-continue\" (RFC 9110, section 10.1.1)"}
 	faultFieldName    = &fault{400, "a field name is malformed (RFC 9112, section 5.1)"}
 	faultFieldValue   = &fault{400, "a field value has a forbidden byte (RFC 9110, section 5.5)"}
 	faultFold         = &fault{400, "a field value is folded over lines (RFC 9112, section 5.2)"}
@@ -96,6 +102,7 @@ type field struct {
 	name, value span
 	id          fieldID
 	drop        bool // not passed on
+	odd         bool // passed on with exactly one space before the value and none behind it
 }
 
 // head is one parsed message head. It refers to the bytes it was parsed from and is valid as long as they are. It is reused.
@@ -106,9 +113,9 @@ type head struct {
 
 	minor  int  // HTTP/1.minor
 	method span // requests
-	target span
-	path   span // of the target, without query; "*" for the asterisk form
-	author span // authority of an absolute-form target, else of Host
+	target span // its path is in normal form (normalPath)
+	path   span // of the target, without query; "*" for the asterisk form, empty for CONNECT and for an absolute form without a path
+	author span // authority of the target if it has one, else of Host
 	abs    bool // absolute form: path+query begin at path.lo
 	status int  // responses
 
@@ -117,8 +124,9 @@ type head struct {
 	close     bool // Connection: close
 	keepAlive bool // Connection: keep-alive
 	upgrade   bool // Connection: upgrade with an Upgrade field that may be passed on
-	expect    bool
-	host      int // index of a field, -1: absent; likewise below
+	expect    bool // Expect: 100-continue
+	connect   bool // CONNECT
+	host      int  // index of a field, -1: absent; likewise below
 	traceparent,
 	requestID,
 	userAgent int
@@ -204,11 +212,46 @@ func (h *head) parseRequest(b []byte, lim Limits) *fault {
 		if !validAuthority(h.bytes(v)) {
 			return faultHost
 		}
-		if !h.abs {
+		if h.abs || h.connect {
+			h.fields[h.host].drop = true
+		} else {
 			h.author = v
 		}
 	}
+	if h.connect {
+		if h.chunked || h.length >= 0 {
+			return faultConnectBody
+		}
+		h.noUpgrade()
+	}
 	return nil
+}
+
+// ownHost reports whether the Host that is passed on is made of author: the target has an authority, which overrides the field (RFC 9112,
+// section 3.2.2), or HTTP/1.0 did without.
+func (h *head) ownHost() bool { return h.abs || h.connect || h.host < 0 }
+
+// pathString is the path that is decided on and that the service sees: "*" for OPTIONS of a whole server (RFC 9112, section 3.2.4), empty
+// for CONNECT.
+func (h *head) pathString() string {
+	switch {
+	case h.path.lo < h.path.hi:
+		return h.str(h.path)
+	case h.connect:
+		return ""
+	case h.path.hi == h.target.hi && string(h.bytes(h.method)) == "OPTIONS":
+		return "*"
+	}
+	return "/"
+}
+
+// appendTarget appends the target in the form for an origin server (RFC 9112, section 3.2.1), or for CONNECT in the authority form.
+func (h *head) appendTarget(dst []byte) []byte {
+	if !h.abs {
+		return append(dst, h.bytes(h.target)...)
+	}
+	dst = append(dst, h.pathString()...)
+	return append(dst, h.buf[h.path.hi:h.target.hi]...)
 }
 
 // parseResponse parses b, which is exactly one head as found by headEnd.
@@ -244,7 +287,7 @@ func (h *head) reset(b []byte) {
 	h.minor, h.status = 0, 0
 	h.method, h.target, h.path, h.author = span{}, span{}, span{}, span{}
 	h.length = -1
-	h.abs, h.chunked, h.close, h.keepAlive, h.upgrade, h.expect = false, false, false, false, false, false
+	h.abs, h.chunked, h.close, h.keepAlive, h.upgrade, h.expect, h.connect = false, false, false, false, false, false, false
 	h.host, h.traceparent, h.requestID, h.userAgent = -1, -1, -1, -1
 }
 
@@ -261,17 +304,19 @@ func (h *head) version(b []byte) *fault {
 
 func (h *head) parseTarget() *fault {
 	t := h.bytes(h.target)
-	for _, c := range t {
-		if class[c]&isTarget == 0 {
-			return faultTarget
-		}
-	}
 	lo := h.target.lo
 	switch {
 	case string(h.bytes(h.method)) == "CONNECT": // in any form: what follows its answer is no HTTP
-		return faultConnect
+		h.connect = true
+		h.path, h.author = span{h.target.hi, h.target.hi}, h.target
+		if host, port := splitAuthority(t); len(host) == 0 || len(port) == 0 || !validAuthority(t) {
+			return faultConnect
+		}
+		return nil
 	case t[0] == '/':
 	case len(t) == 1 && t[0] == '*' && string(h.bytes(h.method)) == "OPTIONS":
+		h.path = h.target
+		return nil
 	default:
 		var scheme int
 		if hasPrefixFold(t, "http://") {
@@ -287,16 +332,42 @@ func (h *head) parseTarget() *fault {
 		}
 		h.abs = true
 		h.author = span{lo + uint32(scheme), lo + uint32(scheme+end)}
-		if end == 0 || !validAuthority(h.bytes(h.author)) {
+		host, _ := splitAuthority(h.bytes(h.author))
+		if len(host) == 0 || !validAuthority(h.bytes(h.author)) {
 			return faultTarget
 		}
 		lo += uint32(scheme + end)
 	}
-	hi := h.target.hi
-	if q := bytes.IndexByte(h.buf[lo:hi], '?'); q >= 0 {
-		hi = lo + uint32(q)
+	// One pass finds the end of the path, checks every byte, and sees whether the path may differ from its normal form.
+	b := h.buf[lo:h.target.hi]
+	end, last, odd := len(b), uint8(0), uint8(0)
+	for i, c := range b {
+		k := class[c]
+		if k&isTarget == 0 {
+			return faultTarget
+		}
+		if c == '?' {
+			end = i
+			break
+		}
+		odd |= k&isEscape | k&(last<<1)&isAfter
+		last = k & isSlash
 	}
-	h.path = span{lo, hi} // empty for "http://host" and "http://host?query": the origin form puts "/" there
+	for _, c := range b[end:] {
+		if class[c]&isTarget == 0 {
+			return faultTarget
+		}
+	}
+	h.path = span{lo, lo + uint32(end)} // empty for "http://host" and "http://host?query"
+	if odd == 0 || end == 0 {
+		return nil
+	}
+	n, f := normalPath(b[:end])
+	if f != nil {
+		return f
+	}
+	h.path.hi = lo + uint32(n)
+	h.target.hi = h.path.hi + uint32(copy(b[n:], b[end:]))
 	return nil
 }
 
@@ -336,7 +407,7 @@ func (h *head) parseFields(pos int, lim Limits) *fault {
 			vhi--
 		}
 		f.value = span{uint32(vlo), uint32(vhi)}
-		f.drop = false
+		f.drop, f.odd = false, false
 		f.id = identify(b[f.name.lo:f.name.hi])
 		pos += 2
 		i := h.n
@@ -351,6 +422,7 @@ func (h *head) parseFields(pos int, lim Limits) *fault {
 				return faultHost
 			}
 			h.host = i
+			f.odd = oddSpace(b, f)
 		case fieldContentLength:
 			lengths++
 			n, ok := parseLength(v)
@@ -358,12 +430,17 @@ func (h *head) parseFields(pos int, lim Limits) *fault {
 				return faultLength
 			}
 			h.length = n
+			f.odd = oddSpace(b, f)
 		case fieldTransferEncoding:
+			if h.minor == 0 {
+				return faultOldCoding
+			}
 			codings++
 			if codings > 1 || !equalFold(v, "chunked") {
 				return faultCoding
 			}
 			h.chunked = true
+			f.odd = oddSpace(b, f)
 		case fieldTraceparent:
 			f.drop = true
 			if h.traceparent != -1 {
@@ -380,7 +457,10 @@ func (h *head) parseFields(pos int, lim Limits) *fault {
 		case fieldUserAgent:
 			h.userAgent = i
 		case fieldExpect:
-			h.expect = h.expect || equalFold(v, "100-continue")
+			if h.expect || !equalFold(v, "100-continue") {
+				return faultExpect
+			}
+			h.expect = true
 		case fieldConnection, fieldKeepAlive, fieldProxyConnection, fieldTE, fieldTulle, fieldUpgrade:
 			f.drop = true
 		}
@@ -388,11 +468,25 @@ func (h *head) parseFields(pos int, lim Limits) *fault {
 	if h.chunked && h.length >= 0 {
 		return faultBothFramings
 	}
-	if h.chunked && h.minor == 0 {
-		return faultOldCoding
-	}
 	h.connection()
 	return nil
+}
+
+// oddSpace reports whether the line of f has other white space around its value than one space before it, or none. It is legal, but peers
+// differ in what they strip, so the fields on which framing and routing rest are passed on without it.
+func oddSpace(b []byte, f *field) bool {
+	space := f.value.lo - f.name.hi - 1
+	return space > 1 || space == 1 && b[f.value.lo-1] != ' ' || b[f.value.hi] != '\r'
+}
+
+// noUpgrade makes an Upgrade that was asked for, if any, one that is not passed on.
+func (h *head) noUpgrade() {
+	h.upgrade = false
+	for i := range h.fields[:h.n] {
+		if f := &h.fields[i]; f.id == fieldUpgrade {
+			f.drop = true
+		}
+	}
 }
 
 // connection applies the Connection fields: options, and the fields they name, which are not passed on. A token that names a field on which
@@ -460,11 +554,18 @@ func (h *head) appendFields(dst []byte) []byte {
 	for i := range h.fields[:h.n] {
 		f := &h.fields[i]
 		lo := int(f.name.lo)
-		switch {
-		case f.drop && run >= 0:
-			dst = append(dst, h.buf[run:lo]...)
-			run = -1
-		case !f.drop && run < 0:
+		if f.drop || f.odd {
+			if run >= 0 {
+				dst = append(dst, h.buf[run:lo]...)
+				run = -1
+			}
+			if !f.drop {
+				dst = append(dst, h.bytes(f.name)...)
+				dst = append(dst, ": "...)
+				dst = append(dst, h.bytes(f.value)...)
+				dst = append(dst, "\r\n"...)
+			}
+		} else if run < 0 {
 			run = lo
 		}
 	}
@@ -474,10 +575,10 @@ func (h *head) appendFields(dst []byte) []byte {
 	return dst
 }
 
-// plain reports whether no field is dropped, so that the head may be passed on as it is.
+// plain reports whether no field is dropped or changed, so that the head may be passed on as it is.
 func (h *head) plain() bool {
 	for i := range h.fields[:h.n] {
-		if h.fields[i].drop {
+		if f := &h.fields[i]; f.drop || f.odd {
 			return false
 		}
 	}
@@ -556,7 +657,7 @@ func identify(name []byte) fieldID {
 			return fieldTransferEncoding
 		}
 	}
-	if len(name) > 8 && hasPrefixFold(name, "x-tulle-") {
+	if len(name) >= 8 && hasPrefixFold(name, "x-tulle-") {
 		return fieldTulle
 	}
 	return fieldOther
@@ -585,25 +686,50 @@ func hasPrefixFold(b []byte, lower string) bool {
 
 func equalFoldBytes(a, b []byte) bool { return len(a) == len(b) && bytes.EqualFold(a, b) }
 
-// validAuthority accepts host, host:port and [v6]:port of RFC 3986 without user info; empty is valid (RFC 9112, section 3.2).
+// splitAuthority cuts the port off, which is empty when there is none.
+func splitAuthority(b []byte) (host, port []byte) {
+	for i := len(b) - 1; i >= 0 && b[i] != ']'; i-- {
+		if b[i] == ':' {
+			return b[:i], b[i+1:]
+		}
+	}
+	return b, nil
+}
+
+// validAuthority accepts host, host:port and [v6]:port of RFC 3986, without user info and, inside the brackets, without a zone (RFC 6874,
+// section 4, forbids to send one). Two things are refused though RFC 3986 allows them in a host: a comma, because a list of hosts looks like
+// that, and an escape, because two spellings of a host would not compare equal. Empty is valid (RFC 9112, section 3.2), and so is an empty
+// port, but not one above 65535.
 func validAuthority(b []byte) bool {
 	for _, c := range b {
 		if class[c]&isHost == 0 {
 			return false
 		}
 	}
-	if i := bytes.LastIndexByte(b, ':'); i >= 0 && bytes.IndexByte(b[i:], ']') < 0 {
-		for _, c := range b[i+1:] {
-			if c < '0' || c > '9' {
-				return false
-			}
+	host, port := splitAuthority(b)
+	n := 0
+	for _, c := range port {
+		if c < '0' || c > '9' {
+			return false
 		}
-		if b = b[:i]; len(b) > 0 && b[0] != '[' && bytes.IndexByte(b, ':') >= 0 {
+		if n = n*10 + int(c-'0'); n > 65535 {
 			return false
 		}
 	}
-	if bytes.IndexByte(b, '[') >= 0 || bytes.IndexByte(b, ']') >= 0 {
-		return len(b) > 2 && b[0] == '[' && bytes.IndexByte(b, ']') == len(b)-1 && bytes.LastIndexByte(b, '[') == 0
+	if len(host) == 0 {
+		return len(b) == 0 // a port alone is no authority
+	}
+	if host[0] == '[' {
+		if host[len(host)-1] != ']' {
+			return false
+		}
+		a, err := netip.ParseAddr(aliased(host[1 : len(host)-1]))
+		return err == nil && a.Is6() && a.Zone() == ""
+	}
+	for _, c := range host {
+		if c == ':' || c == '[' || c == ']' {
+			return false
+		}
 	}
 	return true
 }
@@ -613,8 +739,11 @@ const (
 	isToken  = 1 << iota // tchar, RFC 9110, section 5.6.2
 	isValue              // field-vchar, SP, HTAB, RFC 9110, section 5.5
 	isTarget             // visible ASCII except '#'
-	isHost               // RFC 3986 host and port
+	isHost               // RFC 3986 host and port, without ',' and '%'
 	isHex
+	isSlash  // '/'
+	isAfter  // '/' and '.': behind a slash they may be no normal path; the bit above isSlash
+	isEscape // '%' and '\\'
 )
 
 var class = func() (t [256]byte) {
@@ -631,11 +760,19 @@ var class = func() (t [256]byte) {
 		if b > 0x20 && b < 0x7f && b != '#' {
 			t[c] |= isTarget
 		}
-		if letter || digit || bytes.IndexByte([]byte("-._~%!$&'()*+;=:[]"), b) >= 0 {
+		if letter || digit || bytes.IndexByte([]byte("-._~!$&'()*+;=:[]"), b) >= 0 {
 			t[c] |= isHost
 		}
 		if digit || b >= 'a' && b <= 'f' || b >= 'A' && b <= 'F' {
 			t[c] |= isHex
+		}
+		switch b {
+		case '/':
+			t[c] |= isSlash | isAfter
+		case '.':
+			t[c] |= isAfter
+		case '%', '\\':
+			t[c] |= isEscape
 		}
 	}
 	return t

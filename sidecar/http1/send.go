@@ -46,7 +46,7 @@ func (s *Sender) Handle(x *exchange.Exchange) {
 			c.stopUpload()
 		}
 	}
-	t.reusable = t.reusable && c.w.body.done && !c.w.broken
+	t.reusable = t.reusable && t.settled() && !c.w.broken
 	if extra := len(c.w.up.b) - mediumBuffer; extra > 0 {
 		c.room.Give(extra)
 	}
@@ -65,8 +65,16 @@ type try struct {
 	x  *exchange.Exchange
 	up *exchange.Conn
 
-	reusable bool // nothing is outstanding on up
-	heard    bool // a byte of a response arrived
+	reusable  bool // nothing is outstanding on up
+	heard     bool // a byte of a response arrived
+	continued bool // a 100 did
+}
+
+// settled reports whether the service has surely read the request to its end, so that what is sent next is read as the next request. One that
+// answers "Expect: 100-continue" without a 100 may not want the body that it got (RFC 9110, section 10.1.1).
+func (t *try) settled() bool {
+	r := &t.w.req
+	return t.w.body.done && !r.connect && (!r.expect || t.continued || !r.chunked && r.length <= 0)
 }
 
 func (t *try) run() {
@@ -78,7 +86,7 @@ func (t *try) run() {
 			return
 		}
 		h := &t.w.resp
-		if h.status == 101 && t.w.req.upgrade {
+		if h.status == 101 && t.w.req.upgrade || t.w.req.connect && h.status >= 200 && h.status < 300 {
 			t.tunnel()
 			return
 		}
@@ -135,19 +143,9 @@ func (c *conn) appendRequest(b []byte, x *exchange.Exchange) []byte {
 	h := &w.req
 	b = append(b, h.bytes(h.method)...)
 	b = append(b, ' ')
-	if h.abs {
-		if rest := h.buf[h.path.lo:h.target.hi]; len(rest) == 0 || rest[0] != '/' {
-			b = append(b, '/')
-		}
-		b = append(b, h.buf[h.path.lo:h.target.hi]...)
-		if h.host >= 0 {
-			h.fields[h.host].drop = true
-		}
-	} else {
-		b = append(b, h.bytes(h.target)...)
-	}
+	b = h.appendTarget(b)
 	b = append(b, " HTTP/1.1\r\n"...)
-	if h.abs || h.host < 0 { // the authority of the target, or, of HTTP/1.0 without Host, none
+	if h.ownHost() {
 		b = append(b, "host: "...)
 		b = append(b, h.bytes(h.author)...)
 		b = append(b, "\r\n"...)
@@ -286,12 +284,13 @@ func (t *try) uploading() bool {
 
 // interim relays a 1xx response other than 101 (RFC 9110, section 15.2).
 func (t *try) interim() bool {
-	w := t.w
+	w, h := t.w, &t.w.resp
+	t.continued = t.continued || h.status == 100
 	if w.req.minor == 0 {
 		return true
 	}
-	h := &w.resp
-	w.out = append(w.out[:0], h.buf[:13-1]...)
+	w.out = append(w.out[:0], "HTTP/1.1 "...)
+	w.out = append(w.out, h.buf[9:12]...)
 	w.out = append(w.out, " \r\n"...)
 	t.stripFraming()
 	w.out = h.appendFields(w.out)
@@ -346,6 +345,8 @@ func (t *try) response() {
 	case h.length >= 0:
 		framed = framedLength
 	}
+	// To HEAD and with 304 a body is announced by right; services that send it all the same are found out before the connection is used again.
+	t.up.Suspect = framed == framedNone && (h.chunked || h.length > 0)
 	gated := h.status == 503 && x.Gate != nil
 	if gated && t.uploading() { // the gate asks what of the body can be sent again, and a service that says 503 will hardly read the rest
 		_ = t.up.SetWriteDeadline(aLongTimeAgo)
@@ -416,15 +417,7 @@ func (t *try) response() {
 	if w.keep && w.req.minor > 0 && h.minor > 0 && !dechunk && h.plain() {
 		first = u.b[u.r-len(h.buf) : u.r+take]
 	} else {
-		b := w.out[:0]
-		b = append(b, "HTTP/1.1 "...)
-		b = append(b, h.buf[9:12]...)
-		if end := startLineEnd(h.buf); end > 12 {
-			b = append(b, h.buf[12:end]...)
-		} else {
-			b = append(b, ' ')
-		}
-		b = append(b, "\r\n"...)
+		b := h.appendStatusLine(w.out[:0])
 		if dechunk {
 			t.stripFraming()
 		}
@@ -481,6 +474,18 @@ func (t *try) detail() string {
 		}
 	}
 	return ""
+}
+
+// appendStatusLine appends the status line as ours: a version is of its sender (RFC 9110, section 2.5).
+func (h *head) appendStatusLine(b []byte) []byte {
+	b = append(b, "HTTP/1.1 "...)
+	b = append(b, h.buf[9:12]...)
+	if end := startLineEnd(h.buf); end > 12 {
+		b = append(b, h.buf[12:end]...)
+	} else {
+		b = append(b, ' ')
+	}
+	return append(b, "\r\n"...)
 }
 
 func startLineEnd(b []byte) int {
@@ -594,7 +599,8 @@ func (t *try) relayClose() bool {
 	}
 }
 
-// tunnel passes on the 101 and then relays bytes both ways until both sides have ended.
+// tunnel passes on a 101, or a 2xx to CONNECT, and then relays bytes both ways until both sides have ended. Neither answer has a framing,
+// whatever its fields say (RFC 9110, section 9.3.6).
 func (t *try) tunnel() {
 	c, w, x, h := t.c, t.w, t.x, &t.w.resp
 	if t.uploading() { // the service may be faster than the uploader is to say that it is done; a service that switches early gets the rest first
@@ -607,11 +613,19 @@ func (t *try) tunnel() {
 		t.fail(flow.ReasonUpstreamProtocol, "the service switched protocols before the request was complete")
 		return
 	}
-	x.Outcome.Status = 101
+	if !w.req.connect && !h.upgrade {
+		t.fail(flow.ReasonUpstreamProtocol, "the service switched protocols without saying to which, or to HTTP/2")
+		return
+	}
+	x.Outcome.Status = h.status
 	t.stripFraming()
-	b := append(w.out[:0], "HTTP/1.1 101 Switching Protocols\r\n"...)
-	b = h.appendFields(b)
-	b = append(b, "connection: upgrade\r\n\r\n"...)
+	b := h.appendStatusLine(w.out[:0])
+	if w.req.connect {
+		h.noUpgrade()
+		b = append(h.appendFields(b), "\r\n"...)
+	} else {
+		b = append(h.appendFields(b), "connection: upgrade\r\n\r\n"...)
+	}
 	w.out = b
 	w.keep = false
 	x.Outcome.Committed = true

@@ -67,3 +67,34 @@ func TestFarReason(t *testing.T) {
 		t.Errorf("got %s, %q; want %q", out.Reason, out.Detail, want)
 	}
 }
+
+// TestUnprocessed: what is proven of a POST whose connection closed. A peer that closed before it had the whole head cannot have processed it,
+// nor can a sidecar that closes in order without an answer; one that had begun to answer may have.
+func TestUnprocessed(t *testing.T) {
+	for name, c := range map[string]struct {
+		far                    func(c net.Conn)
+		unprocessed, delivered bool
+	}{
+		"closed within the head": {func(c net.Conn) { _, _ = c.Read(make([]byte, 10)); _ = c.Close() }, true, false},
+		"a sidecar closed in order": {func(c net.Conn) {
+			if r, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
+				_, _ = io.ReadAll(r.Body)
+			}
+			_ = c.Close()
+		}, true, false},
+		"closed within the answer": {func(c net.Conn) {
+			if r, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
+				_, _ = io.ReadAll(r.Body)
+			}
+			_, _ = io.WriteString(c, "HTTP/1.1 2")
+			_ = c.Close()
+		}, false, true},
+	} {
+		out := exchangeWith(t, func(c net.Conn) {
+			_, _ = io.WriteString(c, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nab")
+		}, c.far)
+		if out.Unprocessed != c.unprocessed || out.Delivered != c.delivered || out.Reason != flow.ReasonUpstreamReset || out.Committed {
+			t.Errorf("%s: %+v", name, out)
+		}
+	}
+}

@@ -338,9 +338,7 @@ func (c *conn) exchange(start time.Time) bool {
 	h := &w.req
 	x.Head.Method = method(h.bytes(h.method))
 	x.Head.Idempotent = idempotent(x.Head.Method)
-	if x.Head.Path = h.str(h.path); x.Head.Path == "" {
-		x.Head.Path = "/"
-	}
+	x.Head.Path = h.pathString()
 	x.Head.Authority = h.str(h.author)
 	x.Head.UserAgent = h.value(h.userAgent)
 	x.Head.RequestID = h.value(h.requestID)
@@ -358,7 +356,8 @@ func (c *conn) exchange(start time.Time) bool {
 			}
 		}
 	}
-	w.keep = h.minor > 0 && !h.close || h.minor == 0 && h.keepAlive
+	// What follows CONNECT is meant for the tunnel: if there is none, it is not read as a request.
+	w.keep = !h.connect && (h.minor > 0 && !h.close || h.minor == 0 && h.keepAlive)
 	c.beginBody()
 	if f := c.excess(); f != nil {
 		c.reached(f)
@@ -537,6 +536,8 @@ func statusText(status int) string {
 		return "Request Timeout"
 	case 414:
 		return "URI Too Long"
+	case 417:
+		return "Expectation Failed"
 	case 429:
 		return "Too Many Requests"
 	case 431:
@@ -574,6 +575,8 @@ func method(b []byte) string {
 		return "PATCH"
 	case "TRACE":
 		return "TRACE"
+	case "CONNECT":
+		return "CONNECT"
 	}
 	return aliased(b)
 }

@@ -44,6 +44,12 @@ type Pools struct {
 	wg     sync.WaitGroup // of connections being closed
 }
 
+// link is the pool's own of a connection (exchange.Conn.Key).
+type link struct {
+	key   key
+	probe probe
+}
+
 type key struct {
 	addr netip.AddrPort
 	tls  *tls.Config
@@ -133,8 +139,8 @@ func (p *Pools) Get(x *exchange.Exchange) *exchange.Conn {
 		p.mu.RLock()
 		e := p.m[k]
 		p.mu.RUnlock()
-		if c := p.take(e); c != nil {
-			c.Reused = true
+		if c := p.take(e, !x.Head.Idempotent); c != nil {
+			c.Reused, c.Suspect = true, false
 			x.Legs.Queued = x.Since()
 			x.Remote = c.Identity
 			return c
@@ -158,7 +164,9 @@ func (p *Pools) Get(x *exchange.Exchange) *exchange.Conn {
 	return c
 }
 
-func (p *Pools) take(e *pool) *exchange.Conn {
+// take gives out the connection that was used last, unless something has happened on it. Careful: look in any case, because what is sent next
+// cannot be sent again.
+func (p *Pools) take(e *pool, careful bool) *exchange.Conn {
 	if e == nil {
 		return nil
 	}
@@ -173,7 +181,7 @@ func (p *Pools) take(e *pool) *exchange.Conn {
 		e.idle[n-1] = idle{}
 		e.idle = e.idle[:n-1]
 		e.mu.Unlock()
-		if age := time.Since(i.since); age < checkAfter || age < IdleTimeout && quiet(i.c.TCP) {
+		if age := time.Since(i.since); age < checkAfter && !careful && !i.c.Suspect || age < IdleTimeout && i.c.Key.(*link).probe.quiet() {
 			return i.c
 		}
 		p.Discard(i.c)
@@ -192,8 +200,10 @@ func (p *Pools) connect(x *exchange.Exchange, k key, deadline time.Time) (*excha
 		return nil, connectReason(err), err
 	}
 	x.Legs.Connected = x.Since()
-	c := &exchange.Conn{Conn: nc, Key: k}
+	l := &link{key: k}
+	c := &exchange.Conn{Conn: nc, Key: l}
 	c.TCP, _ = nc.(*net.TCPConn)
+	l.probe.of(c.TCP)
 	if k.tls == nil {
 		return c, flow.ReasonNone, nil
 	}
@@ -211,7 +221,7 @@ func (p *Pools) connect(x *exchange.Exchange, k key, deadline time.Time) (*excha
 
 // Put implements exchange.Pool.
 func (p *Pools) Put(c *exchange.Conn) {
-	k := c.Key.(key)
+	k := c.Key.(*link).key
 	p.mu.RLock()
 	e, closed := p.m[k], p.closed
 	if e != nil && !closed {

@@ -4,6 +4,10 @@ package upstream
 
 import "net"
 
-func quiet(*net.TCPConn) bool { return true }
+type probe struct{}
+
+func (*probe) of(*net.TCPConn) {}
+
+func (*probe) quiet() bool { return true }
 
 func drain(*net.TCPConn) {}

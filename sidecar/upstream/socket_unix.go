@@ -7,22 +7,37 @@ import (
 	"syscall"
 )
 
-// quiet reports whether nothing has happened on an idle socket: no byte, no end of stream, no error.
-func quiet(c *net.TCPConn) bool {
+// probe asks the kernel about a socket, without allocating. One goroutine at a time uses it: the owner of the connection.
+type probe struct {
+	raw    syscall.RawConn // nil: a connection in memory
+	ask    func(fd uintptr)
+	silent bool
+}
+
+// of makes p ready for c, which may be nil.
+func (p *probe) of(c *net.TCPConn) {
 	if c == nil {
-		return true
+		return
 	}
 	raw, err := c.SyscallConn()
 	if err != nil {
-		return false
+		return // closed: the next use says so
 	}
-	ok := false
-	err = raw.Control(func(fd uintptr) {
+	p.raw = raw
+	p.ask = func(fd uintptr) {
 		var b [1]byte
 		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		ok = err == syscall.EAGAIN
-	})
-	return err == nil && ok
+		p.silent = err == syscall.EAGAIN
+	}
+}
+
+// quiet reports whether nothing has happened on an idle socket: no byte, no end of stream, no error.
+func (p *probe) quiet() bool {
+	if p.raw == nil {
+		return true
+	}
+	p.silent = false
+	return p.raw.Control(p.ask) == nil && p.silent
 }
 
 // drain throws away what has arrived on a socket and was not read, without waiting.
