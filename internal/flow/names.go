@@ -58,6 +58,15 @@ const (
 	AttrLegSent         = "tulle.leg.sent"
 	AttrLegFirstByte    = "tulle.leg.first_byte"
 	AttrLegLastByte     = "tulle.leg.last_byte"
+	AttrFarHeadParsed   = "tulle.far.head_parsed" // the far sidecar's own legs: int, ns since the first byte of the request reached it
+	AttrFarQueued       = "tulle.far.queued"
+	AttrFarSent         = "tulle.far.sent"
+	AttrFarFirstByte    = "tulle.far.first_byte"
+	AttrFlags           = "response_flags" // Envoy's name for it, and Envoy's flags, comma separated
+
+	// AttrRequestHeader and AttrResponseHeader begin the names of header fields kept by allow-list; the field's name in lower case follows.
+	AttrRequestHeader  = "http.request.header."
+	AttrResponseHeader = "http.response.header."
 )
 
 // Metric names on the wire from sidecar to collector. All Sums are cumulative and monotonic since the boot; histograms are
