@@ -107,7 +107,8 @@ func snapshot(set *resource.Set, w *resource.Workload, services map[string]polic
 		Workload: policy.Workload{
 			Service: w.Spec.Service, Namespace: w.Metadata.Namespace, Version: w.Spec.Version, Instance: w.Metadata.Name,
 		},
-		Services: map[string]policy.Service{}, Endpoints: map[string][]policy.Endpoint{},
+		Telemetry: w.Spec.Telemetry.Policy(),
+		Services:  map[string]policy.Service{}, Endpoints: map[string][]policy.Endpoint{},
 	}
 	for _, p := range w.Spec.Ports {
 		l := policy.Listener{

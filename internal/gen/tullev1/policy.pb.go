@@ -27,6 +27,7 @@ type Policy struct {
 	Namespace     string                 `protobuf:"bytes,3,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	Version       string                 `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
 	Instance      string                 `protobuf:"bytes,5,opt,name=instance,proto3" json:"instance,omitempty"`
+	Telemetry     *Telemetry             `protobuf:"bytes,6,opt,name=telemetry,proto3" json:"telemetry,omitempty"` // absent: the default
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -96,6 +97,74 @@ func (x *Policy) GetInstance() string {
 	return ""
 }
 
+func (x *Policy) GetTelemetry() *Telemetry {
+	if x != nil {
+		return x.Telemetry
+	}
+	return nil
+}
+
+// Telemetry mirrors policy.Telemetry.
+type Telemetry struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Headers       []string               `protobuf:"bytes,1,rep,name=headers,proto3" json:"headers,omitempty"`
+	Accept        []string               `protobuf:"bytes,2,rep,name=accept,proto3" json:"accept,omitempty"`
+	Emit          []string               `protobuf:"bytes,3,rep,name=emit,proto3" json:"emit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Telemetry) Reset() {
+	*x = Telemetry{}
+	mi := &file_tulle_v1_policy_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Telemetry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Telemetry) ProtoMessage() {}
+
+func (x *Telemetry) ProtoReflect() protoreflect.Message {
+	mi := &file_tulle_v1_policy_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Telemetry.ProtoReflect.Descriptor instead.
+func (*Telemetry) Descriptor() ([]byte, []int) {
+	return file_tulle_v1_policy_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Telemetry) GetHeaders() []string {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+func (x *Telemetry) GetAccept() []string {
+	if x != nil {
+		return x.Accept
+	}
+	return nil
+}
+
+func (x *Telemetry) GetEmit() []string {
+	if x != nil {
+		return x.Emit
+	}
+	return nil
+}
+
 // Destination is the xDS resource that answers "who is at (network, IP, port)"; subscribed to on demand, by name "NETWORK/IP:PORT".
 type Destination struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -110,7 +179,7 @@ type Destination struct {
 
 func (x *Destination) Reset() {
 	*x = Destination{}
-	mi := &file_tulle_v1_policy_proto_msgTypes[1]
+	mi := &file_tulle_v1_policy_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -122,7 +191,7 @@ func (x *Destination) String() string {
 func (*Destination) ProtoMessage() {}
 
 func (x *Destination) ProtoReflect() protoreflect.Message {
-	mi := &file_tulle_v1_policy_proto_msgTypes[1]
+	mi := &file_tulle_v1_policy_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -135,7 +204,7 @@ func (x *Destination) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Destination.ProtoReflect.Descriptor instead.
 func (*Destination) Descriptor() ([]byte, []int) {
-	return file_tulle_v1_policy_proto_rawDescGZIP(), []int{1}
+	return file_tulle_v1_policy_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Destination) GetNetwork() string {
@@ -177,13 +246,18 @@ var File_tulle_v1_policy_proto protoreflect.FileDescriptor
 
 const file_tulle_v1_policy_proto_rawDesc = "" +
 	"\n" +
-	"\x15tulle/v1/policy.proto\x12\btulle.v1\"\x92\x01\n" +
+	"\x15tulle/v1/policy.proto\x12\btulle.v1\"\xc5\x01\n" +
 	"\x06Policy\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\tR\brevision\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x1c\n" +
 	"\tnamespace\x18\x03 \x01(\tR\tnamespace\x12\x18\n" +
 	"\aversion\x18\x04 \x01(\tR\aversion\x12\x1a\n" +
-	"\binstance\x18\x05 \x01(\tR\binstance\"\x90\x01\n" +
+	"\binstance\x18\x05 \x01(\tR\binstance\x121\n" +
+	"\ttelemetry\x18\x06 \x01(\v2\x13.tulle.v1.TelemetryR\ttelemetry\"Q\n" +
+	"\tTelemetry\x12\x18\n" +
+	"\aheaders\x18\x01 \x03(\tR\aheaders\x12\x16\n" +
+	"\x06accept\x18\x02 \x03(\tR\x06accept\x12\x12\n" +
+	"\x04emit\x18\x03 \x03(\tR\x04emit\"\x90\x01\n" +
 	"\vDestination\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x18\n" +
@@ -204,17 +278,19 @@ func file_tulle_v1_policy_proto_rawDescGZIP() []byte {
 	return file_tulle_v1_policy_proto_rawDescData
 }
 
-var file_tulle_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_tulle_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
 var file_tulle_v1_policy_proto_goTypes = []any{
 	(*Policy)(nil),      // 0: tulle.v1.Policy
-	(*Destination)(nil), // 1: tulle.v1.Destination
+	(*Telemetry)(nil),   // 1: tulle.v1.Telemetry
+	(*Destination)(nil), // 2: tulle.v1.Destination
 }
 var file_tulle_v1_policy_proto_depIdxs = []int32{
-	0, // [0:0] is the sub-list for method output_type
-	0, // [0:0] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	1, // 0: tulle.v1.Policy.telemetry:type_name -> tulle.v1.Telemetry
+	1, // [1:1] is the sub-list for method output_type
+	1, // [1:1] is the sub-list for method input_type
+	1, // [1:1] is the sub-list for extension type_name
+	1, // [1:1] is the sub-list for extension extendee
+	0, // [0:1] is the sub-list for field type_name
 }
 
 func init() { file_tulle_v1_policy_proto_init() }
@@ -228,7 +304,7 @@ func file_tulle_v1_policy_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tulle_v1_policy_proto_rawDesc), len(file_tulle_v1_policy_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   2,
+			NumMessages:   3,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
