@@ -46,7 +46,10 @@ func (s *Sidecar) bindings(snap *policy.Snapshot) []*exchange.Binding {
 	}
 	out := make([]*exchange.Binding, 0, len(snap.Listeners))
 	for _, l := range snap.Listeners {
-		b := &exchange.Binding{Listener: l, Snapshot: snap, Workload: workload, Destinations: destinations}
+		b := &exchange.Binding{
+			Listener: l, Snapshot: snap, Workload: workload, Destinations: destinations,
+			Propagation: exchange.NewPropagation(snap.Telemetry), Headers: snap.Telemetry.Headers,
+		}
 		switch l.Side {
 		case flow.SideClient:
 			b.Routes = route.New(l.Service)

@@ -61,7 +61,9 @@ type Binding struct {
 	Routes       route.Table
 	Destinations map[string]*Destination
 	App          *policy.Endpoint // inbound: the application
-	Own          *Destination     // inbound: settings towards the application
+	Propagation  Propagation
+	Headers      []string     // fields whose values are kept, policy.Telemetry.Headers
+	Own          *Destination // inbound: settings towards the application
 }
 
 // Destination is a service as the steps need it: its settings with defaults applied, and its state, which outlives Snapshots.
@@ -154,7 +156,8 @@ type Head struct {
 	UserAgent  string
 	RequestID  string
 	Idempotent bool       // RFC 9110, section 9.2.2
-	Parent     flow.Trace // of the traceparent that arrived; zero when none was valid
+	Parent     flow.Trace // of the trace context that arrived; zero when none was valid
+	B3         B3         // what of B3 goes on
 }
 
 // Outcome is what came of an exchange, or of its latest try. Steps inside the retry step see it reset at every try.
@@ -195,6 +198,9 @@ type Exchange struct {
 	Head     Head
 	Start    time.Time
 	Legs     flow.Legs  // offsets from Start
+	Far      flow.Far   // of the sidecar that answered the latest try
+	Captured []byte     // as flow.Headers; reused
+	Scratch  []byte     // the speaker's own, while it fills Captured; reused
 	Trace    flow.Trace // of the exchange
 	Try      flow.Trace // of the current try; what the request sent on carries
 
@@ -241,7 +247,7 @@ type Live struct {
 // Reset makes x ready for the next request of its connection. An Abort stays in force.
 func (x *Exchange) Reset() {
 	x.Head, x.Decision, x.Destination = Head{}, route.Decision{}, nil
-	x.Legs = NoLegs
+	x.Legs, x.Far, x.Captured = NoLegs, flow.Far{}, x.Captured[:0]
 	x.Trace, x.Try = flow.Trace{}, flow.Trace{}
 	x.Deadline, x.TryDeadline = time.Time{}, time.Time{}
 	x.Choice, x.Remote, x.Fresh = Choice{}, "", false

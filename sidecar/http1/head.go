@@ -72,6 +72,7 @@ const (
 	fieldRequestID
 	fieldUserAgent
 	fieldTulle
+	fieldB3 // b3 and x-b3-*
 )
 
 type span struct{ lo, hi uint32 }
@@ -102,7 +103,8 @@ type head struct {
 	keepAlive bool // Connection: keep-alive
 	upgrade   bool // Connection: upgrade with an Upgrade field that may be passed on
 	expect    bool
-	host      int // index of a field, -1: absent; likewise below
+	b3        bool // some fieldB3 is there
+	host      int  // index of a field, -1: absent; likewise below
 	traceparent,
 	requestID,
 	userAgent int
@@ -225,7 +227,7 @@ func (h *head) reset(b []byte) {
 	h.minor, h.status = 0, 0
 	h.method, h.target, h.path, h.author = span{}, span{}, span{}, span{}
 	h.length = -1
-	h.abs, h.chunked, h.close, h.keepAlive, h.upgrade, h.expect = false, false, false, false, false, false
+	h.abs, h.chunked, h.close, h.keepAlive, h.upgrade, h.expect, h.b3 = false, false, false, false, false, false, false
 	h.host, h.traceparent, h.requestID, h.userAgent = -1, -1, -1, -1
 }
 
@@ -360,6 +362,8 @@ func (h *head) parseFields(pos int, lim Limits) *fault {
 			}
 		case fieldUserAgent:
 			h.userAgent = i
+		case fieldB3:
+			h.b3 = true
 		case fieldExpect:
 			h.expect = h.expect || equalFold(v, "100-continue")
 		case fieldConnection, fieldKeepAlive, fieldProxyConnection, fieldTE, fieldTulle, fieldUpgrade:
@@ -455,16 +459,6 @@ func (h *head) appendFields(dst []byte) []byte {
 	return dst
 }
 
-// plain reports whether no field is dropped, so that the head may be passed on as it is.
-func (h *head) plain() bool {
-	for i := range h.fields[:h.n] {
-		if h.fields[i].drop {
-			return false
-		}
-	}
-	return true
-}
-
 func parseLength(v []byte) (int64, bool) {
 	if len(v) == 0 || len(v) > 18 {
 		return 0, false
@@ -484,6 +478,9 @@ func identify(name []byte) fieldID {
 	case 2:
 		if equalFold(name, "te") {
 			return fieldTE
+		}
+		if equalFold(name, "b3") {
+			return fieldB3
 		}
 	case 4:
 		if equalFold(name, "host") {
@@ -539,6 +536,9 @@ func identify(name []byte) fieldID {
 	}
 	if len(name) > 8 && hasPrefixFold(name, "x-tulle-") {
 		return fieldTulle
+	}
+	if len(name) >= 10 && hasPrefixFold(name, "x-b3-") {
+		return fieldB3
 	}
 	return fieldOther
 }
