@@ -288,7 +288,7 @@ spec:
 	stopCart()
 
 	o.mu.Lock()
-	for what, want := range map[string]int{"web exchange client": requests, "web attempt client": requests, "cart exchange server": requests} {
+	for what, want := range map[string]int{"web exchange client": requests, "web attempt client": failing, "cart exchange server": requests} {
 		if o.spans[what] != want {
 			t.Errorf("%d spans of %q, want %d (all: %v)", o.spans[what], what, want, o.spans)
 		}

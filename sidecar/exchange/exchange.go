@@ -72,7 +72,29 @@ type Destination struct {
 	Picker   Picker        // outbound only
 	TLS      *tls.Config   // nil: plaintext
 	InFlight *atomic.Int64 // exchanges, or TCP connections, now
+	Shed     *Shed         // what exceeded a limit since the boot; nil: not counted
 	Budget   Budget        // of retries
+}
+
+// Limit is how many exchanges (or TCP connections) may be in flight, -1 for no limit, and whether MaxRequests is what says so. An HTTP/1.1
+// exchange holds a connection, so the lower of both limits counts.
+func (d *Destination) Limit(kind flow.Kind) (limit int, requests bool) {
+	if kind == flow.KindExchange && (d.MaxConnections < 0 || d.MaxRequests >= 0 && d.MaxRequests < d.MaxConnections) {
+		return max(d.MaxRequests, -1), true
+	}
+	return max(d.MaxConnections, -1), false
+}
+
+// Shed counts what was turned away, by limit. Safe for concurrent use.
+type Shed struct{ Requests, Connections atomic.Uint64 }
+
+// Count counts one.
+func (s *Shed) Count(requests bool) {
+	if requests {
+		s.Requests.Add(1)
+	} else {
+		s.Connections.Add(1)
+	}
 }
 
 // Picker chooses an endpoint. Safe for concurrent use; never blocks.
