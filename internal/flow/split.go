@@ -13,6 +13,24 @@ type Split struct {
 	Transfer    time.Duration // from the first to the last byte of the answer
 }
 
+// Part is one part of a Split in a word for people.
+type Part struct {
+	Name string
+	Took time.Duration
+}
+
+// Parts lists the parts in the order in which they happen, but for the proxies, whose share is spread over all of it and stands first.
+func (s Split) Parts() [6]Part {
+	return [...]Part{
+		{"proxies", s.Proxy},
+		{"waiting", s.Queue},
+		{"connecting", s.Connect},
+		{"network", s.Network},
+		{"application", s.Application},
+		{"transfer", s.Transfer},
+	}
+}
+
 // Split tells the parts of r apart; false when r is not a client exchange whose far side is known.
 //
 // The caller's sidecar measured how long it took from beginning to send until the first byte of the answer; the far one, how long from the
