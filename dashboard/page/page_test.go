@@ -14,6 +14,8 @@ import (
 	"go.opentelemetry.io/collector/pdata/ptrace"
 
 	"github.com/tulle-mesh/tulle/dashboard/dashboardtest"
+	"github.com/tulle-mesh/tulle/dashboard/part"
+	"github.com/tulle-mesh/tulle/dashboard/source"
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/store"
 	"github.com/tulle-mesh/tulle/store/event"
@@ -257,5 +259,17 @@ func TestLiveItemsMatchTheMarkup(t *testing.T) {
 	}
 	if string(items["structure"]) != `"`+v.Structure+`"` {
 		t.Error("structure differs from the markup's")
+	}
+}
+
+// A proxy whose budget of series is used up says so, in a notice and in its row.
+func TestFoldedSeriesAreSeen(t *testing.T) {
+	v := ProxiesView{Proxies: []source.Proxy{{Instance: "web-1", Reporting: true, Folded: 1234}, {Instance: "web-2", Reporting: true}}, Folding: 1}
+	var b strings.Builder
+	if err := ProxiesPage(v).Render(t.Context(), &b); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(b.String(), "1 proxy counts new names under") || strings.Count(b.String(), "folded</span>") != 1 || proxyLevel(&v.Proxies[0]) != part.Warn || proxyLevel(&v.Proxies[1]) != part.OK {
+		t.Error(b.String())
 	}
 }
