@@ -42,7 +42,7 @@ func (t Telemetry) Check() error {
 	for i, name := range t.Headers {
 		field := fmt.Sprintf("headers[%d]", i)
 		if len(name) == 0 || len(name) > 64 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-_.") != "" {
-			return fmt.Errorf("%s: %q is not a header name: want 1 to 64 of a-z, 0-9, -, _ and .", field, name)
+			return fmt.Errorf("%s: %q is not a header name: want 1 to 64 of a-z, 0-9, dash, underscore and dot", field, name)
 		}
 		part := slices.IndexFunc(secretParts, func(p string) bool { return strings.Contains(name, p) })
 		if part >= 0 || slices.Contains(secretNames, name) {

@@ -151,8 +151,10 @@ func TestLogFile(t *testing.T) {
 	write("g")
 	is("access.log", "g")
 
-	if l.Close() != nil || l.Close() != nil {
-		t.Error("Close failed")
+	for range 2 {
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 	if _, err := l.Write([]byte("x")); err == nil {
 		t.Error("a Write after Close succeeded")
