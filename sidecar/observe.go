@@ -5,6 +5,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/identity"
@@ -62,9 +63,12 @@ func (o *observer) observe(next exchange.Handler) exchange.Handler {
 			r.Status = out.Status
 		}
 		r.Reason, r.Detail, r.Answered = out.Reason, out.Detail, out.Answered
-		r.Legs = x.Legs
+		r.Legs, r.Far = x.Legs, x.Far
 		if x.Folded && !x.Live.Reported {
 			r.Trace.SpanID = x.Try.SpanID // the parent that the other side knows
+		}
+		if len(x.Captured) > 0 {
+			r.Headers = flow.Headers(unsafe.String(&x.Captured[0], len(x.Captured)))
 		}
 		if x.Kind == flow.KindConnection {
 			r.Status, r.Answered = 0, false
@@ -85,7 +89,7 @@ func (o *observer) attempt(next exchange.Handler) exchange.Handler {
 		}
 		begin := x.Since()
 		head := x.Legs.HeadParsed
-		x.Legs = exchange.NoLegs
+		x.Legs, x.Far = exchange.NoLegs, flow.Far{}
 		x.Legs.HeadParsed = head
 		before := x.BytesOut.Load()
 		x.Try = x.Trace
@@ -125,12 +129,16 @@ func (o *observer) Connection(b *exchange.Binding, p *exchange.Peer, start time.
 	o.rec.Record(&x.Record)
 }
 
-// beginTrace continues the caller's trace or begins one (https://www.w3.org/TR/trace-context/, section 4).
+// beginTrace continues the caller's trace or begins one (https://www.w3.org/TR/trace-context/, section 4). A caller that only says "do not
+// sample" begins one that says so, too.
 func beginTrace(x *exchange.Exchange) {
 	if p := x.Head.Parent; !p.TraceID.IsZero() {
 		x.Trace = flow.Trace{TraceID: p.TraceID, ParentID: p.SpanID, Flags: p.Flags}
 	} else {
 		x.Trace = flow.Trace{TraceID: exchange.NewTraceID(), Flags: 1, Started: true}
+		if x.Head.B3&exchange.B3Deny != 0 {
+			x.Trace.Flags = 0
+		}
 	}
 	x.Trace.SpanID = exchange.NewSpanID()
 	x.Try = x.Trace // what the server side sends on

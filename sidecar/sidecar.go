@@ -154,6 +154,7 @@ type Sidecar struct {
 
 	services map[string]*service // owned by Run
 	applied  atomic.Pointer[policy.Snapshot]
+	targets  atomic.Pointer[[]target]
 }
 
 // Problem is something that keeps a listener from serving.
@@ -214,7 +215,10 @@ func (s *Sidecar) Run(ctx context.Context, ready func()) error {
 	for ctx.Err() == nil {
 		changed := s.cfg.Policy.Changed() // before Current, to miss nothing
 		if snap := s.cfg.Policy.Current(); snap != nil && snap != s.applied.Load() {
-			s.listeners.Apply(s.bindings(snap))
+			bindings := s.bindings(snap)
+			list := targets(bindings, snap)
+			s.targets.Store(&list)
+			s.listeners.Apply(bindings)
 			first := s.applied.Swap(snap) == nil
 			s.cfg.Log.Debug("snapshot applied", "revision", snap.Revision, "listeners", len(snap.Listeners), "services", len(snap.Services))
 			if first {

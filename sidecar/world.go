@@ -19,6 +19,7 @@ import (
 // service is what is kept of a destination across Snapshots.
 type service struct {
 	inFlight atomic.Int64
+	shed     exchange.Shed
 	states   balance.States
 	budget   *resilience.Budget
 	ratio    float64
@@ -48,8 +49,10 @@ func (s *Sidecar) bindings(snap *policy.Snapshot) []*exchange.Binding {
 	}
 	out := make([]*exchange.Binding, 0, len(snap.Listeners))
 	for _, l := range snap.Listeners {
-		b := &exchange.Binding{Listener: l, Snapshot: snap, Workload: workload, Destinations: destinations, Room: &s.room}
-		b.Listener = l.WithDefaults()
+		b := &exchange.Binding{
+			Listener: l.WithDefaults(), Snapshot: snap, Workload: workload, Destinations: destinations, Room: &s.room,
+			Propagation: exchange.NewPropagation(snap.Telemetry), Headers: snap.Telemetry.Headers,
+		}
 		switch l.Side {
 		case flow.SideClient:
 			b.Routes = route.New(l.Service)
@@ -84,7 +87,7 @@ func (s *Sidecar) destination(key string, sv policy.Service) *exchange.Destinati
 		st.ratio, st.floor = sv.Retry.BudgetRatio, sv.Retry.BudgetMin
 		st.budget = resilience.NewBudget(st.ratio, st.floor)
 	}
-	d := &exchange.Destination{Service: sv, InFlight: &st.inFlight, Budget: st.budget}
+	d := &exchange.Destination{Service: sv, InFlight: &st.inFlight, Shed: &st.shed, Budget: st.budget}
 	if sv.MTLS && !sv.External {
 		ids := slices.Sorted(slices.Values(sv.Identities))
 		if want := strings.Join(ids, "\n"); st.tls == nil || st.tlsFor != want {

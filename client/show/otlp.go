@@ -1,12 +1,16 @@
 package show
 
 import (
+	"cmp"
+	"slices"
 	"strconv"
+	"strings"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/ptrace"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/internal/flow/otlpin"
 )
 
 // Spans flattens a trace into rows of a waterfall.
@@ -28,11 +32,31 @@ func Spans(td ptrace.Traces) []Span {
 				if status := text(s.Attributes(), flow.AttrStatus); status != "" {
 					sp.Note = join(status, sp.Note)
 				}
+				if rec, err := otlpin.Record(s); err == nil {
+					sp.Split = splitWords(&rec)
+				}
 				out = append(out, sp)
 			}
 		}
 	}
 	return out
+}
+
+// splitWords says where the time of a client exchange went, the longest first; "" when the far side did not tell.
+func splitWords(r *flow.Record) string {
+	s, ok := r.Split()
+	if !ok {
+		return ""
+	}
+	parts := s.Parts()
+	slices.SortStableFunc(parts[:], func(a, b flow.Part) int { return cmp.Compare(b.Took, a.Took) })
+	var words []string
+	for _, p := range parts {
+		if p.Took > 0 {
+			words = append(words, p.Name+" "+Duration(p.Took))
+		}
+	}
+	return strings.Join(words, ", ")
 }
 
 func text(m pcommon.Map, key string) string {

@@ -9,6 +9,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/store"
 	"github.com/tulle-mesh/tulle/store/event"
 	"github.com/tulle-mesh/tulle/store/graph"
@@ -123,6 +124,25 @@ func TestWaterfall(t *testing.T) {
 		t.Fatal(err)
 	}
 	golden(t, "waterfall.txt", b.String())
+}
+
+func TestSplitInWords(t *testing.T) {
+	us := time.Microsecond
+	r := flow.Record{
+		Kind: flow.KindExchange, Duration: 1100 * us, Legs: flow.Legs{HeadParsed: 10 * us, Queued: 30 * us, Connected: flow.Unset, Secured: flow.Unset, Sent: 40 * us, FirstByte: 1000 * us},
+		Far: flow.Far{HeadParsed: 5 * us, Queued: 12 * us, Sent: 20 * us, FirstByte: 600 * us},
+	}
+	want := "application 580µs, network 370µs, transfer 100µs, waiting 27.0µs, proxies 23.0µs"
+	if got := splitWords(&r); got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	var b strings.Builder
+	if err := (Style{}).Waterfall(&b, []Span{{ID: "a", Service: "web", Name: "GET cart", Start: zero, Duration: r.Duration, Split: want}}, 80); err != nil || !strings.Contains(b.String(), "└ "+want+"\n") {
+		t.Errorf("%v: %s", err, b.String())
+	}
+	if got := splitWords(&flow.Record{}); got != "" {
+		t.Errorf("words without the far side: %q", got)
+	}
 }
 
 func TestWaterfallOfARingShowsEverySpanOnce(t *testing.T) {

@@ -55,6 +55,7 @@ type Span struct {
 	Duration   time.Duration
 	Error      bool
 	Note       string // reason, status: what is worth a word
+	Split      string // where its time went, in words; written below it
 }
 
 // Waterfall writes a trace as a tree with bars: children under their parent, by start. A span whose parent was not stored stands at the
@@ -149,6 +150,9 @@ func (s Style) Waterfall(w io.Writer, spans []Span, width int) error {
 			b.WriteString("  " + s.paint(code, note))
 		}
 		b.WriteByte('\n')
+		if r.span.Split != "" {
+			b.WriteString(strings.Repeat(" ", labelWidth+1) + s.paint(dim, "└ "+r.span.Split) + "\n")
+		}
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

@@ -29,6 +29,7 @@ type config struct {
 	bundle, stateDir        string
 	accessLog, accessFile   string
 	compression             string
+	series                  int
 	drainTimeout            time.Duration
 	logLevel                slog.Level
 	logJSON                 bool
@@ -62,9 +63,10 @@ func parse(args []string, env func(string) (string, bool), stderr io.Writer) (co
 	f.StringVar(&tokenFile, "token-file", "", "`file` with the join token")
 	f.StringVar(&c.bundle, "bundle", "", "PEM `file` with the mesh's trust anchors (required)")
 	f.StringVar(&c.stateDir, "state-dir", "", "`directory` of this instance alone: key, certificate and last policy, so that a restart needs no controller (required)")
-	f.StringVar(&c.accessLog, "access-log", "off", "one line per request: json, text or off")
-	f.StringVar(&c.accessFile, "access-log-file", "-", "`file` to append the access log to; \"-\" is stdout")
+	f.StringVar(&c.accessLog, "access-log", "off", "one line per request: json, text (Envoy's default format) or off")
+	f.StringVar(&c.accessFile, "access-log-file", "-", "`file` to append the access log to, opened anew after SIGHUP and when it was renamed or removed; \"-\" is stdout")
 	f.StringVar(&c.compression, "otlp-compression", "none", "of exports: none or gzip")
+	f.IntVar(&c.series, "max-series", 10_000, "`series` kept of each metric; what is new beyond is counted under \"other\", visibly")
 	f.DurationVar(&c.drainTimeout, "drain-timeout", sidecar.DefaultDrainTimeout, "how long requests in flight may take to finish after SIGTERM")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&format, "log-format", "text", "text or json, on stderr")
@@ -133,6 +135,9 @@ func parse(args []string, env func(string) (string, bool), stderr io.Writer) (co
 	}
 	if err := c.logLevel.UnmarshalText([]byte(level)); err != nil {
 		return c, fmt.Errorf("--log-level %q: want debug, info, warn or error", level)
+	}
+	if c.series < 2 || c.series > 1_000_000 {
+		return c, fmt.Errorf("--max-series %d: want 2 to 1000000", c.series)
 	}
 	if c.drainTimeout <= 0 {
 		return c, fmt.Errorf("--drain-timeout %s: want more than 0", c.drainTimeout)

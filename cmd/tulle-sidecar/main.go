@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/process"
+	"github.com/tulle-mesh/tulle/sidecar/telemetry"
 )
 
 func main() {
@@ -78,14 +79,34 @@ func version() string {
 	return "(devel)"
 }
 
-// openLog opens where the access log goes; "-" is stdout.
-func openLog(path string, stdout io.Writer) (w io.Writer, closer func() error, err error) {
+// openLog opens where the access log goes; "-" is stdout. Until it is closed or ctx is done, SIGHUP makes a file be opened anew; stdout is whoever reads its.
+func openLog(ctx context.Context, path string, stdout io.Writer) (w io.Writer, closer func() error, err error) {
 	if path == "-" {
 		return stdout, func() error { return nil }, nil
 	}
-	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o640)
+	f, err := telemetry.OpenLogFile(path)
 	if err != nil {
-		return nil, nil, fmt.Errorf("access log: %w (choose a writable file with --access-log-file)", err)
+		return nil, nil, err
 	}
-	return f, f.Close, nil
+	ctx, cancel := context.WithCancel(ctx)
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-hup:
+				f.Reopen()
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return f, func() error {
+		cancel()
+		<-done
+		signal.Stop(hup)
+		return f.Close()
+	}, nil
 }

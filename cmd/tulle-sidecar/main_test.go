@@ -76,6 +76,7 @@ func TestParse(t *testing.T) {
 		{append(needed, "--bundle", "/does/not/exist"), nil, "--bundle"},
 		{append(needed, "--log-level", "loud"), nil, "--log-level"},
 		{append(needed, "--drain-timeout", "-1s"), nil, "--drain-timeout"},
+		{append(needed, "--max-series", "1"), nil, "--max-series 1: want 2 to 1000000"},
 		{append(needed, "extra"), nil, `"extra"`},
 		{append(needed, "--nonsense"), nil, "nonsense"},
 		{needed, map[string]string{"TULLE_DRAIN_TIMEOUT": "soon"}, "TULLE_DRAIN_TIMEOUT"},

@@ -56,14 +56,14 @@ func serve(ctx context.Context, c config, stdout, stderr io.Writer) error {
 		return err
 	}
 	says := telemetry.Config{
-		Workload: c.workload, Version: version(), Target: c.otlp, Log: log,
+		Workload: c.workload, Version: version(), Target: c.otlp, Log: log, Series: c.series,
 		TLS: func() *tls.Config { return holder.ClientTLS(observer) },
 	}
 	if c.compression != "none" {
 		says.Compression = c.compression
 	}
 	if c.accessLog != "off" {
-		w, closeLog, err := openLog(c.accessFile, stdout)
+		w, closeLog, err := openLog(ctx, c.accessFile, stdout)
 		if err != nil {
 			return err
 		}
@@ -80,8 +80,9 @@ func serve(ctx context.Context, c config, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	telling.Saturation(carrying.Saturation)
 	page := admin.New(admin.Config{
-		Address: c.admin, Hosts: c.adminHosts, Metrics: telling.WritePrometheus, Snapshot: watching.Current, Drain: drain, Log: log,
+		Address: c.admin, Hosts: c.adminHosts, Metrics: telling.WritePrometheus, Open: telling.WriteOpenMetrics, Snapshot: watching.Current, Drain: drain, Log: log,
 		Ready: func() error { return ready(ctx, holder, joining, watching, carrying) },
 	})
 	gauges(telling, joining, watching)

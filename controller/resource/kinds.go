@@ -82,6 +82,25 @@ type WorkloadSpec struct {
 	Ports          []Port        `yaml:"ports,omitempty"`          // the first is where peers reach the service; none for a pure client
 	Upstreams      []Upstream    `yaml:"upstreams,omitempty"`
 	Limits         SidecarLimits `yaml:"limits,omitempty"`
+	Telemetry      Telemetry     `yaml:"telemetry,omitempty"`
+}
+
+// Telemetry says what the sidecar may write down beyond what every Record has, and how it passes trace context on. Its ranges are those of
+// policy.Telemetry.
+type Telemetry struct {
+	Headers     []string    `yaml:"headers,omitempty"` // names of header fields; their values become attributes of spans and log lines
+	Propagation Propagation `yaml:"propagation,omitempty"`
+}
+
+// Propagation of trace context.
+type Propagation struct {
+	Accept []string `yaml:"accept,omitempty"` // w3c, b3; default: both, in this order
+	Emit   []string `yaml:"emit,omitempty"`   // w3c, b3, b3-multi; default: w3c, and B3 in the form in which it came
+}
+
+// Policy is t as sidecars are told.
+func (t Telemetry) Policy() policy.Telemetry {
+	return policy.Telemetry{Headers: t.Headers, Accept: t.Propagation.Accept, Emit: t.Propagation.Emit}
 }
 
 // Port is an inbound listener.
@@ -189,6 +208,12 @@ func (w *Workload) check() error {
 		if err != nil {
 			return fmt.Errorf("spec.limits: %w", err)
 		}
+	}
+	for i, name := range s.Telemetry.Headers { // field names have no case (RFC 9110, section 5.1)
+		s.Telemetry.Headers[i] = strings.ToLower(name)
+	}
+	if err := s.Telemetry.Policy().Check(); err != nil {
+		return fmt.Errorf("spec.telemetry.%w", err)
 	}
 	taken := map[string]string{}
 	for _, l := range w.listens() {

@@ -108,7 +108,8 @@ func snapshot(set *resource.Set, w *resource.Workload, services map[string]polic
 			Service: w.Spec.Service, Namespace: w.Metadata.Namespace, Version: w.Spec.Version, Instance: w.Metadata.Name,
 			Limits: w.Spec.Limits.Sidecar().WithDefaults(),
 		},
-		Services: map[string]policy.Service{}, Endpoints: map[string][]policy.Endpoint{},
+		Telemetry: w.Spec.Telemetry.Policy(),
+		Services:  map[string]policy.Service{}, Endpoints: map[string][]policy.Endpoint{},
 	}
 	for _, p := range w.Spec.Ports {
 		l := policy.Listener{

@@ -340,6 +340,9 @@ func (p *Proxies) Proxies(context.Context) ([]source.Proxy, error) {
 			if r.Instance == "web-2" {
 				x.Acked, x.Nack, x.NackAt = "r41", "route web/checkout: backend \"checkout-v2\" does not exist", p.Now.Add(-9*time.Minute)
 			}
+			if r.Instance == "web-1" {
+				x.Folded = 1234
+			}
 			if r.Missing {
 				x.Since = p.Now.Add(-48 * time.Second)
 			}

@@ -14,6 +14,8 @@ import (
 	"go.opentelemetry.io/collector/pdata/ptrace"
 
 	"github.com/tulle-mesh/tulle/dashboard/dashboardtest"
+	"github.com/tulle-mesh/tulle/dashboard/part"
+	"github.com/tulle-mesh/tulle/dashboard/source"
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/store"
 	"github.com/tulle-mesh/tulle/store/event"
@@ -157,6 +159,33 @@ func TestWaterfallOrderAndNetwork(t *testing.T) {
 	}
 }
 
+// A client exchange whose far side was heard says where its time went; the parts fill the bar.
+func TestSplitOfASpan(t *testing.T) {
+	attr := map[string]any{
+		flow.AttrKind: "exchange", flow.AttrSide: "client", flow.AttrLegHeadParsed: int(msec), flow.AttrLegQueued: int(3 * msec), flow.AttrLegSent: int(4 * msec),
+		flow.AttrLegFirstByte: int(80 * msec), flow.AttrFarHeadParsed: int(msec), flow.AttrFarQueued: int(2 * msec), flow.AttrFarSent: int(3 * msec), flow.AttrFarFirstByte: int(63 * msec),
+	}
+	v := view(t, nil, dashboardtest.SpanSpec{ID: "c", Service: "a", Name: "GET b", End: 100 * msec, Attr: attr})
+	var b strings.Builder
+	if err := TracePage(TraceView{Rows: v.Rows, Details: true}).Render(t.Context(), &b); err != nil {
+		t.Fatal(err)
+	}
+	got := ""
+	for _, p := range v.Rows[0].Split {
+		got += fmt.Sprintf("%s %s %.0f+%.0f;", p.Name, p.Took, p.X, p.W)
+	}
+	if got != "proxies 3ms 0+30;waiting 3ms 30+30;connecting 0s 60+0;network 14ms 60+140;application 60ms 200+600;transfer 20ms 800+200;" {
+		t.Error(got)
+	}
+	if !strings.Contains(b.String(), "Where the time went") || !strings.Contains(b.String(), `data-part="application"`) {
+		t.Error("the page does not show the parts")
+	}
+	delete(attr, flow.AttrFarFirstByte)
+	if v := view(t, nil, dashboardtest.SpanSpec{ID: "c", Service: "a", Name: "GET b", End: 100 * msec, Attr: attr}); v.Rows[0].Split != nil {
+		t.Error("parts without the far side")
+	}
+}
+
 func TestMissingParentsAndBrokenPropagationAreExplained(t *testing.T) {
 	share := 0.9
 	live := &graph.Snapshot{Nodes: []graph.Node{{ID: "lossy", TraceBreaks: &share}}}
@@ -230,5 +259,17 @@ func TestLiveItemsMatchTheMarkup(t *testing.T) {
 	}
 	if string(items["structure"]) != `"`+v.Structure+`"` {
 		t.Error("structure differs from the markup's")
+	}
+}
+
+// A proxy whose budget of series is used up says so, in a notice and in its row.
+func TestFoldedSeriesAreSeen(t *testing.T) {
+	v := ProxiesView{Proxies: []source.Proxy{{Instance: "web-1", Reporting: true, Folded: 1234}, {Instance: "web-2", Reporting: true}}, Folding: 1}
+	var b strings.Builder
+	if err := ProxiesPage(v).Render(t.Context(), &b); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(b.String(), "1 proxy counts new names under") || strings.Count(b.String(), "folded</span>") != 1 || proxyLevel(&v.Proxies[0]) != part.Warn || proxyLevel(&v.Proxies[1]) != part.OK {
+		t.Error(b.String())
 	}
 }

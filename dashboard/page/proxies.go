@@ -15,6 +15,7 @@ import (
 type ProxiesView struct {
 	Shell   part.Shell
 	Proxies []source.Proxy
+	Folding int  // how many count series under other
 	Partial bool // nobody tells about connections: known from reports only
 	Stats   []part.Stat
 	Error   string
@@ -46,6 +47,9 @@ func Proxies(d *Deps) http.HandlerFunc {
 			}
 			if p.Nack != "" {
 				refused++
+			}
+			if p.Folded > 0 {
+				v.Folding++
 			}
 		}
 		warn := func(n int) part.Level {
@@ -79,7 +83,7 @@ func AllProxies(ctx context.Context, s *source.Sources, live *graph.Snapshot) (l
 		for _, r := range n.Reporters {
 			list = append(list, source.Proxy{
 				Instance: r.Instance, Service: n.ID, Namespace: n.Namespace, Version: r.Version, Identity: r.Identity, LastSeen: r.LastSeen,
-				Reporting: !r.Missing, ClockOffset: r.ClockOffset,
+				Reporting: !r.Missing, ClockOffset: r.ClockOffset, Folded: r.Folded,
 			})
 		}
 	}
@@ -95,6 +99,8 @@ func proxyLevel(p *source.Proxy) part.Level {
 		return part.Bad
 	case !p.Reporting:
 		return part.Lost
+	case p.Folded > 0:
+		return part.Warn
 	case p.ClockOffset > clockWarn || p.ClockOffset < -clockWarn:
 		return part.Warn
 	case p.Wanted != p.Acked:

@@ -17,6 +17,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/dashboard/part"
 	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/internal/flow/otlpin"
 	"github.com/tulle-mesh/tulle/store"
 	"github.com/tulle-mesh/tulle/store/graph"
 )
@@ -55,6 +56,7 @@ type SpanRow struct {
 	X, W                            float64 // of 1000
 	NetX1, NetW1, NetX2, NetW2      float64 // network before and after the server's part of an attempt
 	Network                         time.Duration
+	Split                           []SplitPart // of a client exchange whose far side said how long it took
 	Error                           bool
 	Reason, Status, Message         string
 	Says                            []string // in plain words
@@ -62,6 +64,33 @@ type SpanRow struct {
 	Events                          []SpanEvent
 	Open                            bool
 	Link                            string
+}
+
+// SplitPart is one part of where a span's time went, as a bar of 1000 and in words.
+type SplitPart struct {
+	Name string
+	Took time.Duration
+	X, W float64
+}
+
+// splitOf lays out the parts of a span one after the other.
+func splitOf(sp ptrace.Span) []SplitPart {
+	rec, err := otlpin.Record(sp)
+	if err != nil {
+		return nil
+	}
+	s, ok := rec.Split()
+	if !ok {
+		return nil
+	}
+	var out []SplitPart
+	x, scale := 0.0, 1000/float64(max(rec.Duration, 1))
+	for _, p := range s.Parts() {
+		w := float64(p.Took) * scale
+		out = append(out, SplitPart{p.Name, p.Took, x, w})
+		x += w
+	}
+	return out
 }
 
 // SpanEvent is a log line of a span.
@@ -256,7 +285,7 @@ func newSpanNode(sp ptrace.Span, service string, res []Fact) *spanNode {
 	if !sp.ParentSpanID().IsEmpty() {
 		r.Parent = sp.ParentSpanID().String()
 	}
-	r.Attributes = facts2(sp.Attributes())
+	r.Attributes, r.Split = facts2(sp.Attributes()), splitOf(sp)
 	r.Error = sp.Status().Code() == ptrace.StatusCodeError
 	r.Reason, r.Status, r.Message = n.attr[flow.AttrReason], n.attr[flow.AttrStatus], sp.Status().Message()
 	switch n.attr[flow.AttrKind] {

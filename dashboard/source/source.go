@@ -100,6 +100,7 @@ type Proxy struct {
 	NackAt       time.Time     `json:"nackAt,omitzero"`   //
 	ClockOffset  time.Duration `json:"clockOffsetNs"`     // proxy's clock minus ours
 	CertNotAfter time.Time     `json:"certNotAfter,omitzero"`
+	Folded       uint64        `json:"folded,omitempty"` // new series it counted under other since its boot, for want of room
 }
 
 // Notice is a banner on every page: something is wrong with Tulle itself and a person should act.

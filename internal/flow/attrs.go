@@ -3,17 +3,102 @@ package flow
 import (
 	"net/netip"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
+
+	"google.golang.org/protobuf/encoding/protowire"
 )
 
 // sink takes the attributes of one Record, each at most once. Spans and access log lines are sinks, so that there is one list of what a
 // Record says, here.
 type sink interface {
-	text(key, v string)
-	number(key string, v int64)
-	flag(key string, v bool)
-	addr(key string, v netip.AddrPort)
+	text(k *key, v string)
+	number(k *key, v int64)
+	flag(k *key, v bool)
+	addr(k *key, v netip.AddrPort)
+	list(k *key, v string) // an array of one string
+}
+
+// key is an attribute's name with the bytes that stand for it in each view, made once: spans and lines are written a thousand times a second.
+type key struct {
+	name string
+	otlp string // field 1 of common.v1.KeyValue
+	json string // quoted, with a colon
+}
+
+func newKey(name string) *key {
+	return &key{name, string(protowire.AppendString([]byte{1<<3 | byte(protowire.BytesType)}, name)), string(append(appendJSONString(nil, name), ':'))}
+}
+
+var (
+	keyKind       = newKey(AttrKind)
+	keyPhase      = newKey(AttrPhase)
+	keySide       = newKey(AttrSide)
+	keyProtocol   = newKey(AttrProtocol)
+	keyTraceBegun = newKey(AttrTraceBegun)
+
+	keyLegHeadParsed = newKey(AttrLegHeadParsed)
+	keyLegQueued     = newKey(AttrLegQueued)
+	keyLegConnected  = newKey(AttrLegConnected)
+	keyLegSecured    = newKey(AttrLegSecured)
+	keyLegSent       = newKey(AttrLegSent)
+	keyLegFirstByte  = newKey(AttrLegFirstByte)
+	keyLegLastByte   = newKey(AttrLegLastByte)
+	keyFarHeadParsed = newKey(AttrFarHeadParsed)
+	keyFarQueued     = newKey(AttrFarQueued)
+	keyFarSent       = newKey(AttrFarSent)
+	keyFarFirstByte  = newKey(AttrFarFirstByte)
+
+	keySourceService   = newKey(AttrSourceService)
+	keySourceNamespace = newKey(AttrSourceNamespace)
+	keySourceVersion   = newKey(AttrSourceVersion)
+	keySourceInstance  = newKey(AttrSourceInstance)
+	keySourceIdentity  = newKey(AttrSourceIdentity)
+	keySourceAddress   = newKey(AttrSourceAddress)
+	keyDestService     = newKey(AttrDestService)
+	keyDestNamespace   = newKey(AttrDestNamespace)
+	keyDestVersion     = newKey(AttrDestVersion)
+	keyDestInstance    = newKey(AttrDestInstance)
+	keyDestIdentity    = newKey(AttrDestIdentity)
+	keyDestAddress     = newKey(AttrDestAddress)
+	keyEndpoint        = newKey(AttrEndpoint)
+
+	keyMethod    = newKey(AttrMethod)
+	keyPath      = newKey(AttrPath)
+	keyAuthority = newKey(AttrAuthority)
+	keyUserAgent = newKey(AttrUserAgent)
+	keyRequestID = newKey(AttrRequestID)
+	keyRoute     = newKey(AttrRoute)
+	keyStatus    = newKey(AttrStatus)
+	keyReason    = newKey(AttrReason)
+	keyFlags     = newKey(AttrFlags)
+	keyDelivered = newKey(AttrDelivered)
+	keyAnswered  = newKey(AttrAnswered)
+	keyBytesIn   = newKey(AttrBytesIn)
+	keyBytesOut  = newKey(AttrBytesOut)
+	keyAttempt   = newKey(AttrAttempt)
+	keyAttempts  = newKey(AttrAttempts)
+	keyProbe     = newKey(AttrProbe)
+	keyRevision  = newKey(AttrRevision)
+	keyOverride  = newKey(AttrOverride)
+	keyDetail    = newKey(AttrDetail)
+)
+
+// headerKeys are those of allow-listed header fields; there are as few as a configuration names.
+var headerKeys sync.Map // attribute name -> *key
+
+func headerKey(response bool, name string) *key {
+	if response {
+		name = AttrResponseHeader + name
+	} else {
+		name = AttrRequestHeader + name
+	}
+	if k, ok := headerKeys.Load(name); ok {
+		return k.(*key)
+	}
+	k, _ := headerKeys.LoadOrStore(name, newKey(name))
+	return k.(*key)
 }
 
 // Longest strings on the wire, in bytes; longer ones are cut at a rune. They bound a span to about 6 KiB, so that a batch of 512 stays
@@ -27,88 +112,107 @@ const (
 // visit hands every attribute of r to s, in the order of docs/format/record.md. Query strings, fragments and user info end here: no view
 // has them.
 func (r *Record) visit(s sink) {
-	s.text(AttrKind, r.Kind.String())
-	s.text(AttrPhase, r.Phase.String())
-	s.text(AttrSide, r.Side.String())
-	word(s, AttrProtocol, r.Protocol.String())
-	yes(s, AttrTraceBegun, r.Trace.Started)
+	s.text(keyKind, r.Kind.String())
+	s.text(keyPhase, r.Phase.String())
+	s.text(keySide, r.Side.String())
+	constant(s, keyProtocol, r.Protocol.String())
+	yes(s, keyTraceBegun, r.Trace.Started)
 
-	leg(s, AttrLegHeadParsed, r.Legs.HeadParsed)
-	leg(s, AttrLegQueued, r.Legs.Queued)
-	leg(s, AttrLegConnected, r.Legs.Connected)
-	leg(s, AttrLegSecured, r.Legs.Secured)
-	leg(s, AttrLegSent, r.Legs.Sent)
-	leg(s, AttrLegFirstByte, r.Legs.FirstByte)
-	leg(s, AttrLegLastByte, r.Legs.LastByte)
+	leg(s, keyLegHeadParsed, r.Legs.HeadParsed)
+	leg(s, keyLegQueued, r.Legs.Queued)
+	leg(s, keyLegConnected, r.Legs.Connected)
+	leg(s, keyLegSecured, r.Legs.Secured)
+	leg(s, keyLegSent, r.Legs.Sent)
+	leg(s, keyLegFirstByte, r.Legs.FirstByte)
+	leg(s, keyLegLastByte, r.Legs.LastByte)
+	if r.Far.Known() {
+		leg(s, keyFarHeadParsed, r.Far.HeadParsed)
+		leg(s, keyFarQueued, r.Far.Queued)
+		leg(s, keyFarSent, r.Far.Sent)
+		leg(s, keyFarFirstByte, r.Far.FirstByte)
+	}
 
-	word(s, AttrSourceService, r.Source.Service)
-	word(s, AttrSourceNamespace, r.Source.Namespace)
-	word(s, AttrSourceVersion, r.Source.Version)
-	word(s, AttrSourceInstance, r.Source.Instance)
-	word(s, AttrSourceIdentity, r.Source.Identity)
-	address(s, AttrSourceAddress, r.Source.Addr)
-	word(s, AttrDestService, r.Destination.Service)
-	word(s, AttrDestNamespace, r.Destination.Namespace)
-	word(s, AttrDestVersion, r.Destination.Version)
-	word(s, AttrDestInstance, r.Destination.Instance)
-	word(s, AttrDestIdentity, r.Destination.Identity)
-	address(s, AttrDestAddress, r.Destination.Addr)
-	address(s, AttrEndpoint, r.Endpoint)
+	word(s, keySourceService, r.Source.Service)
+	word(s, keySourceNamespace, r.Source.Namespace)
+	word(s, keySourceVersion, r.Source.Version)
+	word(s, keySourceInstance, r.Source.Instance)
+	word(s, keySourceIdentity, r.Source.Identity)
+	address(s, keySourceAddress, r.Source.Addr)
+	word(s, keyDestService, r.Destination.Service)
+	word(s, keyDestNamespace, r.Destination.Namespace)
+	word(s, keyDestVersion, r.Destination.Version)
+	word(s, keyDestInstance, r.Destination.Instance)
+	word(s, keyDestIdentity, r.Destination.Identity)
+	address(s, keyDestAddress, r.Destination.Addr)
+	address(s, keyEndpoint, r.Endpoint)
 
-	word(s, AttrMethod, r.Method)
-	long(s, AttrPath, withoutQuery(r.Path), maxPath)
-	word(s, AttrAuthority, withoutUser(r.Authority))
-	word(s, AttrUserAgent, r.UserAgent)
-	word(s, AttrRequestID, r.RequestID)
-	word(s, AttrRoute, r.Route)
-	count(s, AttrStatus, int64(r.Status))
+	word(s, keyMethod, r.Method)
+	long(s, keyPath, withoutQuery(r.Path), maxPath)
+	word(s, keyAuthority, withoutUser(r.Authority))
+	word(s, keyUserAgent, r.UserAgent)
+	word(s, keyRequestID, r.RequestID)
+	if r.Headers != "" {
+		r.Headers.Each(func(response bool, name, value string) {
+			s.list(headerKey(response, name), clean(withoutQueries(value), MaxHeaderValue))
+		})
+	}
+	word(s, keyRoute, r.Route)
+	count(s, keyStatus, int64(r.Status))
 
-	word(s, AttrReason, r.Reason.String())
+	constant(s, keyReason, r.Reason.String())
+	constant(s, keyFlags, r.Flags())
 	if r.Kind == KindAttempt {
-		s.flag(AttrDelivered, r.Delivered)
+		s.flag(keyDelivered, r.Delivered)
 	}
 	if r.Kind == KindExchange {
-		s.flag(AttrAnswered, r.Answered)
+		s.flag(keyAnswered, r.Answered)
 	}
-	count(s, AttrBytesIn, int64(min(r.BytesIn, 1<<63-1)))
-	count(s, AttrBytesOut, int64(min(r.BytesOut, 1<<63-1)))
-	count(s, AttrAttempt, int64(r.Attempt))
-	count(s, AttrAttempts, int64(r.Attempts))
-	yes(s, AttrProbe, r.Probe)
-	word(s, AttrRevision, r.Revision)
-	word(s, AttrOverride, r.Override)
-	long(s, AttrDetail, withoutQueries(r.Detail), maxDetail)
+	count(s, keyBytesIn, int64(min(r.BytesIn, 1<<63-1)))
+	count(s, keyBytesOut, int64(min(r.BytesOut, 1<<63-1)))
+	count(s, keyAttempt, int64(r.Attempt))
+	count(s, keyAttempts, int64(r.Attempts))
+	yes(s, keyProbe, r.Probe)
+	word(s, keyRevision, r.Revision)
+	word(s, keyOverride, r.Override)
+	long(s, keyDetail, withoutQueries(r.Detail), maxDetail)
 }
 
-func long(s sink, key, v string, limit int) {
+func long(s sink, k *key, v string, limit int) {
 	if v != "" {
-		s.text(key, clean(v, limit))
+		s.text(k, clean(v, limit))
 	}
 }
 
-func word(s sink, key, v string) { long(s, key, v, maxName) }
+func word(s sink, k *key, v string) { long(s, k, v, maxName) }
 
-func yes(s sink, key string, v bool) {
+// constant is for words of closed vocabularies, which need no cleaning.
+func constant(s sink, k *key, v string) {
+	if v != "" {
+		s.text(k, v)
+	}
+}
+
+func yes(s sink, k *key, v bool) {
 	if v {
-		s.flag(key, true)
+		s.flag(k, true)
 	}
 }
 
-func count(s sink, key string, v int64) {
+func count(s sink, k *key, v int64) {
 	if v != 0 {
-		s.number(key, v)
+		s.number(k, v)
 	}
 }
 
-func leg(s sink, key string, v time.Duration) {
+func leg(s sink, k *key, v time.Duration) {
 	if v >= 0 {
-		s.number(key, int64(v))
+		s.number(k, int64(v))
 	}
 }
 
-func address(s sink, key string, v netip.AddrPort) {
+func address(s sink, k *key, v netip.AddrPort) {
 	if v.IsValid() {
-		s.addr(key, v)
+		s.addr(k, v)
 	}
 }
 
@@ -128,10 +232,11 @@ func clean(v string, limit int) string {
 
 // withoutQuery cuts a request target at its query or fragment (RFC 3986 §3).
 func withoutQuery(target string) string {
-	for i := range len(target) {
-		if target[i] == '?' || target[i] == '#' {
-			return target[:i]
-		}
+	if i := strings.IndexByte(target, '?'); i >= 0 {
+		target = target[:i]
+	}
+	if i := strings.IndexByte(target, '#'); i >= 0 {
+		target = target[:i]
 	}
 	return target
 }

@@ -5,6 +5,7 @@ import (
 	"math/big"
 	"math/rand/v2"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -176,9 +177,131 @@ func TestLines(t *testing.T) {
 	if _, ok := got[AttrLegQueued]; ok {
 		t.Error("an unset leg must be left out")
 	}
-	const want = `[2026-01-02T03:04:05.006Z] "GET /a\n http/1.1" 503 upstream_5xx 0 9 1 1 "web" "curl\x1b[31m" "-" "sh\"op" "127.0.0.1:80"` + "\n"
+	const want = `[2026-01-02T03:04:05.006Z] "GET /a\n HTTP/1.1" 503 - 0 9 1 - "-" "curl\x1b[31m" "-" "sh\"op" "127.0.0.1:80"` + "\n"
 	if text := string(r.AppendText(nil)); text != want {
 		t.Errorf("got  %swant %s", text, want)
+	}
+}
+
+// The text line is Envoy's default format, to the byte.
+func TestEnvoyText(t *testing.T) {
+	start := time.Date(2026, 1, 2, 3, 4, 5, 678_999_999, time.UTC)
+	for _, c := range []struct {
+		r    Record
+		want string
+	}{
+		{
+			Record{
+				Kind: KindExchange, Protocol: ProtocolHTTP1, Method: "POST", Path: "/pay", Authority: "shop:80", UserAgent: "curl/8.5.0", RequestID: "id-1",
+				Status: 200, BytesIn: 3, BytesOut: 12, Duration: 7900 * time.Microsecond, Legs: Legs{Sent: 1e6, FirstByte: 5_900_000},
+				Endpoint: netip.MustParseAddrPort("10.0.0.1:8080"), Headers: "<x-forwarded-for:10.9.9.9, 10.8.8.8\n",
+			},
+			`[2026-01-02T03:04:05.678Z] "POST /pay HTTP/1.1" 200 - 3 12 7 4 "10.9.9.9, 10.8.8.8" "curl/8.5.0" "id-1" "shop:80" "10.0.0.1:8080"`,
+		},
+		{
+			Record{
+				Kind: KindExchange, Protocol: ProtocolHTTP1, Method: "GET", Path: "/", Authority: "shop", Status: 503, Reason: ReasonConnectRefused,
+				Attempts: 3, Legs: Legs{Sent: Unset, FirstByte: Unset}, Endpoint: netip.MustParseAddrPort("[::1]:80"),
+			},
+			`[2026-01-02T03:04:05.678Z] "GET / HTTP/1.1" 503 UF,URX 0 0 0 - "-" "-" "-" "shop" "[::1]:80"`,
+		},
+		{
+			Record{Kind: KindConnection, Protocol: ProtocolTCP, Reason: ReasonDownstreamReset, BytesIn: 5, Legs: Legs{Sent: Unset, FirstByte: Unset}},
+			`[2026-01-02T03:04:05.678Z] "- - -" 0 DC 5 0 0 - "-" "-" "-" "-" "-"`,
+		},
+	} {
+		c.r.Start = start
+		if got := string(c.r.AppendText(nil)); got != c.want+"\n" {
+			t.Errorf("got  %swant %s", got, c.want)
+		}
+	}
+}
+
+// docs/format/record.md has the table of reasons, as it is here.
+func TestReasonsAreDocumented(t *testing.T) {
+	var want strings.Builder
+	want.WriteString("| reason | Envoy's flag | failure | means |\n|---|---|---|---|\n")
+	flags := map[string]bool{}
+	for _, f := range strings.Fields("UH UF UO NR UC UR UT LH LR DI FI RL UAEX RLSE DC URX SI IH DPE UMSDR RFCF NFCF DT UPE NC OM DF DR") {
+		flags[f] = true
+	}
+	for _, r := range Reasons() {
+		failure, flag := "yes", "–"
+		if !r.Failure() {
+			failure = "no"
+		}
+		if f := r.Flag(); f != "" {
+			flag = "`" + f + "`"
+			if !flags[f] {
+				t.Errorf("%s: %q is no response flag of Envoy", r, f)
+			}
+		}
+		if r.String() == "" || r.Means() == "" {
+			t.Errorf("reason %d has no name or no meaning", r)
+		}
+		want.WriteString("| `" + r.String() + "` | " + flag + " | " + failure + " | " + r.Means() + " |\n")
+	}
+	page, err := os.ReadFile("../../docs/format/record.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(page), "\n"+want.String()+"\n") {
+		t.Errorf("docs/format/record.md does not have this table:\n%s", want.String())
+	}
+	if numReasons.String() != "invalid" || numReasons.Flag() != "" || !numReasons.Failure() {
+		t.Error("what is outside the vocabulary must read as an invalid failure")
+	}
+}
+
+func TestHeaders(t *testing.T) {
+	var b []byte
+	b = AppendHeader(b, false, "x-tenant", []byte("acme: eu"))
+	b = AppendHeader(b, true, "x-cache", []byte(strings.Repeat("v", 5000)))
+	for range 50 {
+		b = AppendHeader(b, true, "x-more", []byte(strings.Repeat("w", 200)))
+	}
+	h := Headers(b)
+	if len(h) > MaxHeaders || h.Get(false, "x-tenant") != "acme: eu" || h.Get(true, "x-tenant") != "" || len(h.Get(true, "x-cache")) != MaxHeaderValue {
+		t.Errorf("%d bytes: %q", len(h), h)
+	}
+	r := Record{Kind: KindExchange, Headers: "<x-from:/a?card=SECRET\n<cut", Legs: Legs{}}
+	if line := string(r.AppendJSON(nil)); !strings.Contains(line, `"http.request.header.x-from":["/a"]`) || strings.Contains(line, "SECRET") {
+		t.Errorf("%s", line)
+	}
+}
+
+// The parts of a Split are never negative and add up to the duration, whatever two sidecars say.
+func TestSplit(t *testing.T) {
+	us := time.Microsecond
+	r := Record{
+		Kind: KindExchange, Side: SideClient, Duration: 1100 * us,
+		Legs: Legs{HeadParsed: 10 * us, Queued: 30 * us, Connected: 130 * us, Secured: 230 * us, Sent: 240 * us, FirstByte: 1000 * us, LastByte: 1100 * us},
+		Far:  Far{HeadParsed: 5 * us, Queued: 12 * us, Sent: 20 * us, FirstByte: 600 * us},
+	}
+	got, ok := r.Split()
+	want := Split{Proxy: 23 * us, Queue: 27 * us, Connect: 200 * us, Network: 170 * us, Application: 580 * us, Transfer: 100 * us}
+	if !ok || got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	if _, ok := (&Record{Legs: r.Legs}).Split(); ok {
+		t.Error("a Split without the far side")
+	}
+	rnd := rand.New(rand.NewPCG(7, 8))
+	for range 100_000 {
+		leg := func() time.Duration { return time.Duration(rnd.Int64N(2000)) - 1 }
+		r := Record{Duration: leg(), Legs: Legs{leg(), leg(), leg(), leg(), leg(), leg(), leg()}, Far: Far{leg(), leg(), leg(), leg()}}
+		r.Duration = max(r.Duration, r.Legs.FirstByte)
+		s, ok := r.Split()
+		if !ok {
+			continue
+		}
+		sum := s.Proxy + s.Queue + s.Connect + s.Network + s.Application + s.Transfer
+		if min(s.Proxy, s.Queue, s.Connect, s.Network, s.Application, s.Transfer) < 0 {
+			t.Fatalf("%+v: a part is negative: %+v", r, s)
+		}
+		if begin := max(r.Legs.Queued, r.Legs.Connected, r.Legs.Secured); begin <= r.Legs.FirstByte && sum != r.Duration {
+			t.Fatalf("%+v: %+v adds up to %v, not %v", r, s, sum, r.Duration)
+		}
 	}
 }
 

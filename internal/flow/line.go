@@ -4,67 +4,86 @@ import (
 	"encoding/hex"
 	"net/netip"
 	"strconv"
+	"sync"
 	"time"
+	"unicode/utf8"
 )
 
 // AppendJSON appends the Record as one line of JSON with a newline: the access log view. Names are the attribute names of
 // docs/format/record.md; in front stand "time" (RFC 3339, the end), "duration_ns", "trace_id", "span_id" and "parent_span_id".
 func (r *Record) AppendJSON(dst []byte) []byte {
-	w := jsonLine{dst: append(dst, '{')}
-	w.key("time")
-	w.dst = append(w.dst, '"')
-	w.dst = r.Start.Add(max(r.Duration, 0)).UTC().AppendFormat(w.dst, time.RFC3339Nano)
-	w.dst = append(w.dst, '"')
-	w.number("duration_ns", int64(r.Duration))
+	dst = append(dst, `{"time":"`...)
+	dst = r.Start.Add(max(r.Duration, 0)).UTC().AppendFormat(dst, time.RFC3339Nano)
+	dst = append(dst, `","duration_ns":`...)
+	dst = strconv.AppendInt(dst, int64(r.Duration), 10)
 	if !r.Trace.TraceID.IsZero() {
-		w.hex("trace_id", r.Trace.TraceID[:])
+		dst = hex.AppendEncode(append(dst, `,"trace_id":"`...), r.Trace.TraceID[:])
+		dst = append(dst, '"')
 	}
 	if !r.Trace.SpanID.IsZero() {
-		w.hex("span_id", r.Trace.SpanID[:])
+		dst = hex.AppendEncode(append(dst, `,"span_id":"`...), r.Trace.SpanID[:])
+		dst = append(dst, '"')
 	}
 	if !r.Trace.ParentID.IsZero() {
-		w.hex("parent_span_id", r.Trace.ParentID[:])
+		dst = hex.AppendEncode(append(dst, `,"parent_span_id":"`...), r.Trace.ParentID[:])
+		dst = append(dst, '"')
 	}
-	r.visit(&w)
-	return append(w.dst, '}', '\n')
+	w := jsonLines.Get().(*jsonLine)
+	w.dst = dst
+	r.visit(w)
+	dst, w.dst = w.dst, nil
+	jsonLines.Put(w)
+	return append(dst, '}', '\n')
 }
 
-type jsonLine struct {
-	dst  []byte
-	more bool
-}
+// jsonLine is the sink of AppendJSON; reused, because what is behind an interface is not on the stack.
+type jsonLine struct{ dst []byte }
 
-func (w *jsonLine) key(k string) {
-	if w.more {
-		w.dst = append(w.dst, ',')
-	}
-	w.more = true
-	w.dst = append(append(append(w.dst, '"'), k...), '"', ':') // attribute names have nothing to escape
-}
+var jsonLines = sync.Pool{New: func() any { return new(jsonLine) }}
 
-func (w *jsonLine) text(k, v string) {
+func (w *jsonLine) key(k *key) { w.dst = append(append(w.dst, ','), k.json...) }
+
+func (w *jsonLine) text(k *key, v string) {
 	w.key(k)
 	w.dst = appendJSONString(w.dst, v)
 }
 
-func (w *jsonLine) hex(k string, v []byte) {
-	w.key(k)
-	w.dst = append(hex.AppendEncode(append(w.dst, '"'), v), '"')
-}
-
-func (w *jsonLine) number(k string, v int64) {
+func (w *jsonLine) number(k *key, v int64) {
 	w.key(k)
 	w.dst = strconv.AppendInt(w.dst, v, 10)
 }
 
-func (w *jsonLine) flag(k string, v bool) {
+func (w *jsonLine) flag(k *key, v bool) {
 	w.key(k)
 	w.dst = strconv.AppendBool(w.dst, v)
 }
 
-func (w *jsonLine) addr(k string, v netip.AddrPort) {
+func (w *jsonLine) addr(k *key, v netip.AddrPort) {
 	w.key(k)
 	w.dst = append(v.AppendTo(append(w.dst, '"')), '"')
+}
+
+func (w *jsonLine) list(k *key, v string) {
+	w.key(k)
+	w.dst = append(appendJSONString(append(w.dst, '['), v), ']')
+}
+
+// plain marks the bytes that stand for themselves in a JSON string and in a quoted text: printable ASCII but quote and backslash.
+var plain = func() (t [256]bool) {
+	for c := byte(0x20); c < 0x7f; c++ {
+		t[c] = c != '"' && c != '\\'
+	}
+	return t
+}()
+
+// special is the index of the first byte of s that is not plain, len(s) when there is none.
+func special(s string) int {
+	for i := range len(s) {
+		if !plain[s[i]] {
+			return i
+		}
+	}
+	return len(s)
 }
 
 // appendJSONString quotes valid UTF-8 (RFC 8259 §7): quotes, backslashes and control characters are escaped, and so is DEL, which
@@ -72,44 +91,44 @@ func (w *jsonLine) addr(k string, v netip.AddrPort) {
 func appendJSONString(dst []byte, s string) []byte {
 	const hexDigits = "0123456789abcdef"
 	dst = append(dst, '"')
-	from := 0 // up to here s is written
-	for i := range len(s) {
-		if plainJSON[s[i]] {
-			continue
-		}
-		dst = append(dst, s[from:i]...)
-		from = i + 1
-		switch c := s[i]; {
+	n := special(s)
+	dst = append(dst, s[:n]...)
+	for ; n < len(s); n++ {
+		switch c := s[n]; {
 		case c == '"' || c == '\\':
 			dst = append(dst, '\\', c)
 		case c < 0x20 || c == 0x7f:
 			dst = append(dst, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
+		default:
+			dst = append(dst, c)
 		}
 	}
-	return append(append(dst, s[from:]...), '"')
+	return append(dst, '"')
 }
 
-// plainJSON are the bytes that stand for themselves in a JSON string.
-var plainJSON = func() (t [256]bool) {
-	for c := range t {
-		t[c] = c >= 0x20 && c != '"' && c != '\\' && c != 0x7f
-	}
-	return t
-}()
-
-// AppendText appends the Record as one line in the manner of Envoy's default access log, with a newline: [start] "METHOD path
-// protocol" status reason bytes-in bytes-out duration-ms first-byte-ms "source" "user agent" "request id" "authority" "endpoint". "-" stands for
-// unknown. Everything that came from outside is quoted, so a line is one Record whatever a caller sends.
+// AppendText appends the Record as one line in Envoy's default access log format, with a newline:
+//
+//	[%START_TIME%] "%METHOD% %PATH% %PROTOCOL%" %RESPONSE_CODE% %RESPONSE_FLAGS% %BYTES_RECEIVED% %BYTES_SENT% %DURATION%
+//	%X-ENVOY-UPSTREAM-SERVICE-TIME% "%X-FORWARDED-FOR%" "%USER-AGENT%" "%X-REQUEST-ID%" "%:AUTHORITY%" "%UPSTREAM_HOST%"
+//
+// as one line, so that what reads Envoy's log reads this one
+// (https://www.envoyproxy.io/docs/envoy/latest/configuration/observability/access_log/usage#default-format-string). "-" stands for unknown, as there.
+// Three things differ on purpose: the path never has its query; x-forwarded-for is shown only when the allow-list has it; and what came
+// from outside is escaped like a Go string where a quote, a backslash or a control character is in it, so that a line is one Record
+// whatever a caller sends.
 func (r *Record) AppendText(dst []byte) []byte {
 	dst = append(dst, '[')
 	dst = r.Start.UTC().AppendFormat(dst, "2006-01-02T15:04:05.000Z")
-	dst = append(dst, "] "...)
-	request := dash(clean(r.Method, maxName)) + " " + dash(clean(withoutQuery(r.Path), maxPath)) + " " + dash(r.Protocol.String())
-	dst = strconv.AppendQuote(dst, request)
+	dst = append(dst, `] "`...)
+	dst = appendInside(dst, clean(r.Method, maxName))
 	dst = append(dst, ' ')
+	dst = appendInside(dst, clean(withoutQuery(r.Path), maxPath))
+	dst = append(dst, ' ')
+	dst = append(dst, envoyProtocol(r.Protocol)...)
+	dst = append(dst, `" `...)
 	dst = strconv.AppendInt(dst, int64(r.Status), 10)
 	dst = append(dst, ' ')
-	dst = append(dst, dash(r.Reason.String())...)
+	dst = append(dst, dash(r.Flags())...)
 	dst = append(dst, ' ')
 	dst = strconv.AppendUint(dst, r.BytesIn, 10)
 	dst = append(dst, ' ')
@@ -117,19 +136,57 @@ func (r *Record) AppendText(dst []byte) []byte {
 	dst = append(dst, ' ')
 	dst = strconv.AppendInt(dst, r.Duration.Milliseconds(), 10)
 	dst = append(dst, ' ')
-	if r.Legs.FirstByte >= 0 {
-		dst = strconv.AppendInt(dst, r.Legs.FirstByte.Milliseconds(), 10)
+	if l := &r.Legs; l.Sent >= 0 && l.FirstByte >= l.Sent {
+		dst = strconv.AppendInt(dst, (l.FirstByte - l.Sent).Milliseconds(), 10)
 	} else {
 		dst = append(dst, '-')
 	}
-	endpoint := "-"
+	for _, s := range [...]string{withoutQueries(r.Headers.Get(false, "x-forwarded-for")), r.UserAgent, r.RequestID, withoutUser(r.Authority)} {
+		dst = append(dst, ` "`...)
+		dst = appendInside(dst, clean(s, maxName))
+		dst = append(dst, '"')
+	}
+	dst = append(dst, ` "`...)
 	if r.Endpoint.IsValid() {
-		endpoint = r.Endpoint.String()
+		dst = r.Endpoint.AppendTo(dst)
+	} else {
+		dst = append(dst, '-')
 	}
-	for _, s := range [...]string{r.Source.Service, r.UserAgent, r.RequestID, withoutUser(r.Authority), endpoint} {
-		dst = strconv.AppendQuote(append(dst, ' '), dash(clean(s, maxName)))
+	return append(dst, '"', '\n')
+}
+
+// appendInside appends valid UTF-8 that stands between quotes; "-" for nothing.
+func appendInside(dst []byte, s string) []byte {
+	if s == "" {
+		return append(dst, '-')
 	}
-	return append(dst, '\n')
+	n := special(s)
+	dst = append(dst, s[:n]...)
+	for s = s[n:]; s != ""; {
+		c, size := utf8.DecodeRuneInString(s)
+		if c != '"' && c != '\\' && strconv.IsPrint(c) {
+			dst = append(dst, s[:size]...)
+		} else {
+			quoted := strconv.AppendQuoteRune(nil, c)
+			if c == '"' {
+				quoted = []byte(`'\"'`)
+			}
+			dst = append(dst, quoted[1:len(quoted)-1]...)
+		}
+		s = s[size:]
+	}
+	return dst
+}
+
+// envoyProtocol is the protocol as Envoy writes it; TCP has none.
+func envoyProtocol(p Protocol) string {
+	switch p {
+	case ProtocolHTTP1:
+		return "HTTP/1.1"
+	case ProtocolHTTP2, ProtocolGRPC:
+		return "HTTP/2"
+	}
+	return "-"
 }
 
 func dash(s string) string {

@@ -1,6 +1,7 @@
 package flow
 
 import (
+	"sync"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -109,13 +110,25 @@ func (f *Family) append(dst []byte, boot, now uint64) []byte {
 func (p *Point) appendAttrs(dst []byte, num protowire.Number) []byte {
 	a := attributes{dst: dst, num: num}
 	for _, kv := range p.Attrs {
+		k := metricKey(kv.Key)
 		if kv.IsBool {
-			a.flag(kv.Key, kv.Bool)
+			a.flag(k, kv.Bool)
 		} else {
-			a.text(kv.Key, clean(kv.Value, maxName))
+			a.text(k, clean(kv.Value, maxName))
 		}
 	}
 	return a.dst
+}
+
+// metricKeys are those of points' attributes: a closed set of names.
+var metricKeys sync.Map // name -> *key
+
+func metricKey(name string) *key {
+	if k, ok := metricKeys.Load(name); ok {
+		return k.(*key)
+	}
+	k, _ := metricKeys.LoadOrStore(name, newKey(name))
+	return k.(*key)
 }
 
 func (p *Point) appendNumber(dst []byte, boot, now uint64) []byte {

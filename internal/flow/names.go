@@ -19,6 +19,9 @@ const (
 	AttrReason     = "tulle.reason"
 	AttrCodeClass  = "tulle.code_class" // 1xx 2xx 3xx 4xx 5xx, or none
 	AttrDirection  = "tulle.direction"  // metrics only: in | out, as BytesIn and BytesOut
+	AttrState      = "tulle.state"      // metrics only: busy | idle
+	AttrLimit      = "tulle.limit"      // metrics only: max_requests | max_connections
+	AttrFamily     = "tulle.family"     // metrics only: name of a metric
 	AttrDelivered  = "tulle.delivered"
 	AttrAnswered   = "tulle.answered"
 	AttrProbe      = "tulle.probe"
@@ -58,6 +61,15 @@ const (
 	AttrLegSent         = "tulle.leg.sent"
 	AttrLegFirstByte    = "tulle.leg.first_byte"
 	AttrLegLastByte     = "tulle.leg.last_byte"
+	AttrFarHeadParsed   = "tulle.far.head_parsed" // the far sidecar's own legs: int, ns since the first byte of the request reached it
+	AttrFarQueued       = "tulle.far.queued"
+	AttrFarSent         = "tulle.far.sent"
+	AttrFarFirstByte    = "tulle.far.first_byte"
+	AttrFlags           = "response_flags" // Envoy's name for it, and Envoy's flags, comma separated
+
+	// AttrRequestHeader and AttrResponseHeader begin the names of header fields kept by allow-list; the field's name in lower case follows.
+	AttrRequestHeader  = "http.request.header."
+	AttrResponseHeader = "http.response.header."
 )
 
 // Metric names on the wire from sidecar to collector. All Sums are cumulative and monotonic since the boot; histograms are
@@ -87,6 +99,17 @@ const (
 	MetricTraceKept   = "tulle.trace.kept"
 	// MetricRecordsDropped: Sum {reason}: records the sidecar could not keep or send.
 	MetricRecordsDropped = "tulle.records.dropped"
+	// MetricInFlight: Gauge {side, destination}: what the sidecar carries towards a destination; MetricLimit is how much it may be, absent without limit.
+	MetricInFlight = "tulle.destination.in_flight"
+	MetricLimit    = "tulle.destination.limit"
+	// MetricPool: Gauge {side, destination, state=busy|idle}: upstream connections.
+	MetricPool = "tulle.destination.connections"
+	// MetricShed: Sum {side, destination, limit=max_requests|max_connections}: what was turned away because of the limit.
+	MetricShed = "tulle.destination.shed"
+	// MetricPoolWait: exponential histogram, client side {destination}: how long tries that found no idle connection waited for a new one.
+	MetricPoolWait = "tulle.destination.wait"
+	// MetricSeriesFolded: Sum {family}: new series that did not fit the budget and were counted under other.
+	MetricSeriesFolded = "tulle.series.folded"
 	// MetricBackoff and other sidecar self-metrics are on the sidecar's /metrics only.
 )
 

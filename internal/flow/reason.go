@@ -1,43 +1,95 @@
 package flow
 
-// Reason is the closed vocabulary of why something did not simply succeed. New reasons are added here, in
-// docs/format/record.md and in reasonNames, nowhere else. The zero value means success.
+// Reason is the closed vocabulary of why something did not simply succeed. A new reason is a constant and a line of reasons, both here, and a
+// line of the table in docs/format/record.md, which a test compares. The zero value means success.
 type Reason uint8
 
 const (
-	ReasonNone             Reason = iota
-	ReasonConnectRefused          // TCP connect refused by the endpoint
-	ReasonConnectTimeout          // TCP connect or TLS handshake did not finish in time
-	ReasonConnectFailed           // any other connect error (no route, reset while connecting)
-	ReasonTLSFailed               // TLS handshake failed
-	ReasonIdentityMismatch        // peer's SPIFFE ID is not one of the destination's
-	ReasonUpstreamReset           // connection reset or closed before a complete response
-	ReasonUpstreamProtocol        // upstream sent something that is not valid in its protocol
-	ReasonRequestTimeout          // total deadline elapsed
-	ReasonTryTimeout              // per-try deadline elapsed
-	ReasonIdleTimeout             // no bytes for the idle limit
-	ReasonDownstreamReset         // the caller went away before the response was complete
-	ReasonBadRequest              // the caller's bytes are not a valid request, or its body did not arrive in time
-	ReasonNoEndpoint              // the destination has no endpoint at all
-	ReasonNoHealthy               // endpoints exist, none may be used
-	ReasonNoRoute                 // nothing matched
-	ReasonUnknownDest             // destination is not known to the mesh
-	ReasonShed                    // a limit of this sidecar was reached
-	ReasonDraining                // sidecar is stopping
-	ReasonDenied                  // policy does not allow this peer
-	ReasonPlaintextRefused        // mTLS required, plaintext arrived
-	ReasonUpstreamStatus          // upstream answered with a 5xx status
-	ReasonRateLimited             // a configured rate limit was reached
-	ReasonReporterLost            // reporter vanished before it closed the record (assigned by the observer)
+	ReasonNone Reason = iota
+	ReasonConnectRefused
+	ReasonConnectTimeout
+	ReasonConnectFailed
+	ReasonTLSFailed
+	ReasonIdentityMismatch
+	ReasonUpstreamReset
+	ReasonUpstreamProtocol
+	ReasonRequestTimeout
+	ReasonTryTimeout
+	ReasonIdleTimeout
+	ReasonDownstreamReset
+	ReasonBadRequest
+	ReasonNoEndpoint
+	ReasonNoHealthy
+	ReasonNoRoute
+	ReasonUnknownDest
+	ReasonShed
+	ReasonDraining
+	ReasonDenied
+	ReasonPlaintextRefused
+	ReasonUpstreamStatus
+	ReasonRateLimited
+	ReasonReporterLost
 	numReasons
 )
 
-var reasonNames = [numReasons]string{
-	"", "connect_refused", "connect_timeout", "connect_failed", "tls_failed", "identity_mismatch",
-	"upstream_reset", "upstream_protocol_error", "request_timeout", "try_timeout", "idle_timeout", "downstream_reset", "bad_request",
-	"no_endpoint", "no_healthy_endpoint", "no_route", "unknown_destination", "shed", "draining", "denied", "plaintext_refused",
-	"upstream_5xx", "rate_limited", "reporter_lost",
+// reasons says everything about a reason: its name on the wire, Envoy's response flag for the same thing ("" when Envoy has none;
+// https://www.envoyproxy.io/docs/envoy/latest/configuration/observability/access_log/usage), whether it blames nobody but the caller, and
+// what it means.
+var reasons = [numReasons]struct {
+	name, flag string
+	blameless  bool
+	means      string
+}{
+	ReasonNone:             {"", "", true, ""},
+	ReasonConnectRefused:   {"connect_refused", "UF", false, "the endpoint refused the TCP connection"},
+	ReasonConnectTimeout:   {"connect_timeout", "UF", false, "TCP connect or TLS handshake did not finish in time"},
+	ReasonConnectFailed:    {"connect_failed", "UF", false, "any other connect error (no route, reset while connecting)"},
+	ReasonTLSFailed:        {"tls_failed", "UF", false, "the TLS handshake failed"},
+	ReasonIdentityMismatch: {"identity_mismatch", "UF", false, "the peer's SPIFFE ID is not one of the destination's"},
+	ReasonUpstreamReset:    {"upstream_reset", "UC", false, "the connection was reset or closed before a complete response"},
+	ReasonUpstreamProtocol: {"upstream_protocol_error", "UPE", false, "the upstream sent something that is not valid in its protocol"},
+	ReasonRequestTimeout:   {"request_timeout", "UT", false, "the deadline of the whole exchange passed"},
+	ReasonTryTimeout:       {"try_timeout", "UT", false, "the deadline of one try passed"},
+	ReasonIdleTimeout:      {"idle_timeout", "SI", false, "no bytes for the idle limit"},
+	ReasonDownstreamReset:  {"downstream_reset", "DC", true, "the caller went away before the response was complete"},
+	ReasonBadRequest:       {"bad_request", "DPE", true, "the caller's bytes are not a valid request, or its body did not arrive in time"},
+	ReasonNoEndpoint:       {"no_endpoint", "UH", false, "the destination has no endpoint at all"},
+	ReasonNoHealthy:        {"no_healthy_endpoint", "UH", false, "endpoints exist, none may be used"},
+	ReasonNoRoute:          {"no_route", "NR", false, "no route matched"},
+	ReasonUnknownDest:      {"unknown_destination", "NC", false, "the destination is not known to the mesh"},
+	ReasonShed:             {"shed", "UO", false, "a limit of this sidecar was reached"},
+	ReasonDraining:         {"draining", "", false, "the sidecar is stopping"},
+	ReasonDenied:           {"denied", "UAEX", true, "policy does not allow this peer"},
+	ReasonPlaintextRefused: {"plaintext_refused", "NR", false, "mTLS is required, plaintext arrived"},
+	ReasonUpstreamStatus:   {"upstream_5xx", "", false, "the upstream answered with a 5xx status"},
+	ReasonRateLimited:      {"rate_limited", "RL", true, "a configured rate limit was reached"},
+	ReasonReporterLost:     {"reporter_lost", "", false, "the reporter vanished before it closed the record (assigned by the observer)"},
 }
+
+// flagRetried is Envoy's flag for an exchange that failed after all its tries.
+const flagRetried = "URX"
+
+// retriedFlags is the flag of each reason together with flagRetried, in the order in which Envoy writes them (its enumeration's).
+var retriedFlags = func() (out [numReasons]string) {
+	for r := range reasons {
+		switch flag := reasons[r].flag; flag {
+		case "":
+			out[r] = flagRetried
+		case "SI", "DPE", "UPE", "NC":
+			out[r] = flagRetried + "," + flag
+		default:
+			out[r] = flag + "," + flagRetried
+		}
+	}
+	return out
+}()
+
+var reasonNames = func() (out [numReasons]string) {
+	for r := range reasons {
+		out[r] = reasons[r].name
+	}
+	return out
+}()
 
 // String returns the wire name, "" for success.
 func (r Reason) String() string {
@@ -45,6 +97,38 @@ func (r Reason) String() string {
 		return "invalid"
 	}
 	return reasonNames[r]
+}
+
+// Failure reports whether r counts against the destination (span status, error ratios). Reasons that only say that the caller was turned
+// away or left by itself do not.
+func (r Reason) Failure() bool { return r >= numReasons || !reasons[r].blameless }
+
+// Flag is Envoy's response flag for the same thing, "" when there is none.
+func (r Reason) Flag() string {
+	if r >= numReasons {
+		return ""
+	}
+	return reasons[r].flag
+}
+
+// Means says what r stands for, for people.
+func (r Reason) Means() string {
+	if r >= numReasons {
+		return ""
+	}
+	return reasons[r].means
+}
+
+// Flags are Envoy's response flags of the Record, joined by commas, "" when it has none: that of its reason, and URX when an exchange failed after
+// more than one try.
+func (r *Record) Flags() string {
+	if r.Reason == ReasonNone && r.Status < 500 || r.Reason >= numReasons {
+		return ""
+	}
+	if r.Kind == KindExchange && r.Attempts > 1 && r.Failed() {
+		return retriedFlags[r.Reason]
+	}
+	return reasons[r.Reason].flag
 }
 
 // ParseReason is the inverse of String; ok is false for a name outside the vocabulary.

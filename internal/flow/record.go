@@ -96,6 +96,19 @@ type Legs struct {
 	LastByte   time.Duration // last response byte read
 }
 
+// Far is what the sidecar at the other end of a mesh connection said about its own part in an exchange: offsets from the first byte of the
+// request as it reached that sidecar, by its monotonic clock, in whole microseconds. The zero value means that nothing is known; otherwise
+// FirstByte is above 0, and Queued and Sent may be Unset.
+type Far struct {
+	HeadParsed time.Duration // request head complete
+	Queued     time.Duration // connection to the application granted
+	Sent       time.Duration // last request byte written to the application
+	FirstByte  time.Duration // first response byte read from the application
+}
+
+// Known reports whether the far side said anything.
+func (f Far) Known() bool { return f.FirstByte > 0 }
+
 // Unset marks a leg that was not reached.
 const Unset time.Duration = -1
 
@@ -110,6 +123,7 @@ type Record struct {
 	Start    time.Time     // wall clock of the sidecar, nanoseconds
 	Duration time.Duration // to the last byte, or so far for progress
 	Legs     Legs
+	Far      Far // client exchanges over mTLS: of the sidecar that answered
 
 	Source      Peer
 	Destination Peer
@@ -122,9 +136,10 @@ type Record struct {
 	Path      string
 	Authority string
 	UserAgent string
-	RequestID string // x-request-id, passed through or minted
-	Route     string // name of the route that matched; "" for the service's default route
-	Status    int    // HTTP status answered downstream; 0 when no response head was sent
+	RequestID string  // x-request-id, passed through or minted
+	Headers   Headers // allow-listed header fields of request and response; exchanges only
+	Route     string  // name of the route that matched; "" for the service's default route
+	Status    int     // HTTP status answered downstream; 0 when no response head was sent
 
 	Reason Reason // ReasonNone on success
 	// Delivered is for attempts: true when the peer is known or presumed to have received the whole request head.

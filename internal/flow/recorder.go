@@ -4,7 +4,7 @@ package flow
 // concurrent use, never block on I/O, and never fail: what cannot be kept is dropped and counted.
 type Recorder interface {
 	// Record hands over one Record. The Recorder copies what it keeps before returning, so the caller may reuse r. Of r's strings, those that come
-	// from a request (Method, Path, Authority, UserAgent, RequestID) and Detail may alias buffers that are overwritten after the return; all
+	// from a request (Method, Path, Authority, UserAgent, RequestID, Headers) and Detail may alias buffers that are overwritten after the return; all
 	// others must be immutable.
 	Record(r *Record)
 	// Active adds delta to the number of live exchanges or connections of an edge as seen from one side.

@@ -15,27 +15,34 @@ const (
 )
 
 // SpanName is the name rule of docs/format/record.md.
-func (r *Record) SpanName() string { return string(r.appendName(nil)) }
-
-func (r *Record) appendName(dst []byte) []byte {
-	switch {
-	case r.Kind == KindAttempt:
-		return strconv.AppendInt(append(dst, "attempt "...), int64(r.Attempt), 10)
-	case r.Kind == KindConnection:
-		return appendWord(append(dst, "tcp"...), r.Destination.Service)
-	case r.Side == SideClient:
-		return appendWord(append(dst, spanMethod(r.Method)...), r.Destination.Service)
-	case r.Route != "":
-		return appendWord(append(dst, spanMethod(r.Method)...), r.Route)
+func (r *Record) SpanName() string {
+	word, rest := r.spanName()
+	if rest == "" {
+		return word
 	}
-	return appendWord(append(dst, spanMethod(r.Method)...), firstSegment(r.Path))
+	return word + " " + rest
 }
 
-func appendWord(dst []byte, word string) []byte {
-	if word == "" {
-		return dst
+func (r *Record) spanName() (word, rest string) {
+	switch {
+	case r.Kind == KindAttempt:
+		return "attempt", attemptNumber(r.Attempt)
+	case r.Kind == KindConnection:
+		return "tcp", r.Destination.Service
+	case r.Side == SideClient:
+		return spanMethod(r.Method), r.Destination.Service
+	case r.Route != "":
+		return spanMethod(r.Method), r.Route
 	}
-	return append(append(dst, ' '), clean(word, maxName)...)
+	return spanMethod(r.Method), firstSegment(r.Path)
+}
+
+func attemptNumber(n int) string {
+	const digits = "0123456789"
+	if n >= 0 && n < len(digits) {
+		return digits[n : n+1]
+	}
+	return strconv.Itoa(n)
 }
 
 func spanMethod(m string) string {
@@ -61,52 +68,80 @@ func firstSegment(path string) string {
 // Failed is the status rule: a failing reason, or a 5xx. It also decides which attempts become exemplars.
 func (r *Record) Failed() bool { return r.Reason.Failure() || r.Status >= 500 }
 
-func (r *Record) appendSpan(dst []byte) []byte {
-	return message(dst, 2, func(dst []byte) []byte {
-		if !r.Trace.TraceID.IsZero() {
-			dst = bytesField(dst, 1, r.Trace.TraceID[:])
-		}
-		if !r.Trace.SpanID.IsZero() {
-			dst = bytesField(dst, 2, r.Trace.SpanID[:])
-		}
-		if !r.Trace.ParentID.IsZero() {
-			dst = bytesField(dst, 4, r.Trace.ParentID[:])
-		}
-		var name [64]byte
-		dst = bytesField(dst, 5, r.appendName(name[:0]))
-		kind := uint64(spanKindClient)
-		if r.Side == SideServer {
-			kind = spanKindServer
-		}
-		dst = varintField(dst, 6, kind)
-		start := unixNano(r.Start)
-		dst = fixed64Field(dst, 7, start)
-		dst = fixed64Field(dst, 8, start+uint64(max(r.Duration, 0)))
-		a := attributes{dst: dst, num: 9}
-		r.visit(&a)
-		dst = a.dst
-		if r.Failed() {
-			dst = message(dst, 15, func(dst []byte) []byte {
-				dst = stringField(dst, 2, r.Reason.String())
-				return varintField(dst, 3, spanStatusError)
-			})
-		}
-		if r.Trace.Flags != 0 {
-			dst = fixed32Field(dst, 16, uint32(r.Trace.Flags))
-		}
-		return dst
-	})
+// appendSpan writes r as field 2 of ScopeSpans into a. Two bytes are kept for the length, which is right from 128 bytes to 16 KiB; every other
+// length moves the span.
+func (r *Record) appendSpan(a *attributes) {
+	dst := append(a.dst, 2<<3|byte(protowire.BytesType), 0, 0)
+	at := len(dst)
+	if !r.Trace.TraceID.IsZero() {
+		dst = append(append(dst, 1<<3|byte(protowire.BytesType), byte(len(r.Trace.TraceID))), r.Trace.TraceID[:]...)
+	}
+	if !r.Trace.SpanID.IsZero() {
+		dst = append(append(dst, 2<<3|byte(protowire.BytesType), byte(len(r.Trace.SpanID))), r.Trace.SpanID[:]...)
+	}
+	if !r.Trace.ParentID.IsZero() {
+		dst = append(append(dst, 4<<3|byte(protowire.BytesType), byte(len(r.Trace.ParentID))), r.Trace.ParentID[:]...)
+	}
+	dst = r.appendSpanName(dst)
+	kind := byte(spanKindClient)
+	if r.Side == SideServer {
+		kind = spanKindServer
+	}
+	dst = append(dst, 6<<3|byte(protowire.VarintType), kind)
+	start := unixNano(r.Start)
+	dst = protowire.AppendFixed64(append(dst, 7<<3|byte(protowire.Fixed64Type)), start)
+	dst = protowire.AppendFixed64(append(dst, 8<<3|byte(protowire.Fixed64Type)), start+uint64(max(r.Duration, 0)))
+	a.dst, a.num = dst, 9
+	r.visit(a)
+	dst = a.dst
+	if r.Failed() {
+		dst = message(dst, 15, func(dst []byte) []byte {
+			dst = stringField(dst, 2, r.Reason.String())
+			return varintField(dst, 3, spanStatusError)
+		})
+	}
+	if r.Trace.Flags != 0 {
+		dst = fixed32Field(dst, 16, uint32(r.Trace.Flags))
+	}
+	n := len(dst) - at
+	switch size := protowire.SizeVarint(uint64(n)); size {
+	case 2:
+	case 1:
+		copy(dst[at-1:], dst[at:])
+		dst = dst[:len(dst)-1]
+	default:
+		dst = append(dst, make([]byte, size-2)...)
+		copy(dst[at+size-2:], dst[at:at+n])
+	}
+	protowire.AppendVarint(dst[:at-2], uint64(n))
+	a.dst = dst
+}
+
+// appendSpanName writes SpanName as field 5 without making the string.
+func (r *Record) appendSpanName(dst []byte) []byte {
+	word, rest := r.spanName()
+	rest = clean(rest, maxName-len(word)-1)
+	n := len(word)
+	if rest != "" {
+		n += 1 + len(rest)
+	}
+	dst = protowire.AppendVarint(append(dst, 5<<3|byte(protowire.BytesType)), uint64(n))
+	dst = append(dst, word...)
+	if rest != "" {
+		dst = append(append(dst, ' '), rest...)
+	}
+	return dst
 }
 
 // AppendSpanBody appends the part of a trace export request that does not change when it is sent again: one ScopeSpans with a span per
 // Record.
 func AppendSpanBody(dst []byte, recs []Record) []byte {
 	return message(dst, 2, func(dst []byte) []byte {
-		dst = appendScope(dst)
+		a := attributes{dst: appendScope(dst)}
 		for i := range recs {
-			dst = recs[i].appendSpan(dst)
+			recs[i].appendSpan(&a)
 		}
-		return dst
+		return a.dst
 	})
 }
 

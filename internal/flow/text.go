@@ -71,16 +71,6 @@ func ParseProtocol(s string) (Protocol, bool) { return parse[Protocol](protocolN
 func (r Reason) MarshalText() ([]byte, error)  { return []byte(r.String()), nil }
 func (r *Reason) UnmarshalText(b []byte) error { return unmarshal(r, "reason", reasonNames[:], b) }
 
-// Failure reports whether r counts against the destination (span status, error ratios). Reasons that only say that the caller was turned
-// away or left by itself do not.
-func (r Reason) Failure() bool {
-	switch r {
-	case ReasonNone, ReasonDownstreamReset, ReasonBadRequest, ReasonDenied, ReasonRateLimited:
-		return false
-	}
-	return true
-}
-
 // CodeClass is the first digit of an HTTP status, as counters carry it.
 type CodeClass uint8
 

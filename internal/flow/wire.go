@@ -4,7 +4,6 @@ import (
 	"math"
 	"net/netip"
 	"time"
-	"unsafe"
 
 	"google.golang.org/protobuf/encoding/protowire"
 )
@@ -66,61 +65,67 @@ func unixNano(t time.Time) uint64 {
 	return uint64(t.UnixNano())
 }
 
-// attributes is the sink that writes common.v1.KeyValue messages as field num (1 to 15) of the message around it. Keys are shorter than 120
-// bytes.
+// attributes is the sink that writes common.v1.KeyValue messages as field num, below 16, of the message around it.
 type attributes struct {
 	dst []byte
 	num protowire.Number
 }
 
-// short is whether a KeyValue of n bytes in total needs one byte for each of its lengths, which nearly all do.
-func short(n int) bool { return n < 0x80 }
-
-// begin writes a short KeyValue of n bytes up to its value, whose length is valueLen.
-func (a *attributes) begin(n int, key string, valueLen int) []byte {
-	dst := append(a.dst, byte(a.num)<<3|byte(protowire.BytesType), byte(n), 1<<3|byte(protowire.BytesType), byte(len(key)))
-	dst = append(dst, key...)
-	return append(dst, 2<<3|byte(protowire.BytesType), byte(valueLen))
-}
+// Tags inside common.v1.KeyValue, AnyValue and ArrayValue.
+const (
+	tagValue  = 2<<3 | byte(protowire.BytesType)
+	tagString = 1<<3 | byte(protowire.BytesType)
+	tagBool   = 2<<3 | byte(protowire.VarintType)
+	tagInt    = 3<<3 | byte(protowire.VarintType)
+	tagArray  = 5<<3 | byte(protowire.BytesType)
+	tagItem   = 1<<3 | byte(protowire.BytesType)
+)
 
 // open writes everything before the value of a oneof member of AnyValue; valueLen is the encoded size of that member with its tag.
-func (a *attributes) open(key string, valueLen int) {
-	keyLen := 1 + protowire.SizeBytes(len(key))
-	a.dst = protowire.AppendTag(a.dst, a.num, protowire.BytesType)
-	a.dst = protowire.AppendVarint(a.dst, uint64(keyLen+1+protowire.SizeBytes(valueLen)))
-	a.dst = protowire.AppendString(append(a.dst, 1<<3|byte(protowire.BytesType)), key)
-	a.dst = protowire.AppendVarint(append(a.dst, 2<<3|byte(protowire.BytesType)), uint64(valueLen))
-}
-
-func (a *attributes) text(key, v string) {
-	if n := 6 + len(key) + len(v); short(n) {
-		dst := append(a.begin(n, key, 2+len(v)), 1<<3|byte(protowire.BytesType), byte(len(v)))
-		a.dst = append(dst, v...)
+func (a *attributes) open(k *key, valueLen int) {
+	n := len(k.otlp) + 1 + protowire.SizeBytes(valueLen)
+	if n < 0x80 { // then valueLen is, too
+		a.dst = append(append(append(a.dst, byte(a.num<<3)|byte(protowire.BytesType), byte(n)), k.otlp...), tagValue, byte(valueLen))
 		return
 	}
-	a.open(key, 1+protowire.SizeBytes(len(v)))
-	a.dst = protowire.AppendString(append(a.dst, 1<<3|byte(protowire.BytesType)), v)
+	a.dst = protowire.AppendVarint(append(a.dst, byte(a.num<<3)|byte(protowire.BytesType)), uint64(n))
+	a.dst = protowire.AppendVarint(append(append(a.dst, k.otlp...), tagValue), uint64(valueLen))
 }
 
-func (a *attributes) flag(key string, v bool) {
-	a.dst = append(a.begin(6+len(key), key, 2), 2<<3|byte(protowire.VarintType), byte(protowire.EncodeBool(v)))
+func (a *attributes) text(k *key, v string) {
+	a.open(k, 1+protowire.SizeBytes(len(v)))
+	a.dst = protowire.AppendString(append(a.dst, tagString), v)
 }
 
-func (a *attributes) number(key string, v int64) {
-	if size := protowire.SizeVarint(uint64(v)); short(5 + len(key) + size) {
-		dst := append(a.begin(5+len(key)+size, key, 1+size), 3<<3|byte(protowire.VarintType))
-		a.dst = protowire.AppendVarint(dst, uint64(v))
-		return
-	}
-	a.open(key, 1+protowire.SizeVarint(uint64(v)))
-	a.dst = protowire.AppendVarint(append(a.dst, 3<<3|byte(protowire.VarintType)), uint64(v))
+func (a *attributes) flag(k *key, v bool) {
+	a.open(k, 2)
+	a.dst = append(a.dst, tagBool, byte(protowire.EncodeBool(v)))
 }
 
-func (a *attributes) addr(key string, v netip.AddrPort) {
+func (a *attributes) number(k *key, v int64) {
+	a.open(k, 1+protowire.SizeVarint(uint64(v)))
+	a.dst = protowire.AppendVarint(append(a.dst, tagInt), uint64(v))
+}
+
+func (a *attributes) addr(k *key, v netip.AddrPort) {
 	var buf [64]byte
-	s := v.AppendTo(buf[:0])
-	a.text(key, unsafe.String(unsafe.SliceData(s), len(s))) // text copies
+	a.text(k, string(v.AppendTo(buf[:0])))
 }
+
+func (a *attributes) list(k *key, v string) {
+	value := 1 + protowire.SizeBytes(len(v)) // AnyValue{string}
+	array := 1 + protowire.SizeBytes(value)  // ArrayValue{values}
+	a.open(k, 1+protowire.SizeBytes(array))
+	a.dst = protowire.AppendVarint(append(a.dst, tagArray), uint64(array))
+	a.dst = protowire.AppendVarint(append(a.dst, tagItem), uint64(value))
+	a.dst = protowire.AppendString(append(a.dst, tagString), v)
+}
+
+var (
+	keySequence = newKey(AttrSequence)
+	keyClock    = newKey(AttrClock)
+	keyGoodbye  = newKey(AttrGoodbye)
+)
 
 // Resource says who reports: the sidecar, which start of it, and which batch this is.
 type Resource struct {
@@ -146,15 +151,15 @@ func (r *Resource) append(dst []byte) []byte {
 			{AttrBootID, r.BootID},
 		} {
 			if s.value != "" {
-				a.text(s.key, clean(s.value, maxName))
+				a.text(newKey(s.key), clean(s.value, maxName))
 			}
 		}
-		a.number(AttrSequence, int64(r.Sequence))
+		a.number(keySequence, int64(r.Sequence))
 		if !r.Clock.IsZero() {
-			a.number(AttrClock, r.Clock.UnixNano())
+			a.number(keyClock, r.Clock.UnixNano())
 		}
 		if r.Goodbye {
-			a.flag(AttrGoodbye, true)
+			a.flag(keyGoodbye, true)
 		}
 		return a.dst
 	})

@@ -72,11 +72,16 @@ func genListener(r *rand.Rand, i int, service string) Listener {
 	return l
 }
 
+func genTelemetry(r *rand.Rand) Telemetry {
+	return pick(r, Telemetry{}, Telemetry{Headers: []string{"x-tenant", "x-cache"}}, Telemetry{Accept: []string{"b3"}, Emit: []string{"w3c", "b3-multi"}})
+}
+
 func genSnapshot(r *rand.Rand) *Snapshot {
 	s := &Snapshot{
 		Workload: Workload{Service: "cart", Namespace: "shop", Version: pick(r, "", "v2"), Instance: "cart-1", Limits: genSidecarLimits(r).WithDefaults()},
 		Services: map[string]Service{}, Endpoints: map[string][]Endpoint{},
 	}
+	s.Telemetry = genTelemetry(r)
 	for i := range 1 + r.IntN(4) {
 		name := fmt.Sprintf("svc-%d", i)
 		s.Services[name] = genService(r, name).WithDefaults()
@@ -138,13 +143,14 @@ var kindRoundTrips = map[string]func(r *rand.Rand) (want, got any, err error){
 	},
 	"workload": func(r *rand.Rand) (any, any, error) {
 		v := Workload{Service: "cart", Namespace: pick(r, "", "shop"), Version: pick(r, "", "v1"), Instance: "cart-1", Limits: genSidecarLimits(r)}
-		x, err := v.ToXDS("r1")
+		says := genTelemetry(r)
+		x, err := v.ToXDS(says, "r1")
 		if err != nil {
 			return nil, nil, err
 		}
-		got, _, err := WorkloadFromXDS(x)
+		got, heard, _, err := WorkloadFromXDS(x)
 		v.Limits = v.Limits.WithDefaults()
-		return v, got, err
+		return []any{v, says}, []any{got, heard}, err
 	},
 }
 
@@ -179,7 +185,7 @@ func TestSnapshotRoundTrips(t *testing.T) {
 		if last := resources[len(resources)-1]; last.TypeURL != TypePolicy {
 			t.Fatalf("seed %d: %s comes last, want Policy", seed, last.TypeURL)
 		}
-		if got := Revision(s.Workload, resources); got != s.Revision {
+		if got := Revision(s.Workload, s.Telemetry, resources); got != s.Revision {
 			t.Fatalf("seed %d: revision of the resources is %s, of the snapshot %s", seed, got, s.Revision)
 		}
 		r.Shuffle(len(resources), func(i, j int) { resources[i], resources[j] = resources[j], resources[i] })
@@ -219,6 +225,11 @@ func TestRevisionFollowsContent(t *testing.T) {
 	if _, err := Seal(s); err != nil || s.Revision == first {
 		t.Fatalf("revision stayed %s after a change of the limits (%v)", first, err)
 	}
+	first = s.Revision
+	s.Telemetry.Headers = append(s.Telemetry.Headers, "x-more")
+	if _, err := Seal(s); err != nil || s.Revision == first {
+		t.Fatalf("revision stayed %s after a change of telemetry (%v)", first, err)
+	}
 }
 
 func TestChecksNameFieldValueAndRemedy(t *testing.T) {
@@ -245,6 +256,21 @@ func TestChecksNameFieldValueAndRemedy(t *testing.T) {
 		{Endpoint{Address: at, Weight: 1, Override: &Override{ID: "o", Kind: OverrideEject, Fraction: 1, Issued: issued, Expires: issued}}, "must be after issued"},
 		{Destination{Address: at}, "ttl 0s: must be positive"},
 		{Workload{Instance: "i"}, `workload "i": service: must not be empty`},
+		{Telemetry{Headers: []string{"x-tenant", "Cookie"}}, `headers[1]: "Cookie" is not a header name`},
+		{Telemetry{Headers: []string{"x-tenant", "x-tenant"}}, `headers[1]: "x-tenant" is listed twice`},
+		{Telemetry{Headers: make([]string, 17)}, "headers: has 17 names, at most 16 are kept"},
+		{Telemetry{Headers: []string{"cookie"}}, `headers[0]: "cookie" is refused: a field of that name carries credentials`},
+		{Telemetry{Headers: []string{"set-cookie"}}, `"set-cookie" is refused`},
+		{Telemetry{Headers: []string{"authorization"}}, `"authorization" is refused`},
+		{Telemetry{Headers: []string{"proxy-authorization"}}, `"proxy-authorization" is refused`},
+		{Telemetry{Headers: []string{"www-authenticate"}}, `"www-authenticate" is refused`},
+		{Telemetry{Headers: []string{"x-api-key"}}, `"x-api-key" is refused`},
+		{Telemetry{Headers: []string{"x-auth-token"}}, `"x-auth-token" is refused`},
+		{Telemetry{Headers: []string{"x-forwarded-client-cert"}}, `"x-forwarded-client-cert" is refused`},
+		{Telemetry{Accept: []string{"b3-multi"}}, `propagation.accept[0]: "b3-multi" is not one of w3c, b3`},
+		{Telemetry{Emit: []string{"b3"}}, "propagation.emit: w3c is missing"},
+		{Telemetry{Emit: []string{"w3c", "w3c"}}, `propagation.emit[1]: "w3c" is listed twice`},
+		{&Snapshot{Workload: Workload{Instance: "i", Service: "s"}, Telemetry: Telemetry{Headers: []string{"cookie"}}}, `workload "i": telemetry: headers[0]`},
 		{&Snapshot{Workload: Workload{Instance: "i", Service: "s"}, Listeners: []Listener{
 			{Name: "a", Side: flow.SideClient, Protocol: flow.ProtocolTCP, Address: at, Service: "s"},
 		}}, `listener "a": service "s" is not in this snapshot`},

@@ -14,6 +14,7 @@ import (
 type Snapshot struct {
 	Revision  string // opaque, changes with every change of content; stamped on Records
 	Workload  Workload
+	Telemetry Telemetry             // xDS: part of Policy
 	Listeners []Listener            // xDS: Listener; sorted by name
 	Services  map[string]Service    // xDS: Cluster, by service name
 	Endpoints map[string][]Endpoint // xDS: ClusterLoadAssignment, by service name; sorted by address
@@ -23,6 +24,9 @@ type Snapshot struct {
 func (s *Snapshot) Check() error {
 	if err := s.Workload.Check(); err != nil {
 		return err
+	}
+	if err := s.Telemetry.Check(); err != nil {
+		return fmt.Errorf("workload %q: telemetry: %w", s.Workload.Instance, err)
 	}
 	for name, svc := range s.Services {
 		if err := svc.WithDefaults().Check(); err != nil {

@@ -92,8 +92,8 @@ func Seal(s *Snapshot) ([]Resource, error) {
 		return nil, err
 	}
 	last := &resources[len(resources)-1]
-	s.Revision = Revision(s.Workload, resources)
-	policy, err := s.Workload.ToXDS(s.Revision)
+	s.Revision = Revision(s.Workload, s.Telemetry, resources)
+	policy, err := s.Workload.ToXDS(s.Telemetry, s.Revision)
 	if err != nil {
 		return nil, err
 	}
@@ -101,13 +101,16 @@ func Seal(s *Snapshot) ([]Resource, error) {
 	return resources, err
 }
 
-// Revision derives a Snapshot's revision from the workload and from names and versions of its resources, in any order; Policy (which carries
+// Revision derives a Snapshot's revision from the workload, what it is told about telemetry, and names and versions of its resources, in any order; Policy (which carries
 // the revision) and kinds on demand are left out. Sidecar and controller compute it alike, so that a sidecar knows when it has one completely.
-func Revision(w Workload, resources []Resource) string {
-	lines := make([]string, 0, len(resources)+1)
+func Revision(w Workload, t Telemetry, resources []Resource) string {
+	lines := make([]string, 0, len(resources)+2)
 	lines = append(lines, fmt.Sprintf("%q\n", []string{w.Service, w.Namespace, w.Version, w.Instance}))
 	if l := w.Limits.WithDefaults(); l != (SidecarLimits{}).WithDefaults() { // else as before there were limits, for older sidecars
 		lines = append(lines, fmt.Sprintf("limits %+v\n", l))
+	}
+	if !t.IsZero() {
+		lines = append(lines, fmt.Sprintf("telemetry %q\n", [][]string{t.Headers, t.Accept, t.Emit}))
 	}
 	for _, r := range resources {
 		if r.TypeURL == TypePolicy || r.TypeURL == TypeDestination {
@@ -261,7 +264,7 @@ func listenerIn(s *Snapshot, name string, body *anypb.Any) error {
 }
 
 func workloadOut(s *Snapshot, put func(string, proto.Message)) error {
-	x, err := s.Workload.ToXDS(s.Revision)
+	x, err := s.Workload.ToXDS(s.Telemetry, s.Revision)
 	if err != nil {
 		return err
 	}
@@ -274,7 +277,7 @@ func workloadIn(s *Snapshot, name string, body *anypb.Any) error {
 	if err != nil {
 		return err
 	}
-	if s.Workload, s.Revision, err = WorkloadFromXDS(x); err != nil {
+	if s.Workload, s.Telemetry, s.Revision, err = WorkloadFromXDS(x); err != nil {
 		return err
 	}
 	return sameName("workload", name, s.Workload.Instance)

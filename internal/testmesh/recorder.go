@@ -26,6 +26,7 @@ func (r *Recorder) Record(rec *flow.Record) {
 	for _, s := range []*string{&c.Method, &c.Path, &c.Authority, &c.UserAgent, &c.RequestID} {
 		*s = strings.Clone(*s) // they alias buffers of the data path
 	}
+	c.Headers = flow.Headers(strings.Clone(string(c.Headers)))
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.records = append(r.records, c)

@@ -30,6 +30,7 @@ type Config struct {
 	Hosts    []string                // further names this machine is called by, without port
 	Ready    func() error            // nil error: ready; else what is missing, for people
 	Metrics  func(io.Writer)         // Prometheus text format
+	Open     func(io.Writer)         // the same as OpenMetrics 1.0, for those who ask for it; nil: text for all
 	Snapshot func() *policy.Snapshot // may return nil before the first one
 	Drain    func()                  // begins an orderly stop and returns at once; called at most once per request
 	Log      *slog.Logger            // default: discard
@@ -200,7 +201,13 @@ func (s *Server) metrics(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
-	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+	w.Header().Set("Vary", "Accept")
+	if s.cfg.Open != nil && wantsOpenMetrics(r.Header.Values("Accept")) {
+		w.Header().Set("Content-Type", typeOpenMetrics)
+		s.cfg.Open(w)
+		return
+	}
+	w.Header().Set("Content-Type", typeText)
 	s.cfg.Metrics(w)
 }
 

@@ -59,6 +59,35 @@ func TestPages(t *testing.T) {
 	do("GET", "/nothing", 404, "")
 }
 
+func TestMetricsFormats(t *testing.T) {
+	s := New(Config{
+		Metrics: func(w io.Writer) { _, _ = io.WriteString(w, "text\n") },
+		Open:    func(w io.Writer) { _, _ = io.WriteString(w, "open\n") },
+	})
+	for accept, want := range map[string]string{
+		"":                             "text",
+		"*/*":                          "text",
+		"application/openmetrics-text": "open",
+		"application/openmetrics-text; version=1.0.0":          "open",
+		"application/openmetrics-text;version=2.0.0":           "text",
+		"application/openmetrics-text;q=0":                     "text",
+		"application/openmetrics-text;q=0.2, text/plain;q=0.5": "text",
+		"application/openmetrics-text;q=x":                     "text",
+		// What Prometheus 3 sends.
+		"application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,text/plain;version=0.0.4;q=0.2,*/*;q=0.1": "open",
+	} {
+		r := httptest.NewRequest("GET", "http://127.0.0.1:15000/metrics", nil)
+		if accept != "" {
+			r.Header.Set("Accept", accept)
+		}
+		w := httptest.NewRecorder()
+		s.Handler().ServeHTTP(w, r)
+		if got := strings.TrimSpace(w.Body.String()); got != want || strings.Contains(w.Header().Get("Content-Type"), "openmetrics") != (want == "open") || w.Header().Get("Vary") != "Accept" {
+			t.Errorf("Accept %q: got %q as %q", accept, got, w.Header().Get("Content-Type"))
+		}
+	}
+}
+
 func TestStrangers(t *testing.T) {
 	drained := false
 	s := New(Config{Hosts: []string{"cart.shop"}, Drain: func() { drained = true }})

@@ -61,8 +61,10 @@ type Binding struct {
 	Routes       route.Table
 	Destinations map[string]*Destination
 	App          *policy.Endpoint // inbound: the application
-	Own          *Destination     // inbound: settings towards the application
-	Room         *Room            // of the sidecar
+	Propagation  Propagation
+	Headers      []string     // fields whose values are kept, policy.Telemetry.Headers
+	Own          *Destination // inbound: settings towards the application
+	Room         *Room        // of the sidecar
 }
 
 // Destination is a service as the steps need it: its settings with defaults applied, and its state, which outlives Snapshots.
@@ -71,7 +73,29 @@ type Destination struct {
 	Picker   Picker        // outbound only
 	TLS      *tls.Config   // nil: plaintext
 	InFlight *atomic.Int64 // exchanges, or TCP connections, now
+	Shed     *Shed         // what exceeded a limit since the boot; nil: not counted
 	Budget   Budget        // of retries
+}
+
+// Limit is how many exchanges (or TCP connections) may be in flight, -1 for no limit, and whether MaxRequests is what says so. An HTTP/1.1
+// exchange holds a connection, so the lower of both limits counts.
+func (d *Destination) Limit(kind flow.Kind) (limit int, requests bool) {
+	if kind == flow.KindExchange && (d.MaxConnections < 0 || d.MaxRequests >= 0 && d.MaxRequests < d.MaxConnections) {
+		return max(d.MaxRequests, -1), true
+	}
+	return max(d.MaxConnections, -1), false
+}
+
+// Shed counts what was turned away, by limit. Safe for concurrent use.
+type Shed struct{ Requests, Connections atomic.Uint64 }
+
+// Count counts one.
+func (s *Shed) Count(requests bool) {
+	if requests {
+		s.Requests.Add(1)
+	} else {
+		s.Connections.Add(1)
+	}
 }
 
 // Picker chooses an endpoint. Safe for concurrent use; never blocks.
@@ -156,7 +180,8 @@ type Head struct {
 	UserAgent  string
 	RequestID  string
 	Idempotent bool       // RFC 9110, section 9.2.2
-	Parent     flow.Trace // of the traceparent that arrived; zero when none was valid
+	Parent     flow.Trace // of the trace context that arrived; zero when none was valid
+	B3         B3         // what of B3 goes on
 }
 
 // Outcome is what came of an exchange, or of its latest try. Steps inside the retry step see it reset at every try.
@@ -198,6 +223,9 @@ type Exchange struct {
 	Start    time.Time
 	Crowded  bool       // there was no room for it in the sidecar's buffers: it is to be shed
 	Legs     flow.Legs  // offsets from Start
+	Far      flow.Far   // of the sidecar that answered the latest try
+	Captured []byte     // as flow.Headers; reused
+	Scratch  []byte     // the speaker's own, while it fills Captured; reused
 	Trace    flow.Trace // of the exchange
 	Try      flow.Trace // of the current try; what the request sent on carries
 
@@ -244,7 +272,7 @@ type Live struct {
 // Reset makes x ready for the next request of its connection. An Abort stays in force.
 func (x *Exchange) Reset() {
 	x.Head, x.Decision, x.Destination, x.Crowded = Head{}, route.Decision{}, nil, false
-	x.Legs = NoLegs
+	x.Legs, x.Far, x.Captured = NoLegs, flow.Far{}, x.Captured[:0]
 	x.Trace, x.Try = flow.Trace{}, flow.Trace{}
 	x.Deadline, x.TryDeadline = time.Time{}, time.Time{}
 	x.Choice, x.Remote, x.Fresh = Choice{}, "", false

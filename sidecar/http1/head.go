@@ -94,6 +94,7 @@ const (
 	fieldRequestID
 	fieldUserAgent
 	fieldTulle
+	fieldB3 // b3 and x-b3-*
 )
 
 type span struct{ lo, hi uint32 }
@@ -126,6 +127,7 @@ type head struct {
 	upgrade   bool // Connection: upgrade with an Upgrade field that may be passed on
 	expect    bool // Expect: 100-continue
 	connect   bool // CONNECT
+	b3        bool // some fieldB3 is there
 	host      int  // index of a field, -1: absent; likewise below
 	traceparent,
 	requestID,
@@ -288,6 +290,7 @@ func (h *head) reset(b []byte) {
 	h.method, h.target, h.path, h.author = span{}, span{}, span{}, span{}
 	h.length = -1
 	h.abs, h.chunked, h.close, h.keepAlive, h.upgrade, h.expect, h.connect = false, false, false, false, false, false, false
+	h.b3 = false
 	h.host, h.traceparent, h.requestID, h.userAgent = -1, -1, -1, -1
 }
 
@@ -456,6 +459,8 @@ func (h *head) parseFields(pos int, lim Limits) *fault {
 			}
 		case fieldUserAgent:
 			h.userAgent = i
+		case fieldB3:
+			h.b3 = true
 		case fieldExpect:
 			if h.expect || !equalFold(v, "100-continue") {
 				return faultExpect
@@ -575,16 +580,6 @@ func (h *head) appendFields(dst []byte) []byte {
 	return dst
 }
 
-// plain reports whether no field is dropped or changed, so that the head may be passed on as it is.
-func (h *head) plain() bool {
-	for i := range h.fields[:h.n] {
-		if f := &h.fields[i]; f.drop || f.odd {
-			return false
-		}
-	}
-	return true
-}
-
 func parseLength(v []byte) (int64, bool) {
 	if len(v) == 0 || len(v) > 18 {
 		return 0, false
@@ -604,6 +599,9 @@ func identify(name []byte) fieldID {
 	case 2:
 		if equalFold(name, "te") {
 			return fieldTE
+		}
+		if equalFold(name, "b3") {
+			return fieldB3
 		}
 	case 4:
 		if equalFold(name, "host") {
@@ -659,6 +657,9 @@ func identify(name []byte) fieldID {
 	}
 	if len(name) >= 8 && hasPrefixFold(name, "x-tulle-") {
 		return fieldTulle
+	}
+	if len(name) >= 10 && hasPrefixFold(name, "x-b3-") {
+		return fieldB3
 	}
 	return fieldOther
 }

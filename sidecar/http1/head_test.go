@@ -134,8 +134,8 @@ func TestFieldsPassedOn(t *testing.T) {
 	if got, want := string(h.appendFields(nil)), "Host: a\r\nA: 1\r\nB:  2 \r\n"; got != want {
 		t.Errorf("passed on %q, want %q", got, want)
 	}
-	if !h.close || h.upgrade || h.plain() {
-		t.Errorf("close %v, upgrade %v, plain %v", h.close, h.upgrade, h.plain())
+	if !h.close || h.upgrade {
+		t.Errorf("close %v, upgrade %v", h.close, h.upgrade)
 	}
 }
 

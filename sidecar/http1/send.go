@@ -68,6 +68,7 @@ type try struct {
 	reusable  bool // nothing is outstanding on up
 	heard     bool // a byte of a response arrived
 	continued bool // a 100 did
+	told      bool // the far sidecar has said how long it took
 }
 
 // settled reports whether the service has surely read the request to its end, so that what is sent next is read as the next request. One that
@@ -153,6 +154,9 @@ func (c *conn) appendRequest(b []byte, x *exchange.Exchange) []byte {
 	b = h.appendFields(b)
 	b = append(b, "traceparent: "...)
 	b = exchange.AppendTraceparent(b, x.Try)
+	if x.Head.B3 != 0 {
+		b = appendB3(b, x)
+	}
 	if h.requestID < 0 {
 		b = append(b, "\r\nx-request-id: "...)
 		b = append(b, x.Head.RequestID...)
@@ -168,6 +172,9 @@ func (t *try) responseHead() bool {
 	w, x := t.w, t.x
 	u := &w.up
 	u.acquire(mediumBuffer)
+	if u.w == 0 && tells(x) {
+		u.r, u.w = timingMax, timingMax // room to tell
+	}
 	searched := 0
 	for {
 		b := u.unread()
@@ -365,7 +372,9 @@ func (t *try) response() {
 	for i := range h.fields[:h.n] {
 		switch f := &h.fields[i]; f.id {
 		case fieldTulle: // only a sidecar may say why
-			f.drop = !t.up.Mesh
+			if f.drop = !t.up.Mesh; t.up.Mesh {
+				t.hear(f)
+			}
 		case fieldTraceparent:
 			f.drop = false
 		}
@@ -413,10 +422,14 @@ func (t *try) response() {
 	if h.status >= 500 {
 		why = t.detail()
 	}
+	if len(x.Binding.Headers) > 0 {
+		capture(x, h, true)
+	}
 	var first []byte
-	if w.keep && w.req.minor > 0 && h.minor > 0 && !dechunk && h.plain() {
-		first = u.b[u.r-len(h.buf) : u.r+take]
-	} else {
+	if w.keep && w.req.minor > 0 && h.minor > 0 && !dechunk {
+		first = t.spliced(take)
+	}
+	if first == nil {
 		b := h.appendStatusLine(w.out[:0])
 		if dechunk {
 			t.stripFraming()
@@ -426,6 +439,9 @@ func (t *try) response() {
 			b = append(b, "connection: close\r\n"...)
 		} else if w.req.minor == 0 {
 			b = append(b, "connection: keep-alive\r\n"...)
+		}
+		if tells(x) {
+			b = appendTiming(b, &x.Legs)
 		}
 		b = append(b, "\r\n"...)
 		b = append(b, rest[:take]...)

@@ -346,15 +346,9 @@ func (c *conn) exchange(start time.Time) bool {
 		exchange.AppendRequestID(w.mint[:0])
 		x.Head.RequestID = aliased(w.mint[:])
 	}
-	if h.traceparent >= 0 {
-		x.Head.Parent, _ = exchange.ParseTraceparent(h.value(h.traceparent))
-	}
-	if x.Head.Parent.TraceID.IsZero() { // tracestate means nothing without a valid traceparent
-		for i := range h.fields[:h.n] {
-			if h.fields[i].id == fieldTracestate {
-				h.fields[i].drop = true
-			}
-		}
+	c.adopt(x)
+	if len(x.Binding.Headers) > 0 {
+		capture(x, h, false)
 	}
 	// What follows CONNECT is meant for the tunnel: if there is none, it is not read as a request.
 	w.keep = !h.connect && (h.minor > 0 && !h.close || h.minor == 0 && h.keepAlive)

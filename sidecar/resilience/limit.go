@@ -12,13 +12,17 @@ import (
 func Limit(next exchange.Handler) exchange.Handler {
 	return exchange.HandlerFunc(func(x *exchange.Exchange) {
 		d := x.Destination
-		limit, setting := d.MaxConnections, "MaxConnections"
-		if x.Kind == flow.KindExchange && (limit < 0 || d.MaxRequests >= 0 && d.MaxRequests < limit) {
-			limit, setting = d.MaxRequests, "MaxRequests"
-		}
+		limit, requests := d.Limit(x.Kind)
 		n := d.InFlight.Add(1)
 		defer d.InFlight.Add(-1)
 		if limit >= 0 && n > int64(limit) {
+			setting := "MaxConnections"
+			if requests {
+				setting = "MaxRequests"
+			}
+			if d.Shed != nil {
+				d.Shed.Count(requests)
+			}
 			x.Outcome.Unprocessed = true
 			x.Outcome.Fail(flow.ReasonShed, setting+" of "+strconv.Itoa(limit)+" towards "+d.Name)
 			return

@@ -156,6 +156,10 @@ type endpointKey struct {
 
 func (endpointKey) fold() endpointKey { return endpointKey{other, endpointName{other: true}} }
 
+type destinationKey string
+
+func (destinationKey) fold() destinationKey { return other }
+
 type routeKey struct{ destination, route string }
 
 func (routeKey) fold() routeKey { return routeKey{other, other} }
@@ -221,11 +225,12 @@ func (a *attempts) failed(x flow.Exemplar) {
 	a.mu.Unlock()
 }
 
-// latency is a histogram; its exemplars are the slowest and the last that failed.
+// latency is a histogram; its exemplars are the slowest and the last that failed for the export, and one per bucket for a scrape.
 type latency struct {
 	mu sync.Mutex
 	h  flow.Histogram
 	ex examples
+	by *buckets // nil until the first exemplar
 }
 
 func (l *latency) observe(x flow.Exemplar, failed bool) {
@@ -235,6 +240,10 @@ func (l *latency) observe(x flow.Exemplar, failed bool) {
 	if failed {
 		l.ex.latest = x
 	}
+	if l.by == nil {
+		l.by = new(buckets)
+	}
+	l.by.offer(&x)
 	l.mu.Unlock()
 }
 
@@ -259,6 +268,7 @@ type counters struct {
 	duration        *table[durationKey, latency]
 	attemptDuration *table[endpointKey, latency]
 	routeDuration   *table[routeKey, latency]
+	poolWait        *table[destinationKey, latency]
 	versions        *table[versionKey, counter]
 	bytes           *table[edge, volume]
 	connections     *table[connectionKey, counter]
@@ -275,6 +285,7 @@ func newCounters(limit int) *counters {
 		duration:        newTable[durationKey, latency](limit),
 		attemptDuration: newTable[endpointKey, latency](limit),
 		routeDuration:   newTable[routeKey, latency](limit),
+		poolWait:        newTable[destinationKey, latency](limit),
 		versions:        newTable[versionKey, counter](limit),
 		bytes:           newTable[edge, volume](limit),
 		connections:     newTable[connectionKey, counter](limit),
@@ -312,6 +323,9 @@ func (c *counters) count(r *flow.Record) {
 		a.Add(1)
 		if r.Failed() {
 			a.failed(exemplarOf(r))
+		}
+		if r.Legs.Connected >= 0 {
+			c.poolWait.get(destinationKey(e.destination)).histogram(max(r.Legs.Connected, r.Legs.Secured))
 		}
 		if r.Delivered {
 			c.attemptDuration.get(endpointKey{e.destination, endpoint}).histogram(r.Duration)
@@ -370,6 +384,7 @@ type reading struct {
 	duration        []row[durationKey, latencyRead]
 	attemptDuration []row[endpointKey, latencyRead]
 	routeDuration   []row[routeKey, latencyRead]
+	poolWait        []row[destinationKey, latencyRead]
 	versions        []row[versionKey, uint64]
 	bytes           []row[edge, [2]uint64]
 	connections     []row[connectionKey, uint64]
@@ -387,14 +402,25 @@ type latencyRead struct {
 	ex []flow.Exemplar
 }
 
-// read takes the cut; the data path waits for it, so nothing is formatted here. With exemplars they are handed out and forgotten; the
-// Prometheus view leaves them to the export.
-func (c *counters) read(exemplars bool) (r reading) {
+// purpose is what a collection is for.
+type purpose uint8
+
+const (
+	forText        purpose = iota // /metrics in the old format, which has no exemplars
+	forOpenMetrics                // /metrics with one exemplar per bucket
+	forExport                     // OTLP; its exemplars are handed out and forgotten
+)
+
+// read takes the cut; the data path waits for it, so nothing is formatted here.
+func (c *counters) read(why purpose) (r reading) {
 	count := func(v *counter) uint64 { return v.Load() }
 	histogram := func(v *latency) (l latencyRead) {
 		l.h = v.h.Clone()
-		if exemplars {
+		switch {
+		case why == forExport:
 			l.ex = v.ex.take()
+		case why == forOpenMetrics && v.by != nil:
+			l.ex = v.by.all()
 		}
 		return l
 	}
@@ -403,7 +429,7 @@ func (c *counters) read(exemplars bool) (r reading) {
 	r.exchanges = rows(c.exchanges, count)
 	r.attempts = rows(c.attempts, func(v *attempts) (a attemptsRead) {
 		a.n = v.Load()
-		if exemplars {
+		if why == forExport {
 			a.ex = v.ex.take()
 		}
 		return a
@@ -411,6 +437,7 @@ func (c *counters) read(exemplars bool) (r reading) {
 	r.duration = rows(c.duration, histogram)
 	r.attemptDuration = rows(c.attemptDuration, histogram)
 	r.routeDuration = rows(c.routeDuration, histogram)
+	r.poolWait = rows(c.poolWait, histogram)
 	r.versions = rows(c.versions, count)
 	r.bytes = rows(c.bytes, func(v *volume) [2]uint64 { return [2]uint64{v.in.Load(), v.out.Load()} })
 	r.connections = rows(c.connections, count)
@@ -420,8 +447,8 @@ func (c *counters) read(exemplars bool) (r reading) {
 }
 
 // collect reads every family, ready to be encoded.
-func (c *counters) collect(workload string, exemplars bool) []flow.Family {
-	r := c.read(exemplars)
+func (c *counters) collect(workload string, why purpose) []flow.Family {
+	r := c.read(why)
 	text := flow.Text
 	families := []flow.Family{
 		family(flow.MetricExchanges, "{exchange}", flow.MetricSum, r.exchanges, func(k exchangeKey, n uint64) flow.Point {
@@ -447,6 +474,9 @@ func (c *counters) collect(workload string, exemplars bool) []flow.Family {
 			return flow.Point{Histogram: &l.h, Exemplars: l.ex, Attrs: []flow.Attr{
 				text(flow.AttrDestService, k.destination), text(flow.AttrRoute, k.route),
 			}}
+		}),
+		family(flow.MetricPoolWait, "s", flow.MetricHistogram, r.poolWait, func(k destinationKey, l latencyRead) flow.Point {
+			return flow.Point{Histogram: &l.h, Attrs: []flow.Attr{text(flow.AttrDestService, string(k))}}
 		}),
 		family(flow.MetricVersions, "{exchange}", flow.MetricSum, r.versions, func(k versionKey, n uint64) flow.Point {
 			return flow.Point{Value: int64(n), Attrs: []flow.Attr{
@@ -503,6 +533,7 @@ func (c *counters) folded() map[string]uint64 {
 		flow.MetricExchangeDuration: c.duration.folded.Load(),
 		flow.MetricAttemptDuration:  c.attemptDuration.folded.Load(),
 		flow.MetricRouteDuration:    c.routeDuration.folded.Load(),
+		flow.MetricPoolWait:         c.poolWait.folded.Load(),
 		flow.MetricVersions:         c.versions.folded.Load(),
 		flow.MetricBytes:            c.bytes.folded.Load(),
 		flow.MetricConnections:      c.connections.folded.Load(),

@@ -8,11 +8,15 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"sort"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/textparse"
 
@@ -42,6 +46,7 @@ func anyRecord(r *rand.Rand) flow.Record {
 		Status: []int{0, 200, 404, 503}[r.IntN(4)], Reason: flow.Reason(r.IntN(4)), Delivered: r.IntN(2) == 0, Answered: r.IntN(2) == 0,
 		Probe: r.IntN(10) == 0, Duration: time.Duration(r.Uint64() >> (24 + r.IntN(30))), BytesIn: r.Uint64N(1000), BytesOut: r.Uint64N(1000),
 		Trace: flow.Trace{TraceID: flow.TraceID{1}, SpanID: flow.SpanID{1}}, Start: time.Unix(1, 0),
+		Legs: flow.Legs{Connected: time.Duration(r.IntN(2) - 1), Secured: flow.Unset},
 	}
 }
 
@@ -84,6 +89,9 @@ func TestCountersAgainstTruth(t *testing.T) {
 		case flow.KindAttempt:
 			add(flow.MetricAttempts, 1, flow.AttrSourceService, x.Source.Service, flow.AttrDestService, x.Destination.Service,
 				flow.AttrEndpoint, x.Endpoint, flow.AttrCodeClass, class, flow.AttrReason, x.Reason, flow.AttrDelivered, x.Delivered, flow.AttrProbe, x.Probe)
+			if x.Legs.Connected >= 0 {
+				add(flow.MetricPoolWait, 1, flow.AttrDestService, x.Destination.Service)
+			}
 			if x.Delivered {
 				add(flow.MetricAttemptDuration, 1, flow.AttrDestService, x.Destination.Service, flow.AttrEndpoint, x.Endpoint)
 			}
@@ -98,7 +106,7 @@ func TestCountersAgainstTruth(t *testing.T) {
 	reading.Go(func() { // a collection is one cut: as many durations as exchanges, every time
 		for {
 			var exchanges, durations int64
-			for _, f := range c.collect("cart", true) {
+			for _, f := range c.collect("cart", forExport) {
 				for _, p := range f.Points {
 					switch f.Name {
 					case flow.MetricExchanges:
@@ -131,7 +139,7 @@ func TestCountersAgainstTruth(t *testing.T) {
 	reading.Wait()
 
 	got := map[string]int64{}
-	for _, f := range c.collect("cart", false) {
+	for _, f := range c.collect("cart", forText) {
 		for _, p := range f.Points {
 			key := f.Name + " " + attrText(p.Attrs)
 			if _, twice := got[key]; twice {
@@ -158,9 +166,9 @@ func TestSeriesBudget(t *testing.T) {
 	c := newCounters(limit)
 	for i := range 1000 {
 		c.count(&flow.Record{Kind: flow.KindExchange, Side: flow.SideClient, Destination: flow.Peer{Service: fmt.Sprint("svc-", i), Version: "v1"}, Status: 200})
-		c.count(&flow.Record{Kind: flow.KindAttempt, Side: flow.SideClient, Delivered: true, Endpoint: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 80)})
+		c.count(&flow.Record{Kind: flow.KindAttempt, Side: flow.SideClient, Delivered: true, Destination: flow.Peer{Service: fmt.Sprint("svc-", i)}, Endpoint: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 80)})
 	}
-	for _, f := range c.collect("web", false) {
+	for _, f := range c.collect("web", forText) {
 		if len(f.Points) == 0 {
 			continue
 		}
@@ -318,6 +326,168 @@ func TestPrometheus(t *testing.T) {
 	}
 }
 
+// What is said to who asks for OpenMetrics is read by Prometheus' own parser: the same samples as in the text format, exemplars on buckets that
+// lie in their bucket, families that share no name, and an end.
+func TestOpenMetrics(t *testing.T) {
+	tel := New(Config{Workload: policy.Workload{Service: "cart"}, Version: "v1"})
+	tel.Saturation(func() []flow.Saturation {
+		return []flow.Saturation{{Side: flow.SideClient, Destination: "cart", InFlight: 3, Limit: 100, Open: 7, Idle: 4, ShedRequests: 5, ShedConnections: 6}}
+	})
+	r := rand.New(rand.NewPCG(9, 10))
+	traces := map[string]bool{}
+	for range 3000 {
+		rec := anyRecord(r)
+		rec.Trace.TraceID = flow.TraceID{1, byte(r.Uint32()), byte(r.Uint32()), byte(r.Uint32())}
+		traces[rec.Trace.TraceID.String()] = true
+		tel.Record(&rec)
+	}
+	tel.TraceContext(true)
+	parse := func(p textparse.Parser, text string) (series []string, exemplars int) {
+		types, samples := map[string]bool{}, map[string]bool{}
+		for {
+			entry, err := p.Next()
+			if errors.Is(err, io.EOF) {
+				return series, exemplars
+			}
+			if err != nil {
+				t.Fatalf("%v in\n%s", err, text)
+			}
+			switch entry {
+			case textparse.EntryType:
+				name, _ := p.Type()
+				if types[string(name)] {
+					t.Errorf("TYPE of %s is there twice", name)
+				}
+				types[string(name)] = true
+			case textparse.EntrySeries:
+				var ls labels.Labels
+				p.Labels(&ls)
+				_, _, v := p.Series()
+				if samples[ls.String()] {
+					t.Errorf("%s is there twice", ls)
+				}
+				samples[ls.String()] = true
+				if !strings.HasPrefix(ls.Get("__name__"), "tulle_") {
+					continue // of the process: changes from one scrape to the next
+				}
+				series = append(series, fmt.Sprint(ls.String(), " ", v))
+				var x exemplar.Exemplar
+				if !p.Exemplar(&x) {
+					continue
+				}
+				exemplars++
+				le, err := strconv.ParseFloat(ls.Get("le"), 64)
+				if err != nil || x.Value > le || x.Value <= le/2 && le > 0.0005 && le < 65 || !traces[x.Labels.Get("trace_id")] || len(x.Labels.Get("span_id")) != 16 || !x.HasTs {
+					t.Errorf("%s: exemplar %+v", ls, x)
+				}
+				if p.Exemplar(&x) {
+					t.Errorf("%s has two exemplars", ls)
+				}
+			}
+		}
+	}
+	var text, open bytes.Buffer
+	tel.WritePrometheus(&text)
+	tel.WriteOpenMetrics(&open)
+	plain, none := parse(textparse.NewPromParser(text.Bytes(), labels.NewSymbolTable(), false), text.String())
+	rich, some := parse(textparse.NewOpenMetricsParser(open.Bytes(), labels.NewSymbolTable()), open.String())
+	if d := cmp.Diff(plain, rich); d != "" {
+		t.Errorf("the formats differ: -text +OpenMetrics\n%s", d)
+	}
+	if none != 0 || some < 10 || strings.Contains(text.String(), "# EOF") || !strings.HasSuffix(open.String(), "\n# EOF\n") {
+		t.Errorf("%d exemplars in text, %d in OpenMetrics", none, some)
+	}
+	for _, want := range []string{
+		"# TYPE tulle_requests counter\n", `tulle_destination_in_flight{side="client",destination="cart"} 3`, `tulle_destination_limit{side="client",destination="cart"} 100`,
+		`tulle_destination_connections{side="client",destination="cart",state="busy"} 3`, `tulle_destination_connections{side="client",destination="cart",state="idle"} 4`,
+		`tulle_destination_shed_total{side="client",destination="cart",limit="max_requests"} 5`, `tulle_destination_shed_total{side="client",destination="cart",limit="max_connections"} 6`,
+		"# TYPE tulle_destination_wait_seconds histogram\n", `le="1.0"`,
+	} {
+		if !strings.Contains(open.String(), want) {
+			t.Errorf("%s is missing", want)
+		}
+	}
+}
+
+// The bucket of an exemplar is the one that counts its observation.
+func TestLeIndex(t *testing.T) {
+	r := rand.New(rand.NewPCG(11, 12))
+	for range 100_000 {
+		d := time.Duration(r.Uint64() >> (1 + r.IntN(62)))
+		var h flow.Histogram
+		h.Observe(d)
+		k := leIndex(d)
+		if k < leBounds && h.AtMost(int32((minExponent+k)<<flow.HistogramScale)-1) != 1 || k > 0 && h.AtMost(int32((minExponent+k-1)<<flow.HistogramScale)-1) != 0 {
+			t.Fatalf("%v is not in bucket %d", d, k)
+		}
+	}
+}
+
+// Of a second the slowest stays, and gives way to what comes a second later.
+func TestBucketExemplars(t *testing.T) {
+	var b buckets
+	at := time.Unix(1000, 0)
+	offer := func(after, took time.Duration, id byte) {
+		b.offer(&flow.Exemplar{Time: at.Add(after), Value: took, Trace: flow.TraceID{id}, Span: flow.SpanID{id}})
+	}
+	offer(0, 600*time.Millisecond, 1)
+	offer(time.Millisecond, 700*time.Millisecond, 2)
+	offer(2*time.Millisecond, 650*time.Millisecond, 3)
+	offer(2*time.Millisecond, 90*time.Second, 4)
+	b.offer(&flow.Exemplar{Time: at, Value: time.Millisecond})
+	if got := b.all(); len(got) != 2 || got[0].Trace[0] != 2 || got[1].Trace[0] != 4 {
+		t.Errorf("got %+v", got)
+	}
+	offer(1100*time.Millisecond, 600*time.Millisecond, 5)
+	if got := b.all(); got[0].Trace[0] != 5 {
+		t.Errorf("an exemplar of the second before stayed: %+v", got)
+	}
+}
+
+// BenchmarkAll is all telemetry of one exchange together: counting it, its span, its line of the log, and its share of the export of the counters, which
+// is once a second and so much less at any rate worth measuring.
+func BenchmarkAll(b *testing.B) {
+	for _, f := range []struct {
+		name   string
+		format LogFormat
+	}{{"json", LogJSON}, {"text", LogText}} {
+		b.Run(f.name, func(b *testing.B) {
+			tel := New(Config{AccessLog: io.Discard, AccessLogFormat: f.format})
+			rec := anyRecord(rand.New(rand.NewPCG(1, 1)))
+			for rec.Kind != flow.KindExchange || rec.Phase != flow.PhaseClose || rec.Status != 200 {
+				rec = anyRecord(rand.New(rand.NewPCG(rand.Uint64(), 1)))
+			}
+			rec.Trace = flow.Trace{TraceID: flow.TraceID{1}, SpanID: flow.SpanID{2}, ParentID: flow.SpanID{3}, Flags: 1}
+			rec.Method, rec.Path, rec.Authority, rec.UserAgent, rec.RequestID = "GET", "/cart/items", "cart", "curl/8.5.0", "0f6f1b5e-8a52-4f6e-9d3c-1c9f5a3c2b10"
+			rec.Revision, rec.Source.Identity, rec.Destination.Identity = "3f1c2a", "spiffe://tulle.local/ns/shop/sa/web", "spiffe://tulle.local/ns/shop/sa/cart"
+			b.ReportAllocs()
+			n, before := 0, cpu(b)
+			for b.Loop() {
+				tel.Record(&rec)
+				if n++; n%chunkRecords == 0 {
+					for _, c := range tel.ring.take() {
+						tel.encodeChunk(c, true)
+					}
+					if _, ok := tel.queue.next(); ok { // as if it had been sent
+						tel.queue.done()
+					}
+					texts.Put((<-tel.lines.blocks).text)
+				}
+			}
+			b.ReportMetric(float64(cpu(b)-before)/float64(b.N), "cpu-ns/op") // tells the truth on a busy machine, too
+		})
+	}
+}
+
+// cpu is the CPU time that the process has used, user and system.
+func cpu(b *testing.B) time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
 func BenchmarkRecord(b *testing.B) {
 	tel := New(Config{})
 	r := rand.New(rand.NewPCG(1, 1))
@@ -348,6 +518,6 @@ func BenchmarkCut(b *testing.B) {
 		})
 	}
 	for b.Loop() {
-		c.read(true)
+		c.read(forExport)
 	}
 }

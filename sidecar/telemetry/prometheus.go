@@ -88,6 +88,31 @@ var views = []view{
 		append(slices.Clone(edgeLabels), label{flow.AttrKind, "kind"}),
 	},
 	{
+		flow.MetricInFlight, "tulle_destination_in_flight",
+		description{"gauge", "Requests and TCP connections that are carried towards a destination now (side=server: the own application)."},
+		[]label{labelSide, labelDest},
+	},
+	{
+		flow.MetricLimit, "tulle_destination_limit",
+		description{"gauge", "How many may be in flight towards a destination; beyond, they are shed. Absent without limit."},
+		[]label{labelSide, labelDest},
+	},
+	{
+		flow.MetricPool, "tulle_destination_connections",
+		description{"gauge", "Open upstream connections: busy, or idle in the pool."},
+		[]label{labelSide, labelDest, {flow.AttrState, "state"}},
+	},
+	{
+		flow.MetricShed, "tulle_destination_shed_total",
+		description{"counter", "Requests and TCP connections that were turned away, by the limit that was reached."},
+		[]label{labelSide, labelDest, {flow.AttrLimit, "limit"}},
+	},
+	{
+		flow.MetricPoolWait, "tulle_destination_wait_seconds",
+		description{"histogram", "How long tries that found no idle connection waited for a new one, handshake included."},
+		[]label{labelDest},
+	},
+	{
 		flow.MetricTraceBreaks, "tulle_trace_breaks_total",
 		description{"counter", "Outbound requests without traceparent while an inbound one with it was in flight: the application does not propagate."},
 		[]label{labelSource},
@@ -179,39 +204,50 @@ func (t *Telemetry) Counter(name, help, label, value string, f func() uint64) {
 
 // WritePrometheus writes everything the sidecar counts in Prometheus' text format (version 0.0.4), with HELP and TYPE, families sorted by
 // name within three groups: requests, sidecar, process.
-func (t *Telemetry) WritePrometheus(w io.Writer) {
+func (t *Telemetry) WritePrometheus(w io.Writer) { t.writeMetrics(w, forText) }
+
+// WriteOpenMetrics writes the same as OpenMetrics 1.0 (https://github.com/prometheus/OpenMetrics/blob/v1.0.0/specification/OpenMetrics.md), with
+// an exemplar for each bucket of tulle_request_duration_seconds that has one.
+func (t *Telemetry) WriteOpenMetrics(w io.Writer) { t.writeMetrics(w, forOpenMetrics) }
+
+func (t *Telemetry) writeMetrics(w io.Writer, why purpose) {
 	b := bufio.NewWriter(w)
 	defer b.Flush()
 	families := make(map[string]*flow.Family)
-	collected := t.counters.collect(t.cfg.Workload.Service, false)
+	collected := append(t.counters.collect(t.cfg.Workload.Service, why), t.saturated()...)
 	for i := range collected {
 		families[collected[i].Name] = &collected[i]
 	}
+	open := why == forOpenMetrics
 	for i := range views {
 		if f := families[views[i].metric]; f != nil {
-			views[i].write(b, f)
+			views[i].write(b, f, open)
 		}
 	}
 	var simple bytes.Buffer
 	t.set.WritePrometheus(&simple)
-	t.describe(b, simple.Bytes())
+	t.describe(b, simple.Bytes(), open)
+	if open {
+		_, _ = b.WriteString("# EOF\n")
+	}
 }
 
 // series is one line, or one histogram, of a view.
 type series struct {
-	labels string // `side="client",…`, without braces
-	value  int64
-	hist   *flow.Histogram
+	labels    string // `side="client",…`, without braces
+	value     int64
+	hist      *flow.Histogram
+	exemplars []flow.Exemplar // by bucket, at most one each
 }
 
-func (v *view) write(w *bufio.Writer, f *flow.Family) {
+func (v *view) write(w *bufio.Writer, f *flow.Family, open bool) {
 	byLabels := make(map[string]*series, len(f.Points))
 	for i := range f.Points {
 		p := &f.Points[i]
 		key := v.labelsOf(p.Attrs)
 		s := byLabels[key]
 		if s == nil {
-			s = &series{labels: key, hist: p.Histogram}
+			s = &series{labels: key, hist: p.Histogram, exemplars: p.Exemplars}
 			byLabels[key] = s
 		}
 		s.value += p.Value
@@ -224,20 +260,39 @@ func (v *view) write(w *bufio.Writer, f *flow.Family) {
 		all = append(all, s)
 	}
 	slices.SortFunc(all, func(a, b *series) int { return strings.Compare(a.labels, b.labels) })
-	v.header(w, v.name)
+	v.header(w, v.name, open)
 	for _, s := range all {
 		if s.hist == nil {
 			fmt.Fprintf(w, "%s{%s} %d\n", v.name, s.labels, s.value)
 			continue
 		}
-		for e := minExponent; e <= maxExponent; e++ {
-			le := strconv.FormatFloat(math.Ldexp(1, e), 'g', -1, 64)
-			fmt.Fprintf(w, "%s_bucket{%s,le=\"%s\"} %d\n", v.name, s.labels, le, s.hist.AtMost(int32(e<<flow.HistogramScale)-1))
-		}
-		fmt.Fprintf(w, "%s_bucket{%s,le=\"+Inf\"} %d\n", v.name, s.labels, s.hist.Count)
-		fmt.Fprintf(w, "%s_sum{%s} %s\n", v.name, s.labels, strconv.FormatFloat(s.hist.Sum.Seconds(), 'g', -1, 64))
-		fmt.Fprintf(w, "%s_count{%s} %d\n", v.name, s.labels, s.hist.Count)
+		s.histogram(w, v.name, open)
 	}
+}
+
+func (s *series) histogram(w *bufio.Writer, name string, open bool) {
+	bucket := func(k int, le string, n uint64) {
+		fmt.Fprintf(w, "%s_bucket{%s,le=\"%s\"} %d", name, s.labels, le, n)
+		if open {
+			for i := range s.exemplars {
+				if x := &s.exemplars[i]; leIndex(x.Value) == k {
+					fmt.Fprintf(w, " # {trace_id=\"%s\",span_id=\"%s\"} %s %.3f", x.Trace, x.Span,
+						strconv.FormatFloat(x.Value.Seconds(), 'g', -1, 64), float64(x.Time.UnixMilli())/1000)
+				}
+			}
+		}
+		_ = w.WriteByte('\n')
+	}
+	for k := range leBounds {
+		le := strconv.FormatFloat(math.Ldexp(1, minExponent+k), 'g', -1, 64)
+		if open && minExponent+k >= 0 {
+			le += ".0" // OpenMetrics' canonical numbers
+		}
+		bucket(k, le, s.hist.AtMost(int32((minExponent+k)<<flow.HistogramScale)-1))
+	}
+	bucket(leBounds, "+Inf", s.hist.Count)
+	fmt.Fprintf(w, "%s_sum{%s} %s\n", name, s.labels, strconv.FormatFloat(s.hist.Sum.Seconds(), 'g', -1, 64))
+	fmt.Fprintf(w, "%s_count{%s} %d\n", name, s.labels, s.hist.Count)
 }
 
 func (v *view) labelsOf(attrs []flow.Attr) string {
@@ -269,12 +324,23 @@ func quote(s string) string {
 
 var escape = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
 
-func (d description) header(w io.Writer, name string) {
-	fmt.Fprintf(w, "# HELP %s %s\n# TYPE %s %s\n", name, d.help, name, d.kind)
+// header writes HELP and TYPE. In OpenMetrics a counter's family has no suffix, and families must not share a name: where a gauge has that
+// one already, the counter is of unknown type.
+func (d description) header(w io.Writer, name string, open bool) {
+	kind := d.kind
+	if open && kind == "counter" {
+		base := strings.TrimSuffix(name, "_total")
+		if _, taken := own[base]; taken {
+			kind = "unknown"
+		} else {
+			name = base
+		}
+	}
+	fmt.Fprintf(w, "# HELP %s %s\n# TYPE %s %s\n", name, d.help, name, kind)
 }
 
 // describe writes the lines of raw, grouped by family and with HELP and TYPE in front of each.
-func (t *Telemetry) describe(w io.Writer, raw []byte) {
+func (t *Telemetry) describe(w io.Writer, raw []byte, open bool) {
 	lines := make(map[string][]string)
 	var names []string
 	for line := range strings.Lines(string(raw)) {
@@ -302,7 +368,7 @@ func (t *Telemetry) describe(w io.Writer, raw []byte) {
 	})
 	for _, name := range names {
 		d, _ := t.description(name)
-		d.header(w, name)
+		d.header(w, name, open)
 		slices.Sort(lines[name])
 		for _, line := range lines[name] {
 			_, _ = io.WriteString(w, line)

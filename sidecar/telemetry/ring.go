@@ -20,7 +20,7 @@ const (
 )
 
 // chunk is Records with the texts that alias the data path's buffers copied aside: one copy into text per Record, and one string per chunk
-// in place of six per Record.
+// in place of seven per Record.
 type chunk struct {
 	n    int
 	recs [chunkRecords]flow.Record
@@ -28,11 +28,11 @@ type chunk struct {
 	text []byte
 }
 
-const borrowed = 6
+const borrowed = 7
 
 // borrowedTexts are the fields that flow.Recorder declares borrowed.
 func borrowedTexts(r *flow.Record) [borrowed]*string {
-	return [...]*string{&r.Method, &r.Path, &r.Authority, &r.UserAgent, &r.RequestID, &r.Detail}
+	return [...]*string{&r.Method, &r.Path, &r.Authority, &r.UserAgent, &r.RequestID, &r.Detail, (*string)(&r.Headers)}
 }
 
 func (c *chunk) add(r *flow.Record) {
@@ -40,8 +40,11 @@ func (c *chunk) add(r *flow.Record) {
 	*kept = *r
 	for i, s := range borrowedTexts(kept) {
 		limit := keepText
-		if s == &kept.Path {
+		switch i {
+		case 1:
 			limit = keepPath
+		case 6:
+			limit = flow.MaxHeaders
 		}
 		c.text = append(c.text, (*s)[:min(len(*s), limit)]...)
 		c.ends[c.n][i] = uint32(len(c.text))

@@ -56,7 +56,7 @@ type Config struct {
 	// collector of tulle-sidecar (GOGC 50) makes 6 MiB of memory; with what an idle sidecar takes (24 MiB) that stays under 40 MiB.
 	QueueBytes   int
 	QueueBatches int           // the same in batches; default 4,096
-	Series       int           // per metric family; default 10,000
+	Series       int           // per metric family, at least 2; default 10,000
 	FlushTimeout time.Duration // for everything after Run's ctx is done; default 5 s
 	BootID       string        // default: 16 random hex digits; set in tests
 
@@ -114,6 +114,8 @@ type Telemetry struct {
 	outage   outage
 	latest   slot
 	draining chan struct{} // closed when Run's ctx is done
+
+	saturation atomic.Pointer[func() []flow.Saturation]
 
 	spanSequence, metricSequence uint64 // owned by the encoder; owned by whoever samples
 	scratch                      []byte // the encoder's: queued bodies are copies of about their length, for they may wait for long
@@ -400,13 +402,19 @@ func (t *Telemetry) sample(ctx context.Context) {
 
 // sampled reads the counters now. Not for concurrent use.
 func (t *Telemetry) sampled() sample {
-	families := t.counters.collect(t.cfg.Workload.Service, true)
+	families := append(t.counters.collect(t.cfg.Workload.Service, forExport), t.saturated()...)
 	lost := flow.Family{Name: flow.MetricRecordsDropped, Unit: "{record}"}
 	for i := range t.dropped {
 		lost.Points = append(lost.Points, flow.Point{Attrs: []flow.Attr{flow.Text(flow.AttrReason, dropNames[i])}, Value: int64(t.dropped[i].Load())})
 	}
+	folded := flow.Family{Name: flow.MetricSeriesFolded, Unit: "{series}"}
+	for name, n := range t.counters.folded() {
+		if n > 0 {
+			folded.Points = append(folded.Points, flow.Point{Attrs: []flow.Attr{flow.Text(flow.AttrFamily, name)}, Value: int64(n)})
+		}
+	}
 	t.metricSequence++
-	return sample{sequence: t.metricSequence, body: mem.SliceBuffer(flow.AppendMetricBody(nil, t.boot, t.now(), append(families, lost)))}
+	return sample{sequence: t.metricSequence, body: mem.SliceBuffer(flow.AppendMetricBody(nil, t.boot, t.now(), append(families, lost, folded)))}
 }
 
 // sendMetrics delivers the newest sample; one that cannot be delivered gives way to the next. After ctx is done it finishes the one it has, so

@@ -149,7 +149,7 @@ func TestBatches(t *testing.T) {
 		folded := exchange(3)
 		folded.Kind, folded.Side, folded.Attempt, folded.Folded = flow.KindAttempt, flow.SideClient, 1, true
 		tel.Record(folded) // no span, but counted
-		for _, f := range tel.counters.collect("cart", false) {
+		for _, f := range tel.counters.collect("cart", forText) {
 			if f.Name == flow.MetricAttempts && (len(f.Points) != 1 || f.Points[0].Value != 1) {
 				t.Errorf("the folded attempt was counted as %+v", f.Points)
 			}
@@ -528,21 +528,21 @@ func TestExemplars(t *testing.T) {
 	fail(1, time.Second)
 	fail(2, 3*time.Second)
 	fail(3, 2*time.Second)
-	read := func(keep bool) []flow.Exemplar {
-		for _, f := range c.collect("web", keep) {
+	read := func(why purpose) []flow.Exemplar {
+		for _, f := range c.collect("web", why) {
 			if f.Name == flow.MetricAttempts {
 				return f.Points[0].Exemplars
 			}
 		}
 		return nil
 	}
-	if got := read(false); got != nil {
+	if got := read(forText); got != nil {
 		t.Errorf("the Prometheus view took exemplars: %v", got)
 	}
-	if got := read(true); len(got) != 2 || got[0].Trace[15] != 2 || got[1].Trace[15] != 3 {
+	if got := read(forExport); len(got) != 2 || got[0].Trace[15] != 2 || got[1].Trace[15] != 3 {
 		t.Errorf("want the worst and the last: %v", got)
 	}
-	if got := read(true); len(got) != 0 {
+	if got := read(forExport); len(got) != 0 {
 		t.Errorf("exemplars were given twice: %v", got)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -57,7 +58,8 @@ type key struct {
 
 type pool struct {
 	mu   sync.Mutex
-	idle []idle // oldest first
+	idle []idle       // oldest first
+	open atomic.Int64 // connections, idle ones included; a pool is kept while there are any
 }
 
 type idle struct {
@@ -110,7 +112,7 @@ func (p *Pools) sweep(now time.Time) {
 			n++
 		}
 		e.idle = append(e.idle[:0], e.idle[n:]...)
-		empty := len(e.idle) == 0
+		empty := len(e.idle) == 0 && e.open.Load() == 0
 		e.mu.Unlock()
 		if empty {
 			delete(p.m, k)
@@ -129,6 +131,40 @@ func (p *Pools) Idle() int {
 		e.mu.Unlock()
 	}
 	return n
+}
+
+// Count is how many connections to one endpoint are open, and how many of these are idle.
+func (p *Pools) Count(addr netip.AddrPort, secure *tls.Config) (open, free int64) {
+	p.mu.RLock()
+	e := p.m[key{addr, secure}]
+	p.mu.RUnlock()
+	if e == nil {
+		return 0, 0
+	}
+	e.mu.Lock()
+	free = int64(len(e.idle))
+	e.mu.Unlock()
+	return e.open.Load(), free
+}
+
+// opened counts one more connection of k.
+func (p *Pools) opened(k key) {
+	p.mu.RLock()
+	e := p.m[k]
+	if e != nil {
+		e.open.Add(1)
+	}
+	p.mu.RUnlock()
+	if e != nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if e = p.m[k]; e == nil {
+		e = &pool{}
+		p.m[k] = e
+	}
+	e.open.Add(1)
 }
 
 // Get implements exchange.Pool.
@@ -160,6 +196,7 @@ func (p *Pools) Get(x *exchange.Exchange) *exchange.Conn {
 		x.Outcome.Fail(reason, err.Error())
 		return nil
 	}
+	p.opened(k)
 	x.Remote = c.Identity
 	return c
 }
@@ -266,6 +303,9 @@ func (p *Pools) Discard(c *exchange.Conn) {
 // discard closes c in order: what was written is still delivered. Closing a TLS connection writes, which may block for seconds when the peer
 // does not read, so nobody waits for it but Run. p.mu must be held, so that Run does not miss it.
 func (p *Pools) discard(c *exchange.Conn) {
+	if k, ok := c.Key.(key); ok && p.m[k] != nil {
+		p.m[k].open.Add(-1)
+	}
 	drain(c.TCP) // a close with unread bytes would send a reset, which destroys what the peer has not read
 	if _, ok := c.Conn.(*tls.Conn); !ok {
 		_ = c.Close()

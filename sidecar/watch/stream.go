@@ -197,7 +197,7 @@ func (w *Watcher) commit(refusals map[string]string) error {
 	s, err := policy.FromXDS(all)
 	have := ""
 	if err == nil {
-		have = policy.Revision(s.Workload, all)
+		have = policy.Revision(s.Workload, s.Telemetry, all)
 	}
 	switch {
 	case len(w.staged[policy.TypePolicy]) != 1:

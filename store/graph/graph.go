@@ -400,7 +400,7 @@ func (g *Graph) bootLocked(now time.Time, r *reporter, id string) *boot {
 	case slices.Contains(r.buried, id):
 		return nil
 	}
-	fresh := &boot{id: id, series: map[point]*last{}, active: map[activeKey]int64{}}
+	fresh := &boot{id: id, series: map[point]*last{}, active: map[activeKey]int64{}, gauges: map[series]int64{}}
 	if old := r.boot; old != nil {
 		if !old.goodbye {
 			r.gone = append(r.gone, interval{old.covered, now.UnixNano()})

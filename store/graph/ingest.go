@@ -22,7 +22,7 @@ type point struct {
 	source, destination, protocol string
 	class, reason                 string
 	endpoint, route, version      string
-	direction, kind               string
+	direction, kind, detail       string // detail: state, limit or family
 	answered, delivered, probe    bool
 }
 
@@ -59,6 +59,12 @@ const (
 	famTraceBreaks
 	famTraceKept
 	famDropped
+	famInFlight
+	famLimit
+	famPool
+	famShed
+	famPoolWait
+	famFolded
 )
 
 // families lists what is read, those that carry the protocol of an edge first: attempts do not, and take it from them.
@@ -78,6 +84,12 @@ var families = []struct {
 	{flow.MetricTraceBreaks, famTraceBreaks},
 	{flow.MetricTraceKept, famTraceKept},
 	{flow.MetricRecordsDropped, famDropped},
+	{flow.MetricInFlight, famInFlight},
+	{flow.MetricLimit, famLimit},
+	{flow.MetricPool, famPool},
+	{flow.MetricShed, famShed},
+	{flow.MetricPoolWait, famPoolWait},
+	{flow.MetricSeriesFolded, famFolded},
 }
 
 // Reasons why something was not counted; tulle_graph_rejected_total carries them.
@@ -428,6 +440,8 @@ func (in *ingestion) point(f family, attrs pcommon.Map) (point, bool) {
 			p.direction = v.Str()
 		case flow.AttrKind:
 			p.kind = v.Str()
+		case flow.AttrState, flow.AttrLimit, flow.AttrFamily: // each family has at most one of these
+			p.detail = v.Str()
 		case flow.AttrAnswered:
 			p.answered = v.Bool()
 		case flow.AttrDelivered:
@@ -443,7 +457,13 @@ func (in *ingestion) point(f family, attrs pcommon.Map) (point, bool) {
 		p.side, p.source = flow.SideClient, in.r.service
 	case famRouteDuration:
 		p.side = flow.SideServer
-	case famDropped:
+	case famPoolWait:
+		p.side, p.source = flow.SideClient, in.r.service
+	case famInFlight, famLimit, famPool, famShed:
+		if p.side == flow.SideClient {
+			p.source = in.r.service
+		}
+	case famDropped, famFolded:
 		return p, true
 	}
 	var ok bool
@@ -472,6 +492,15 @@ func (in *ingestion) number(f family, dp pmetric.NumberDataPoint) {
 	if dp.ValueType() == pmetric.NumberDataPointValueTypeDouble {
 		v = int64(math.Round(dp.DoubleValue()))
 	}
+	if f == famInFlight || f == famLimit || f == famPool {
+		s := saturationSeries(&p)
+		if _, known := in.b.gauges[s]; !known && len(in.b.gauges) >= maxSeriesPerReporter {
+			in.g.reject(rejectTooMany, 1)
+			return
+		}
+		in.b.gauges[s] = v
+		return
+	}
 	if f == famActive {
 		k := activeKey{sideKey{p.edge(), p.side}, p.kind}
 		if _, known := in.b.active[k]; !known && (len(in.b.active) >= maxSeriesPerReporter || !in.room(p.edge())) {
@@ -499,6 +528,9 @@ func (in *ingestion) number(f family, dp pmetric.NumberDataPoint) {
 	}
 	l.value = uint64(v)
 	in.examples(&p, dp.Exemplars())
+	if f == famFolded {
+		in.b.folded += uint64(v) - before
+	}
 	if d := uint64(v) - before; d > 0 && !in.baseline {
 		in.count(&p, d)
 	}

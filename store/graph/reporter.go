@@ -42,6 +42,8 @@ type boot struct {
 	offset   int64   // the smallest of them
 	series   map[point]*last
 	active   map[activeKey]int64
+	gauges   map[series]int64 // of saturation
+	folded   uint64           // series it counts under other for want of room
 }
 
 type hole struct {

@@ -29,6 +29,12 @@ const (
 	SeriesActive          = "tulle_active"                      // source, destination, side, protocol, kind: gauge
 	SeriesTraces          = "tulle_trace_context_total"         // service, propagated (true, false): outgoing requests made while handling a traced one
 	SeriesRecordsDropped  = "tulle_records_dropped_total"       // service, reason: what sidecars could not keep or send
+	SeriesSidecarFolded   = "tulle_sidecar_series_folded_total" // service, family: new series that sidecars counted under other
+	SeriesInFlight        = "tulle_destination_in_flight"       // source, destination, side: gauge
+	SeriesLimit           = "tulle_destination_limit"           // source, destination, side: gauge, the sum of what its sidecars allow
+	SeriesPool            = "tulle_destination_connections"     // source, destination, side, state (busy, idle): gauge
+	SeriesShed            = "tulle_destination_shed_total"      // source, destination, side, limit (max_requests, max_connections)
+	SeriesPoolWait        = "tulle_destination_wait_seconds"    // source, destination: native histogram
 	SeriesReporterUp      = "tulle_reporter_up"                 // service, instance: 1, or 0 while missing
 	SeriesClockOffset     = "tulle_reporter_clock_offset"       // service, instance: seconds to add to its clock to get the observer's
 	SeriesEdgeMissing     = "tulle_edge_reporter_missing"       // source, destination, protocol: 1 while a reporter of the edge is missing, else absent
@@ -63,6 +69,12 @@ var seriesLabels = map[string][]string{
 	SeriesConnections:        {"source", "destination", "side", "protocol", "reason"},
 	SeriesTraces:             {"service", "propagated"},
 	SeriesRecordsDropped:     {"service", "reason"},
+	SeriesSidecarFolded:      {"service", "family"},
+	SeriesInFlight:           {"source", "destination", "side"},
+	SeriesLimit:              {"source", "destination", "side"},
+	SeriesPool:               {"source", "destination", "side", "state"},
+	SeriesShed:               {"source", "destination", "side", "limit"},
+	SeriesPoolWait:           {"source", "destination"},
 	SeriesServiceGraph:       {"client", "server"},
 	SeriesServiceGraphFailed: {"client", "server"},
 }
@@ -73,6 +85,23 @@ func (s *series) pairs(buf []string) []string {
 		buf = append(buf, name, s.values[i])
 	}
 	return buf
+}
+
+// saturationSeries is that of a gauge or sum of saturation. The source of what a server's sidecar carries to its own application is left out:
+// it is all callers together.
+func saturationSeries(p *point) series {
+	s := series{values: [7]string{p.source, p.destination, p.side.String()}}
+	switch p.metric {
+	case famInFlight:
+		s.metric = SeriesInFlight
+	case famLimit:
+		s.metric = SeriesLimit
+	case famPool:
+		s.metric, s.values[3] = SeriesPool, p.detail
+	case famShed:
+		s.metric, s.values[3] = SeriesShed, p.detail
+	}
+	return s
 }
 
 func trueOr(b bool, no string) string {
@@ -143,6 +172,10 @@ func (g *Graph) accumulate(r *reporter, p *point, d uint64) {
 		g.counters[series{SeriesTraces, [7]string{p.source, "true"}}] += n
 	case famDropped:
 		g.counters[series{SeriesRecordsDropped, [7]string{r.service, p.reason}}] += n
+	case famShed:
+		g.counters[saturationSeries(p)] += n
+	case famFolded:
+		g.counters[series{SeriesSidecarFolded, [7]string{r.service, p.detail}}] += n
 	}
 }
 
@@ -156,6 +189,8 @@ func (g *Graph) accumulateHist(p *point, d *hist) {
 		s = series{SeriesAttemptDuration, [7]string{k.destination, p.endpoint}}
 	case famRouteDuration:
 		s = series{SeriesRouteDuration, [7]string{k.destination, p.route}}
+	case famPoolWait:
+		s = series{SeriesPoolWait, [7]string{k.source, k.destination}}
 	default:
 		return
 	}
@@ -244,6 +279,10 @@ func (g *Graph) fillLocked(now time.Time, b *metric.Batch) {
 		if !r.missing {
 			for k, n := range r.boot.active {
 				b.Gauge(SeriesActive, float64(n), "source", k.source, "destination", k.destination, "side", k.side.String(), "protocol", k.protocol, "kind", k.kind)
+			}
+			for s, n := range r.boot.gauges {
+				buf = s.pairs(buf)
+				b.Gauge(s.metric, float64(n), buf...)
 			}
 		}
 	}

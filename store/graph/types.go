@@ -67,6 +67,7 @@ type Reporter struct {
 	Missing     bool          `json:"missing"` // has not reported for ≥ 5 s without saying goodbye
 	ClockOffset time.Duration `json:"clockOffsetNs"`
 	Version     string        `json:"version,omitempty"`
+	Folded      uint64        `json:"folded,omitempty"` // new series it counted under other since its boot, for want of room
 }
 
 // EdgeState says which reporters an edge rests on.

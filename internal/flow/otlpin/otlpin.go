@@ -7,6 +7,7 @@ package otlpin
 import (
 	"errors"
 	"net/netip"
+	"strings"
 	"time"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
@@ -78,6 +79,8 @@ func Record(span ptrace.Span) (flow.Record, error) {
 			FirstByte:  a.leg(flow.AttrLegFirstByte),
 			LastByte:   a.leg(flow.AttrLegLastByte),
 		},
+		Far:     a.far(),
+		Headers: a.headers(),
 		Source: flow.Peer{
 			Service:   a.text(flow.AttrSourceService),
 			Namespace: a.text(flow.AttrSourceNamespace),
@@ -153,6 +156,40 @@ func (a attrs) leg(key string) time.Duration {
 		return time.Duration(v.Int())
 	}
 	return flow.Unset
+}
+
+// far is the zero value unless the far side said when its first byte came.
+func (a attrs) far() flow.Far {
+	f := flow.Far{
+		HeadParsed: a.leg(flow.AttrFarHeadParsed), Queued: a.leg(flow.AttrFarQueued),
+		Sent: a.leg(flow.AttrFarSent), FirstByte: a.leg(flow.AttrFarFirstByte),
+	}
+	if !f.Known() {
+		return flow.Far{}
+	}
+	return f
+}
+
+// headers collects the attributes of allow-listed header fields: arrays of strings, as OpenTelemetry has them. x-request-id, which is always kept,
+// is a string and a field of its own.
+func (a attrs) headers() flow.Headers {
+	var out []byte
+	for k, v := range a.m.All() {
+		name, request := strings.CutPrefix(k, flow.AttrRequestHeader)
+		response := false
+		if !request {
+			name, response = strings.CutPrefix(k, flow.AttrResponseHeader)
+		}
+		if !request && !response || v.Type() != pcommon.ValueTypeSlice {
+			continue
+		}
+		for _, item := range v.Slice().All() {
+			if s := item.Str(); !strings.Contains(name+s, "\n") {
+				out = flow.AppendHeader(out, response, name, []byte(s))
+			}
+		}
+	}
+	return flow.Headers(out)
 }
 
 func (a attrs) addr(key string) netip.AddrPort {

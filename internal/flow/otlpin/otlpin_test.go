@@ -51,6 +51,14 @@ func random(r *rand.Rand) flow.Record {
 	} {
 		*leg = max(*leg, flow.Unset)
 	}
+	if !rec.Far.Known() {
+		rec.Far = flow.Far{}
+	}
+	if rec.Headers != "" {
+		b := flow.AppendHeader(nil, false, "accept-language", []byte("de, en; q=0.5"))
+		b = flow.AppendHeader(b, false, "x-tenant", []byte(rec.Headers))
+		rec.Headers = flow.Headers(flow.AppendHeader(b, true, "x-cache", nil))
+	}
 	return rec
 }
 

@@ -27,6 +27,7 @@ type Policy struct {
 	Namespace     string                 `protobuf:"bytes,3,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	Version       string                 `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
 	Instance      string                 `protobuf:"bytes,5,opt,name=instance,proto3" json:"instance,omitempty"`
+	Telemetry     *Telemetry             `protobuf:"bytes,6,opt,name=telemetry,proto3" json:"telemetry,omitempty"` // absent: the default
 	Limits        *Limits                `protobuf:"bytes,7,opt,name=limits,proto3" json:"limits,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -97,6 +98,13 @@ func (x *Policy) GetInstance() string {
 	return ""
 }
 
+func (x *Policy) GetTelemetry() *Telemetry {
+	if x != nil {
+		return x.Telemetry
+	}
+	return nil
+}
+
 func (x *Policy) GetLimits() *Limits {
 	if x != nil {
 		return x.Limits
@@ -165,6 +173,67 @@ func (x *Limits) GetBufferBytes() int64 {
 	return 0
 }
 
+// Telemetry mirrors policy.Telemetry.
+type Telemetry struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Headers       []string               `protobuf:"bytes,1,rep,name=headers,proto3" json:"headers,omitempty"`
+	Accept        []string               `protobuf:"bytes,2,rep,name=accept,proto3" json:"accept,omitempty"`
+	Emit          []string               `protobuf:"bytes,3,rep,name=emit,proto3" json:"emit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Telemetry) Reset() {
+	*x = Telemetry{}
+	mi := &file_tulle_v1_policy_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Telemetry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Telemetry) ProtoMessage() {}
+
+func (x *Telemetry) ProtoReflect() protoreflect.Message {
+	mi := &file_tulle_v1_policy_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Telemetry.ProtoReflect.Descriptor instead.
+func (*Telemetry) Descriptor() ([]byte, []int) {
+	return file_tulle_v1_policy_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Telemetry) GetHeaders() []string {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+func (x *Telemetry) GetAccept() []string {
+	if x != nil {
+		return x.Accept
+	}
+	return nil
+}
+
+func (x *Telemetry) GetEmit() []string {
+	if x != nil {
+		return x.Emit
+	}
+	return nil
+}
+
 // Destination is the xDS resource that answers "who is at (network, IP, port)"; subscribed to on demand, by name "NETWORK/IP:PORT".
 type Destination struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -179,7 +248,7 @@ type Destination struct {
 
 func (x *Destination) Reset() {
 	*x = Destination{}
-	mi := &file_tulle_v1_policy_proto_msgTypes[2]
+	mi := &file_tulle_v1_policy_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -191,7 +260,7 @@ func (x *Destination) String() string {
 func (*Destination) ProtoMessage() {}
 
 func (x *Destination) ProtoReflect() protoreflect.Message {
-	mi := &file_tulle_v1_policy_proto_msgTypes[2]
+	mi := &file_tulle_v1_policy_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -204,7 +273,7 @@ func (x *Destination) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Destination.ProtoReflect.Descriptor instead.
 func (*Destination) Descriptor() ([]byte, []int) {
-	return file_tulle_v1_policy_proto_rawDescGZIP(), []int{2}
+	return file_tulle_v1_policy_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Destination) GetNetwork() string {
@@ -246,18 +315,23 @@ var File_tulle_v1_policy_proto protoreflect.FileDescriptor
 
 const file_tulle_v1_policy_proto_rawDesc = "" +
 	"\n" +
-	"\x15tulle/v1/policy.proto\x12\btulle.v1\"\xbc\x01\n" +
+	"\x15tulle/v1/policy.proto\x12\btulle.v1\"\xef\x01\n" +
 	"\x06Policy\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\tR\brevision\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x1c\n" +
 	"\tnamespace\x18\x03 \x01(\tR\tnamespace\x12\x18\n" +
 	"\aversion\x18\x04 \x01(\tR\aversion\x12\x1a\n" +
-	"\binstance\x18\x05 \x01(\tR\binstance\x12(\n" +
+	"\binstance\x18\x05 \x01(\tR\binstance\x121\n" +
+	"\ttelemetry\x18\x06 \x01(\v2\x13.tulle.v1.TelemetryR\ttelemetry\x12(\n" +
 	"\x06limits\x18\a \x01(\v2\x10.tulle.v1.LimitsR\x06limits\"\x83\x01\n" +
 	"\x06Limits\x12 \n" +
 	"\vconnections\x18\x01 \x01(\x03R\vconnections\x124\n" +
 	"\x16connections_per_source\x18\x02 \x01(\x03R\x14connectionsPerSource\x12!\n" +
-	"\fbuffer_bytes\x18\x03 \x01(\x03R\vbufferBytes\"\x90\x01\n" +
+	"\fbuffer_bytes\x18\x03 \x01(\x03R\vbufferBytes\"Q\n" +
+	"\tTelemetry\x12\x18\n" +
+	"\aheaders\x18\x01 \x03(\tR\aheaders\x12\x16\n" +
+	"\x06accept\x18\x02 \x03(\tR\x06accept\x12\x12\n" +
+	"\x04emit\x18\x03 \x03(\tR\x04emit\"\x90\x01\n" +
 	"\vDestination\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x18\n" +
@@ -278,19 +352,21 @@ func file_tulle_v1_policy_proto_rawDescGZIP() []byte {
 	return file_tulle_v1_policy_proto_rawDescData
 }
 
-var file_tulle_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_tulle_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_tulle_v1_policy_proto_goTypes = []any{
 	(*Policy)(nil),      // 0: tulle.v1.Policy
 	(*Limits)(nil),      // 1: tulle.v1.Limits
-	(*Destination)(nil), // 2: tulle.v1.Destination
+	(*Telemetry)(nil),   // 2: tulle.v1.Telemetry
+	(*Destination)(nil), // 3: tulle.v1.Destination
 }
 var file_tulle_v1_policy_proto_depIdxs = []int32{
-	1, // 0: tulle.v1.Policy.limits:type_name -> tulle.v1.Limits
-	1, // [1:1] is the sub-list for method output_type
-	1, // [1:1] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	2, // 0: tulle.v1.Policy.telemetry:type_name -> tulle.v1.Telemetry
+	1, // 1: tulle.v1.Policy.limits:type_name -> tulle.v1.Limits
+	2, // [2:2] is the sub-list for method output_type
+	2, // [2:2] is the sub-list for method input_type
+	2, // [2:2] is the sub-list for extension type_name
+	2, // [2:2] is the sub-list for extension extendee
+	0, // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_tulle_v1_policy_proto_init() }
@@ -304,7 +380,7 @@ func file_tulle_v1_policy_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tulle_v1_policy_proto_rawDesc), len(file_tulle_v1_policy_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   3,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

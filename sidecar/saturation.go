@@ -1,0 +1,65 @@
+package sidecar
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/internal/policy"
+	"github.com/tulle-mesh/tulle/sidecar/exchange"
+)
+
+// target is one destination of the Snapshot in force with its endpoints.
+type target struct {
+	side      flow.Side
+	protocol  flow.Protocol
+	d         *exchange.Destination
+	endpoints []policy.Endpoint
+}
+
+// targets lists what a Snapshot's bindings lead to.
+func targets(bindings []*exchange.Binding, snap *policy.Snapshot) []target {
+	var out []target
+	for _, b := range bindings {
+		if b.Own != nil {
+			out = append(out, target{flow.SideServer, b.Listener.Protocol, b.Own, []policy.Endpoint{*b.App}})
+		}
+	}
+	if len(bindings) > 0 {
+		for name, d := range bindings[0].Destinations {
+			out = append(out, target{flow.SideClient, snap.Services[name].Protocol, d, snap.Endpoints[name]})
+		}
+	}
+	slices.SortFunc(out, func(a, b target) int { return cmp.Or(cmp.Compare(a.side, b.side), cmp.Compare(a.d.Name, b.d.Name)) })
+	return out
+}
+
+// Saturation is how much of what may be used towards each destination of the Snapshot in force is in use now.
+func (s *Sidecar) Saturation() []flow.Saturation {
+	list := s.targets.Load()
+	if list == nil {
+		return nil
+	}
+	out := make([]flow.Saturation, 0, len(*list))
+	for _, t := range *list {
+		sat := flow.Saturation{Side: t.side, Destination: t.d.Name, Limit: -1}
+		for i := range t.endpoints {
+			open, idle := s.pools.Count(t.endpoints[i].Address, t.d.TLS)
+			sat.Open += open
+			sat.Idle += idle
+		}
+		if t.side == flow.SideServer { // nothing is limited towards the own application
+			sat.InFlight = s.observer.inbound.Load()
+		} else {
+			kind := flow.KindExchange
+			if t.protocol != flow.ProtocolHTTP1 {
+				kind = flow.KindConnection
+			}
+			limit, _ := t.d.Limit(kind)
+			sat.InFlight, sat.Limit = t.d.InFlight.Load(), int64(limit)
+			sat.ShedRequests, sat.ShedConnections = t.d.Shed.Requests.Load(), t.d.Shed.Connections.Load()
+		}
+		out = append(out, sat)
+	}
+	return out
+}

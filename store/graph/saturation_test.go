@@ -1,0 +1,68 @@
+package graph
+
+import (
+	"testing"
+	"time"
+
+	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+)
+
+// What a sidecar says about how full it is becomes series, and what it folds is told with the reporter; of another service it may not speak.
+func TestSaturationBecomesSeries(t *testing.T) {
+	s := newRogueSim(t)
+	edge := func(side, destination string, more ...flow.Attr) []flow.Attr {
+		return append([]flow.Attr{flow.Text(flow.AttrSide, side), flow.Text(flow.AttrDestService, destination)}, more...)
+	}
+	var waited flow.Histogram
+	waited.Observe(3 * time.Millisecond)
+	send := func(sequence uint64, factor int64) {
+		t.Helper()
+		body := flow.AppendMetrics(nil, flow.Resource{Service: "web", Instance: "web-1", BootID: "a", Sequence: sequence, Clock: s.now}, s.now.Add(-time.Second), s.now, []flow.Family{
+			{Name: flow.MetricInFlight, Type: flow.MetricGauge, Points: []flow.Point{{Attrs: edge("client", "cart"), Value: 3 * factor}, {Attrs: edge("server", "cart"), Value: 99}}},
+			{Name: flow.MetricLimit, Type: flow.MetricGauge, Points: []flow.Point{{Attrs: edge("client", "cart"), Value: 100}}},
+			{Name: flow.MetricPool, Type: flow.MetricGauge, Points: []flow.Point{{Attrs: edge("client", "cart", flow.Text(flow.AttrState, "idle")), Value: 4}}},
+			{Name: flow.MetricShed, Points: []flow.Point{{Attrs: edge("client", "cart", flow.Text(flow.AttrLimit, "max_requests")), Value: 5 * factor}}},
+			{Name: flow.MetricPoolWait, Type: flow.MetricHistogram, Points: []flow.Point{{Attrs: []flow.Attr{flow.Text(flow.AttrDestService, "cart")}, Histogram: &waited}}},
+			{Name: flow.MetricSeriesFolded, Points: []flow.Point{{Attrs: []flow.Attr{flow.Text(flow.AttrFamily, flow.MetricExchanges)}, Value: 7 * factor}}},
+		})
+		req := pmetricotlp.NewExportRequest()
+		if err := req.UnmarshalProto(body); err != nil {
+			t.Fatal(err)
+		}
+		md := req.Metrics()
+		md.ResourceMetrics().At(0).Resource().Attributes().PutStr(flow.AttrReporterIdentity, rogue)
+		if err := s.g.Ingest(t.Context(), md); err != nil {
+			t.Fatal(err)
+		}
+	}
+	send(1, 1)
+	send(2, 2)
+	r := s.g.sortedReportersLocked()[0]
+	for want, n := range map[series]int64{
+		{SeriesInFlight, [7]string{"web", "cart", "client"}}:       6,
+		{SeriesLimit, [7]string{"web", "cart", "client"}}:          100,
+		{SeriesPool, [7]string{"web", "cart", "client", "idle"}}:   4,
+		{SeriesInFlight, [7]string{"", "cart", "server"}}:          0, // cart is not web's to speak of
+		{SeriesLimit, [7]string{"somebody", "cart", "client"}}:     0,
+		{SeriesPool, [7]string{"web", "cart", "client", "busy"}}:   0,
+		{SeriesInFlight, [7]string{"web", "cart", "client", "no"}}: 0,
+	} {
+		if got := r.boot.gauges[want]; got != n {
+			t.Errorf("%v is %d, want %d", want, got, n)
+		}
+	}
+	if n := s.g.counters[series{SeriesShed, [7]string{"web", "cart", "client", "max_requests"}}]; n != 10 {
+		t.Errorf("shed is %v", n)
+	}
+	if n := s.g.counters[series{SeriesSidecarFolded, [7]string{"web", flow.MetricExchanges}}]; n != 14 || r.boot.folded != 14 {
+		t.Errorf("folded is %v, of the reporter %d", n, r.boot.folded)
+	}
+	if h := s.g.hists[series{SeriesPoolWait, [7]string{"web", "cart"}}]; h == nil || h.count != 1 {
+		t.Errorf("wait is %+v", h)
+	}
+	if len(s.g.edges) != 0 {
+		t.Errorf("saturation made edges: %v", s.g.edges)
+	}
+}
