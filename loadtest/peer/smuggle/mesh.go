@@ -41,8 +41,8 @@ func (m *mesh) stop() error {
 const namespace = "smuggle"
 
 // startMesh starts everything and returns when every sidecar is ready.
-func startMesh(ctx context.Context, bin, dir string, services []*service, evil string) (m *mesh, err error) {
-	m = &mesh{meshed: map[string]string{}, external: map[string]string{}}
+func startMesh(ctx context.Context, bin, dir string, services []*service, evil string) (_ *mesh, err error) {
+	m := &mesh{meshed: map[string]string{}, external: map[string]string{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, m.stop())
