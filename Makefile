@@ -82,6 +82,11 @@ test-peers: build ## real peers against a running demo: promtool, a W3C/OTLP cli
 	@command -v promtool >/dev/null || { echo "tulle: promtool is missing. Debian/Ubuntu: apt-get install prometheus; others: https://prometheus.io/download/"; exit 1; }
 	$(GO) run ./loadtest/peer
 
+.PHONY: bench-peers
+bench-peers: build ## CPU, memory and latency beside Envoy, HAProxy and nginx (Linux, two cores; BENCH='-only 1k-in,tulle,envoy -rounds 3' for a quick look)
+	$(GO) build -o bin/bench ./loadtest/peer/bench
+	bin/bench $(BENCH)
+
 .PHONY: screenshots
 screenshots: build ## pictures of the real dashboard, made from a running demo with Chromium (docs/images)
 	@command -v chromium >/dev/null || { echo "tulle: chromium is missing. Debian/Ubuntu: apt-get install chromium"; exit 1; }
