@@ -32,13 +32,16 @@ type backendReport struct {
 // goroutine once they are in the table; handshakes are made before, beside it.
 type backend struct {
 	ep    int
-	plain int // listening socket
+	plain int // listening sockets
+	after int // TLS; -1 without
+	stop  int // eventfd: ends the loop
 	tls   *tls.Config
 	kept  map[int][]byte // answers by size; the head is a prefix whose length is in heads
 	heads map[int]int
 
-	mu    sync.Mutex
-	conns map[int]*served // by descriptor
+	handshakes sync.WaitGroup
+	mu         sync.Mutex
+	conns      map[int]*served // by descriptor
 }
 
 // served is one connection.
@@ -73,16 +76,21 @@ func backendMain(c *parent) error {
 }
 
 func newBackend(o backendOrder) (*backend, error) {
-	b := &backend{kept: map[int][]byte{}, heads: map[int]int{}, conns: map[int]*served{}}
+	b := &backend{after: -1, kept: map[int][]byte{}, heads: map[int]int{}, conns: map[int]*served{}}
 	var err error
 	if b.ep, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return nil, fmt.Errorf("epoll: %w", err)
 	}
+	if b.stop, err = unix.Eventfd(0, unix.EFD_CLOEXEC); err != nil {
+		return nil, fmt.Errorf("eventfd: %w", err)
+	}
 	if b.plain, err = listen(o.Plain); err != nil {
 		return nil, err
 	}
-	if err := unix.EpollCtl(b.ep, unix.EPOLL_CTL_ADD, b.plain, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(b.plain)}); err != nil {
-		return nil, fmt.Errorf("epoll: %w", err)
+	for _, fd := range []int{b.plain, b.stop} {
+		if err := unix.EpollCtl(b.ep, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}); err != nil {
+			return nil, fmt.Errorf("epoll: %w", err)
+		}
 	}
 	if !o.TLS.IsValid() {
 		return b, nil
@@ -90,24 +98,14 @@ func newBackend(o backendOrder) (*backend, error) {
 	if b.tls, err = o.PKI.server(backendAccount); err != nil {
 		return nil, err
 	}
-	secure, err := listen(o.TLS)
-	if err != nil {
+	if b.after, err = listen(o.TLS); err != nil {
 		return nil, err
 	}
-	if err := unix.SetNonblock(secure, false); err != nil {
-		return nil, err
-	}
-	go func() { // ends with the process
-		for {
-			fd, _, err := unix.Accept4(secure, unix.SOCK_CLOEXEC)
-			if err != nil {
-				continue
-			}
-			go b.admit(fd)
-		}
-	}()
-	return b, nil
+	return b, unix.EpollCtl(b.ep, unix.EPOLL_CTL_ADD, b.after, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(b.after)})
 }
+
+// close ends the loop.
+func (b *backend) close() { _, _ = unix.Write(b.stop, []byte{1, 0, 0, 0, 0, 0, 0, 0}) }
 
 // admit makes the handshake of an accepted connection and gives it to the loop.
 func (b *backend) admit(fd int) {
@@ -144,9 +142,15 @@ func (b *backend) loop() error {
 		}
 		for _, e := range events[:n] {
 			fd := int(e.Fd)
-			if fd == b.plain {
+			switch fd {
+			case b.plain:
 				b.accept()
 				continue
+			case b.after:
+				b.acceptTLS()
+				continue
+			case b.stop:
+				return b.end()
 			}
 			b.mu.Lock()
 			c := b.conns[fd]
@@ -174,6 +178,30 @@ func (b *backend) accept() {
 			unix.Close(fd)
 		}
 	}
+}
+
+func (b *backend) acceptTLS() {
+	for {
+		fd, _, err := unix.Accept4(b.after, unix.SOCK_CLOEXEC)
+		if err != nil {
+			return
+		}
+		b.handshakes.Go(func() { b.admit(fd) })
+	}
+}
+
+// end closes everything.
+func (b *backend) end() error {
+	b.handshakes.Wait()
+	for fd := range b.conns {
+		unix.Close(fd)
+	}
+	for _, fd := range []int{b.plain, b.after, b.stop, b.ep} {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
+	return nil
 }
 
 // serve does what an event asks for; an error ends the connection.

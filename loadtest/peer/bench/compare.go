@@ -24,7 +24,8 @@ type workload struct {
 // workloads is the table of them, in the order of the report.
 func workloads() []*workload {
 	return []*workload{
-		keepAliveIn, keepAliveOut, largeIn, largeOut, mtlsIn, mtlsOut, newConnections, lowLoad,
+		keepAliveIn, keepAliveOut, largeIn, largeOut, mtlsIn, mtlsOut, newConnections, lowLoad, handshakesFull, handshakesResumed,
+		memoryPlain, memoryTLS, latency, telemetryCost,
 	}
 }
 

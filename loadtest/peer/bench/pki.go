@@ -81,7 +81,9 @@ func (p pki) anchors() string            { return filepath.Join(p.Dir, "ca.pem")
 func (p pki) pair(account string) string { return filepath.Join(p.Dir, account+".pem") }
 
 // backendID is the identity that a proxy must find at the backend.
-func backendID() string { return "spiffe://" + trustDomain + "/ns/" + namespace + "/sa/" + backendAccount }
+func backendID() string {
+	return "spiffe://" + trustDomain + "/ns/" + namespace + "/sa/" + backendAccount
+}
 
 func (p pki) holder(account string) (*identity.Holder, error) {
 	pair, err := tls.LoadX509KeyPair(p.pair(account), p.pair(account))
