@@ -85,6 +85,7 @@ test-peers: build ## real peers against a running demo: promtool, a W3C/OTLP cli
 .PHONY: bench-peers
 bench-peers: build ## CPU, memory and latency beside Envoy, HAProxy and nginx (Linux, two cores; BENCH='-only 1k-in,tulle,envoy -rounds 3' for a quick look)
 	$(GO) build -o bin/bench ./loadtest/peer/bench
+	$(GO) -C loadtest/peer/jaegerallinone build -o $(CURDIR)/bin/jaeger-all-in-one github.com/jaegertracing/jaeger/cmd/all-in-one
 	bin/bench $(BENCH)
 
 .PHONY: screenshots

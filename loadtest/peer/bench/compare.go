@@ -25,7 +25,7 @@ type workload struct {
 func workloads() []*workload {
 	return []*workload{
 		keepAliveIn, keepAliveOut, largeIn, largeOut, mtlsIn, mtlsOut, newConnections, lowLoad, handshakesFull, handshakesResumed,
-		memoryPlain, memoryTLS, latency, telemetryCost,
+		memoryPlain, memoryTLS, latency, telemetryCost, hopSlow, hopFast,
 	}
 }
 

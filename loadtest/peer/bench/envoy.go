@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/netip"
@@ -43,7 +44,7 @@ func startEnvoy(r *rig, p *proxy, s setup) (*running, error) {
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		return nil, err
 	}
-	proc, err := r.launch(p.name, r.paths[p.tool.name], []string{"-c", file, "--concurrency", "1", "--disable-hot-restart", "--log-level", "error"}, accepts(address))
+	proc, err := r.launch(p.name, r.paths[p.tool.name], []string{"-c", file, "--concurrency", "1", "--disable-hot-restart", "--log-level", "error", "--file-flush-interval-msec", "1000"}, accepts(address))
 	if err != nil {
 		return nil, err
 	}
@@ -58,6 +59,9 @@ type envoyPlace struct {
 }
 
 func (r *rig) upstream(s setup) fmt.Stringer {
+	if s.to.IsValid() {
+		return s.to
+	}
 	if s.tlsOut {
 		return r.secure
 	}
@@ -77,7 +81,7 @@ func (r *rig) envoyConfig(s setup, at envoyPlace) object {
 	clusters := []object{cluster("app", at.out.String())}
 	if s.tlsOut {
 		clusters[0]["transport_socket"] = object{"name": "tls", "typed_config": typed("extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-			object{"common_tls_context": r.envoyTLS(backendID())})}
+			object{"common_tls_context": r.envoyTLS(cmp.Or(s.peer, backendID()))})}
 	}
 	if at.log != "" {
 		format := object{}
@@ -95,7 +99,7 @@ func (r *rig) envoyConfig(s setup, at envoyPlace) object {
 				"grpc_service": object{"envoy_grpc": object{"cluster_name": "spans"}, "timeout": "5s"},
 			})},
 		}
-		spans := cluster("spans", r.sinkPlain.String())
+		spans := cluster("spans", cmp.Or(s.spans, r.sinkPlain).String())
 		spans["typed_extension_protocol_options"] = object{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": typed("extensions.upstreams.http.v3.HttpProtocolOptions",
 			object{"explicit_http_config": object{"http2_protocol_options": object{}}})}
 		clusters = append(clusters, spans)

@@ -18,6 +18,7 @@ type series struct {
 	busy        []float64 // share of its core
 	failure     string    // why it is disqualified; "" if it is not
 	flags       []string  // what else went wrong
+	note        string    // for the page
 }
 
 // bar is what the subject must reach: at most limit times what another one needs.
@@ -134,6 +135,9 @@ func (c *comparison) markdown() string {
 		}
 	}
 	for _, s := range c.series {
+		if s.note != "" {
+			fmt.Fprintf(&b, "\n%s: %s.\n", s.title, s.note)
+		}
 		for _, f := range s.flags {
 			fmt.Fprintf(&b, "\n%s: %s.\n", s.title, f)
 		}

@@ -157,6 +157,12 @@ type setup struct {
 	outbound bool // the application's side of a mesh: plaintext in. Only Tulle tells the sides apart
 	tlsIn    bool // take connections over mTLS only
 	tlsOut   bool // speak mTLS to the backend
+
+	// In the place of backend and sink, where set:
+	service string         // Tulle: the service that outbound calls go to
+	to      netip.AddrPort // Envoy: where calls go to
+	peer    string         // Envoy: the identity to be found there
+	spans   netip.AddrPort // Envoy: where spans go to
 }
 
 // running is a proxy that serves.
@@ -164,17 +170,18 @@ type running struct {
 	*proxy
 	address netip.AddrPort
 	admin   string // Tulle: its admin address
+	service string // Tulle: what it is in the mesh
 	log     string // access log; "" for none
 	proc    *process.Process
 	cleanup func() error
 }
 
 // launch starts a program pinned to the proxy's core and waits until ready says nil.
-func (r *rig) launch(name, path string, args []string, ready func(context.Context) error) (*process.Process, error) {
-	return r.launchOn(r.proxyCore, name, path, args, ready)
+func (r *rig) launch(name, path string, args []string, ready func(context.Context) error, env ...string) (*process.Process, error) {
+	return r.launchOn(r.proxyCore, name, path, args, ready, env...)
 }
 
-func (r *rig) launchOn(core int, name, path string, args []string, ready func(context.Context) error) (*process.Process, error) {
+func (r *rig) launchOn(core int, name, path string, args []string, ready func(context.Context) error, env ...string) (*process.Process, error) {
 	r.started++
 	said, err := os.Create(filepath.Join(r.dir, fmt.Sprintf("%s-%d.said", name, r.started)))
 	if err != nil {
@@ -183,7 +190,7 @@ func (r *rig) launchOn(core int, name, path string, args []string, ready func(co
 	defer said.Close()
 	var p *process.Process
 	err = onCore(core, func() (err error) {
-		p, err = process.Start(process.Spec{Name: name, Path: path, Args: args, Log: said, StopTimeout: patience})
+		p, err = process.Start(process.Spec{Name: name, Path: path, Args: args, Env: env, Log: said, StopTimeout: patience})
 		return err
 	})
 	if err != nil {
@@ -317,26 +324,37 @@ func (r *rig) after(p *running, e evidence, requests int) (flags []string, err e
 }
 
 // dropped is the records that a sidecar's page says it dropped, for whatever reason.
-func dropped(ctx context.Context, admin string) (sum float64, err error) {
-	text, err := page(ctx, admin, "/metrics")
+func dropped(ctx context.Context, admin string) (float64, error) {
+	return sum(ctx, admin, "tulle_records_dropped_total", "")
+}
+
+// sum adds up the series of a metric whose labels contain a text. A metric with labels may have no series yet.
+func sum(ctx context.Context, address, name, with string) (total float64, err error) {
+	text, err := page(ctx, address, "/metrics")
 	if err != nil {
 		return 0, err
 	}
-	found := false
+	total, err = sumOf(text, name, with)
+	if err != nil {
+		return 0, fmt.Errorf("%s/metrics: %w", address, err)
+	}
+	return total, nil
+}
+
+func sumOf(text, name, with string) (total float64, err error) {
 	for line := range strings.Lines(text) {
-		if rest, ok := strings.CutPrefix(line, "tulle_records_dropped_total{"); ok {
-			_, value, _ := strings.Cut(rest, "} ")
-			v, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
-			if err != nil {
-				return 0, fmt.Errorf("%s/metrics: %q: %w", admin, line, err)
-			}
-			sum, found = sum+v, true
+		line = strings.TrimSpace(line)
+		rest, ok := strings.CutPrefix(line, name)
+		if !ok || rest == "" || rest[0] != '{' && rest[0] != ' ' || !strings.Contains(rest, with) {
+			continue
 		}
+		v, err := strconv.ParseFloat(rest[strings.LastIndexByte(rest, ' ')+1:], 64)
+		if err != nil {
+			return 0, fmt.Errorf("%q: %w", line, err)
+		}
+		total += v
 	}
-	if !found {
-		return 0, fmt.Errorf("%s/metrics has no tulle_records_dropped_total", admin)
-	}
-	return sum, nil
+	return total, nil
 }
 
 // countLines counts the lines of a file.

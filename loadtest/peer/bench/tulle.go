@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -96,7 +97,7 @@ func startSidecar(r *rig, p *proxy, s setup, binary, log string, flags ...string
 	fmt.Fprintf(&b, "apiVersion: tulle.dev/v1alpha1\nkind: Workload\nmetadata: {name: %s, namespace: %s}\nspec:\n  service: %s\n", name, namespace, name)
 	switch {
 	case s.outbound && s.tlsOut:
-		fmt.Fprintf(&b, "  upstreams:\n    - {service: %s, listen: %q}\n", backendAccount, address)
+		fmt.Fprintf(&b, "  upstreams:\n    - {service: %s, listen: %q}\n", cmp.Or(s.service, backendAccount), address)
 	case s.outbound:
 		fmt.Fprintf(&b, "  upstreams:\n    - {service: outside, listen: %q}\n", address)
 	default:
@@ -136,7 +137,7 @@ func startSidecar(r *rig, p *proxy, s setup, binary, log string, flags ...string
 	if err != nil {
 		return nil, err
 	}
-	run := &running{proxy: p, address: address, admin: admin.String(), log: log, proc: proc}
+	run := &running{proxy: p, address: address, admin: admin.String(), service: name, log: log, proc: proc}
 	run.cleanup = func() error { return errors.Join(os.Remove(config), os.RemoveAll(state)) }
 	return run, nil
 }
