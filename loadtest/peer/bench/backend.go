@@ -110,12 +110,12 @@ func (b *backend) close() { _, _ = unix.Write(b.stop, []byte{1, 0, 0, 0, 0, 0, 0
 // admit makes the handshake of an accepted connection and gives it to the loop.
 func (b *backend) admit(fd int) {
 	if prepare(fd, netip.Addr{}) != nil {
-		unix.Close(fd)
+		shut(fd)
 		return
 	}
 	rec, err := handshake(fd, b.tls, false)
 	if err != nil || b.add(fd, rec) != nil {
-		unix.Close(fd)
+		shut(fd)
 	}
 }
 
@@ -162,7 +162,7 @@ func (b *backend) loop() error {
 				b.mu.Lock()
 				delete(b.conns, fd)
 				b.mu.Unlock()
-				unix.Close(fd)
+				shut(fd)
 			}
 		}
 	}
@@ -175,7 +175,7 @@ func (b *backend) accept() {
 			return
 		}
 		if unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) != nil || b.add(fd, nil) != nil {
-			unix.Close(fd)
+			shut(fd)
 		}
 	}
 }
@@ -194,11 +194,11 @@ func (b *backend) acceptTLS() {
 func (b *backend) end() error {
 	b.handshakes.Wait()
 	for fd := range b.conns {
-		unix.Close(fd)
+		shut(fd)
 	}
 	for _, fd := range []int{b.plain, b.after, b.stop, b.ep} {
 		if fd >= 0 {
-			unix.Close(fd)
+			shut(fd)
 		}
 	}
 	return nil

@@ -306,7 +306,7 @@ func TestCorruptionIsCaught(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, c := range map[string]struct {
-		spoil func(n int, answer []byte) []byte
+		spoil func(n int, text []byte) []byte
 		want  string
 	}{
 		"a flipped bit":    {func(_ int, b []byte) []byte { b[len(b)-7] ^= 4; return b }, "the body differs"},
@@ -456,6 +456,31 @@ func TestParseRollup(t *testing.T) {
 	k := kept{idle: memory{anon: 1000}, full: memory{anon: 11000}, conns: 10}
 	if got := k.perConn().anon; got != 1000 {
 		t.Error(got)
+	}
+}
+
+func TestParseBusy(t *testing.T) {
+	got, err := parseBusy("cpu  100 20 30 99999 88888 1 2 3 0 0")
+	if want := 1560 * time.Millisecond; err != nil || got != want {
+		t.Errorf("%s %v, want %s", got, err, want)
+	}
+	if _, err := parseBusy("intr 1 2 3 4 5 6 7 8"); err == nil {
+		t.Error("another line was read")
+	}
+}
+
+func TestSumOf(t *testing.T) {
+	text := "# TYPE a_total counter\na_total{x=\"1\",r=\"ok\"} 2\na_total{x=\"2 3\",r=\"ok\"} 3.5\na_total{r=\"err\"} 9\na_totals 100\nb 7\n"
+	for _, c := range []struct {
+		name, with string
+		want       float64
+	}{{"a_total", `r="ok"`, 5.5}, {"a_total", "", 14.5}, {"b", "", 7}, {"c", "", 0}} {
+		if got, err := sumOf(text, c.name, c.with); err != nil || got != c.want {
+			t.Errorf("%s with %q: %v %v, want %v", c.name, c.with, got, err, c.want)
+		}
+	}
+	if _, err := sumOf("b x\n", "b", ""); err == nil {
+		t.Error("text was taken for a number")
 	}
 }
 

@@ -128,8 +128,6 @@ func (c *child) ask(question, answer any) error {
 	return nil
 }
 
-func (c *child) pid() int { return c.cmd.Process.Pid }
-
 // stop ends the child and waits for it.
 func (c *child) stop() error {
 	c.in.Close()

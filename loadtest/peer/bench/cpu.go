@@ -73,7 +73,7 @@ func cores() (load, proxy int, err error) {
 	return usable[0], usable[len(usable)-1], nil
 }
 
-// children are the direct children of a process.
+// childPIDs are the direct children of a process.
 func childPIDs(pid int) []int {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
 	if err != nil {
@@ -86,29 +86,6 @@ func childPIDs(pid int) []int {
 		}
 	}
 	return out
-}
-
-// busyTime is the time all cores of the machine have worked since boot, in ticks of 10 ms. What the measurement's own processes did not use of it
-// was other work, which disturbs.
-func busyTime() (time.Duration, error) {
-	b, err := os.ReadFile("/proc/stat")
-	if err != nil {
-		return 0, err
-	}
-	line, _, _ := strings.Cut(string(b), "\n")
-	f := strings.Fields(line) // cpu user nice system idle iowait irq softirq steal …, proc_stat(5)
-	var ticks int64
-	for i, v := range f {
-		if i == 0 || i == 4 || i == 5 || i > 8 {
-			continue
-		}
-		n, err := strconv.ParseInt(v, 10, 64)
-		if err != nil {
-			return 0, fmt.Errorf("/proc/stat: %w", err)
-		}
-		ticks += n
-	}
-	return time.Duration(ticks) * 10 * time.Millisecond, nil
 }
 
 // raiseFiles raises the limit of open descriptors as far as the system allows, which children inherit, and returns it.

@@ -4,6 +4,7 @@ package main
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -46,7 +47,7 @@ func (h *holder) one(j job, config *tls.Config, i int) (int, error) {
 		}
 	}
 	if err != nil {
-		unix.Close(fd)
+		shut(fd)
 		return -1, err
 	}
 	return fd, nil
@@ -62,10 +63,10 @@ func (s *stream) Write(p []byte) (int, error) { return (&blocking{fd: s.fd}).Wri
 func (h *holder) release() (r result) {
 	var b [1]byte
 	for _, fd := range h.fds {
-		if _, err := receive(fd, b[:]); err == unix.EAGAIN {
+		if _, err := receive(fd, b[:]); errors.Is(err, unix.EAGAIN) {
 			r.Total++
 		}
-		unix.Close(fd)
+		shut(fd)
 	}
 	h.fds = nil
 	return r

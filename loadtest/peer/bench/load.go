@@ -109,7 +109,7 @@ func (l *loader) all() (err error) {
 	if l.ep, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return fmt.Errorf("epoll: %w", err)
 	}
-	defer unix.Close(l.ep)
+	defer shut(l.ep)
 	l.conns = make([]conn, l.Conns)
 	defer func() {
 		for i := range l.conns {
@@ -149,7 +149,7 @@ func (l *loader) loop() error {
 		if timer, err = l.ticker(interval); err != nil {
 			return err
 		}
-		defer unix.Close(timer)
+		defer shut(timer)
 		for i := range l.conns {
 			l.free = append(l.free, &l.conns[i])
 		}
@@ -224,11 +224,11 @@ func (l *loader) ticker(interval int64) (int, error) {
 	}
 	every := unix.NsecToTimespec(interval)
 	if err := unix.TimerfdSettime(fd, 0, &unix.ItimerSpec{Interval: every, Value: every}, nil); err != nil {
-		unix.Close(fd)
+		shut(fd)
 		return -1, fmt.Errorf("timer: %w", err)
 	}
 	if err := unix.EpollCtl(l.ep, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}); err != nil {
-		unix.Close(fd)
+		shut(fd)
 		return -1, fmt.Errorf("epoll: %w", err)
 	}
 	return fd, nil
@@ -258,12 +258,12 @@ func (l *loader) open(c *conn) error {
 	}
 	if l.tls != nil {
 		if c.rec, err = handshake(fd, l.tls, true); err != nil {
-			unix.Close(fd)
+			shut(fd)
 			return err
 		}
 	}
 	if err := unix.EpollCtl(l.ep, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd), Pad: int32(c.index)}); err != nil {
-		unix.Close(fd)
+		shut(fd)
 		return fmt.Errorf("epoll: %w", err)
 	}
 	c.fd, c.in, c.raw = fd, c.in[:0], c.raw[:0]
@@ -272,7 +272,7 @@ func (l *loader) open(c *conn) error {
 
 func (c *conn) close() {
 	if c.fd >= 0 {
-		unix.Close(c.fd)
+		shut(c.fd)
 		c.fd = -1
 	}
 }

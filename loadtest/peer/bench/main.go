@@ -122,33 +122,31 @@ func bench(ctx context.Context, o options, flags map[string]*string, write strin
 	if write != "" && o.partial {
 		return fmt.Errorf("-write needs a whole run: no -only, at least %d rounds of %s", fullRounds, fullWindow)
 	}
-	r, err := newRig(ctx, o, os.Stderr)
-	defer func() { err = errors.Join(err, r.close()) }()
+	others, err := newBystander()
 	if err != nil {
 		return err
+	}
+	r, err := newRig(ctx, o, os.Stderr)
+	if err != nil {
+		return errors.Join(err, r.close())
 	}
 	r.paths = paths
-	head, err := preamble(o, paths)
+	sections, problems, err := r.measure()
+	if err = errors.Join(err, r.close()); err != nil {
+		return err
+	}
+	share, err := others.share()
 	if err != nil {
 		return err
 	}
-	busyBefore, err := busyTime()
+	if share > quiet {
+		problems = append(problems, fmt.Sprintf("the machine was not quiet: other work used %.2f cores", share))
+	}
+	head, err := preamble(o, paths, share)
 	if err != nil {
 		return err
 	}
-	var problems []string
-	var sections strings.Builder
-	for _, w := range o.workloads {
-		r.say("%s: %s", w.name, w.title)
-		found, err := w.run(r, w)
-		if err != nil {
-			return fmt.Errorf("%s: %w", w.name, err)
-		}
-		fmt.Fprintf(&sections, "\n%s", found.markdown())
-		problems = append(problems, found.problems()...)
-	}
-	_ = busyBefore
-	text := head + sections.String()
+	text := head + sections
 	fmt.Print(text)
 	if write != "" {
 		old, err := os.ReadFile(write)
@@ -170,6 +168,21 @@ func bench(ctx context.Context, o options, flags map[string]*string, write strin
 	return nil
 }
 
+// measure runs the chosen workloads, one after the other.
+func (r *rig) measure() (sections string, problems []string, err error) {
+	var b strings.Builder
+	for _, w := range r.o.workloads {
+		r.say("%s: %s", w.name, w.title)
+		found, err := w.run(r, w)
+		if err != nil {
+			return "", nil, fmt.Errorf("%s: %w", w.name, err)
+		}
+		b.WriteString("\n" + found.markdown())
+		problems = append(problems, found.problems()...)
+	}
+	return b.String(), problems, nil
+}
+
 func report(w io.Writer, problems []string) {
 	for _, p := range problems {
 		fmt.Fprintln(w, "bench: "+p)
@@ -177,7 +190,7 @@ func report(w io.Writer, problems []string) {
 }
 
 // preamble says on what and with what the figures were made.
-func preamble(o options, paths map[string]string) (string, error) {
+func preamble(o options, paths map[string]string, others float64) (string, error) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Machine: %s, Go %s.\n", machine(), strings.TrimPrefix(runtime.Version(), "go"))
 	seen := map[string]bool{}
@@ -192,7 +205,7 @@ func preamble(o options, paths map[string]string) (string, error) {
 		}
 		fmt.Fprintf(&b, "%s: `%s`.\n", p.tool.name, strings.TrimPrefix(v, paths[p.tool.name]))
 	}
-	fmt.Fprintf(&b, "Command: `make bench-peers`; %d rounds of %s per proxy and workload, in turn.\n", o.rounds, o.window)
+	fmt.Fprintf(&b, "Command: `make bench-peers`; %d rounds of %s per proxy and workload, in turn. Other work used %.2f cores meanwhile.\n", o.rounds, o.window, others)
 	if o.partial {
 		b.WriteString("\n**Not a whole run: only part was measured, or not for long.**\n")
 	}

@@ -325,7 +325,15 @@ func (r *rig) after(p *running, e evidence, requests int) (flags []string, err e
 
 // dropped is the records that a sidecar's page says it dropped, for whatever reason.
 func dropped(ctx context.Context, admin string) (float64, error) {
-	return sum(ctx, admin, "tulle_records_dropped_total", "")
+	const name = "tulle_records_dropped_total"
+	text, err := page(ctx, admin, "/metrics")
+	if err == nil && !strings.Contains(text, "\n"+name) {
+		err = fmt.Errorf("%s/metrics has no %s", admin, name)
+	}
+	if err != nil {
+		return 0, err
+	}
+	return sumOf(text, name, "")
 }
 
 // sum adds up the series of a metric whose labels contain a text. A metric with labels may have no series yet.

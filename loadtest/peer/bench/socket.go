@@ -47,6 +47,9 @@ func transfer(call uintptr, fd int, b []byte) (int, error) {
 	}
 }
 
+// shut closes a descriptor whose data does not matter any more.
+func shut(fd int) { _ = unix.Close(fd) }
+
 // sockaddr is an IPv4 address as the system wants it.
 func sockaddr(a netip.AddrPort) *unix.SockaddrInet4 {
 	return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
@@ -60,11 +63,11 @@ func dial(to netip.AddrPort, source netip.Addr) (fd int, err error) {
 		return -1, fmt.Errorf("socket: %w", err)
 	}
 	if err := prepare(fd, source); err != nil {
-		unix.Close(fd)
+		shut(fd)
 		return -1, err
 	}
 	if err := unix.Connect(fd, sockaddr(to)); err != nil {
-		unix.Close(fd)
+		shut(fd)
 		return -1, fmt.Errorf("connecting to %s: %w", to, err)
 	}
 	return fd, nil
@@ -106,7 +109,7 @@ func listen(at netip.AddrPort) (fd int, err error) {
 		err = unix.Listen(fd, 4096)
 	}
 	if err != nil {
-		unix.Close(fd)
+		shut(fd)
 		return -1, fmt.Errorf("listening on %s: %w", at, err)
 	}
 	return fd, nil
