@@ -119,6 +119,16 @@ func TestTelemetryCost(t *testing.T) {
 	}
 }
 
+func TestShares(t *testing.T) {
+	h := &hop{}
+	h.add("observer", nil)
+	h.add("server", nil)
+	h.cpu = [][]float64{{10, 1}, {30, 2}, {20, 9}}
+	if got := h.shares(); got != "observer 20.0, server 2.0" {
+		t.Error(got)
+	}
+}
+
 func TestRewrite(t *testing.T) {
 	page := "# A\n\n" + markBegin + "\nold\n" + markEnd + "\n\nrest\n"
 	got, err := rewrite(page, "new\n")

@@ -260,7 +260,7 @@ func startTulleHop(r *rig, h *hop) error {
 	if err != nil {
 		return err
 	}
-	h.add("Jaeger", &running{proc: proc})
+	h.add("observer", &running{proc: proc})
 	h.kept = func(ctx context.Context) (float64, error) {
 		return sum(ctx, web.String(), "tulle_collector_spans_accepted_total", "")
 	}
