@@ -309,7 +309,6 @@ func TestHold(t *testing.T) {
 
 // A server between load and truth that does what a broken proxy would is always caught, over plaintext and TLS.
 func TestCorruptionIsCaught(t *testing.T) {
-	honest := &backend{kept: map[int][]byte{}, heads: map[int]int{}}
 	dir := t.TempDir()
 	certificates, err := newPKI(dir, dir)
 	if err != nil {
@@ -332,7 +331,9 @@ func TestCorruptionIsCaught(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				defer ln.Close()
+				ended := make(chan struct{})
+				defer func() { ln.Close(); <-ended }()
+				honest := &backend{kept: map[int][]byte{}, heads: map[int]int{}}
 				j := job{Address: ln.Addr().(*net.TCPAddr).AddrPort(), Size: 1 << 10, Conns: 1, Window: 10 * time.Second}
 				var config *tls.Config
 				if secure {
@@ -342,6 +343,7 @@ func TestCorruptionIsCaught(t *testing.T) {
 					}
 				}
 				go func() {
+					defer close(ended)
 					for n := 0; ; {
 						conn, err := ln.Accept()
 						if err != nil {
