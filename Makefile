@@ -96,6 +96,12 @@ fuzz: need-go ## every fuzz target for FUZZTIME (default 1m)
 	  done; \
 	done
 
+.PHONY: bench-peers
+bench-peers: build ## CPU, memory and latency beside Envoy, HAProxy and nginx (Linux, two cores; BENCH='-only 1k-in,tulle,envoy -rounds 3' for a quick look)
+	$(GO) build -o bin/bench ./loadtest/peer/bench
+	$(GO) -C loadtest/peer/jaegerallinone build -o $(CURDIR)/bin/jaeger-all-in-one github.com/jaegertracing/jaeger/cmd/all-in-one
+	bin/bench $(BENCH)
+
 .PHONY: screenshots
 screenshots: build ## pictures of the real dashboard, made from a running demo with Chromium (docs/images)
 	@command -v chromium >/dev/null || { echo "tulle: chromium is missing. Debian/Ubuntu: apt-get install chromium"; exit 1; }

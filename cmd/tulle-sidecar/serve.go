@@ -75,7 +75,7 @@ func serve(ctx context.Context, c config, stdout, stderr io.Writer) error {
 	}
 	telling := telemetry.New(says)
 	carrying, err := sidecar.New(sidecar.Config{
-		Policy: watching, Identity: holder, Recorder: telling, Workload: c.workload, Log: log, DrainTimeout: c.drainTimeout,
+		Policy: watching, Identity: holder, Recorder: recorder(telling), Workload: c.workload, Log: log, DrainTimeout: c.drainTimeout,
 	})
 	if err != nil {
 		return err

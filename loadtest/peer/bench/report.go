@@ -1,0 +1,173 @@
+//go:build linux
+
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+)
+
+// series is what was measured of one proxy under one workload, one value per round.
+type series struct {
+	name, title string
+	cpu         []float64 // µs of CPU time per request, all processes of the proxy
+	rate        []float64 // requests per second
+	busy        []float64 // share of its core
+	failure     string    // why it is disqualified; "" if it is not
+	flags       []string  // what else went wrong
+	note        string    // for the page
+}
+
+// bar is what the subject must reach: at most limit times what another one needs.
+type bar struct {
+	against string // a proxy's name
+	limit   float64
+}
+
+// subject is the proxy that the bars are for.
+const subject = "tulle"
+
+// comparison is the outcome of one workload.
+type comparison struct {
+	title  string
+	unit   string // of what is counted: request, handshake
+	series []series
+	bars   []bar
+}
+
+// ratio is the subject's cost relative to another's, by the medians of all rounds and by the best round of each.
+type ratio struct {
+	against     string
+	median, min float64
+	limit       float64 // 0: no bar
+}
+
+// met says that both hold.
+func (r ratio) met() bool { return r.limit == 0 || r.median <= r.limit && r.min <= r.limit }
+
+// find is nil for a proxy that was not measured.
+func (c *comparison) find(name string) *series {
+	for i := range c.series {
+		if c.series[i].name == name {
+			return &c.series[i]
+		}
+	}
+	return nil
+}
+
+// ratios are the subject's against every other one that was measured and not disqualified, those with a bar first.
+func (c *comparison) ratios() []ratio {
+	s := c.find(subject)
+	if s == nil || s.failure != "" || len(s.cpu) == 0 {
+		return nil
+	}
+	var out []ratio
+	for _, other := range c.series {
+		if other.name == subject || other.failure != "" || len(other.cpu) == 0 {
+			continue
+		}
+		r := ratio{against: other.name, median: median(s.cpu) / median(other.cpu), min: slices.Min(s.cpu) / slices.Min(other.cpu)}
+		for _, b := range c.bars {
+			if b.against == other.name {
+				r.limit = b.limit
+			}
+		}
+		out = append(out, r)
+	}
+	slices.SortStableFunc(out, func(a, b ratio) int { return cmp.Compare(sign(b.limit), sign(a.limit)) })
+	return out
+}
+
+func sign(v float64) int {
+	if v > 0 {
+		return 1
+	}
+	return 0
+}
+
+// problems are the bars that are not met and everything that makes the figures doubtful.
+func (c *comparison) problems() (out []string) {
+	say := func(format string, args ...any) { out = append(out, c.title+": "+fmt.Sprintf(format, args...)) }
+	for _, s := range c.series {
+		if s.failure != "" {
+			say("%s is disqualified: %s", s.title, s.failure)
+		}
+		for _, f := range s.flags {
+			say("%s: %s", s.title, f)
+		}
+	}
+	for _, r := range c.ratios() {
+		if !r.met() {
+			say("%.2f × %s on medians, %.2f × on the best rounds; the bar is %.2f", r.median, r.against, r.min, r.limit)
+		}
+	}
+	return out
+}
+
+// markdown is the comparison as a table and its ratios.
+func (c *comparison) markdown() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "### %s\n\n| | CPU µs per %s, median | best round | %ss/s, median | core busy |\n|---|---|---|---|---|\n", c.title, c.unit, c.unit)
+	for _, s := range c.series {
+		switch {
+		case s.failure != "":
+			fmt.Fprintf(&b, "| %s | disqualified: %s | | | |\n", s.title, s.failure)
+		case len(s.cpu) == 0:
+			fmt.Fprintf(&b, "| %s | not measured | | | |\n", s.title)
+		default:
+			fmt.Fprintf(&b, "| %s | %.1f | %.1f | %.0f | %.0f %% |\n", s.title, median(s.cpu), slices.Min(s.cpu), median(s.rate), 100*median(s.busy))
+		}
+	}
+	if ratios := c.ratios(); len(ratios) > 0 {
+		b.WriteString("\n| Tulle relative to | on medians | on best rounds | bar |\n|---|---|---|---|\n")
+		for _, r := range ratios {
+			verdict := ""
+			if r.limit > 0 {
+				verdict = fmt.Sprintf("≤ %.2f: met", r.limit)
+				if !r.met() {
+					verdict = fmt.Sprintf("≤ %.2f: **not met**", r.limit)
+				}
+			}
+			fmt.Fprintf(&b, "| %s | %.2f | %.2f | %s |\n", c.find(r.against).title, r.median, r.min, verdict)
+		}
+	}
+	for _, s := range c.series {
+		if s.note != "" {
+			fmt.Fprintf(&b, "\n%s: %s.\n", s.title, s.note)
+		}
+		for _, f := range s.flags {
+			fmt.Fprintf(&b, "\n%s: %s.\n", s.title, f)
+		}
+	}
+	return b.String()
+}
+
+// median of an even number of values is the mean of the two in the middle; NaN for none.
+func median(values []float64) float64 {
+	if len(values) == 0 {
+		return math.NaN()
+	}
+	v := slices.Sorted(slices.Values(values))
+	if n := len(v); n%2 == 0 {
+		return (v[n/2-1] + v[n/2]) / 2
+	}
+	return v[len(v)/2]
+}
+
+// rewrite replaces what stands between the two markers of a page; they stay.
+func rewrite(page, section string) (string, error) {
+	before, rest, ok := strings.Cut(page, markBegin)
+	_, after, ok2 := strings.Cut(rest, markEnd)
+	if !ok || !ok2 {
+		return "", fmt.Errorf("the page has no lines %q and %q", markBegin, markEnd)
+	}
+	return before + markBegin + "\n\n" + strings.TrimSpace(section) + "\n\n" + markEnd + after, nil
+}
+
+const (
+	markBegin = "<!-- make bench-peers writes from here -->"
+	markEnd   = "<!-- to here -->"
+)
