@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -511,5 +512,50 @@ func TestUnavailableWithinUpload(t *testing.T) {
 		if at := r.rec.Closed(flow.KindAttempt); len(at) != tries || at[0].Status != 503 {
 			t.Errorf("%d tries: attempts %+v", tries, at)
 		}
+	}
+}
+
+// TestEarlyAnswerKeepsTheConnection: a service that answers before it has read the body leaves the caller's connection as it was promised.
+func TestEarlyAnswerKeepsTheConnection(t *testing.T) {
+	for _, framing := range []string{"Content-Length: 40000\r\n\r\n" + strings.Repeat("x", 40000), "Transfer-Encoding: chunked\r\n\r\n9c40\r\n" + strings.Repeat("x", 40000) + "\r\n0\r\n\r\n"} {
+		up := scripted(t, func(c net.Conn, br *bufio.Reader) {
+			r, err := http.ReadRequest(br)
+			if err != nil {
+				return
+			}
+			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: "+strconv.Itoa(len(r.URL.Path))+"\r\n\r\n"+r.URL.Path)
+			if r.Method == "PUT" {
+				return // without a byte of the body
+			}
+			_, _ = io.Copy(io.Discard, br)
+		})
+		r, addr := front(t, nil, up)
+		c, err := net.Dial("tcp", addr.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		br := bufio.NewReader(c)
+		head, body, _ := strings.Cut("PUT /early HTTP/1.1\r\nHost: a\r\n"+framing, "\r\n\r\n")
+		if _, err := io.WriteString(c, head+"\r\n\r\n"+body[:100]); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.ReadResponse(br, nil)
+		if err != nil || resp.Close {
+			t.Fatalf("%v, %+v", err, resp)
+		}
+		if b, err := io.ReadAll(resp.Body); err != nil || string(b) != "/early" {
+			t.Fatalf("%q, %v", b, err)
+		}
+		if _, err := io.WriteString(c, body[100:]+"POST /next HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		if resp, err = http.ReadResponse(br, nil); err != nil {
+			t.Fatalf("the connection was promised and then closed: %v", err)
+		}
+		if b, err := io.ReadAll(resp.Body); err != nil || string(b) != "/next" {
+			t.Errorf("%q, %v", b, err)
+		}
+		_ = c.Close()
+		r.stop()
 	}
 }

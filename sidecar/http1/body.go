@@ -83,8 +83,7 @@ func (c *conn) startUpload(up net.Conn) {
 	w := c.w
 	w.uploading = true
 	w.stopping.Store(false)
-	c.idleSet = time.Time{}
-	_ = c.nc.SetReadDeadline(w.x.Deadline)
+	c.readBy(w.x.Deadline)
 	go func() {
 		u := c.upload(up)
 		if u.reason != flow.ReasonNone && !u.upstream {
@@ -258,8 +257,7 @@ func (c *conn) uploadEnded(u upload) {
 	w.uploading = false
 	w.ended = u
 	w.broken = w.broken || u.reason != flow.ReasonNone
-	c.idleSet = time.Time{}
-	_ = c.nc.SetReadDeadline(w.x.Deadline)
+	c.readBy(w.x.Deadline)
 	if u.leftover != nil {
 		// It goes back to c.in when the exchange has ended: before that, heads alias c.in.
 		w.leftover = append(w.leftover[:0], u.leftover...)

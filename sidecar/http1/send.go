@@ -317,8 +317,7 @@ func (t *try) stripFraming() {
 
 // down writes to the caller.
 func (t *try) down(b []byte) bool {
-	t.c.armWrite(t.x.Deadline)
-	if _, err := t.c.nc.Write(b); err != nil {
+	if _, err := t.c.write(b, t.x.Deadline); err != nil {
 		t.fail(flow.ReasonDownstreamReset, "writing to the caller: "+err.Error())
 		return false
 	}
@@ -653,7 +652,7 @@ func (t *try) tunnel() {
 		down.Buffered = w.leftover
 	}
 	up := exchange.RelayEnd{Conn: t.up.Conn, Buffered: w.up.unread()}
-	c.idleSet, c.writeBy = time.Time{}, time.Time{}
+	c.idleSet, c.timed, c.writeBy = time.Time{}, true, time.Time{}
 	c.room.Need(exchange.RelayMemory)
 	reason, err := exchange.Relay(x, down, up, x.Destination.IdleTimeout)
 	c.room.Give(exchange.RelayMemory)

@@ -44,24 +44,25 @@ func (s *Server) Serve(sess *exchange.Session) {
 		c.in.append(sess.Buffered)
 		sess.Buffered = nil
 	}
-	c.readIdle = newIdleReader(sess)
+	c.sock = newSocket(sess, c.park)
 	c.serve()
 }
 
 // conn is one downstream connection. It belongs to the goroutine of Serve; the uploader owns body and the reading side of nc while it runs.
 type conn struct {
-	srv      *Server
-	sess     *exchange.Session
-	nc       net.Conn
-	mesh     bool                       // the caller is a sidecar
-	room     *exchange.Room             // may be nil
-	bound    *exchange.Binding          // of the head being read, or the last one
-	set      policy.Limits              // of bound, with defaults
-	limits   Limits                     // of a head, from set
-	readIdle func(*buffer) (int, error) // nil: not available
+	srv    *Server
+	sess   *exchange.Session
+	nc     net.Conn
+	mesh   bool              // the caller is a sidecar
+	room   *exchange.Room    // may be nil
+	bound  *exchange.Binding // of the head being read, or the last one
+	set    policy.Limits     // of bound, with defaults
+	limits Limits            // of a head, from set
+	sock   *socket           // nil: TLS, or not available
 
 	in      buffer
-	idleSet time.Time // when the idle deadline was set; zero when another deadline is in force
+	idleSet time.Time // when the idle deadline was set; zero: it is not in force
+	timed   bool      // another read deadline is in force, which may pass
 	writeBy time.Time // write deadline in force
 	w       *work     // nil while idle
 	asked   bool      // a first request was read
@@ -115,6 +116,7 @@ func (c *conn) bind() {
 		return
 	}
 	c.bound, c.set = b, b.Listener.Limits.WithDefaults()
+	c.timed = c.timed || !c.idleSet.IsZero()
 	c.limits, c.idleSet = limitsOf(c.set), time.Time{}
 	if c.mesh {
 		c.limits = MeshLimits
@@ -270,8 +272,8 @@ func (c *conn) skipEmptyLine(start time.Time) bool {
 // more reads on within a head. False: it did not come; the connection was reported.
 func (c *conn) more(start time.Time) bool {
 	if !c.armed { // whatever deadline an exchange, or nobody, has left behind
-		c.armed, c.idleSet = true, time.Time{}
-		_ = c.nc.SetReadDeadline(start.Add(c.set.HeadTimeout))
+		c.armed = true
+		c.readBy(start.Add(c.set.HeadTimeout))
 	}
 	_, err := c.in.fill(c.nc)
 	if err == nil {
@@ -293,26 +295,21 @@ func (c *conn) more(start time.Time) bool {
 
 // waitIdle waits for the first byte of a request. False: the connection has ended without one.
 func (c *conn) waitIdle() bool {
-	now := time.Now()
-	if c.idleSet.IsZero() || now.Sub(c.idleSet) > c.set.IdleTimeout/8 {
-		c.idleSet = now
-		_ = c.nc.SetReadDeadline(now.Add(c.set.IdleTimeout))
-	}
-	if !c.sess.SetIdle() {
-		return false
+	if c.timed || !c.idleSet.IsZero() { // a deadline that has passed would fail even a read of what is there
+		c.armIdle()
 	}
 	var n int
 	var err error
-	if c.readIdle != nil {
-		n, err = c.readIdle(&c.in)
-	} else {
+	parked := true
+	if c.sock != nil {
+		n, err = c.sock.read(&c.in)
+		parked = c.sock.parked
+	} else if c.park() {
 		c.in.acquire(smallBuffer)
 		n, err = c.in.fill(c.nc)
 	}
-	if draining := c.sess.SetBusy(); draining {
-		// Drain may have set a deadline that has passed.
-		c.idleSet = time.Time{}
-		_ = c.nc.SetReadDeadline(time.Now().Add(c.set.HeadTimeout))
+	if parked && c.sess.SetBusy() { // Drain may have set a deadline that has passed
+		c.readBy(time.Now().Add(c.set.HeadTimeout))
 	}
 	if n > 0 {
 		return true
@@ -325,6 +322,26 @@ func (c *conn) waitIdle() bool {
 		c.report(c.sess.Start, flow.ReasonTLSFailed, err.Error())
 	}
 	return false
+}
+
+// park prepares for waiting. False: the session is draining, do not wait.
+func (c *conn) park() bool {
+	c.armIdle()
+	return c.sess.SetIdle()
+}
+
+// armIdle makes sure that the idle deadline is in force and not older than an eighth of its time.
+func (c *conn) armIdle() {
+	if now := time.Now(); c.idleSet.IsZero() || now.Sub(c.idleSet) > c.set.IdleTimeout/8 {
+		c.readBy(now.Add(c.set.IdleTimeout))
+		c.idleSet, c.timed = now, false
+	}
+}
+
+// readBy sets another read deadline than the idle one.
+func (c *conn) readBy(by time.Time) {
+	c.idleSet, c.timed = time.Time{}, true
+	_ = c.nc.SetReadDeadline(by)
 }
 
 // exchange carries one exchange. It reports whether the connection may carry another.
@@ -374,11 +391,47 @@ func (c *conn) exchange(start time.Time) bool {
 		}
 		return false
 	}
-	if !w.keep || !w.body.done {
+	if !w.keep || !w.body.done && !c.finishBody() {
 		c.linger()
 		return false
 	}
 	return true
+}
+
+// finishBody reads what the caller still sends of a body that nobody waits for any more, so that the connection, which the answer has promised to
+// keep, can carry the next request. False: it is too much or too slow, or no body.
+func (c *conn) finishBody() bool {
+	b := &c.w.body
+	if b.fault != nil {
+		return false
+	}
+	c.readBy(time.Now().Add(lingerTime))
+	buf := getBytes(smallBuffer)
+	defer putBytes(buf)
+	for left := lingerBytes; left > 0 && !b.done; {
+		want := buf
+		if !b.chunked && b.left < int64(len(want)) {
+			want = want[:b.left]
+		}
+		n, err := c.nc.Read(want)
+		left -= n
+		if b.chunked {
+			took, _, f := b.chunks.scan(want[:n])
+			if f != nil {
+				return false
+			}
+			if b.done = b.chunks.done(); took < n {
+				c.in.append(want[took:n])
+			}
+		} else {
+			b.left -= int64(n)
+			b.done = b.left == 0
+		}
+		if err != nil && !b.done {
+			return false
+		}
+	}
+	return b.done
 }
 
 // reset closes so that the caller cannot take a cut response for a whole one.
@@ -420,8 +473,7 @@ func (c *conn) Answer(x *exchange.Exchange) bool {
 		w.keep = false
 	}
 	w.out = appendAnswer(w.out[:0], o.Status, o.Reason, exchange.AnswerText(o.Reason), o.Detail, x.Head.Method == "HEAD", w.keep)
-	c.armWrite(time.Now().Add(c.set.HeadTimeout))
-	n, err := c.nc.Write(w.out)
+	n, err := c.write(w.out, time.Now().Add(c.set.HeadTimeout))
 	if n > 0 {
 		o.Committed = true
 	}
@@ -430,6 +482,18 @@ func (c *conn) Answer(x *exchange.Exchange) bool {
 
 // Replayable implements exchange.Downstream.
 func (c *conn) Replayable() bool { return !c.w.body.lost }
+
+// write writes all of p to the caller, or fails somewhen at or after by.
+func (c *conn) write(p []byte, by time.Time) (n int, err error) {
+	if c.sock != nil && c.writeBy.IsZero() {
+		if n, err = c.sock.write(p); err != nil || n == len(p) {
+			return n, err
+		}
+	}
+	c.armWrite(by)
+	m, err := c.nc.Write(p[n:])
+	return n + m, err
+}
 
 // armWrite makes sure that writes to the caller fail somewhen at or after by.
 func (c *conn) armWrite(by time.Time) {
@@ -465,9 +529,8 @@ func (c *conn) shed(start time.Time) {
 
 // static answers without an exchange, then closes.
 func (c *conn) static(status int, r flow.Reason, text string) {
-	c.armWrite(time.Now().Add(c.set.HeadTimeout))
 	headOnly := bytes.HasPrefix(c.in.unread(), []byte("HEAD "))
-	if _, err := c.nc.Write(appendAnswer(nil, status, r, text, "", headOnly, false)); err == nil {
+	if _, err := c.write(appendAnswer(nil, status, r, text, "", headOnly, false), time.Now().Add(c.set.HeadTimeout)); err == nil {
 		c.linger()
 	}
 }
