@@ -24,7 +24,7 @@ type workload struct {
 // workloads is the table of them, in the order of the report.
 func workloads() []*workload {
 	return []*workload{
-		keepAliveIn, keepAliveOut, largeIn, largeOut, mtlsIn, mtlsOut, newConnections, lowLoad, handshakesFull, handshakesResumed,
+		keepAliveIn, keepAliveOut, largeIn, largeOut, mtlsIn, mtlsOut, newConnections, lowLoad, handshakesFull, handshakesResumed, handshakesHybrid,
 		memoryPlain, memoryTLS, latency, telemetryCost, hopSlow, hopFast,
 	}
 }

@@ -141,7 +141,9 @@ func (r *rig) envoyTLS(san string) object {
 		check["match_typed_subject_alt_names"] = []object{{"san_type": "URI", "matcher": object{"exact": san}}}
 	}
 	return object{
-		"tls_params":         object{"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
+		"tls_params": object{
+			"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3", "ecdh_curves": []string{"X25519MLKEM768", "X25519"},
+		},
 		"tls_certificates":   []object{{"certificate_chain": pair, "private_key": pair}},
 		"validation_context": check,
 	}

@@ -24,6 +24,7 @@ type job struct {
 	Rate    float64        // requests per second, open loop; 0: closed loop, the next request follows the answer
 	Close   bool           // each request on a connection of its own
 	TLS     *pki           // nil: plaintext
+	Groups  []tls.CurveID  // of handshakes: the key exchanges that callers offer; nil: those of crypto/tls
 	Warmup  time.Duration  // before the window; verified, not measured
 	Window  time.Duration
 	PIDs    []int // whose CPU time over the window is measured

@@ -89,6 +89,7 @@ func (s *shaker) measure() error {
 // work makes one connection after the other. Sessions are its own, as each is good for one resumption.
 func (s *shaker) work(index int) {
 	c := s.config.Clone()
+	c.CurvePreferences = s.Groups
 	if s.Kind == jobResumed {
 		c.ClientSessionCache = tls.NewLRUClientSessionCache(1)
 	}
