@@ -3,8 +3,6 @@
 package http1
 
 import (
-	"io"
-	"net"
 	"syscall"
 
 	"github.com/tulle-mesh/tulle/sidecar/exchange"
@@ -13,7 +11,7 @@ import (
 // socket does I/O on a plaintext connection without waiting where it need not: a read takes a buffer only when there are bytes, and only who has to
 // wait sets a deadline, because a timer costs more than a look. It belongs to the goroutine of its connection.
 type socket struct {
-	raw      syscall.RawConn
+	conn     *exchange.Socket
 	tryRead  func(fd uintptr) bool
 	tryWrite func(fd uintptr) bool
 
@@ -27,14 +25,11 @@ type socket struct {
 
 // newSocket is nil for connections that are no plaintext sockets.
 func newSocket(sess *exchange.Session, park func() bool) *socket {
-	if sess.TCP == nil || sess.Conn != net.Conn(sess.TCP) {
+	c, ok := sess.Conn.(*exchange.Socket)
+	if !ok {
 		return nil
 	}
-	raw, err := sess.TCP.SyscallConn()
-	if err != nil {
-		return nil
-	}
-	s := &socket{raw: raw, park: park}
+	s := &socket{conn: c, park: park}
 	s.tryRead, s.tryWrite = s.readNow, s.writeNow
 	return s
 }
@@ -42,7 +37,7 @@ func newSocket(sess *exchange.Session, park func() bool) *socket {
 // read waits for bytes. n and err may both be 0 when park said no.
 func (s *socket) read(u *buffer) (n int, err error) {
 	s.buf, s.n, s.err, s.parked = u, 0, nil, false
-	if err := s.raw.Read(s.tryRead); err != nil {
+	if err := s.conn.Raw.Read(s.tryRead); err != nil {
 		return 0, err
 	}
 	return s.n, s.err
@@ -52,37 +47,28 @@ func (s *socket) read(u *buffer) (n int, err error) {
 func (s *socket) readNow(fd uintptr) bool {
 	u := s.buf
 	u.acquire(smallBuffer)
-	for {
-		n, err := syscall.Read(int(fd), u.b[u.w:])
-		switch {
-		case err == syscall.EINTR:
-			continue
-		case err == syscall.EAGAIN:
-			u.release()
-			if s.parked {
-				return false
-			}
-			s.parked = true
-			return !s.park()
-		case err != nil:
-			s.err = err
-		case n == 0:
-			s.err = io.EOF
-		default:
-			u.w += n
-			s.n = n
-		}
-		if s.n == 0 {
-			u.release()
-		}
+	n, err := exchange.TryRead(fd, u.b[u.w:])
+	if err == nil {
+		u.w += n
+		s.n = n
 		return true
 	}
+	u.release()
+	if err == syscall.EAGAIN { //nolint:errorlint // of a system call
+		if s.parked {
+			return false
+		}
+		s.parked = true
+		return !s.park()
+	}
+	s.err = err
+	return true
 }
 
 // write writes what there is room for, without waiting.
 func (s *socket) write(p []byte) (n int, err error) {
 	s.out, s.n, s.err = p, 0, nil
-	err = s.raw.Write(s.tryWrite)
+	err = s.conn.Raw.Write(s.tryWrite)
 	s.out = nil
 	if err != nil {
 		return 0, err
@@ -91,17 +77,8 @@ func (s *socket) write(p []byte) (n int, err error) {
 }
 
 func (s *socket) writeNow(fd uintptr) bool {
-	for {
-		n, err := syscall.Write(int(fd), s.out)
-		switch {
-		case err == syscall.EINTR:
-			continue
-		case err == syscall.EAGAIN:
-		case err != nil:
-			s.err = err
-		default:
-			s.n = n
-		}
-		return true
+	if s.n, s.err = exchange.TryWrite(fd, s.out); s.err == syscall.EAGAIN { //nolint:errorlint // of a system call
+		s.err = nil
 	}
+	return true
 }

@@ -358,6 +358,7 @@ func (l *listener) accept(nl net.Listener) {
 		}
 		c := &Conn{Conn: nc, Start: time.Now(), l: l}
 		c.TCP, _ = nc.(*net.TCPConn)
+		c.Conn = exchange.NewSocket(nc)
 		l.mu.Lock()
 		l.conns[c] = struct{}{}
 		l.mu.Unlock()

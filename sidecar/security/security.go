@@ -91,8 +91,8 @@ func (u *Unwrapper) Unwrap(conn net.Conn, mode policy.ListenerMode, protocol flo
 // begin reads the first bytes. A caller often sends them with its connection; only one that does not is given a deadline, for a timer costs more
 // than a look.
 func begin(conn net.Conn, p []byte, by time.Time) (n int, waited bool, err error) {
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		if n, ready, err := exchange.ReadReady(tcp, p); ready {
+	if s, ok := conn.(*exchange.Socket); ok {
+		if n, ready, err := s.ReadReady(p); ready {
 			return n, false, err
 		}
 	}

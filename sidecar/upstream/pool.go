@@ -240,6 +240,8 @@ func (p *Pools) connect(x *exchange.Exchange, k key, deadline time.Time) (*excha
 	l := &link{key: k}
 	c := &exchange.Conn{Conn: nc, Key: l}
 	c.TCP, _ = nc.(*net.TCPConn)
+	nc = exchange.NewSocket(nc)
+	c.Conn = nc
 	l.probe.of(c.TCP)
 	if k.tls == nil {
 		return c, flow.ReasonNone, nil

@@ -1,0 +1,132 @@
+//go:build unix
+
+package exchange
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"syscall"
+)
+
+// Socket is a TCP connection whose system calls the Go scheduler does not hear of: they never block, because the descriptor is non-blocking, and
+// telling the scheduler of each costs more than most of them, above all at low load, where the first one after a pause wakes the runtime's
+// monitor thread. Waiting is left to the runtime's poller as ever, and so are deadlines.
+//
+// At most one goroutine reads and one writes at a time. Everything else is the TCP connection's.
+type Socket struct {
+	*net.TCPConn
+	Raw     syscall.RawConn
+	in, out transfer
+}
+
+// transfer is a Read or a Write under way. do is made once, for a closure per call would be garbage.
+type transfer struct {
+	do  func(fd uintptr) bool
+	p   []byte
+	n   int
+	err error
+}
+
+// NewSocket is c as a Socket, or c itself when it is not a TCP connection that allows it.
+func NewSocket(c net.Conn) net.Conn {
+	tcp, ok := c.(*net.TCPConn)
+	if !ok {
+		return c
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return c
+	}
+	s := &Socket{TCPConn: tcp, Raw: raw}
+	s.in.do, s.out.do = s.readNow, s.writeNow
+	return s
+}
+
+// Read implements net.Conn.
+func (s *Socket) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	t := &s.in
+	t.p, t.n, t.err = p, 0, nil
+	err := s.Raw.Read(t.do)
+	t.p = nil
+	if err == nil {
+		err = t.err
+	} else {
+		t.n = 0
+	}
+	return t.n, s.explain("read", err)
+}
+
+func (s *Socket) readNow(fd uintptr) bool {
+	t := &s.in
+	t.n, t.err = TryRead(fd, t.p)
+	return t.err != syscall.EAGAIN //nolint:errorlint // of a system call
+}
+
+// ReadReady reads what is there, without waiting. ready is false when there is nothing yet; err is io.EOF at the end.
+func (s *Socket) ReadReady(p []byte) (n int, ready bool, err error) {
+	waitErr := s.Raw.Read(func(fd uintptr) bool {
+		n, err = TryRead(fd, p)
+		return true
+	})
+	switch {
+	case waitErr != nil:
+		return 0, true, s.explain("read", waitErr)
+	case errors.Is(err, syscall.EAGAIN):
+		return 0, false, nil
+	}
+	return n, true, s.explain("read", err)
+}
+
+// Write implements net.Conn: it writes all of p, or fails.
+func (s *Socket) Write(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	t := &s.out
+	t.p, t.n, t.err = p, 0, nil
+	err := s.Raw.Write(t.do)
+	t.p = nil
+	if err == nil {
+		err = t.err
+	}
+	return t.n, s.explain("write", err)
+}
+
+func (s *Socket) writeNow(fd uintptr) bool {
+	t := &s.out
+	for t.n < len(t.p) {
+		n, err := TryWrite(fd, t.p[t.n:])
+		if err == syscall.EAGAIN { //nolint:errorlint // of a system call
+			return false
+		}
+		if err != nil {
+			t.err = err
+			return true
+		}
+		t.n += n
+	}
+	return true
+}
+
+// explain gives err the form that the net package gives errors.
+func (s *Socket) explain(op string, err error) error {
+	if err == nil || err == io.EOF { //nolint:errorlint // ours, never wrapped
+		return err
+	}
+	var errno syscall.Errno
+	switch {
+	case errors.As(err, &errno):
+		err = os.NewSyscallError(op, errno)
+	default: // of the poller: a deadline, or closed
+		var oe *net.OpError
+		if errors.As(err, &oe) {
+			err = oe.Err
+		}
+	}
+	return &net.OpError{Op: op, Net: "tcp", Source: s.LocalAddr(), Addr: s.RemoteAddr(), Err: err}
+}

@@ -1,0 +1,14 @@
+//go:build !unix
+
+package exchange
+
+import "net"
+
+// Socket is for systems whose sockets can be tried; here there is none.
+type Socket struct{ *net.TCPConn }
+
+// NewSocket is c.
+func NewSocket(c net.Conn) net.Conn { return c }
+
+// ReadReady never finds anything ready; callers wait instead.
+func (*Socket) ReadReady([]byte) (n int, ready bool, err error) { return 0, false, nil }
