@@ -47,16 +47,12 @@ func main() {
 
 // tuneRuntime makes Go fit a process of which there is one per workload. Each setting yields to its environment variable.
 //
-//   - GOGC 50: the live heap of a sidecar is a few MiB, so collections are cheap, and a sidecar counts in every pod. Measured: 0.7 % of one
-//     CPU for collection at 500 requests per second; 24 MiB resident when idle, of which 18 MiB are the program itself, shared by all sidecars.
+//   - GOGC: see collect.go.
 //   - GOMEMLIMIT 256 MiB: only a brake for the exceptional case (thousands of connections, a long outage of the observer): above it the
 //     runtime collects harder instead of growing.
 //   - GOMAXPROCS at most 4: a sidecar on a 64-core node needs no 64 sets of caches, and idle ones would be woken for nothing. Go already
 //     respects the CPU limit of the cgroup when that is lower.
 func tuneRuntime(env func(string) (string, bool)) {
-	if _, set := env("GOGC"); !set {
-		debug.SetGCPercent(50)
-	}
 	if _, set := env("GOMEMLIMIT"); !set {
 		debug.SetMemoryLimit(256 << 20)
 	}

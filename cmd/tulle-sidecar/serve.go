@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -91,6 +92,7 @@ func serve(ctx context.Context, c config, stdout, stderr io.Writer) error {
 	log.Info("tulle-sidecar starts", "version", version(), "identity", self.String(), "instance", c.workload.Instance, "boot_id", telling.BootID(),
 		"controller", c.controller, "otlp", c.otlp, "admin", c.admin, "state_dir", filepath.Clean(c.stateDir))
 	err = run.All(ctx,
+		run.Actor{Name: "collect", Run: collector(os.LookupEnv)},
 		run.Actor{Name: "admin", Run: page.Run},
 		run.Actor{Name: "identity", Run: joining.Run},
 		run.Actor{Name: "telemetry", Run: telling.Run},
