@@ -366,3 +366,23 @@ func BenchmarkViews(b *testing.B) {
 		})
 	}
 }
+
+// appendTime agrees with package time, at the ends of months, days and years as anywhere else.
+func TestAppendTime(t *testing.T) {
+	at := func(c time.Time) {
+		if got, want := string(appendTime(nil, c)), c.UTC().Format(time.RFC3339Nano); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+	for d := time.Date(1969, 12, 30, 0, 0, 0, 0, time.UTC); d.Year() < 2410; d = d.AddDate(0, 0, 1) {
+		at(d)
+		at(d.Add(24*time.Hour - 1))
+	}
+	at(time.Date(9999, 12, 31, 23, 59, 59, 999999999, time.UTC))
+	at(time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC))
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 100_000 {
+		at(time.Unix(r.Int64N(1<<33), r.Int64N(1e9)).In(time.FixedZone("", 3600)))
+		at(time.Unix(r.Int64N(1<<33), r.Int64N(1000)*1e6))
+	}
+}

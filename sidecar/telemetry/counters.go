@@ -22,45 +22,60 @@ type key[K any] interface {
 // table is one family's series. Look-ups share a read lock; only the first observation of a series takes the write lock. Series are never
 // removed: a cumulative count that vanished and came back would read as a reset.
 type table[K key[K], V any] struct {
+	recent atomic.Pointer[entry[K, V]] // the one that was asked for last, which is the next one's as a rule
 	mu     sync.RWMutex
-	m      map[K]*V
+	m      map[K]*entry[K, V]
 	limit  int // series at most, those under other not counted
 	folded atomic.Uint64
 }
 
+// entry is one series of a table. Its key never changes.
+type entry[K key[K], V any] struct {
+	k K
+	v V
+}
+
 func newTable[K key[K], V any](limit int) *table[K, V] {
-	return &table[K, V]{m: make(map[K]*V), limit: limit}
+	return &table[K, V]{m: make(map[K]*entry[K, V]), limit: limit}
 }
 
 func (t *table[K, V]) get(k K) *V {
-	t.mu.RLock()
-	v := t.m[k]
-	t.mu.RUnlock()
-	if v != nil {
-		return v
+	if s := t.recent.Load(); s != nil && s.k == k {
+		return &s.v
 	}
+	t.mu.RLock()
+	s := t.m[k]
+	t.mu.RUnlock()
+	if s == nil {
+		s = t.add(k)
+	}
+	t.recent.Store(s)
+	return &s.v
+}
+
+func (t *table[K, V]) add(k K) *entry[K, V] {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if v = t.m[k]; v != nil {
-		return v
+	if s := t.m[k]; s != nil {
+		return s
 	}
 	if len(t.m) >= t.limit {
 		t.folded.Add(1)
 		k = k.fold()
-		if v = t.m[k]; v != nil {
-			return v
+		if s := t.m[k]; s != nil {
+			return s
 		}
 	}
-	v = new(V)
-	t.m[k] = v
-	return v
+	s := &entry[K, V]{k: k}
+	t.m[k] = s
+	return s
 }
 
 func (t *table[K, V]) each(f func(k K, v *V)) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	for k, v := range t.m {
-		f(k, v)
+	for k, s := range t.m {
+		f(k, &s.v)
 	}
 }
 
@@ -75,8 +90,8 @@ func rows[K key[K], V, R any](t *table[K, V], read func(v *V) R) []row[K, R] {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	out := make([]row[K, R], 0, len(t.m))
-	for k, v := range t.m {
-		out = append(out, row[K, R]{k, read(v)})
+	for k, s := range t.m {
+		out = append(out, row[K, R]{k, read(&s.v)})
 	}
 	return out
 }
