@@ -4,6 +4,7 @@ import (
 	"math"
 	"net/netip"
 	"time"
+	"unsafe"
 
 	"google.golang.org/protobuf/encoding/protowire"
 )
@@ -93,6 +94,12 @@ func (a *attributes) open(k *key, valueLen int) {
 }
 
 func (a *attributes) text(k *key, v string) {
+	if n := len(k.otlp) + 4 + len(v); n < 0x80 { // every length is one byte, as nearly always
+		dst := append(append(a.dst, byte(a.num<<3)|byte(protowire.BytesType), byte(n)), k.otlp...)
+		dst = append(dst, tagValue, byte(2+len(v)), tagString, byte(len(v)))
+		a.dst = append(dst, v...)
+		return
+	}
 	a.open(k, 1+protowire.SizeBytes(len(v)))
 	a.dst = protowire.AppendString(append(a.dst, tagString), v)
 }
@@ -109,7 +116,8 @@ func (a *attributes) number(k *key, v int64) {
 
 func (a *attributes) addr(k *key, v netip.AddrPort) {
 	var buf [64]byte
-	a.text(k, string(v.AppendTo(buf[:0])))
+	s := v.AppendTo(buf[:0])
+	a.text(k, unsafe.String(unsafe.SliceData(s), len(s))) // text copies it
 }
 
 func (a *attributes) list(k *key, v string) {
