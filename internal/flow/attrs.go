@@ -113,7 +113,9 @@ const (
 // has them.
 func (r *Record) visit(s sink) {
 	s.text(keyKind, r.Kind.String())
-	s.text(keyPhase, r.Phase.String())
+	if r.Phase != PhaseClose { // the zero value; nearly every Record has it
+		s.text(keyPhase, r.Phase.String())
+	}
 	s.text(keySide, r.Side.String())
 	constant(s, keyProtocol, r.Protocol.String())
 	yes(s, keyTraceBegun, r.Trace.Started)
