@@ -31,8 +31,10 @@ func TestKeepAliveIsInherited(t *testing.T) {
 	}
 	err = raw.Control(func(fd uintptr) {
 		for _, o := range []struct{ level, option, want int }{
-			{syscall.SOL_SOCKET, syscall.SO_KEEPALIVE, 1}, {syscall.IPPROTO_TCP, syscall.TCP_KEEPIDLE, int(keepAliveIdle / time.Second)},
-			{syscall.IPPROTO_TCP, syscall.TCP_KEEPINTVL, int(keepAliveInterval / time.Second)}, {syscall.IPPROTO_TCP, syscall.TCP_KEEPCNT, keepAliveProbes},
+			{syscall.SOL_SOCKET, syscall.SO_KEEPALIVE, 1},
+			{syscall.IPPROTO_TCP, syscall.TCP_KEEPIDLE, int(keepAliveIdle / time.Second)},
+			{syscall.IPPROTO_TCP, syscall.TCP_KEEPINTVL, int(keepAliveInterval / time.Second)},
+			{syscall.IPPROTO_TCP, syscall.TCP_KEEPCNT, keepAliveProbes},
 			{syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1},
 		} {
 			if got, err := syscall.GetsockoptInt(int(fd), o.level, o.option); err != nil || got != o.want {
