@@ -64,8 +64,8 @@ func main() {
 
 // What the figures of the page are made with.
 const (
-	fullRounds = 7
-	fullWindow = 3 * time.Second
+	fullRounds = 5
+	fullWindow = 2 * time.Second
 )
 
 // choose reads -only: names of proxies and workloads in any order; none of a kind means all of it.
