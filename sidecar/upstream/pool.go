@@ -305,8 +305,8 @@ func (p *Pools) Discard(c *exchange.Conn) {
 // discard closes c in order: what was written is still delivered. Closing a TLS connection writes, which may block for seconds when the peer
 // does not read, so nobody waits for it but Run. p.mu must be held, so that Run does not miss it.
 func (p *Pools) discard(c *exchange.Conn) {
-	if k, ok := c.Key.(key); ok && p.m[k] != nil {
-		p.m[k].open.Add(-1)
+	if e := p.m[c.Key.(*link).key]; e != nil {
+		e.open.Add(-1)
 	}
 	drain(c.TCP) // a close with unread bytes would send a reset, which destroys what the peer has not read
 	if _, ok := c.Conn.(*tls.Conn); !ok {

@@ -27,6 +27,43 @@ func newExchange() *exchange.Exchange {
 	return x
 }
 
+func TestCount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := New(func(context.Context, netip.AddrPort) (net.Conn, error) {
+			c, _ := net.Pipe()
+			return c, nil
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			p.Run(ctx)
+		}()
+		x := newExchange()
+		addr := x.Choice.Endpoint.Address
+		want := func(what string, open, free int64) {
+			t.Helper()
+			if o, f := p.Count(addr, nil); o != open || f != free {
+				t.Errorf("%s: %d open, %d of them idle; want %d and %d", what, o, f, open, free)
+			}
+		}
+		a, b := p.Get(x), p.Get(x)
+		want("two in use", 2, 0)
+		p.Put(a)
+		want("one put back", 2, 1)
+		p.Discard(b)
+		want("one discarded", 1, 1)
+		time.Sleep(2 * IdleTimeout)
+		synctest.Wait()
+		want("idle for too long", 0, 0)
+		if n := len(p.m); n != 0 {
+			t.Errorf("%d pools are kept of which nothing is left", n)
+		}
+		cancel()
+		<-done
+	})
+}
+
 func TestPool(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dials := 0
