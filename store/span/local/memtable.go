@@ -85,6 +85,7 @@ type memtable struct {
 	groupIdx map[string]uint32
 	traces   map[flow.TraceID]*liveTrace
 	ops      map[opKey]struct{}
+	lastOp   opKey               // the latest of them, which the next span often repeats
 	keys     map[string]struct{} // attribute keys among the rest
 	cols     uint64              // columns that are used
 	firstSeq uint64              // 0 when empty
@@ -94,9 +95,12 @@ type memtable struct {
 	received int64 // unix ns of the latest batch
 }
 
+// liveTrace has room for what most traces need, so that they take one allocation.
 type liveTrace struct {
 	spans   []uint32
 	history []startAt
+	first   [4]uint32
+	born    [1]startAt
 }
 
 type opKey struct {
@@ -225,15 +229,18 @@ func (m *memtable) insert(td ptrace.Traces, skip []bool, seq uint64, received in
 }
 
 func (m *memtable) insertSpanLocked(sp ptrace.Span, g uint32, seq uint64) error {
-	if m.count%spanChunk == 0 {
+	if m.count == len(m.chunks)*spanChunk {
 		m.chunks = append(m.chunks, make([]liveSpan, 0, spanChunk))
 		m.bytes += spanChunk * 320
 	}
-	ls := liveSpan{
+	last := len(m.chunks) - 1
+	m.chunks[last] = append(m.chunks[last], liveSpan{
 		trace: flow.TraceID(sp.TraceID()), id: flow.SpanID(sp.SpanID()), parent: flow.SpanID(sp.ParentSpanID()),
 		start: uint64(sp.StartTimestamp()), end: uint64(sp.EndTimestamp()), flags: sp.Flags(), kind: int32(sp.Kind()), status: int32(sp.Status().Code()),
 		group: g, name: m.intern(sp.Name()), statusMsg: m.text(sp.Status().Message()), traceState: m.text(sp.TraceState().AsRaw()),
-	}
+	})
+	ls := &m.chunks[last][len(m.chunks[last])-1]
+	undo := func() { m.chunks[last] = m.chunks[last][:len(m.chunks[last])-1] }
 	var rest []attr
 	at := -1
 	for k, v := range sp.Attributes().All() {
@@ -262,6 +269,7 @@ func (m *memtable) insertSpanLocked(sp ptrace.Span, g uint32, seq uint64) error 
 		}
 		a, err := newAttr(k, v)
 		if err != nil {
+			undo()
 			return err
 		}
 		rest = append(rest, a)
@@ -274,6 +282,7 @@ func (m *memtable) insertSpanLocked(sp ptrace.Span, g uint32, seq uint64) error 
 	}
 	extra, err := newExtra(sp)
 	if err != nil {
+		undo()
 		return err
 	}
 	ls.extra = m.text(string(extra))
@@ -281,12 +290,11 @@ func (m *memtable) insertSpanLocked(sp ptrace.Span, g uint32, seq uint64) error 
 	return nil
 }
 
-func (m *memtable) addLocked(ls liveSpan, seq uint64) {
-	last := len(m.chunks) - 1
-	m.chunks[last] = append(m.chunks[last], ls)
+func (m *memtable) addLocked(ls *liveSpan, seq uint64) {
 	t := m.traces[ls.trace]
 	if t == nil {
 		t = &liveTrace{}
+		t.spans, t.history = t.first[:0], t.born[:0]
 		m.traces[ls.trace] = t
 		m.bytes += 160
 	}
@@ -302,8 +310,9 @@ func (m *memtable) addLocked(ls liveSpan, seq uint64) {
 	m.cols |= ls.set
 	m.minStart = min(m.minStart, ls.start)
 	m.maxStart = max(m.maxStart, ls.start)
-	if len(m.ops) <= maxOps {
-		m.ops[opKey{m.groups[ls.group].service, m.texts[ls.name], ls.kind}] = struct{}{}
+	if op := (opKey{m.groups[ls.group].service, m.texts[ls.name], ls.kind}); (op != m.lastOp || len(m.ops) == 0) && len(m.ops) <= maxOps {
+		m.ops[op] = struct{}{}
+		m.lastOp = op
 	}
 }
 
