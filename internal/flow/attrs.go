@@ -18,6 +18,7 @@ type sink interface {
 	flag(k *key, v bool)
 	addr(k *key, v netip.AddrPort)
 	list(k *key, v string) // an array of one string
+	shape(r *Record)       // visitShape, or what that wrote before
 }
 
 // key is an attribute's name with the bytes that stand for it in each view, made once: spans and lines are written a thousand times a second.
@@ -109,17 +110,10 @@ const (
 	maxDetail = 512
 )
 
-// visit hands every attribute of r to s, in the order of docs/format/record.md. Query strings, fragments and user info end here: no view
-// has them.
+// visit hands every attribute of r to s: first what many Records have alike, then the rest, both in the order of docs/format/record.md. Query
+// strings, fragments and user info end here: no view has them.
 func (r *Record) visit(s sink) {
-	s.text(keyKind, r.Kind.String())
-	if r.Phase != PhaseClose { // the zero value; nearly every Record has it
-		s.text(keyPhase, r.Phase.String())
-	}
-	s.text(keySide, r.Side.String())
-	constant(s, keyProtocol, r.Protocol.String())
-	yes(s, keyTraceBegun, r.Trace.Started)
-
+	s.shape(r)
 	leg(s, keyLegHeadParsed, r.Legs.HeadParsed)
 	leg(s, keyLegQueued, r.Legs.Queued)
 	leg(s, keyLegConnected, r.Legs.Connected)
@@ -133,13 +127,34 @@ func (r *Record) visit(s sink) {
 		leg(s, keyFarSent, r.Far.Sent)
 		leg(s, keyFarFirstByte, r.Far.FirstByte)
 	}
+	address(s, keySourceAddress, r.Source.Addr)
+	long(s, keyPath, withoutQuery(r.Path), maxPath)
+	word(s, keyRequestID, r.RequestID)
+	if r.Headers != "" {
+		r.Headers.Each(func(response bool, name, value string) {
+			s.list(headerKey(response, name), clean(withoutQueries(value), MaxHeaderValue))
+		})
+	}
+	count(s, keyBytesIn, int64(min(r.BytesIn, 1<<63-1)))
+	count(s, keyBytesOut, int64(min(r.BytesOut, 1<<63-1)))
+	long(s, keyDetail, withoutQueries(r.Detail), maxDetail)
+}
+
+// visitShape hands out what depends on nothing but Record.shape and Record.names.
+func (r *Record) visitShape(s sink) {
+	s.text(keyKind, r.Kind.String())
+	if r.Phase != PhaseClose { // the zero value; nearly every Record has it
+		s.text(keyPhase, r.Phase.String())
+	}
+	s.text(keySide, r.Side.String())
+	constant(s, keyProtocol, r.Protocol.String())
+	yes(s, keyTraceBegun, r.Trace.Started)
 
 	word(s, keySourceService, r.Source.Service)
 	word(s, keySourceNamespace, r.Source.Namespace)
 	word(s, keySourceVersion, r.Source.Version)
 	word(s, keySourceInstance, r.Source.Instance)
 	word(s, keySourceIdentity, r.Source.Identity)
-	address(s, keySourceAddress, r.Source.Addr)
 	word(s, keyDestService, r.Destination.Service)
 	word(s, keyDestNamespace, r.Destination.Namespace)
 	word(s, keyDestVersion, r.Destination.Version)
@@ -149,15 +164,8 @@ func (r *Record) visit(s sink) {
 	address(s, keyEndpoint, r.Endpoint)
 
 	word(s, keyMethod, r.Method)
-	long(s, keyPath, withoutQuery(r.Path), maxPath)
 	word(s, keyAuthority, withoutUser(r.Authority))
 	word(s, keyUserAgent, r.UserAgent)
-	word(s, keyRequestID, r.RequestID)
-	if r.Headers != "" {
-		r.Headers.Each(func(response bool, name, value string) {
-			s.list(headerKey(response, name), clean(withoutQueries(value), MaxHeaderValue))
-		})
-	}
 	word(s, keyRoute, r.Route)
 	count(s, keyStatus, int64(r.Status))
 
@@ -169,14 +177,11 @@ func (r *Record) visit(s sink) {
 	if r.Kind == KindExchange {
 		s.flag(keyAnswered, r.Answered)
 	}
-	count(s, keyBytesIn, int64(min(r.BytesIn, 1<<63-1)))
-	count(s, keyBytesOut, int64(min(r.BytesOut, 1<<63-1)))
 	count(s, keyAttempt, int64(r.Attempt))
 	count(s, keyAttempts, int64(r.Attempts))
 	yes(s, keyProbe, r.Probe)
 	word(s, keyRevision, r.Revision)
 	word(s, keyOverride, r.Override)
-	long(s, keyDetail, withoutQueries(r.Detail), maxDetail)
 }
 
 func long(s sink, k *key, v string, limit int) {

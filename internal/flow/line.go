@@ -37,7 +37,10 @@ func (r *Record) AppendJSON(dst []byte) []byte {
 }
 
 // jsonLine is the sink of AppendJSON; reused, because what is behind an interface is not on the stack.
-type jsonLine struct{ dst []byte }
+type jsonLine struct {
+	dst  []byte
+	memo memo
+}
 
 var jsonLines = sync.Pool{New: func() any { return new(jsonLine) }}
 
@@ -60,12 +63,23 @@ func (w *jsonLine) flag(k *key, v bool) {
 
 func (w *jsonLine) addr(k *key, v netip.AddrPort) {
 	w.key(k)
-	w.dst = append(v.AppendTo(append(w.dst, '"')), '"')
+	w.dst = append(append(append(w.dst, '"'), w.memo.addr(v)...), '"')
 }
 
 func (w *jsonLine) list(k *key, v string) {
 	w.key(k)
 	w.dst = append(appendJSONString(append(w.dst, '['), v), ']')
+}
+
+func (w *jsonLine) shape(r *Record) {
+	e, b := w.memo.of(r)
+	if b != nil {
+		w.dst = append(w.dst, b...)
+		return
+	}
+	n := len(w.dst)
+	r.visitShape(w)
+	e.keep(w.dst[n:])
 }
 
 // plain marks the bytes that stand for themselves in a JSON string and in a quoted text: printable ASCII but quote and backslash.

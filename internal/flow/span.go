@@ -3,6 +3,7 @@ package flow
 import (
 	"strconv"
 	"strings"
+	"sync"
 
 	"google.golang.org/protobuf/encoding/protowire"
 )
@@ -133,11 +134,15 @@ func (r *Record) appendSpanName(dst []byte) []byte {
 	return dst
 }
 
+var spanMemos = sync.Pool{New: func() any { return new(memo) }}
+
 // AppendSpanBody appends the part of a trace export request that does not change when it is sent again: one ScopeSpans with a span per
 // Record.
 func AppendSpanBody(dst []byte, recs []Record) []byte {
+	m := spanMemos.Get().(*memo)
+	defer spanMemos.Put(m)
 	return message(dst, 2, func(dst []byte) []byte {
-		a := attributes{dst: appendScope(dst)}
+		a := attributes{dst: appendScope(dst), memo: m}
 		for i := range recs {
 			recs[i].appendSpan(&a)
 		}

@@ -68,8 +68,9 @@ func unixNano(t time.Time) uint64 {
 
 // attributes is the sink that writes common.v1.KeyValue messages as field num, below 16, of the message around it.
 type attributes struct {
-	dst []byte
-	num protowire.Number
+	dst  []byte
+	num  protowire.Number
+	memo *memo // of spans; nil: none, nothing with ends is written
 }
 
 // Tags inside common.v1.KeyValue, AnyValue and ArrayValue.
@@ -115,8 +116,7 @@ func (a *attributes) number(k *key, v int64) {
 }
 
 func (a *attributes) addr(k *key, v netip.AddrPort) {
-	var buf [64]byte
-	s := v.AppendTo(buf[:0])
+	s := a.memo.addr(v)
 	a.text(k, unsafe.String(unsafe.SliceData(s), len(s))) // text copies it
 }
 
@@ -127,6 +127,17 @@ func (a *attributes) list(k *key, v string) {
 	a.dst = protowire.AppendVarint(append(a.dst, tagArray), uint64(array))
 	a.dst = protowire.AppendVarint(append(a.dst, tagItem), uint64(value))
 	a.dst = protowire.AppendString(append(a.dst, tagString), v)
+}
+
+func (a *attributes) shape(r *Record) {
+	e, b := a.memo.of(r)
+	if b != nil {
+		a.dst = append(a.dst, b...)
+		return
+	}
+	n := len(a.dst)
+	r.visitShape(a)
+	e.keep(a.dst[n:])
 }
 
 var (
