@@ -186,6 +186,9 @@ func Run(ctx context.Context, cfg Config) error {
 	return o.Run(ctx, func() {})
 }
 
+// garbage lets more than usual gather while little is in use: what comes in is garbage as soon as it is kept. MemoryLimitMiB bounds it in any case.
+var garbage = run.Garbage{Spare: 96 << 20, Most: 200, Least: 100}
+
 // Run opens the stores, starts every part in order, calls ready when all are up, and stops them in reverse when ctx is done. What was
 // acknowledged is kept. An error says which part failed, on what.
 func (o *Observer) Run(ctx context.Context, ready func()) error {
@@ -280,7 +283,7 @@ func (o *Observer) assemble() (err error) {
 
 // actors lists the parts in the order in which data passes through them.
 func (o *Observer) actors(allReady func()) []run.Actor {
-	var list []run.Actor
+	list := []run.Actor{{Name: "garbage", Run: garbage.Actor(os.LookupEnv)}}
 	if o.join != nil {
 		list = append(list, run.Actor{Name: "join", Run: func(ctx context.Context, ready func()) error {
 			ready() // the dashboard can say what is wrong while there is no certificate

@@ -47,7 +47,7 @@ func main() {
 
 // tuneRuntime makes Go fit a process of which there is one per workload. Each setting yields to its environment variable.
 //
-//   - GOGC: see collect.go.
+//   - GOGC: see garbage.
 //   - GOMEMLIMIT 256 MiB: only a brake for the exceptional case (thousands of connections, a long outage of the observer): above it the
 //     runtime collects harder instead of growing.
 //   - GOMAXPROCS at most 4: a sidecar on a 64-core node needs no 64 sets of caches, and idle ones would be woken for nothing. Go already
