@@ -187,6 +187,7 @@ type Head struct {
 // Outcome is what came of an exchange, or of its latest try. Steps inside the retry step see it reset at every try.
 type Outcome struct {
 	Status int         // of the response that was relayed or made; 0 when none
+	GRPC   flow.GRPCStatus
 	Reason flow.Reason // ReasonNone on success
 	Detail string      // for people
 	// Committed: a byte of the final response went downstream. Nothing can be retried or answered any more.
@@ -242,7 +243,8 @@ type Exchange struct {
 	Gate    Gate // nil: never retry
 	Outcome Outcome
 
-	BytesIn, BytesOut atomic.Uint64 // may be read by any goroutine
+	BytesIn, BytesOut       atomic.Uint64 // may be read by any goroutine
+	MessagesIn, MessagesOut atomic.Uint64 // of gRPC; may be read by any goroutine
 
 	Downstream Downstream
 
@@ -279,6 +281,8 @@ func (x *Exchange) Reset() {
 	x.Tries, x.Gate, x.Outcome, x.Folded = 0, nil, Outcome{}, false
 	x.BytesIn.Store(0)
 	x.BytesOut.Store(0)
+	x.MessagesIn.Store(0)
+	x.MessagesOut.Store(0)
 }
 
 // NoLegs is Legs with nothing reached.
