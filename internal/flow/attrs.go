@@ -71,6 +71,12 @@ var (
 	keyRequestID = newKey(AttrRequestID)
 	keyRoute     = newKey(AttrRoute)
 	keyStatus    = newKey(AttrStatus)
+	keyRPCSystem   = newKey(AttrRPCSystem)
+	keyRPCMethod   = newKey(AttrRPCMethod)
+	keyGRPC        = newKey(AttrGRPC)
+	keyMessagesIn  = newKey(AttrMessagesIn)
+	keyMessagesOut = newKey(AttrMessagesOut)
+
 	keyReason    = newKey(AttrReason)
 	keyFlags     = newKey(AttrFlags)
 	keyDelivered = newKey(AttrDelivered)
@@ -160,6 +166,13 @@ func (r *Record) visit(s sink) {
 	}
 	word(s, keyRoute, r.Route)
 	count(s, keyStatus, int64(r.Status))
+	if r.Protocol == ProtocolGRPC {
+		s.text(keyRPCSystem, "grpc")
+		long(s, keyRPCMethod, r.RPCMethod(), maxPath)
+		constant(s, keyGRPC, r.GRPC.String())
+		count(s, keyMessagesIn, int64(min(r.MessagesIn, 1<<63-1)))
+		count(s, keyMessagesOut, int64(min(r.MessagesOut, 1<<63-1)))
+	}
 
 	constant(s, keyReason, r.Reason.String())
 	constant(s, keyFlags, r.Flags())

@@ -51,6 +51,11 @@ const (
 	AttrAuthority       = "tulle.authority"
 	AttrUserAgent       = "user_agent.original"
 	AttrStatus          = "http.response.status_code"
+	AttrRPCSystem       = "rpc.system.name"          // "grpc"; OpenTelemetry semantic conventions 1.43
+	AttrRPCMethod       = "rpc.method"               // "package.Service/Method"
+	AttrGRPC            = "rpc.response.status_code" // name of the gRPC status: "OK", "UNAVAILABLE"
+	AttrMessagesIn      = "tulle.messages.in"        // int; the conventions have no count of messages any more
+	AttrMessagesOut     = "tulle.messages.out"
 	AttrBytesIn         = "http.request.body.size"
 	AttrBytesOut        = "http.response.body.size"
 	AttrDetail          = "error.message"

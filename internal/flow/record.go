@@ -140,9 +140,9 @@ type Record struct {
 	Headers   Headers // allow-listed header fields of request and response; exchanges only
 	Route     string  // name of the route that matched; "" for the service's default route
 	Status    int     // HTTP status answered downstream; 0 when no response head was sent
-	GRPC      GRPCStatus
+	GRPC      GRPCStatus // of ProtocolGRPC; 0 when it ended without one
 
-	// MessagesIn and MessagesOut count the gRPC messages that began to pass, from and to downstream.
+	// MessagesIn and MessagesOut count the messages of ProtocolGRPC that began to pass, from and to downstream.
 	MessagesIn, MessagesOut uint64
 
 	Reason Reason // ReasonNone on success

@@ -71,7 +71,7 @@ func ParseProtocol(s string) (Protocol, bool) { return parse[Protocol](protocolN
 func (r Reason) MarshalText() ([]byte, error)  { return []byte(r.String()), nil }
 func (r *Reason) UnmarshalText(b []byte) error { return unmarshal(r, "reason", reasonNames[:], b) }
 
-// CodeClass is the first digit of an HTTP status, as counters carry it.
+// CodeClass is the first digit of an HTTP status, as counters carry it. Record.Class says which status.
 type CodeClass uint8
 
 // ClassNone stands for no response head; 1 to 5 stand for themselves.
