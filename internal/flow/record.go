@@ -136,10 +136,10 @@ type Record struct {
 	Path      string
 	Authority string
 	UserAgent string
-	RequestID string  // x-request-id, passed through or minted
-	Headers   Headers // allow-listed header fields of request and response; exchanges only
-	Route     string  // name of the route that matched; "" for the service's default route
-	Status    int     // HTTP status answered downstream; 0 when no response head was sent
+	RequestID string     // x-request-id, passed through or minted
+	Headers   Headers    // allow-listed header fields of request and response; exchanges only
+	Route     string     // name of the route that matched; "" for the service's default route
+	Status    int        // HTTP status answered downstream; 0 when no response head was sent
 	GRPC      GRPCStatus // of ProtocolGRPC; 0 when it ended without one
 
 	// MessagesIn and MessagesOut count the messages of ProtocolGRPC that began to pass, from and to downstream.
