@@ -52,7 +52,7 @@ func (s *Sidecar) Saturation() []flow.Saturation {
 			sat.InFlight = s.observer.inbound.Load()
 		} else {
 			kind := flow.KindExchange
-			if t.protocol != flow.ProtocolHTTP1 {
+			if !t.protocol.HTTP() {
 				kind = flow.KindConnection
 			}
 			limit, _ := t.d.Limit(kind)

@@ -36,7 +36,11 @@ type Workload struct {
 	Resources []policy.Resource // of Snapshot, sealed
 }
 
-var protocols = map[string]flow.Protocol{"http": flow.ProtocolHTTP1, "tcp": flow.ProtocolTCP}
+// protocol reads a word that resource has checked.
+func protocol(word string) flow.Protocol {
+	p, _ := policy.ParseProtocol(word)
+	return p
+}
 
 // Translate computes everything. An error is a bug or a resource that slipped past its checks: the caller keeps what was in force.
 func Translate(in Input) (*Output, error) {
@@ -75,7 +79,7 @@ func index(in Input) (map[string]policy.Service, map[string][]policy.Endpoint) {
 	for _, e := range in.Endpoints {
 		svc, ok := services[e.Service]
 		if !ok {
-			svc = policy.Service{Name: e.Service, Namespace: e.Namespace, Protocol: protocols[e.Protocol], External: e.External}
+			svc = policy.Service{Name: e.Service, Namespace: e.Namespace, Protocol: protocol(e.Protocol), External: e.External}
 		}
 		if !e.Identity.IsZero() && !slices.Contains(svc.Identities, e.Identity.String()) {
 			svc.Identities = append(svc.Identities, e.Identity.String())
@@ -113,7 +117,7 @@ func snapshot(set *resource.Set, w *resource.Workload, services map[string]polic
 	}
 	for _, p := range w.Spec.Ports {
 		l := policy.Listener{
-			Side: flow.SideServer, Protocol: protocols[p.Protocol], Service: w.Spec.Service,
+			Side: flow.SideServer, Protocol: protocol(p.Protocol), Service: w.Spec.Service,
 			Address: netip.MustParseAddrPort(p.Listen), Target: netip.MustParseAddrPort(p.Target), // checked by resource
 		}
 		l.Name = fmt.Sprintf("inbound:%d", l.Address.Port())
@@ -129,7 +133,7 @@ func snapshot(set *resource.Set, w *resource.Workload, services map[string]polic
 	for _, u := range w.Spec.Upstreams {
 		svc, ok := services[u.Service]
 		if !ok { // nobody serves it yet: the listener exists and answers no_endpoint
-			svc = policy.Service{Name: u.Service, Namespace: w.Metadata.Namespace, Protocol: flow.ProtocolHTTP1}.WithDefaults()
+			svc = policy.Service{Name: u.Service, Namespace: w.Metadata.Namespace, Protocol: flow.ProtocolHTTP}.WithDefaults()
 		}
 		s.Services[u.Service] = svc
 		s.Endpoints[u.Service] = endpoints[u.Service]
@@ -139,7 +143,7 @@ func snapshot(set *resource.Set, w *resource.Workload, services map[string]polic
 		})
 	}
 	for i := range s.Listeners {
-		if l := &s.Listeners[i]; l.Protocol == flow.ProtocolHTTP1 {
+		if l := &s.Listeners[i]; l.Protocol.HTTP() {
 			l.Limits = w.Spec.Limits.Listener()
 			*l = l.WithDefaults()
 		}

@@ -166,7 +166,7 @@ func (r *Record) visit(s sink) {
 	}
 	word(s, keyRoute, r.Route)
 	count(s, keyStatus, int64(r.Status))
-	if r.Protocol == ProtocolGRPC {
+	if r.Protocol == ProtocolGRPC && r.Kind != KindConnection {
 		s.text(keyRPCSystem, "grpc")
 		long(s, keyRPCMethod, r.RPCMethod(), maxPath)
 		constant(s, keyGRPC, r.GRPC.String())

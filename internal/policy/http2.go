@@ -3,6 +3,11 @@ package policy
 import (
 	"fmt"
 	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
 // HTTP2 are what an HTTP listener takes of one caller that speaks HTTP/2 (RFC 9113). Zero settings mean the default named beside the field. They
@@ -102,4 +107,64 @@ func (l HTTP2) Check() error {
 		}
 	}
 	return nil
+}
+
+// toXDS puts l, with its defaults, into Envoy's own fields; what Envoy cannot express goes to e. Envoy's windows begin at 64 KiB - 1, its duration of a connection
+// holds for HTTP/1.1 as well, and it counts WINDOW_UPDATE per DATA frame sent only.
+func (l HTTP2) toXDS(m *hcmv3.HttpConnectionManager, e extras) {
+	u32 := func(n int) *wrapperspb.UInt32Value { return wrapperspb.UInt32(uint32(n)) } //nolint:gosec // checked
+	o := &corev3.Http2ProtocolOptions{
+		MaxConcurrentStreams:                        u32(l.Streams),
+		InitialConnectionWindowSize:                 u32(l.ConnectionWindow),
+		StreamResetBurst:                            wrapperspb.UInt64(uint64(l.Resets)),                //nolint:gosec // checked
+		StreamResetRate:                             wrapperspb.UInt64(uint64(max(1, (l.Resets+9)/10))), //nolint:gosec // checked
+		MaxOutboundControlFrames:                    u32(l.ControlFrames),
+		MaxConsecutiveInboundFramesWithEmptyPayload: u32(l.EmptyFrames),
+		MaxInboundPriorityFramesPerStream:           u32(l.PriorityFrames),
+	}
+	if l.StreamWindow >= minConnectionWindow {
+		o.InitialStreamWindowSize = u32(l.StreamWindow)
+	} else {
+		e.num("http2_stream_window", float64(l.StreamWindow))
+	}
+	if l.PingInterval > 0 {
+		o.ConnectionKeepalive = &corev3.KeepaliveSettings{Interval: durationpb.New(l.PingInterval), Timeout: durationpb.New(l.PingTimeout)}
+	} else {
+		e.dur("http2_ping_interval", l.PingInterval)
+		e.dur("http2_ping_timeout", l.PingTimeout)
+	}
+	m.Http2ProtocolOptions = o
+	if l.Age > 0 {
+		m.CommonHttpProtocolOptions.MaxConnectionDuration = durationpb.New(l.Age)
+	}
+	e.dur("http2_age_grace", l.AgeGrace)
+	e.num("http2_window_updates", float64(l.WindowUpdates))
+	e.num("http2_continuations", float64(l.Continuations))
+}
+
+// http2FromXDS is the inverse of toXDS; a field that is missing means its default.
+func http2FromXDS(m *hcmv3.HttpConnectionManager, r *reader) HTTP2 {
+	o := m.GetHttp2ProtocolOptions()
+	l := HTTP2{
+		Streams:          int(o.GetMaxConcurrentStreams().GetValue()),
+		StreamWindow:     int(o.GetInitialStreamWindowSize().GetValue()),
+		ConnectionWindow: int(o.GetInitialConnectionWindowSize().GetValue()),
+		Resets:           int(o.GetStreamResetBurst().GetValue()), //nolint:gosec // Check refuses what is too large
+		ControlFrames:    int(o.GetMaxOutboundControlFrames().GetValue()),
+		EmptyFrames:      int(o.GetMaxConsecutiveInboundFramesWithEmptyPayload().GetValue()),
+		PriorityFrames:   int(o.GetMaxInboundPriorityFramesPerStream().GetValue()),
+		WindowUpdates:    int(r.num("http2_window_updates")),
+		Continuations:    int(r.num("http2_continuations")),
+		Age:              m.GetCommonHttpProtocolOptions().GetMaxConnectionDuration().AsDuration(),
+		AgeGrace:         r.dur("http2_age_grace"),
+		PingInterval:     o.GetConnectionKeepalive().GetInterval().AsDuration(),
+		PingTimeout:      o.GetConnectionKeepalive().GetTimeout().AsDuration(),
+	}
+	if r.has("http2_stream_window") {
+		l.StreamWindow = int(r.num("http2_stream_window"))
+	}
+	if r.has("http2_ping_interval") {
+		l.PingInterval, l.PingTimeout = r.dur("http2_ping_interval"), r.dur("http2_ping_timeout")
+	}
+	return l
 }

@@ -123,6 +123,7 @@ func (l Limits) toXDS(m *hcmv3.HttpConnectionManager, e extras) {
 	}
 	e.num("request_line", float64(l.RequestLine))
 	e.dur("body_timeout", l.BodyTimeout)
+	l.HTTP2.toXDS(m, e)
 }
 
 func limitsFromXDS(m *hcmv3.HttpConnectionManager, r *reader) Limits {
@@ -133,6 +134,7 @@ func limitsFromXDS(m *hcmv3.HttpConnectionManager, r *reader) Limits {
 		HeadTimeout: m.GetRequestHeadersTimeout().AsDuration(),
 		BodyTimeout: r.dur("body_timeout"),
 		IdleTimeout: m.GetCommonHttpProtocolOptions().GetIdleTimeout().AsDuration(),
+		HTTP2:       http2FromXDS(m, r),
 	}.WithDefaults()
 }
 

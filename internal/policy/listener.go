@@ -30,12 +30,12 @@ const (
 type Listener struct {
 	Name     string         // unique in the snapshot: "inbound:8080", "outbound:catalog"
 	Side     flow.Side      // SideServer = inbound, SideClient = outbound
-	Protocol flow.Protocol  // ProtocolHTTP1 or ProtocolTCP
+	Protocol flow.Protocol  // one of Protocols: of the application or, outbound, of the service; callers may speak any version of HTTP to one of HTTP
 	Address  netip.AddrPort // where to listen
 	Target   netip.AddrPort // inbound: the application's address
 	Service  string         // inbound: own service; outbound: destination service
 	Mode     ListenerMode   // inbound only
-	Limits   Limits         // ProtocolHTTP1 only
+	Limits   Limits         // of HTTP only
 }
 
 // Check refuses what a sidecar could not act on; the error names field, value and remedy.
@@ -59,7 +59,7 @@ func (l Listener) Check() error {
 	if l.Mode > ModePermissive {
 		return fail(fmt.Errorf("mode %d: must be strict or permissive", l.Mode))
 	}
-	if l.Protocol != flow.ProtocolHTTP1 && l.Limits != (Limits{}) {
+	if !l.Protocol.HTTP() && l.Limits != (Limits{}) {
 		return fail(errors.New("limits: only http listeners have them; remove them"))
 	}
 	if err := l.Limits.Check(); err != nil {
@@ -90,7 +90,7 @@ var (
 
 // WithDefaults returns l with the defaults of its limits.
 func (l Listener) WithDefaults() Listener {
-	if l.Protocol == flow.ProtocolHTTP1 {
+	if l.Protocol.HTTP() {
 		l.Limits = l.Limits.WithDefaults()
 	}
 	return l
@@ -111,13 +111,14 @@ func (l Listener) ToXDS() (*listenerv3.Listener, error) {
 	name, config := "envoy.filters.network.tcp_proxy", proto.Message(&tcpv3.TcpProxy{
 		StatPrefix: l.Name, ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: cluster},
 	})
-	if l.Protocol == flow.ProtocolHTTP1 {
+	if l.Protocol.HTTP() {
 		router, err := pack(&routerv3.Router{})
 		if err != nil {
 			return nil, err
 		}
 		manager := &hcmv3.HttpConnectionManager{
 			StatPrefix: l.Name,
+			CodecType:  hcmv3.HttpConnectionManager_AUTO, // ALPN, or the preface of HTTP/2
 			RouteSpecifier: &hcmv3.HttpConnectionManager_RouteConfig{RouteConfig: &routev3.RouteConfiguration{
 				Name: l.Name,
 				VirtualHosts: []*routev3.VirtualHost{{Name: l.Service, Domains: []string{"*"}, Routes: []*routev3.Route{{
@@ -130,6 +131,7 @@ func (l Listener) ToXDS() (*listenerv3.Listener, error) {
 			}},
 		}
 		l.Limits.toXDS(manager, e)
+		e.str("protocol", ProtocolName(l.Protocol))
 		name, config = "envoy.filters.network.http_connection_manager", manager
 	}
 	filter, err := pack(config)
@@ -165,7 +167,7 @@ func ListenerFromXDS(x *listenerv3.Listener) (Listener, error) {
 	manager := &hcmv3.HttpConnectionManager{}
 	switch {
 	case config.MessageIs(manager):
-		l.Protocol = flow.ProtocolHTTP1
+		l.Protocol = flow.ProtocolHTTP
 		if err := config.UnmarshalTo(manager); err != nil {
 			return fail(fmt.Errorf("unreadable HttpConnectionManager: %w", err))
 		}
@@ -176,8 +178,13 @@ func ListenerFromXDS(x *listenerv3.Listener) (Listener, error) {
 	}
 	r := read(x.GetMetadata())
 	l.Service = r.str("service")
-	if l.Protocol == flow.ProtocolHTTP1 {
+	if l.Protocol.HTTP() {
 		l.Limits = limitsFromXDS(manager, r)
+		if r.has("protocol") { // controllers from before HTTP/2 do not say it
+			if l.Protocol = r.protocol("protocol"); r.err == nil && !l.Protocol.HTTP() {
+				r.fail("protocol", "%q, but the listener has an HttpConnectionManager", ProtocolName(l.Protocol))
+			}
+		}
 	}
 	switch side := r.str("side"); side {
 	case "inbound":

@@ -29,9 +29,14 @@ func genDuration(r *rand.Rand) time.Duration {
 	return pick(r, 0, -1, time.Duration(r.Int64N(int64(time.Hour))), 250*time.Millisecond)
 }
 
+func genProtocol(r *rand.Rand) flow.Protocol {
+	p, _ := ParseProtocol(pick(r, Protocols()...))
+	return p
+}
+
 func genService(r *rand.Rand, name string) Service {
 	s := Service{
-		Name: name, Namespace: pick(r, "", "shop"), Protocol: pick(r, flow.ProtocolHTTP1, flow.ProtocolTCP), External: r.IntN(4) == 0,
+		Name: name, Namespace: pick(r, "", "shop"), Protocol: genProtocol(r), External: r.IntN(4) == 0,
 		RequestTimeout: genDuration(r), IdleTimeout: genDuration(r), ConnectTimeout: pick(r, 0, 3*time.Second),
 		MaxRequests: r.IntN(3000), MaxConnections: r.IntN(3000),
 		Retry: Retry{
@@ -62,11 +67,11 @@ func genEndpoints(r *rand.Rand) []Endpoint {
 }
 
 func genListener(r *rand.Rand, i int, service string) Listener {
-	l := Listener{Name: fmt.Sprintf("l-%d", i), Protocol: pick(r, flow.ProtocolHTTP1, flow.ProtocolTCP), Address: genAddr(r, 2*i), Service: service, Side: flow.SideClient}
+	l := Listener{Name: fmt.Sprintf("l-%d", i), Protocol: genProtocol(r), Address: genAddr(r, 2*i), Service: service, Side: flow.SideClient}
 	if r.IntN(2) == 0 {
 		l.Side, l.Target, l.Mode = flow.SideServer, genAddr(r, 2*i+1), pick(r, ModeStrict, ModePermissive)
 	}
-	if l.Protocol == flow.ProtocolHTTP1 {
+	if l.Protocol.HTTP() {
 		l.Limits = genLimits(r)
 	}
 	return l
@@ -242,7 +247,7 @@ func TestChecksNameFieldValueAndRemedy(t *testing.T) {
 		want  string
 	}{
 		{Listener{}, "listener: name: must not be empty"},
-		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP2}, `listener "l": protocol 4: not supported here; use http or tcp`},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTLS}, `listener "l": protocol 2: not supported here; use http, http1, http2, grpc or tcp`},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTCP}, `listener "l": address "": must be ip:port`},
 		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Target: at, Service: "s"}, "is the listener's own address"},
 		{mod(func(s *Service) { s.MTLS = true }), "needs at least one identity"},

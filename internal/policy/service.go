@@ -7,7 +7,9 @@ import (
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	upstreamv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -158,7 +160,7 @@ func (s Service) ToXDS() (*clusterv3.Cluster, error) {
 	}
 	e := extras{}
 	e.str("namespace", s.Namespace)
-	e.str("protocol", protocolNames[s.Protocol])
+	e.str("protocol", ProtocolName(s.Protocol))
 	e.flag("external", s.External)
 	e.strs("identities", s.Identities)
 	e.flag("mtls", s.MTLS)
@@ -170,7 +172,13 @@ func (s Service) ToXDS() (*clusterv3.Cluster, error) {
 	e.num("retry_budget_min", s.Retry.BudgetMin)
 	e.dur("retry_backoff_base", s.Retry.BackoffBase)
 	e.dur("retry_backoff_max", s.Retry.BackoffMax)
+	options, err := upstreamOptions(s.Protocol)
+	if err != nil {
+		return nil, err
+	}
 	return &clusterv3.Cluster{
+		TypedExtensionProtocolOptions: options,
+
 		Name:                 s.Name,
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS},
 		EdsClusterConfig:     &clusterv3.Cluster_EdsClusterConfig{EdsConfig: ads()},
@@ -183,6 +191,29 @@ func (s Service) ToXDS() (*clusterv3.Cluster, error) {
 		}}},
 		Metadata: e.metadata(),
 	}, nil
+}
+
+// upstreamOptions say in Envoy's words which version of HTTP the service is spoken to; Tulle's sidecars read the metadata instead.
+func upstreamOptions(p flow.Protocol) (map[string]*anypb.Any, error) {
+	const name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+	options := &upstreamv3.HttpProtocolOptions{}
+	explicit := &upstreamv3.HttpProtocolOptions_ExplicitHttpConfig{}
+	switch p {
+	case flow.ProtocolHTTP:
+		options.UpstreamProtocolOptions = &upstreamv3.HttpProtocolOptions_UseDownstreamProtocolConfig{
+			UseDownstreamProtocolConfig: &upstreamv3.HttpProtocolOptions_UseDownstreamHttpConfig{Http2ProtocolOptions: &corev3.Http2ProtocolOptions{}},
+		}
+	case flow.ProtocolHTTP1:
+		explicit.ProtocolConfig = &upstreamv3.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{HttpProtocolOptions: &corev3.Http1ProtocolOptions{}}
+		options.UpstreamProtocolOptions = &upstreamv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: explicit}
+	case flow.ProtocolHTTP2, flow.ProtocolGRPC:
+		explicit.ProtocolConfig = &upstreamv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: &corev3.Http2ProtocolOptions{}}
+		options.UpstreamProtocolOptions = &upstreamv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: explicit}
+	default:
+		return nil, nil
+	}
+	packed, err := pack(options)
+	return map[string]*anypb.Any{name: packed}, err
 }
 
 // ServiceFromXDS is the inverse of ToXDS.

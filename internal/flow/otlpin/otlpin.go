@@ -116,7 +116,7 @@ func Record(span ptrace.Span) (flow.Record, error) {
 		Override:  a.text(flow.AttrOverride),
 		Detail:    a.text(flow.AttrDetail),
 	}
-	if r.Protocol, _ = flow.ParseProtocol(a.text(flow.AttrProtocol)); r.Protocol == flow.ProtocolGRPC {
+	if r.Protocol, _ = flow.ParseProtocol(a.text(flow.AttrProtocol)); r.Protocol == flow.ProtocolGRPC && kind != flow.KindConnection {
 		r.GRPC, _ = flow.ParseGRPCStatus(a.text(flow.AttrGRPC))
 		r.MessagesIn = uint64(max(a.number(flow.AttrMessagesIn), 0))
 		r.MessagesOut = uint64(max(a.number(flow.AttrMessagesOut), 0))

@@ -38,8 +38,8 @@ func random(r *rand.Rand) flow.Record {
 	rec.Kind = flow.Kind(1 + r.IntN(3))
 	rec.Phase = flow.Phase(r.IntN(2))
 	rec.Side = flow.Side(1 + r.IntN(2))
-	rec.Protocol = flow.Protocol(r.IntN(6))
-	if rec.GRPC = flow.GRPCStatus(r.IntN(18)); rec.Protocol != flow.ProtocolGRPC {
+	rec.Protocol = flow.Protocol(r.IntN(7))
+	if rec.GRPC = flow.GRPCStatus(r.IntN(18)); rec.Protocol != flow.ProtocolGRPC || rec.Kind == flow.KindConnection {
 		rec.GRPC, rec.MessagesIn, rec.MessagesOut = 0, 0, 0
 	}
 	rec.Reason = append(flow.Reasons(), flow.ReasonNone)[r.IntN(len(flow.Reasons())+1)]
