@@ -330,6 +330,7 @@ type Retry struct {
 	BudgetMin   float64  `yaml:"budgetMin,omitempty"`   // plus this many per second; default 10
 	BackoffBase Duration `yaml:"backoffBase,omitempty"` // default 25ms
 	BackoffMax  Duration `yaml:"backoffMax,omitempty"`  // default 250ms
+	GRPC        []string `yaml:"grpc,omitempty"`        // names of statuses after which a call is tried again; default none
 }
 
 // Limits per sidecar towards the service.
@@ -364,6 +365,9 @@ func (p *TrafficPolicy) check() error {
 			return fmt.Errorf("%s: cannot be off; set a duration such as 1s", d.field)
 		}
 	}
+	if _, err := policy.ParseGRPCStatuses(s.Retry.GRPC); err != nil {
+		return fmt.Errorf("spec.retry.grpc%w", err)
+	}
 	// What the sidecar would refuse is refused here.
 	if err := s.Apply(policy.Service{Name: s.TargetService, Protocol: flow.ProtocolHTTP}).WithDefaults().Check(); err != nil {
 		return fmt.Errorf("spec: %w", err)
@@ -379,9 +383,10 @@ func (p TrafficPolicySpec) Apply(svc policy.Service) policy.Service {
 	svc.IdleTimeout = time.Duration(p.IdleTimeout)
 	svc.MaxRequests = p.Limits.MaxRequests
 	svc.MaxConnections = p.Limits.MaxConnections
+	statuses, _ := policy.ParseGRPCStatuses(p.Retry.GRPC) // checked
 	svc.Retry = policy.Retry{
 		Attempts: p.Retry.Attempts, BudgetRatio: p.Retry.BudgetRatio, BudgetMin: p.Retry.BudgetMin,
-		BackoffBase: time.Duration(p.Retry.BackoffBase), BackoffMax: time.Duration(p.Retry.BackoffMax),
+		BackoffBase: time.Duration(p.Retry.BackoffBase), BackoffMax: time.Duration(p.Retry.BackoffMax), GRPC: statuses,
 	}
 	return svc
 }

@@ -131,6 +131,9 @@ func render(b *strings.Builder, s *policy.Snapshot) {
 			v.RequestTimeout, v.TryTimeout, v.ConnectTimeout, v.IdleTimeout, v.MaxRequests, v.MaxConnections)
 		fmt.Fprintf(b, "    retry attempts=%d budget=%g+%g/s backoff=%s..%s\n",
 			v.Retry.Attempts, v.Retry.BudgetRatio, v.Retry.BudgetMin, v.Retry.BackoffBase, v.Retry.BackoffMax)
+		if names := v.Retry.GRPC.Names(); names != nil {
+			fmt.Fprintf(b, "    retry grpc %s\n", strings.Join(names, " "))
+		}
 		for _, e := range s.Endpoints[name] {
 			fmt.Fprintf(b, "    endpoint %s %s %s weight=%d", e.Address, e.Instance, e.Version, e.Weight)
 			if o := e.Override; o != nil {

@@ -42,6 +42,7 @@ func genService(r *rand.Rand, name string) Service {
 		Retry: Retry{
 			Attempts: r.IntN(11), BudgetRatio: r.Float64(), BudgetMin: pick(r, 0, 10.5, 3),
 			BackoffBase: pick(r, 0, 20*time.Millisecond), BackoffMax: pick(r, 0, time.Second),
+			GRPC: GRPCStatuses(r.Uint32()) & failures,
 		},
 	}
 	if !s.External && r.IntN(2) == 0 {
@@ -254,6 +255,7 @@ func TestChecksNameFieldValueAndRemedy(t *testing.T) {
 		{mod(func(s *Service) { s.Identities = []string{"x"} }), `must start with spiffe://`},
 		{mod(func(s *Service) { s.TryTimeout = time.Minute }), "try timeout 1m0s: is longer than the request timeout 15s"},
 		{mod(func(s *Service) { s.Retry.Attempts = 11 }), "retry attempts 11: must be from 1 (no retry) to 10"},
+		{mod(func(s *Service) { s.Retry.GRPC = 2 }), "retry grpc 0x2: must be statuses of failed calls, without OK"},
 		{mod(func(s *Service) { s.ConnectTimeout = -1 }), "connect timeout -1ns: must be positive"},
 		{Endpoint{Address: at, Weight: 129}, "endpoint 127.0.0.1:80: weight 129: must be from 1 to 128"},
 		{Endpoint{Address: at, Weight: 1, Override: &Override{ID: "o", Kind: OverrideEject, Fraction: 2}}, "override fraction 2: must be above 0 and at most 1"},

@@ -44,6 +44,8 @@ type Retry struct {
 	BudgetMin   float64       // plus this many per second; default 10
 	BackoffBase time.Duration // full jitter; default 25 ms
 	BackoffMax  time.Duration // default 250 ms
+	// GRPC are the statuses of gRPC after which a call that ended without a message is tried again; default none. They say that the service did nothing.
+	GRPC GRPCStatuses
 }
 
 // Defaults, applied by Service.WithDefaults.
@@ -138,6 +140,8 @@ func (r Retry) check() error {
 		return fmt.Errorf("budget minimum %v: must be from 0 to %d retries per second", r.BudgetMin, maxLimit)
 	case r.BackoffBase < 0 || r.BackoffMax < 0:
 		return fmt.Errorf("backoff %s to %s: must not be negative", r.BackoffBase, r.BackoffMax)
+	case r.GRPC&^failures != 0:
+		return fmt.Errorf("grpc %#x: must be statuses of failed calls, without OK", uint32(r.GRPC))
 	case r.BackoffBase > r.BackoffMax && r.BackoffMax != 0:
 		return fmt.Errorf("backoff base %s: is longer than the maximum %s", r.BackoffBase, r.BackoffMax)
 	}
@@ -172,6 +176,7 @@ func (s Service) ToXDS() (*clusterv3.Cluster, error) {
 	e.num("retry_budget_min", s.Retry.BudgetMin)
 	e.dur("retry_backoff_base", s.Retry.BackoffBase)
 	e.dur("retry_backoff_max", s.Retry.BackoffMax)
+	e.strs("retry_grpc", s.Retry.GRPC.Names())
 	options, err := upstreamOptions(s.Protocol)
 	if err != nil {
 		return nil, err
@@ -228,6 +233,10 @@ func ServiceFromXDS(x *clusterv3.Cluster) (Service, error) {
 			Attempts: int(r.num("retry_attempts")), BudgetRatio: r.num("retry_budget_ratio"), BudgetMin: r.num("retry_budget_min"),
 			BackoffBase: r.dur("retry_backoff_base"), BackoffMax: r.dur("retry_backoff_max"),
 		},
+	}
+	var err error
+	if s.Retry.GRPC, err = ParseGRPCStatuses(r.strs("retry_grpc")); err != nil {
+		r.fail("retry_grpc", "%v", err)
 	}
 	if t := x.GetCircuitBreakers().GetThresholds(); len(t) > 0 {
 		s.MaxRequests, s.MaxConnections = int(t[0].GetMaxRequests().GetValue()), int(t[0].GetMaxConnections().GetValue())
