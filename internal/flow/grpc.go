@@ -52,7 +52,10 @@ func (s GRPCStatus) HTTP() int {
 // is a 5xx. They are what OpenTelemetry's conventions call errors of a gRPC server.
 func (s GRPCStatus) Failure() bool { return s.HTTP() >= 500 }
 
-var grpcNames = [...]string{
+// GRPCCodes is how many codes are defined: 0 to 16.
+const GRPCCodes = 17
+
+var grpcNames = [GRPCCodes]string{
 	"OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED",
 	"FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
 }
