@@ -163,6 +163,14 @@ func (e *EdgeView) Mark() string {
 	return ""
 }
 
+// RateX is where the rate of a label is centred: between the lock and the mark.
+func (e *EdgeView) RateX() string {
+	if e.Mark() != "" {
+		return "-5"
+	}
+	return "0"
+}
+
 // structure is what the client compares to know that texts are not enough.
 func structure(v *GraphView) string {
 	var b strings.Builder
