@@ -50,6 +50,7 @@ func (o *observer) observe(next exchange.Handler) exchange.Handler {
 		o.add(&x.Live, x, x.Kind, x.Start)
 
 		next.Handle(x)
+		grpcFailure(&x.Outcome)
 
 		o.remove(&x.Live)
 		o.rec.Active(key, -1)
@@ -97,6 +98,7 @@ func (o *observer) attempt(next exchange.Handler) exchange.Handler {
 		o.add(&x.TryLive, x, flow.KindAttempt, x.Start.Add(begin))
 
 		next.Handle(x)
+		grpcFailure(&x.Outcome)
 
 		o.remove(&x.TryLive)
 		r := &x.Record
@@ -110,6 +112,13 @@ func (o *observer) attempt(next exchange.Handler) exchange.Handler {
 		r.Folded = x.Folded
 		o.rec.Record(r)
 	})
+}
+
+// grpcFailure gives an answer of gRPC that stands for a 5xx the reason that a 5xx has (docs/format/record.md, "Failures").
+func grpcFailure(o *exchange.Outcome) {
+	if o.Reason == flow.ReasonNone && o.GRPC.Failure() {
+		o.Reason = flow.ReasonUpstreamStatus
+	}
 }
 
 // Connection implements exchange.Reporter: a connection that never became an exchange.

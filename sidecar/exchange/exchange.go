@@ -193,11 +193,10 @@ type Head struct {
 	Authority  string
 	UserAgent  string
 	RequestID  string
-	Idempotent bool // RFC 9110, section 9.2.2
-	// Timeout is how long the caller says that it will wait, from its sending on: gRPC's grpc-timeout; 0: it did not say.
-	Timeout time.Duration
-	Parent  flow.Trace // of the trace context that arrived; zero when none was valid
-	B3      B3         // what of B3 goes on
+	Idempotent bool          // RFC 9110, section 9.2.2
+	Timeout    time.Duration // what the caller has left for the exchange (grpc-timeout); 0: it did not say
+	Parent     flow.Trace    // of the trace context that arrived; zero when none was valid
+	B3         B3            // what of B3 goes on
 }
 
 // Outcome is what came of an exchange, or of its latest try. Steps inside the retry step see it reset at every try.
