@@ -17,7 +17,10 @@ func TestResult(t *testing.T) {
 			{Status: 200}, {Status: 404}, grpc(0), grpc(3), grpc(5), grpc(7), grpc(9), grpc(10), grpc(16),
 		},
 		exchange.ResultFailed: {
-			{Status: 503, Reason: flow.ReasonUpstreamStatus}, {Status: 429}, {Reason: flow.ReasonUpstreamReset}, {Reason: flow.ReasonTryTimeout},
+			{Status: 503, Reason: flow.ReasonUpstreamStatus},
+			{Status: 429},
+			{Reason: flow.ReasonUpstreamReset},
+			{Reason: flow.ReasonTryTimeout},
 			grpc(2), grpc(4), grpc(8), grpc(12), grpc(13), grpc(14), grpc(15),
 		},
 		exchange.ResultUnreachable: {{Reason: flow.ReasonConnectRefused}},
