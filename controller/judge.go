@@ -17,6 +17,7 @@ import (
 	"github.com/tulle-mesh/tulle/controller/resource"
 	"github.com/tulle-mesh/tulle/controller/translate"
 	"github.com/tulle-mesh/tulle/controller/xds"
+	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/gen/tullev1"
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/policy"
@@ -277,15 +278,23 @@ func (j *judge) advise(w *tullev1.Observed) {
 	}
 }
 
-var protocolNames = map[string]string{"http": "http/1.1", "tcp": "tcp"}
+// recorded is how Records call what a configured protocol is. Of "http" it is what sidecars from before HTTP/2 spoke: the graph falls back on it for
+// attempts that do not say theirs.
+func recorded(word string) string {
+	p, _ := policy.ParseProtocol(word) // resource has checked it
+	if p == flow.ProtocolHTTP {
+		p = flow.ProtocolHTTP1
+	}
+	return p.String()
+}
 
 func (j *judge) registry() *tullev1.Registry {
 	r := &tullev1.Registry{Revision: j.revision}
 	protocol, address := map[string]string{}, map[string]string{}
 	services := map[string]*tullev1.RegistryService{}
 	for _, e := range j.endpoints {
-		address[e.Instance], protocol[e.Instance] = e.Address.String(), protocolNames[e.Protocol]
-		services[e.Service] = &tullev1.RegistryService{Name: e.Service, Namespace: e.Namespace, Protocol: protocolNames[e.Protocol], External: e.External}
+		address[e.Instance], protocol[e.Instance] = e.Address.String(), recorded(e.Protocol)
+		services[e.Service] = &tullev1.RegistryService{Name: e.Service, Namespace: e.Namespace, Protocol: recorded(e.Protocol), External: e.External}
 	}
 	for _, w := range j.set.Workloads {
 		r.Workloads = append(r.Workloads, &tullev1.RegistryWorkload{

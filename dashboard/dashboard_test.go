@@ -68,6 +68,7 @@ func get(t *testing.T, h http.Handler, path string, edit ...func(*http.Request))
 var everyPage = []string{
 	"/", "/?at=2026-11-20T14:00:00Z", "/service/catalog", "/service/unmeshed", "/service/stock-db", "/edge?source=web&destination=catalog",
 	"/edge?source=unmeshed&destination=gateway", "/edge?source=checkout&destination=mail", "/edge?source=reviews&destination=stock-db&protocol=tcp",
+	"/edge?source=catalog&destination=pricing&protocol=grpc", "/traces?protocol=grpc&grpc=UNAVAILABLE", "/trace/" + dashboardtest.TraceID(7).String(),
 	"/edge?source=gone&destination=gone", "/traces", "/traces?status=error&tags=http.response.status_code%3D503", "/events", "/events?kind=endpoint.ejected&service=catalog",
 	"/alerts", "/proxies", "/trace/" + dashboardtest.TraceID(3).String(), "/trace/" + dashboardtest.TraceID(5).String(),
 }
@@ -104,6 +105,29 @@ func TestEveryPage(t *testing.T) {
 				seen[m[1]] = true
 			}
 		})
+	}
+}
+
+// A gRPC call that fails has the HTTP status 200: every page that shows calls says its gRPC status.
+func TestGRPCIsShown(t *testing.T) {
+	h := handler(t, shop(t, t.TempDir()))
+	for path, want := range map[string][]string{
+		"/": {`class="label-mark"`, ">gRPC</text>", `<td class="muted">grpc</td>`},
+		"/edge?source=catalog&destination=pricing&protocol=grpc": {"How gRPC calls ended", "grpc=UNAVAILABLE", `<span class="tag bad">failure</span>`, "NOT_FOUND", "Messages in"},
+		"/service/catalog": {`<td class="muted">grpc</td>`, `<td class="muted">http/1.1</td>`},
+		"/trace/" + dashboardtest.TraceID(7).String():     {`<span class="tag bad">UNAVAILABLE</span>`, `<span class="tag">NOT_FOUND</span>`, "<dt>gRPC status</dt>", "<dt>Messages</dt><dd>1 in, 0 out</dd>", "rpc.method"},
+		"/traces?grpc=UNAVAILABLE&limit=1":                {`<option value="UNAVAILABLE" selected>`, "1 trace", dashboardtest.TraceID(7).String()},
+		"/api/tulle/v1/traces?protocol=grpc&grpc=ABORTED": {`"traces":[]`},
+	} {
+		body := get(t, h, path).Body.String()
+		for _, w := range want {
+			if !strings.Contains(body, w) {
+				t.Errorf("%s: no %s", path, w)
+			}
+		}
+	}
+	if body := get(t, h, "/edge?source=web&destination=catalog").Body.String(); strings.Contains(body, "gRPC calls") || strings.Contains(body, "Messages in") {
+		t.Error("an edge of HTTP speaks of gRPC")
 	}
 }
 

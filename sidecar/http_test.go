@@ -78,7 +78,7 @@ func answering(t *testing.T, f func(r *http.Request, body []byte) string) netip.
 }
 
 func external(change func(*policy.Service)) policy.Service {
-	sv := policy.Service{Name: "ext", Protocol: flow.ProtocolHTTP1, External: true}
+	sv := policy.Service{Name: "ext", Protocol: flow.ProtocolHTTP, External: true}
 	if change != nil {
 		change(&sv)
 	}
@@ -214,6 +214,18 @@ func TestOwnAnswers(t *testing.T) {
 		if a.Delivered || a.Reason != flow.ReasonConnectRefused {
 			t.Errorf("attempt %+v", a)
 		}
+	}
+}
+
+// An inbound listener has the timeouts of its service: what callers may wait for is not ended in front of the application.
+func TestInboundTimeout(t *testing.T) {
+	up := scripted(t, func(_ net.Conn, r *bufio.Reader) { _, _ = io.Copy(io.Discard, r) })
+	snap := serverSnapshot("catalog", up, policy.ModePermissive, flow.ProtocolHTTP)
+	snap.Listeners[0].RequestTimeout = 50 * time.Millisecond
+	r := start(t, snap, testmesh.NewCA(t).Holder("catalog"), 0)
+	got := raw(t, r.addr(t, "inbound"), "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+	if !strings.HasPrefix(got, "HTTP/1.1 504 ") || !strings.Contains(got, "x-tulle-reason: request_timeout\r\n") {
+		t.Errorf("got %q", got)
 	}
 }
 
@@ -364,7 +376,7 @@ func TestUpgrade(t *testing.T) {
 		b, _ := io.ReadAll(r) // until the caller half-closes
 		_, _ = c.Write(b)
 	})
-	server := start(t, serverSnapshot("chat", target, policy.ModeStrict, flow.ProtocolHTTP1), ca.Holder("chat"), time.Second)
+	server := start(t, serverSnapshot("chat", target, policy.ModeStrict, flow.ProtocolHTTP), ca.Holder("chat"), time.Second)
 	web := start(t, clientSnapshot(mesh("chat"), server.addr(t, "inbound")), ca.Holder("web"), time.Second)
 	payload := make([]byte, 3<<20)
 	_, _ = rand.Read(payload)

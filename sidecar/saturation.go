@@ -52,10 +52,10 @@ func (s *Sidecar) Saturation() []flow.Saturation {
 			sat.InFlight = s.observer.inbound.Load()
 		} else {
 			kind := flow.KindExchange
-			if t.protocol != flow.ProtocolHTTP1 {
+			if !t.protocol.HTTP() {
 				kind = flow.KindConnection
 			}
-			limit, _ := t.d.Limit(kind)
+			limit, _ := t.d.Limit(kind, t.protocol)
 			sat.InFlight, sat.Limit = t.d.InFlight.Load(), int64(limit)
 			sat.ShedRequests, sat.ShedConnections = t.d.Shed.Requests.Load(), t.d.Shed.Connections.Load()
 		}

@@ -298,7 +298,7 @@ func (s *Sidecar) receive(c *listen.Conn) (speaker, *exchange.Session) {
 	b := c.Binding()
 	peer := &exchange.Peer{Addr: c.Addr(), Local: c.Local()}
 	sess := &exchange.Session{Conn: c.Conn, TCP: c.TCP, Peer: peer, Start: c.Start, Bind: c.Binding, Report: s.observer}
-	http := b.Listener.Protocol == flow.ProtocolHTTP1
+	http := b.Listener.Protocol.HTTP()
 	if b.Listener.Side == flow.SideServer {
 		u, refusal := s.unwrapper.Unwrap(c.Conn, b.Listener.Mode, b.Listener.Protocol)
 		if refusal != nil {

@@ -57,15 +57,16 @@ func (s *Sidecar) bindings(snap *policy.Snapshot) []*exchange.Binding {
 		case flow.SideClient:
 			b.Routes = route.New(l.Service)
 		case flow.SideServer:
-			own := snap.Services[l.Service] // the callers' settings, where they are known
-			own.Name, own.Namespace, own.MTLS = workload.Service, workload.Namespace, false
+			own := policy.Service{
+				Name: workload.Service, Namespace: workload.Namespace, Protocol: l.Protocol, RequestTimeout: l.RequestTimeout, IdleTimeout: l.IdleTimeout,
+			}
 			b.Own = s.destination(inboundKey+l.Service, own)
 			b.App = &policy.Endpoint{Address: l.Target}
 		default:
 			s.cfg.Log.Error("listener is neither inbound nor outbound; it is ignored: correct the configuration", "listener", l.Name)
 			continue
 		}
-		if l.Protocol != flow.ProtocolHTTP1 && l.Protocol != flow.ProtocolTCP {
+		if !l.Protocol.HTTP() && l.Protocol != flow.ProtocolTCP {
 			s.cfg.Log.Warn("this sidecar does not speak the listener's protocol yet; it relays bytes", "listener", l.Name)
 		}
 		out = append(out, b)

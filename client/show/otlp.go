@@ -29,7 +29,7 @@ func Spans(td ptrace.Traces) []Span {
 					sp.Parent = s.ParentSpanID().String()
 				}
 				sp.Note = text(s.Attributes(), flow.AttrReason)
-				if status := text(s.Attributes(), flow.AttrStatus); status != "" {
+				if status := cmp.Or(text(s.Attributes(), flow.AttrGRPC), text(s.Attributes(), flow.AttrStatus)); status != "" {
 					sp.Note = join(status, sp.Note)
 				}
 				if rec, err := otlpin.Record(s); err == nil {

@@ -9,6 +9,8 @@ import (
 	"time"
 	"unicode"
 
+	"go.opentelemetry.io/collector/pdata/ptrace"
+
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/store"
 	"github.com/tulle-mesh/tulle/store/event"
@@ -124,6 +126,28 @@ func TestWaterfall(t *testing.T) {
 		t.Fatal(err)
 	}
 	golden(t, "waterfall.txt", b.String())
+}
+
+// A gRPC span says its gRPC status in place of HTTP's, which is 200 for failures, too.
+func TestSpansOfGRPC(t *testing.T) {
+	td := ptrace.NewTraces()
+	rs := td.ResourceSpans().AppendEmpty()
+	rs.Resource().Attributes().PutStr(flow.AttrServiceName, "cart")
+	ss := rs.ScopeSpans().AppendEmpty().Spans()
+	for _, status := range []string{"", "NOT_FOUND", "UNAVAILABLE"} {
+		a := ss.AppendEmpty().Attributes()
+		a.PutInt(flow.AttrStatus, 200)
+		if status != "" {
+			a.PutStr(flow.AttrGRPC, status)
+		}
+		if status == "UNAVAILABLE" {
+			a.PutStr(flow.AttrReason, "upstream_5xx")
+		}
+	}
+	got := Spans(td)
+	if got[0].Note != "200" || got[1].Note != "NOT_FOUND" || got[2].Note != "UNAVAILABLE upstream_5xx" {
+		t.Errorf("%+v", got)
+	}
 }
 
 func TestSplitInWords(t *testing.T) {

@@ -4,11 +4,13 @@ package main
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/tulle-mesh/tulle/client/show"
+	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/store"
 )
 
@@ -19,19 +21,28 @@ func tracesCommand() *cobra.Command {
 		q    store.TraceQuery
 		last time.Duration
 		tags string
+		grpc string
 	)
 	c := &cobra.Command{
 		Use: "traces", GroupID: "see", Args: noArgs,
 		Short: "Search traces, newest first",
 		Example: `  tulle traces --service catalog --errors
   tulle traces --source web --destination catalog --min 100ms
-  tulle traces --tags 'http.response.status_code=404'`,
+  tulle traces --tags 'http.response.status_code=404'
+  tulle traces --destination catalog --grpc UNAVAILABLE`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := out.check(); err != nil {
 				return err
 			}
 			if q.Limit < 1 || q.Limit > 500 {
 				return usageError{fmt.Errorf("--limit %d: must be 1 to 500 (--cursor goes on)", q.Limit)}
+			}
+			if grpc != "" {
+				s, ok := flow.ParseGRPCStatus(strings.ToUpper(grpc))
+				if !ok {
+					return usageError{fmt.Errorf("--grpc %q: must be the name of a gRPC status such as UNAVAILABLE", grpc)}
+				}
+				tags += " " + flow.AttrGRPC + "=" + s.String()
 			}
 			q.Start = time.Now().Add(-last)
 			page, err := at.client().Traces(c.Context(), q, tags)
@@ -52,6 +63,7 @@ func tracesCommand() *cobra.Command {
 	f.StringVar(&q.Source, "source", "", "with a call from this service")
 	f.StringVar(&q.Destination, "destination", "", "with a call to this service")
 	f.StringVar(&q.Reason, "reason", "", "with this reason, as in upstream_5xx")
+	f.StringVar(&grpc, "grpc", "", "with this gRPC status, as in UNAVAILABLE")
 	f.DurationVar(&q.MinDuration, "min", 0, "with a span that took at least this long")
 	f.DurationVar(&q.MaxDuration, "max", 0, "with a span that took at most this long")
 	f.BoolVar(&q.Errors, "errors", false, "with an error")

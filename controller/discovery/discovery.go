@@ -17,7 +17,7 @@ type Endpoint struct {
 	Version   string
 	Instance  string      // "" for external
 	Identity  identity.ID // zero for external
-	Protocol  string      // http | tcp
+	Protocol  string      // one of policy.Protocols
 	Address   netip.AddrPort
 	External  bool
 }

@@ -108,7 +108,7 @@ type Port struct {
 	Name     string `yaml:"name,omitempty"`     // default: the protocol
 	Listen   string `yaml:"listen"`             // ip:port on which the sidecar serves peers
 	Target   string `yaml:"target"`             // ip:port of the application
-	Protocol string `yaml:"protocol,omitempty"` // http (default) | tcp
+	Protocol string `yaml:"protocol,omitempty"` // one of policy.Protocols: what the application speaks; default http
 	Mode     string `yaml:"mode,omitempty"`     // strict (default) | permissive; default from MeshConfig
 }
 
@@ -118,7 +118,8 @@ type Upstream struct {
 	Listen  string `yaml:"listen"` // ip:port on which the sidecar serves its application
 }
 
-// SidecarLimits of a Workload's sidecar. The first six hold for each caller of each of its HTTP listeners, the others for all of its traffic.
+// SidecarLimits of a Workload's sidecar. Connections, ConnectionsPerSource and BufferBytes hold for all of its traffic, the others for each caller of each of
+// its HTTP listeners.
 type SidecarLimits struct {
 	HeadBytes            int      `yaml:"headBytes,omitempty"`            // default 61440
 	HeadFields           int      `yaml:"headFields,omitempty"`           // default 100
@@ -129,6 +130,34 @@ type SidecarLimits struct {
 	Connections          int      `yaml:"connections,omitempty"`          // default 16384
 	ConnectionsPerSource int      `yaml:"connectionsPerSource,omitempty"` // default three quarters of connections
 	BufferBytes          int64    `yaml:"bufferBytes,omitempty"`          // default 268435456
+	HTTP2                HTTP2    `yaml:"http2,omitempty"`
+}
+
+// HTTP2 limits what one caller may do with a connection of HTTP/2. Meanings, defaults and ranges are those of policy.HTTP2.
+type HTTP2 struct {
+	Streams               int      `yaml:"streams,omitempty"`               // default 256
+	StreamWindowBytes     int      `yaml:"streamWindowBytes,omitempty"`     // default 262144
+	ConnectionWindowBytes int      `yaml:"connectionWindowBytes,omitempty"` // default 1048576, or streamWindowBytes
+	Resets                int      `yaml:"resets,omitempty"`                // default 200
+	ControlFrames         int      `yaml:"controlFrames,omitempty"`         // default 1000
+	EmptyFrames           int      `yaml:"emptyFrames,omitempty"`           // default 10
+	PriorityFrames        int      `yaml:"priorityFrames,omitempty"`        // default 100
+	WindowUpdates         int      `yaml:"windowUpdates,omitempty"`         // default 100
+	Continuations         int      `yaml:"continuations,omitempty"`         // default 16
+	Age                   Duration `yaml:"age,omitempty"`                   // default off
+	AgeGrace              Duration `yaml:"ageGrace,omitempty"`              // default off
+	PingInterval          Duration `yaml:"pingInterval,omitempty"`          // default 30s; off
+	PingTimeout           Duration `yaml:"pingTimeout,omitempty"`           // default 10s
+}
+
+// Policy is l as sidecars are told.
+func (l HTTP2) Policy() policy.HTTP2 {
+	return policy.HTTP2{
+		Streams: l.Streams, StreamWindow: l.StreamWindowBytes, ConnectionWindow: l.ConnectionWindowBytes, Resets: l.Resets, ControlFrames: l.ControlFrames,
+		EmptyFrames: l.EmptyFrames, PriorityFrames: l.PriorityFrames, WindowUpdates: l.WindowUpdates, Continuations: l.Continuations,
+		Age: max(time.Duration(l.Age), 0), AgeGrace: max(time.Duration(l.AgeGrace), 0), // off is their default
+		PingInterval: time.Duration(l.PingInterval), PingTimeout: time.Duration(l.PingTimeout),
+	}
 }
 
 // Listener is the share of each HTTP listener.
@@ -136,6 +165,7 @@ func (l SidecarLimits) Listener() policy.Limits {
 	return policy.Limits{
 		HeadBytes: l.HeadBytes, HeadFields: l.HeadFields, RequestLine: l.RequestLineBytes,
 		HeadTimeout: time.Duration(l.HeadTimeout), BodyTimeout: time.Duration(l.BodyTimeout), IdleTimeout: time.Duration(l.IdleTimeout),
+		HTTP2: l.HTTP2.Policy(),
 	}
 }
 
@@ -169,7 +199,7 @@ func (w *Workload) check() error {
 		if p.Protocol == "" {
 			p.Protocol = "http"
 		}
-		if err := oneOf(field+".protocol", p.Protocol, "http", "tcp"); err != nil {
+		if err := oneOf(field+".protocol", p.Protocol, policy.Protocols()...); err != nil {
 			return err
 		}
 		if p.Name == "" {
@@ -248,7 +278,7 @@ type ExternalService struct {
 type ExternalServiceSpec struct {
 	Host      string   `yaml:"host,omitempty"`     // shown; the name people know it by
 	Addresses []string `yaml:"addresses"`          // ip:port, at least one
-	Protocol  string   `yaml:"protocol,omitempty"` // http (default) | tcp
+	Protocol  string   `yaml:"protocol,omitempty"` // one of policy.Protocols; default http
 }
 
 func (e *ExternalService) check() error {
@@ -258,7 +288,7 @@ func (e *ExternalService) check() error {
 	if e.Spec.Protocol == "" {
 		e.Spec.Protocol = "http"
 	}
-	if err := oneOf("spec.protocol", e.Spec.Protocol, "http", "tcp"); err != nil {
+	if err := oneOf("spec.protocol", e.Spec.Protocol, policy.Protocols()...); err != nil {
 		return err
 	}
 	if len(e.Spec.Addresses) == 0 {
@@ -300,6 +330,7 @@ type Retry struct {
 	BudgetMin   float64  `yaml:"budgetMin,omitempty"`   // plus this many per second; default 10
 	BackoffBase Duration `yaml:"backoffBase,omitempty"` // default 25ms
 	BackoffMax  Duration `yaml:"backoffMax,omitempty"`  // default 250ms
+	GRPC        []string `yaml:"grpc,omitempty"`        // names of statuses after which a call is tried again; default none
 }
 
 // Limits per sidecar towards the service.
@@ -334,8 +365,11 @@ func (p *TrafficPolicy) check() error {
 			return fmt.Errorf("%s: cannot be off; set a duration such as 1s", d.field)
 		}
 	}
+	if _, err := policy.ParseGRPCStatuses(s.Retry.GRPC); err != nil {
+		return fmt.Errorf("spec.retry.grpc%w", err)
+	}
 	// What the sidecar would refuse is refused here.
-	if err := s.Apply(policy.Service{Name: s.TargetService, Protocol: flow.ProtocolHTTP1}).WithDefaults().Check(); err != nil {
+	if err := s.Apply(policy.Service{Name: s.TargetService, Protocol: flow.ProtocolHTTP}).WithDefaults().Check(); err != nil {
 		return fmt.Errorf("spec: %w", err)
 	}
 	return nil
@@ -349,9 +383,10 @@ func (p TrafficPolicySpec) Apply(svc policy.Service) policy.Service {
 	svc.IdleTimeout = time.Duration(p.IdleTimeout)
 	svc.MaxRequests = p.Limits.MaxRequests
 	svc.MaxConnections = p.Limits.MaxConnections
+	statuses, _ := policy.ParseGRPCStatuses(p.Retry.GRPC) // checked
 	svc.Retry = policy.Retry{
 		Attempts: p.Retry.Attempts, BudgetRatio: p.Retry.BudgetRatio, BudgetMin: p.Retry.BudgetMin,
-		BackoffBase: time.Duration(p.Retry.BackoffBase), BackoffMax: time.Duration(p.Retry.BackoffMax),
+		BackoffBase: time.Duration(p.Retry.BackoffBase), BackoffMax: time.Duration(p.Retry.BackoffMax), GRPC: statuses,
 	}
 	return svc
 }

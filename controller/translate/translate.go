@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/tulle-mesh/tulle/controller/discovery"
 	"github.com/tulle-mesh/tulle/controller/resource"
@@ -36,7 +37,11 @@ type Workload struct {
 	Resources []policy.Resource // of Snapshot, sealed
 }
 
-var protocols = map[string]flow.Protocol{"http": flow.ProtocolHTTP1, "tcp": flow.ProtocolTCP}
+// protocol reads a word that resource has checked.
+func protocol(word string) flow.Protocol {
+	p, _ := policy.ParseProtocol(word)
+	return p
+}
 
 // Translate computes everything. An error is a bug or a resource that slipped past its checks: the caller keeps what was in force.
 func Translate(in Input) (*Output, error) {
@@ -75,7 +80,7 @@ func index(in Input) (map[string]policy.Service, map[string][]policy.Endpoint) {
 	for _, e := range in.Endpoints {
 		svc, ok := services[e.Service]
 		if !ok {
-			svc = policy.Service{Name: e.Service, Namespace: e.Namespace, Protocol: protocols[e.Protocol], External: e.External}
+			svc = policy.Service{Name: e.Service, Namespace: e.Namespace, Protocol: protocol(e.Protocol), External: e.External}
 		}
 		if !e.Identity.IsZero() && !slices.Contains(svc.Identities, e.Identity.String()) {
 			svc.Identities = append(svc.Identities, e.Identity.String())
@@ -101,6 +106,15 @@ func index(in Input) (map[string]policy.Service, map[string][]policy.Endpoint) {
 	return services, endpoints
 }
 
+// longer is b where it is longer than a, or off. A sidecar ends nothing on its callers' behalf before they would; what is shorter than the default is theirs
+// to keep, for of two clocks that end at once it is chance who is blamed.
+func longer(a, b time.Duration) time.Duration {
+	if b < 0 || b > a {
+		return b
+	}
+	return a
+}
+
 // snapshot is w's share: its own listeners and the services it calls.
 func snapshot(set *resource.Set, w *resource.Workload, services map[string]policy.Service, endpoints map[string][]policy.Endpoint) *policy.Snapshot {
 	s := &policy.Snapshot{
@@ -113,7 +127,7 @@ func snapshot(set *resource.Set, w *resource.Workload, services map[string]polic
 	}
 	for _, p := range w.Spec.Ports {
 		l := policy.Listener{
-			Side: flow.SideServer, Protocol: protocols[p.Protocol], Service: w.Spec.Service,
+			Side: flow.SideServer, Protocol: protocol(p.Protocol), Service: w.Spec.Service,
 			Address: netip.MustParseAddrPort(p.Listen), Target: netip.MustParseAddrPort(p.Target), // checked by resource
 		}
 		l.Name = fmt.Sprintf("inbound:%d", l.Address.Port())
@@ -124,12 +138,17 @@ func snapshot(set *resource.Set, w *resource.Workload, services map[string]polic
 		if mode == "permissive" {
 			l.Mode = policy.ModePermissive
 		}
+		l = l.WithDefaults()
+		own := services[w.Spec.Service]
+		if l.IdleTimeout = longer(l.IdleTimeout, own.IdleTimeout); l.Protocol.HTTP() {
+			l.RequestTimeout = longer(l.RequestTimeout, own.RequestTimeout)
+		}
 		s.Listeners = append(s.Listeners, l)
 	}
 	for _, u := range w.Spec.Upstreams {
 		svc, ok := services[u.Service]
 		if !ok { // nobody serves it yet: the listener exists and answers no_endpoint
-			svc = policy.Service{Name: u.Service, Namespace: w.Metadata.Namespace, Protocol: flow.ProtocolHTTP1}.WithDefaults()
+			svc = policy.Service{Name: u.Service, Namespace: w.Metadata.Namespace, Protocol: flow.ProtocolHTTP}.WithDefaults()
 		}
 		s.Services[u.Service] = svc
 		s.Endpoints[u.Service] = endpoints[u.Service]
@@ -139,7 +158,7 @@ func snapshot(set *resource.Set, w *resource.Workload, services map[string]polic
 		})
 	}
 	for i := range s.Listeners {
-		if l := &s.Listeners[i]; l.Protocol == flow.ProtocolHTTP1 {
+		if l := &s.Listeners[i]; l.Protocol.HTTP() {
 			l.Limits = w.Spec.Limits.Listener()
 			*l = l.WithDefaults()
 		}

@@ -107,7 +107,6 @@ func overrides(t *testing.T, content string) map[netip.AddrPort]policy.Override 
 }
 
 func render(b *strings.Builder, s *policy.Snapshot) {
-	protocol := map[flow.Protocol]string{flow.ProtocolHTTP1: "http", flow.ProtocolTCP: "tcp"}
 	if l := s.Workload.Limits; l != (policy.SidecarLimits{}).WithDefaults() {
 		fmt.Fprintf(b, "  limits connections=%d/%d buffers=%d\n", l.Connections, l.ConnectionsPerSource, l.BufferBytes)
 	}
@@ -116,19 +115,28 @@ func render(b *strings.Builder, s *policy.Snapshot) {
 		if l.Side == flow.SideServer {
 			to = l.Target.String() + []string{" strict", " permissive"}[l.Mode]
 		}
-		fmt.Fprintf(b, "  listener %s %s %s -> %s\n", l.Name, protocol[l.Protocol], l.Address, to)
+		fmt.Fprintf(b, "  listener %s %s %s -> %s\n", l.Name, policy.ProtocolName(l.Protocol), l.Address, to)
+		if d := (policy.Listener{Side: l.Side, Protocol: l.Protocol}).WithDefaults(); l.RequestTimeout != d.RequestTimeout || l.IdleTimeout != d.IdleTimeout {
+			fmt.Fprintf(b, "    timeouts request=%s idle=%s\n", l.RequestTimeout, l.IdleTimeout)
+		}
 		if v := l.Limits; v != (policy.Limits{}) && v != (policy.Limits{}).WithDefaults() {
 			fmt.Fprintf(b, "    limits head=%d fields=%d line=%d timeouts head=%s body=%s idle=%s\n",
 				v.HeadBytes, v.HeadFields, v.RequestLine, v.HeadTimeout, v.BodyTimeout, v.IdleTimeout)
+			if v.HTTP2 != (policy.HTTP2{}).WithDefaults() {
+				fmt.Fprintf(b, "    http2 %+v\n", v.HTTP2)
+			}
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.Services)) {
 		v := s.Services[name]
-		fmt.Fprintf(b, "  service %s/%s %s external=%v mtls=%v %s\n", v.Namespace, v.Name, protocol[v.Protocol], v.External, v.MTLS, strings.Join(v.Identities, " "))
+		fmt.Fprintf(b, "  service %s/%s %s external=%v mtls=%v %s\n", v.Namespace, v.Name, policy.ProtocolName(v.Protocol), v.External, v.MTLS, strings.Join(v.Identities, " "))
 		fmt.Fprintf(b, "    timeouts request=%s try=%s connect=%s idle=%s limits requests=%d connections=%d\n",
 			v.RequestTimeout, v.TryTimeout, v.ConnectTimeout, v.IdleTimeout, v.MaxRequests, v.MaxConnections)
 		fmt.Fprintf(b, "    retry attempts=%d budget=%g+%g/s backoff=%s..%s\n",
 			v.Retry.Attempts, v.Retry.BudgetRatio, v.Retry.BudgetMin, v.Retry.BackoffBase, v.Retry.BackoffMax)
+		if names := v.Retry.GRPC.Names(); names != nil {
+			fmt.Fprintf(b, "    retry grpc %s\n", strings.Join(names, " "))
+		}
 		for _, e := range s.Endpoints[name] {
 			fmt.Fprintf(b, "    endpoint %s %s %s weight=%d", e.Address, e.Instance, e.Version, e.Weight)
 			if o := e.Override; o != nil {

@@ -25,30 +25,38 @@ type call struct {
 	rate     float64
 	p50      float64 // seconds
 	errors   float64
+	protocol string // default http/1.1
+}
+
+func (c call) spoken() string {
+	if c.protocol == "" {
+		return "http/1.1"
+	}
+	return c.protocol
 }
 
 var calls = []call{
-	{"unmeshed", "gateway", 12, .046, 0},
-	{"storefront", "gateway", 182, .041, .003},
-	{"mobile", "gateway", 96, .044, .002},
-	{"gateway", "web", 210, .031, .002},
-	{"gateway", "cart", 62, .022, 0},
-	{"web", "catalog", 188, .014, .083},
-	{"web", "search", 74, .019, 0},
-	{"web", "reviews", 51, .009, .013},
-	{"web", "recommend", 66, .027, 0},
-	{"cart", "pricing", 58, .006, 0},
-	{"cart", "stock", 61, .005, 0},
-	{"catalog", "stock", 120, .004, 0},
-	{"catalog", "pricing", 118, .006, .0004},
-	{"search", "catalog", 33, .012, .061},
-	{"recommend", "catalog", 29, .013, .02},
-	{"cart", "checkout", 9, .12, 0},
-	{"checkout", "payment", 9, .088, 0},
-	{"checkout", "mail", 8.7, .01, 0},
-	{"checkout", "stock", 9, .005, 0},
-	{"payment", "bank.example.com", 9, .071, .004},
-	{"pricing", "rates", 3.2, .003, 0},
+	{"unmeshed", "gateway", 12, .046, 0, ""},
+	{"storefront", "gateway", 182, .041, .003, ""},
+	{"mobile", "gateway", 96, .044, .002, ""},
+	{"gateway", "web", 210, .031, .002, ""},
+	{"gateway", "cart", 62, .022, 0, ""},
+	{"web", "catalog", 188, .014, .083, ""},
+	{"web", "search", 74, .019, 0, ""},
+	{"web", "reviews", 51, .009, .013, ""},
+	{"web", "recommend", 66, .027, 0, ""},
+	{"cart", "pricing", 58, .006, 0, "grpc"},
+	{"cart", "stock", 61, .005, 0, ""},
+	{"catalog", "stock", 120, .004, 0, "grpc"},
+	{"catalog", "pricing", 118, .006, .02, "grpc"},
+	{"search", "catalog", 33, .012, .061, ""},
+	{"recommend", "catalog", 29, .013, .02, ""},
+	{"cart", "checkout", 9, .12, 0, "grpc"},
+	{"checkout", "payment", 9, .088, 0, ""},
+	{"checkout", "mail", 8.7, .01, 0, ""},
+	{"checkout", "stock", 9, .005, 0, ""},
+	{"payment", "bank.example.com", 9, .071, .004, ""},
+	{"pricing", "rates", 3.2, .003, 0, ""},
 }
 
 func view(c call, jitter, scale float64) *graph.View {
@@ -61,6 +69,13 @@ func view(c call, jitter, scale float64) *graph.View {
 	if c.errors > .01 {
 		v.Reasons = map[string]uint64{"upstream_5xx": v.Errors * 4 / 5, "try_timeout": v.Errors - v.Errors*4/5}
 		v.P99 = 1.24 * scale
+	}
+	if c.protocol == "grpc" {
+		v.MessagesIn, v.MessagesOut = n, n-v.Errors
+		v.GRPC = map[string]uint64{"OK": n - v.Errors - n/50, "NOT_FOUND": n / 50}
+		if v.Errors > 0 {
+			v.GRPC["UNAVAILABLE"] = v.Errors
+		}
 	}
 	if v.Errors > 0 {
 		v.Exemplars = []string{TraceID(3).String(), TraceID(13).String()}
@@ -109,7 +124,7 @@ func Snapshot(tick uint64, at time.Time) *graph.Snapshot {
 		add(c.to)
 		j := 1 + (r.Float64()-.5)*.12
 		e := graph.Edge{
-			ID: c.from + "→" + c.to + ":http/1.1", Source: c.from, Destination: c.to, Protocol: "http/1.1", State: graph.BothSides, MTLS: true,
+			ID: c.from + "→" + c.to + ":" + c.spoken(), Source: c.from, Destination: c.to, Protocol: c.spoken(), State: graph.BothSides, MTLS: true,
 			Client: view(c, j, 1), Server: view(c, j, .86),
 		}
 		e.Client.Attempts = e.Client.Requests + e.Client.Errors
@@ -363,6 +378,8 @@ func Fill(s *Spans, n int, now time.Time) {
 			s.Put(id, start, failing(r)...)
 		case 5:
 			s.Put(id, start, broken(r)...)
+		case 7:
+			s.Put(id, start, unavailable(r)...)
 		default:
 			s.Put(id, start, fine(r)...)
 		}
@@ -394,6 +411,26 @@ func hop(name, parent, from, to, path string, at, took time.Duration, status int
 	}
 }
 
+// rpc is hop for a gRPC call that ended with a status.
+func rpc(name, parent, from, to, method string, at, took time.Duration, status string) []SpanSpec {
+	out := hop(name, parent, from, to, "/"+method, at, took, 200)
+	for i := range out {
+		a := out[i].Attr
+		a[flow.AttrProtocol], a[flow.AttrMethod], a[flow.AttrRPCSystem], a[flow.AttrRPCMethod], a[flow.AttrGRPC] = "grpc", "POST", "grpc", method, status
+		a[flow.AttrMessagesIn] = 1
+		if status == "OK" {
+			a[flow.AttrMessagesOut] = 1
+		}
+		if i != 1 {
+			out[i].Name = method
+		}
+		if s, _ := flow.ParseGRPCStatus(status); s.Failure() {
+			a[flow.AttrReason], out[i].Error = "upstream_5xx", "upstream_5xx"
+		}
+	}
+	return out
+}
+
 func ms(v float64) time.Duration { return time.Duration(v * float64(time.Millisecond)) }
 
 func fine(r *rand.Rand) []SpanSpec {
@@ -401,8 +438,8 @@ func fine(r *rand.Rand) []SpanSpec {
 	out := hop("g", "", "storefront", "gateway", "/home", 0, ms(46*f), 200)
 	out = append(out, hop("w", "g.s", "gateway", "web", "/home", ms(5*f), ms(36*f), 200)...)
 	out = append(out, hop("c", "w.s", "web", "catalog", "/items", ms(9*f), ms(14*f), 200)...)
-	out = append(out, hop("k", "c.s", "catalog", "stock", "/levels", ms(11.5*f), ms(4*f), 200)...)
-	out = append(out, hop("p", "c.s", "catalog", "pricing", "/prices", ms(15.8*f), ms(5*f), 200)...)
+	out = append(out, rpc("k", "c.s", "catalog", "stock", "shop.v1.Stock/Levels", ms(11.5*f), ms(4*f), "OK")...)
+	out = append(out, rpc("p", "c.s", "catalog", "pricing", "shop.v1.Pricing/Quote", ms(15.8*f), ms(5*f), "OK")...)
 	out = append(out, hop("r", "w.s", "web", "reviews", "/top", ms(24*f), ms(11*f), 200)...)
 	return out
 }
@@ -424,6 +461,14 @@ func failing(r *rand.Rand) []SpanSpec {
 	out = append(out, y[1], y[2])
 	out = append(out, SpanSpec{ID: "app", Parent: "d.s", Service: "catalog", Name: "render item", Kind: ptrace.SpanKindInternal, Start: ms(1186), End: ms(1199 + r.Float64()*3), Attr: map[string]any{"item.id": "42", "cache.hit": false}})
 	return out
+}
+
+// unavailable is a gRPC call that fails with the HTTP status 200.
+func unavailable(r *rand.Rand) []SpanSpec {
+	f := .8 + r.Float64()*.5
+	out := hop("c", "", "search", "catalog", "/items/7", 0, ms(19*f), 200)
+	out = append(out, rpc("k", "c.s", "catalog", "stock", "shop.v1.Stock/Levels", ms(3*f), ms(4*f), "NOT_FOUND")...)
+	return append(out, rpc("p", "c.s", "catalog", "pricing", "shop.v1.Pricing/Quote", ms(8*f), ms(7*f), "UNAVAILABLE")...)
 }
 
 func broken(r *rand.Rand) []SpanSpec {

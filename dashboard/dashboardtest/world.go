@@ -89,11 +89,11 @@ func series(db *tsdb.DB, now time.Time) error {
 				st.ok += n * (1 - errs)
 				st.bad += n * errs
 				add(st.h, n, c.p50*scale*slow*(.9+.2*wave))
-				base := []string{"source", c.from, "destination", c.to, "side", side, "protocol", "http/1.1"}
+				base := []string{"source", c.from, "destination", c.to, "side", side, "protocol", c.spoken()}
 				if err := put(app, t, st.ok, "tulle_requests_total", append(base, "code_class", "2xx")); err != nil {
 					return err
 				}
-				if err := put(app, t, st.bad, "tulle_requests_total", append(base, "code_class", "5xx", "reason", "upstream_5xx")); err != nil {
+				if err := put(app, t, st.bad, "tulle_requests_total", append(base, "code_class", "5xx", "reason", "upstream_5xx", "grpc_response_status", map[string]string{"grpc": "UNAVAILABLE"}[c.protocol])); err != nil {
 					return err
 				}
 				l := labels.FromStrings(append([]string{model.MetricNameLabel, "tulle_request_duration_seconds", "code_class", "2xx"}, base...)...)

@@ -129,3 +129,47 @@ func TestGolden(t *testing.T) {
 		})
 	}
 }
+
+// What Jaeger's UI and Grafana see of a gRPC call: the conventions' attributes as tags, and an error although the HTTP status is 200.
+func TestGRPCTags(t *testing.T) {
+	s := dashboardtest.NewSpans()
+	dashboardtest.Fill(s, 8, epoch)
+	m := http.NewServeMux()
+	Register(m, &source.Sources{Spans: s, Graph: &dashboardtest.Graph{}, Now: func() time.Time { return epoch }})
+	for _, path := range []string{
+		"/api/traces/" + dashboardtest.TraceID(7).String(), `/api/traces?service=pricing&tags=%7B%22rpc.response.status_code%22:%22UNAVAILABLE%22%7D`,
+	} {
+		w := httptest.NewRecorder()
+		m.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+		var got struct {
+			Data []struct {
+				Spans []struct {
+					OperationName string
+					Tags          []struct {
+						Key   string
+						Value any
+					}
+				}
+			}
+		}
+		if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil || len(got.Data) != 1 {
+			t.Fatalf("%s: %v: %s", path, err, w.Body.String())
+		}
+		failed := 0
+		for _, sp := range got.Data[0].Spans {
+			tags := map[string]any{}
+			for _, tag := range sp.Tags {
+				tags[tag.Key] = tag.Value
+			}
+			if tags["rpc.response.status_code"] == "UNAVAILABLE" {
+				failed++
+				if tags["rpc.system.name"] != "grpc" || tags["rpc.method"] != "shop.v1.Pricing/Quote" || tags["error"] != true || tags["http.response.status_code"] != 200.0 {
+					t.Errorf("%s: %s has %v", path, sp.OperationName, tags)
+				}
+			}
+		}
+		if failed != 3 {
+			t.Errorf("%s: %d spans failed, want 3", path, failed)
+		}
+	}
+}

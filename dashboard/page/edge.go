@@ -1,11 +1,14 @@
 package page
 
 import (
+	"cmp"
 	"context"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/tulle-mesh/tulle/dashboard/part"
+	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/store"
 	"github.com/tulle-mesh/tulle/store/event"
 	"github.com/tulle-mesh/tulle/store/graph"
@@ -21,6 +24,7 @@ type EdgeDetail struct {
 	GapTitle  string
 	GapText   string
 	Reasons   []ReasonCount
+	GRPC      []GRPCCount // how gRPC calls ended; nil when there were none
 	Charts    []*part.Chart
 	Traces    []TraceRow
 	Failures  []TraceRow
@@ -36,6 +40,23 @@ type SideView struct {
 	Level  part.Level
 	Facts  []Fact
 	Absent string // why there is nothing
+}
+
+// GRPCCount is how often a gRPC call ended with one status.
+type GRPCCount struct {
+	Name   string
+	N      uint64
+	Failed bool
+}
+
+func grpcCounts(v *graph.View) []GRPCCount {
+	var out []GRPCCount
+	for name, n := range v.GRPC {
+		s, _ := flow.ParseGRPCStatus(name)
+		out = append(out, GRPCCount{name, n, s.Failure()})
+	}
+	slices.SortFunc(out, func(a, b GRPCCount) int { return cmp.Or(cmp.Compare(b.N, a.N), cmp.Compare(a.Name, b.Name)) })
+	return out
 }
 
 // Fact is a name and a figure.
@@ -68,26 +89,34 @@ func Edge(d *Deps) http.HandlerFunc {
 		v.Client, v.Server = sides(&v.Edge)
 		v.GapTitle, v.GapText = gapWords(&v.Edge)
 		if m := edgeMain(&v.Edge); m != nil {
-			v.Reasons, v.Exemplars = sortedReasons(m.Reasons), m.Exemplars
+			v.Reasons, v.Exemplars, v.GRPC = sortedReasons(m.Reasons), m.Exemplars, grpcCounts(m)
 		}
 		v.Events, _ = d.events(ctx, to, 8)
 		side := "client"
 		if v.Edge.Client == nil && v.Edge.Server != nil {
 			side = "server"
 		}
-		v.Charts = d.edgeCharts(ctx, from, to, side, v.Now, v.Events)
-		if p, err := d.Spans.Summaries(ctx, store.TraceQuery{Source: from, Destination: to, Limit: 10}); err == nil {
+		v.Charts = d.edgeCharts(ctx, &v.Edge, side, v.Now, v.Events)
+		search := store.TraceQuery{Source: from, Destination: to, Limit: 10}
+		if p := v.Edge.Protocol; p != "" {
+			search.Attributes = []store.AttributeMatch{{Key: flow.AttrProtocol, Value: p, Op: "="}}
+		}
+		if p, err := d.Spans.Summaries(ctx, search); err == nil {
 			v.Traces = traceRows(p.Traces, d.Clock())
 		}
-		if p, err := d.Spans.Summaries(ctx, store.TraceQuery{Source: from, Destination: to, Errors: true, Limit: 10}); err == nil {
+		search.Errors = true
+		if p, err := d.Spans.Summaries(ctx, search); err == nil {
 			v.Failures = traceRows(p.Traces, d.Clock())
 		}
 		render(w, r, http.StatusOK, EdgePage(v))
 	}
 }
 
-func (d *Deps) edgeCharts(ctx context.Context, from, to, side string, now time.Time, marks []event.Event) []*part.Chart {
-	pair := `source=` + quote(from) + `,destination=` + quote(to)
+func (d *Deps) edgeCharts(ctx context.Context, e *graph.Edge, side string, now time.Time, marks []event.Event) []*part.Chart {
+	pair := `source=` + quote(e.Source) + `,destination=` + quote(e.Destination)
+	if e.Protocol != "" { // two services may speak several to each other, each an edge
+		pair += `,protocol=` + quote(e.Protocol)
+	}
 	sel := pair + `,side="` + side + `"`
 	charts := []*part.Chart{
 		d.chart(ctx, "rate", "Requests", part.Rate, now, marks, requestRate(sel)),
@@ -134,6 +163,9 @@ func facts(v *graph.View, protocol string, client bool) []Fact {
 	f := []Fact{{"Rate", part.Rate(v.Rate)}, {"Requests", part.Count(v.Requests)}}
 	if client && v.Attempts > 0 {
 		f = append(f, Fact{"Attempts", part.Count(v.Attempts)})
+	}
+	if v.MessagesIn+v.MessagesOut > 0 {
+		f = append(f, Fact{"Messages in", part.Count(v.MessagesIn)}, Fact{"Messages out", part.Count(v.MessagesOut)})
 	}
 	return append(f, Fact{"Errors", part.Percent(v.ErrorRatio)}, Fact{"p50", part.Seconds(v.P50)}, Fact{"p95", part.Seconds(v.P95)}, Fact{"p99", part.Seconds(v.P99)},
 		Fact{"In", part.Bytes(v.BytesIn)}, Fact{"Out", part.Bytes(v.BytesOut)})

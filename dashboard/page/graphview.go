@@ -10,6 +10,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/dashboard/layout"
 	"github.com/tulle-mesh/tulle/dashboard/part"
+	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/store/graph"
 )
 
@@ -149,6 +150,25 @@ func NewGraphView(s *graph.Snapshot, draw *layout.Drawing) GraphView {
 	}
 	v.Structure = structure(&v)
 	return v
+}
+
+// Mark is a protocol as the label of its edge has it, "" for those that need no word.
+func (e *EdgeView) Mark() string {
+	switch e.Protocol {
+	case flow.ProtocolGRPC.String():
+		return "gRPC"
+	case flow.ProtocolHTTP2.String():
+		return "h2"
+	}
+	return ""
+}
+
+// RateX is where the rate of a label is centred: between the lock and the mark.
+func (e *EdgeView) RateX() string {
+	if e.Mark() != "" {
+		return "-5"
+	}
+	return "0"
 }
 
 // structure is what the client compares to know that texts are not enough.

@@ -46,16 +46,18 @@ func TestParseTraceQuery(t *testing.T) {
 	now := dashboardtest.Epoch
 	q, err := ParseTraceQuery(url.Values{
 		"service": {"a"}, "source": {"b"}, "destination": {"c"}, "status": {"error"}, "reason": {"shed"}, "min": {"250 ms"}, "max": {"2s"}, "lookback": {"15m"},
-		"limit": {"7"}, "tags": {"x=1", "y"}, "cursor": {"z"},
+		"limit": {"7"}, "tags": {"x=1", "y"}, "cursor": {"z"}, "protocol": {"grpc"}, "grpc": {"NOT_FOUND"},
 	}, now)
 	want := store.TraceQuery{
 		Service: "a", Source: "b", Destination: "c", Errors: true, Reason: "shed", MinDuration: 250 * time.Millisecond, MaxDuration: 2 * time.Second,
-		Start: now.Add(-15 * time.Minute), Limit: 7, Cursor: "z", Attributes: []store.AttributeMatch{{Key: "x", Value: "1", Op: "="}, {Key: "y", Op: "exists"}},
+		Start: now.Add(-15 * time.Minute), Limit: 7, Cursor: "z", Attributes: []store.AttributeMatch{
+			{Key: flow.AttrProtocol, Value: "grpc", Op: "="}, {Key: flow.AttrGRPC, Value: "NOT_FOUND", Op: "="}, {Key: "x", Value: "1", Op: "="}, {Key: "y", Op: "exists"},
+		},
 	}
 	if err != nil || !reflect.DeepEqual(q, want) {
 		t.Errorf("got %+v, %v", q, err)
 	}
-	for name, value := range map[string]string{"status": "fine", "min": "soon", "max": "-1s", "lookback": "0s", "limit": "501", "start": "noon", "end": "x"} {
+	for name, value := range map[string]string{"status": "fine", "min": "soon", "max": "-1s", "lookback": "0s", "limit": "501", "start": "noon", "end": "x", "protocol": "gopher", "grpc": "14"} {
 		if _, err := ParseTraceQuery(url.Values{name: {value}}, now); !errors.Is(err, store.ErrBadQuery) || !strings.Contains(err.Error(), value) {
 			t.Errorf("%s=%s: %v", name, value, err)
 		}
@@ -156,6 +158,31 @@ func TestWaterfallOrderAndNetwork(t *testing.T) {
 	}
 	if v.Rows[0].X != 0 || v.Rows[0].W != 1000 || v.Duration != 100*msec {
 		t.Errorf("the root spans %v of %v", v.Rows[0].W, v.Duration)
+	}
+}
+
+// A glance at a gRPC span tells its status, unless a reason says more; its details have protocol and messages.
+func TestGRPCOfASpan(t *testing.T) {
+	for _, c := range []struct {
+		status, reason, ended string
+	}{
+		{"OK", "", ""},
+		{"NOT_FOUND", "", "NOT_FOUND"},
+		{"UNAVAILABLE", "upstream_5xx", "UNAVAILABLE"},
+		{"DEADLINE_EXCEEDED", "request_timeout", "request_timeout"},
+		{"", "upstream_5xx", "upstream_5xx"},
+	} {
+		v := view(t, nil, dashboardtest.SpanSpec{ID: "a", Service: "web", Name: "shop.v1.Cart/Add", End: msec, Attr: map[string]any{
+			flow.AttrKind: "exchange", flow.AttrSide: "client", flow.AttrProtocol: "grpc", flow.AttrStatus: 200, flow.AttrGRPC: c.status, flow.AttrReason: c.reason,
+			flow.AttrMessagesOut: 7,
+		}})
+		r := v.Rows[0]
+		if got := r.Ended(); got != c.ended {
+			t.Errorf("%+v: %q", c, got)
+		}
+		if r.Protocol != "grpc" || r.GRPC != c.status || r.Messages != "0 in, 7 out" {
+			t.Errorf("%+v: %+v", c, r)
+		}
 	}
 }
 

@@ -22,7 +22,7 @@ var reasonTexts = map[string]string{
 	"draining":                "The sidecar was stopping.",
 	"denied":                  "Policy does not allow this caller.",
 	"plaintext_refused":       "Mutual TLS is required and plaintext arrived.",
-	"upstream_5xx":            "The endpoint answered with a 5xx status.",
+	"upstream_5xx":            "The endpoint answered with a 5xx status, or a gRPC status that stands for one.",
 	"rate_limited":            "A configured rate limit was reached.",
 	"reporter_lost":           "The sidecar vanished before it could finish its report.",
 }

@@ -59,6 +59,8 @@ type SpanRow struct {
 	Split                           []SplitPart // of a client exchange whose far side said how long it took
 	Error                           bool
 	Reason, Status, Message         string
+	Protocol, GRPC                  string   // GRPC: name of the gRPC status
+	Messages                        string   // of gRPC, in words
 	Says                            []string // in plain words
 	Attributes, Resource            []Fact
 	Events                          []SpanEvent
@@ -288,6 +290,10 @@ func newSpanNode(sp ptrace.Span, service string, res []Fact) *spanNode {
 	r.Attributes, r.Split = facts2(sp.Attributes()), splitOf(sp)
 	r.Error = sp.Status().Code() == ptrace.StatusCodeError
 	r.Reason, r.Status, r.Message = n.attr[flow.AttrReason], n.attr[flow.AttrStatus], sp.Status().Message()
+	r.Protocol, r.GRPC = n.attr[flow.AttrProtocol], n.attr[flow.AttrGRPC]
+	if in, out := n.attr[flow.AttrMessagesIn], n.attr[flow.AttrMessagesOut]; in != "" || out != "" {
+		r.Messages = cmp.Or(in, "0") + " in, " + cmp.Or(out, "0") + " out"
+	}
 	switch n.attr[flow.AttrKind] {
 	case "exchange":
 		r.Kind = n.attr[flow.AttrSide]
@@ -436,6 +442,20 @@ func traceNotes(roots, all []*spanNode, live *graph.Snapshot) []TraceNote {
 		})
 	}
 	return notes
+}
+
+// Ended is what a glance at a span should tell of how it ended: the reason, but for an answer of gRPC its status, which says more; else a status that is not well.
+// "" when all is well.
+func (r *SpanRow) Ended() string {
+	switch {
+	case r.Reason != "" && (r.Reason != flow.ReasonUpstreamStatus.String() || r.GRPC == ""):
+		return r.Reason
+	case r.GRPC != "" && r.GRPC != "OK":
+		return r.GRPC
+	case r.GRPC == "" && r.Status != "" && r.Status[0] >= '4':
+		return r.Status
+	}
+	return ""
 }
 
 // Indent is the width of the row's indentation.

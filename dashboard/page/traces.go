@@ -49,7 +49,7 @@ func traceRows(list []store.TraceSummary, now time.Time) []TraceRow {
 
 // TraceForm is the search as the reader typed it.
 type TraceForm struct {
-	Service, Operation, Source, Destination, Tags, Status, Reason, Min, Max, Lookback, Limit string
+	Service, Operation, Source, Destination, Tags, Status, Reason, Protocol, GRPC, Min, Max, Lookback, Limit string
 }
 
 // TracesView is the search page.
@@ -59,6 +59,8 @@ type TracesView struct {
 	Services   []string
 	Operations []string
 	Reasons    []string
+	Protocols  []string
+	GRPC       []string // names of gRPC statuses
 	Rows       []TraceRow
 	Next       string // address of the next page
 	Error      string
@@ -81,7 +83,7 @@ func Traces(d *Deps) http.HandlerFunc {
 		v := TracesView{Shell: d.shell(ctx, "Traces", "/traces", ""), Now: d.Clock()}
 		v.Form = TraceForm{
 			Service: q.Get("service"), Operation: q.Get("operation"), Source: q.Get("source"), Destination: q.Get("destination"), Tags: q.Get("tags"),
-			Status: q.Get("status"), Reason: q.Get("reason"), Min: q.Get("min"), Max: q.Get("max"), Lookback: q.Get("lookback"), Limit: q.Get("limit"),
+			Status: q.Get("status"), Reason: q.Get("reason"), Protocol: q.Get("protocol"), GRPC: q.Get("grpc"), Min: q.Get("min"), Max: q.Get("max"), Lookback: q.Get("lookback"), Limit: q.Get("limit"),
 		}
 		v.Services, _ = d.Spans.Services(ctx)
 		if v.Form.Service != "" {
@@ -95,6 +97,12 @@ func Traces(d *Deps) http.HandlerFunc {
 		}
 		for _, reason := range flow.Reasons() {
 			v.Reasons = append(v.Reasons, reason.String())
+		}
+		for p := flow.ProtocolTCP; p <= flow.ProtocolHTTP; p++ {
+			v.Protocols = append(v.Protocols, p.String())
+		}
+		for code := range uint64(flow.GRPCCodes) {
+			v.GRPC = append(v.GRPC, flow.NewGRPCStatus(code).String())
 		}
 		status := http.StatusOK
 		query, err := ParseTraceQuery(q, v.Now)
@@ -137,7 +145,7 @@ func explainSearch(err error) string {
 const maxPage = 500
 
 // ParseTraceQuery reads a search from URL parameters: service, operation, kind, source, destination, tags ("k=v k2!=v2 k3", values may be
-// quoted), status=error, reason, min and max (Go durations), lookback or start and end (RFC 3339 or unix seconds), limit, cursor.
+// quoted), status=error, reason, protocol and grpc (as Records have them: "h2", "UNAVAILABLE"), min and max (Go durations), lookback or start and end (RFC 3339 or unix seconds), limit, cursor.
 // Errors wrap store.ErrBadQuery.
 func ParseTraceQuery(q url.Values, now time.Time) (store.TraceQuery, error) {
 	out := store.TraceQuery{
@@ -153,6 +161,20 @@ func ParseTraceQuery(q url.Values, now time.Time) (store.TraceQuery, error) {
 		out.Errors = true
 	default:
 		return out, bad("status", s, "error, or leave it out")
+	}
+	for _, f := range []struct {
+		name, key, want string
+		known           func(string) bool
+	}{
+		{"protocol", flow.AttrProtocol, "one of http/1.1, h2, grpc, http, tcp, tls", func(s string) bool { _, ok := flow.ParseProtocol(s); return ok }},
+		{"grpc", flow.AttrGRPC, "the name of a gRPC status such as UNAVAILABLE", func(s string) bool { _, ok := flow.ParseGRPCStatus(s); return ok }},
+	} {
+		if s := q.Get(f.name); s != "" {
+			if !f.known(s) {
+				return out, bad(f.name, s, f.want)
+			}
+			out.Attributes = append(out.Attributes, store.AttributeMatch{Key: f.key, Value: s, Op: "="})
+		}
 	}
 	for name, to := range map[string]*time.Duration{"min": &out.MinDuration, "max": &out.MaxDuration} {
 		if s := strings.ReplaceAll(q.Get(name), " ", ""); s != "" {

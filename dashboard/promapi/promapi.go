@@ -91,7 +91,7 @@ func Register(mux *http.ServeMux, s *source.Sources, log *slog.Logger) {
 
 // families are the series that the graph writes (store/graph), for clients that complete queries.
 var families = []struct{ name, kind, help string }{
-	{"tulle_requests_total", "counter", "Exchanges by source, destination, side, protocol, code_class, reason and probe."},
+	{"tulle_requests_total", "counter", "Exchanges by source, destination, side, protocol, code_class, grpc_response_status, reason and probe."},
 	{"tulle_request_duration_seconds", "histogram", "Duration of exchanges; native histogram."},
 	{"tulle_unanswered_total", "counter", "Exchanges without a complete response, by reason."},
 	{"tulle_edge_attempts_total", "counter", "Attempts per edge, by whether they were delivered and why not."},
@@ -100,6 +100,7 @@ var families = []struct{ name, kind, help string }{
 	{"tulle_route_duration_seconds", "histogram", "Duration of exchanges per route; native histogram."},
 	{"tulle_version_requests_total", "counter", "Exchanges per version of the destination."},
 	{"tulle_bytes_total", "counter", "Body bytes by direction."},
+	{"tulle_messages_total", "counter", "gRPC messages by direction."},
 	{"tulle_connections_total", "counter", "Connections by reason of their end."},
 	{"tulle_active", "gauge", "Exchanges or connections open now."},
 	{"tulle_trace_context_total", "counter", "Outgoing requests made while handling a traced one, by whether they carried the trace on."},

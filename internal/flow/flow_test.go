@@ -17,7 +17,10 @@ func TestClosedSets(t *testing.T) {
 			t.Errorf("kind %q reads back as %v", k, got)
 		}
 	}
-	for p := ProtocolTCP; p <= ProtocolGRPC; p++ {
+	for p := ProtocolTCP; p <= ProtocolHTTP; p++ {
+		if want := p != ProtocolTCP && p != ProtocolTLS; p.HTTP() != want {
+			t.Errorf("%s is HTTP: %v", p, p.HTTP())
+		}
 		if got, ok := ParseProtocol(p.String()); !ok || got != p {
 			t.Errorf("protocol %q reads back as %v", p, got)
 		}

@@ -51,6 +51,11 @@ const (
 	AttrAuthority       = "tulle.authority"
 	AttrUserAgent       = "user_agent.original"
 	AttrStatus          = "http.response.status_code"
+	AttrRPCSystem       = "rpc.system.name"          // "grpc"; OpenTelemetry semantic conventions 1.43
+	AttrRPCMethod       = "rpc.method"               // "package.Service/Method"
+	AttrGRPC            = "rpc.response.status_code" // name of the gRPC status: "OK", "UNAVAILABLE"
+	AttrMessagesIn      = "tulle.messages.in"        // int; the conventions have no count of messages any more
+	AttrMessagesOut     = "tulle.messages.out"
 	AttrBytesIn         = "http.request.body.size"
 	AttrBytesOut        = "http.response.body.size"
 	AttrDetail          = "error.message"
@@ -75,9 +80,9 @@ const (
 // Metric names on the wire from sidecar to collector. All Sums are cumulative and monotonic since the boot; histograms are
 // cumulative exponential histograms in seconds, scale 3. Their attribute sets are fixed (docs/format/record.md) and never crossed.
 const (
-	// MetricExchanges: Sum {side, source service, destination service, protocol, code_class, reason, answered, probe}.
+	// MetricExchanges: Sum {side, source service, destination service, protocol, code_class, gRPC status, reason, answered, probe}.
 	MetricExchanges = "tulle.exchanges"
-	// MetricAttempts: Sum, client side only {source, destination, endpoint, code_class, reason, delivered, probe}; exemplars carry trace ids.
+	// MetricAttempts: Sum, client side only {source, destination, protocol, endpoint, code_class, gRPC status, reason, delivered, probe}; exemplars carry trace ids.
 	MetricAttempts = "tulle.attempts"
 	// MetricExchangeDuration: exponential histogram {side, source, destination, protocol, code_class}.
 	MetricExchangeDuration = "tulle.exchange.duration"
@@ -89,6 +94,8 @@ const (
 	MetricVersions = "tulle.version.exchanges"
 	// MetricBytes: Sum in bytes {side, source, destination, protocol, direction=in|out}.
 	MetricBytes = "tulle.bytes"
+	// MetricMessages: Sum of gRPC messages {side, source, destination, protocol, direction=in|out}.
+	MetricMessages = "tulle.messages"
 	// MetricConnections: Sum {side, source, destination, protocol, reason}.
 	MetricConnections = "tulle.connections"
 	// MetricActive: Gauge {side, source, destination, protocol, kind=exchange|connection}.

@@ -61,7 +61,7 @@ var reasons = [numReasons]struct {
 	ReasonDraining:         {"draining", "", false, "the sidecar is stopping"},
 	ReasonDenied:           {"denied", "UAEX", true, "policy does not allow this peer"},
 	ReasonPlaintextRefused: {"plaintext_refused", "NR", false, "mTLS is required, plaintext arrived"},
-	ReasonUpstreamStatus:   {"upstream_5xx", "", false, "the upstream answered with a 5xx status"},
+	ReasonUpstreamStatus:   {"upstream_5xx", "", false, "the upstream answered with a 5xx status, or a gRPC status that stands for one"},
 	ReasonRateLimited:      {"rate_limited", "RL", true, "a configured rate limit was reached"},
 	ReasonReporterLost:     {"reporter_lost", "", false, "the reporter vanished before it closed the record (assigned by the observer)"},
 }
@@ -122,7 +122,7 @@ func (r Reason) Means() string {
 // Flags are Envoy's response flags of the Record, joined by commas, "" when it has none: that of its reason, and URX when an exchange failed after
 // more than one try.
 func (r *Record) Flags() string {
-	if r.Reason == ReasonNone && r.Status < 500 || r.Reason >= numReasons {
+	if r.Reason == ReasonNone && !r.Failed() || r.Reason >= numReasons {
 		return ""
 	}
 	if r.Kind == KindExchange && r.Attempts > 1 && r.Failed() {

@@ -42,7 +42,7 @@ const (
 	SideServer
 )
 
-// Protocol is the application protocol of an exchange or connection.
+// Protocol is the application protocol of an exchange or connection; in policy, what a listener or a service speaks.
 type Protocol uint8
 
 const (
@@ -50,8 +50,14 @@ const (
 	ProtocolTLS
 	ProtocolHTTP1
 	ProtocolHTTP2
+	// ProtocolGRPC is HTTP/2 whose content-type is application/grpc, with or without a suffix.
 	ProtocolGRPC
+	// ProtocolHTTP is HTTP of any version. Of Records only those of connections have it, where the version never became known.
+	ProtocolHTTP
 )
+
+// HTTP reports whether p is HTTP of some version.
+func (p Protocol) HTTP() bool { return p >= ProtocolHTTP1 && p <= ProtocolHTTP }
 
 // TraceID is a W3C trace-id: 16 bytes, not all zero when valid. It compares with == and is a valid map key.
 type TraceID [16]byte
@@ -136,10 +142,14 @@ type Record struct {
 	Path      string
 	Authority string
 	UserAgent string
-	RequestID string  // x-request-id, passed through or minted
-	Headers   Headers // allow-listed header fields of request and response; exchanges only
-	Route     string  // name of the route that matched; "" for the service's default route
-	Status    int     // HTTP status answered downstream; 0 when no response head was sent
+	RequestID string     // x-request-id, passed through or minted
+	Headers   Headers    // allow-listed header fields of request and response; exchanges only
+	Route     string     // name of the route that matched; "" for the service's default route
+	Status    int        // HTTP status answered downstream; 0 when no response head was sent
+	GRPC      GRPCStatus // of ProtocolGRPC; 0 when it ended without one
+
+	// MessagesIn and MessagesOut count the messages of ProtocolGRPC that began to pass, from and to downstream.
+	MessagesIn, MessagesOut uint64
 
 	Reason Reason // ReasonNone on success
 	// Delivered is for attempts: true when the peer is known or presumed to have received the whole request head.

@@ -18,8 +18,8 @@ const (
 // SpanName is the name rule of docs/format/record.md.
 func (r *Record) SpanName() string {
 	word, rest := r.spanName()
-	if rest == "" {
-		return word
+	if word == "" || rest == "" {
+		return word + rest
 	}
 	return word + " " + rest
 }
@@ -30,12 +30,29 @@ func (r *Record) spanName() (word, rest string) {
 		return "attempt", attemptNumber(r.Attempt)
 	case r.Kind == KindConnection:
 		return "tcp", r.Destination.Service
+	case r.Protocol == ProtocolGRPC:
+		if m := r.RPCMethod(); m != "" {
+			return "", m
+		}
+		return "grpc", ""
 	case r.Side == SideClient:
 		return spanMethod(r.Method), r.Destination.Service
 	case r.Route != "":
 		return spanMethod(r.Method), r.Route
 	}
 	return spanMethod(r.Method), firstSegment(r.Path)
+}
+
+// RPCMethod is the full name of the gRPC method that was called, "package.Service/Method"; "" when r is not gRPC, or its path is no such name.
+func (r *Record) RPCMethod() string {
+	if r.Protocol != ProtocolGRPC {
+		return ""
+	}
+	path := withoutQuery(r.Path)
+	if i := strings.LastIndexByte(path, '/'); i < 2 || i == len(path)-1 || path[0] != '/' {
+		return ""
+	}
+	return path[1:]
 }
 
 func attemptNumber(n int) string {
@@ -66,8 +83,18 @@ func firstSegment(path string) string {
 	return path
 }
 
-// Failed is the status rule: a failing reason, or a 5xx. It also decides which attempts become exemplars.
-func (r *Record) Failed() bool { return r.Reason.Failure() || r.Status >= 500 }
+// Failed is the status rule: a failing reason, or a 5xx, or a gRPC status that stands for one. It also decides which attempts become exemplars. What
+// is computed from counters instead of Records (series, edges, evidence, alerts) says the same by code_class, which is Class.
+func (r *Record) Failed() bool { return r.Reason.Failure() || r.Class() == 5 }
+
+// Class is the class as which r is counted: that of GRPC.HTTP where there is a gRPC status, because the HTTP status of such a call is nearly always 200; else
+// that of the HTTP status.
+func (r *Record) Class() CodeClass {
+	if r.GRPC != 0 {
+		return Class(r.GRPC.HTTP())
+	}
+	return Class(r.Status)
+}
 
 // appendSpan writes r as field 2 of ScopeSpans into a. Two bytes are kept for the length, which is right from 128 bytes to 16 KiB; every other
 // length moves the span.
@@ -122,16 +149,16 @@ func (r *Record) appendSpan(a *attributes) {
 func (r *Record) appendSpanName(dst []byte) []byte {
 	word, rest := r.spanName()
 	rest = clean(rest, maxName-len(word)-1)
-	n := len(word)
-	if rest != "" {
-		n += 1 + len(rest)
+	n, space := len(word)+len(rest), word != "" && rest != ""
+	if space {
+		n++
 	}
 	dst = protowire.AppendVarint(append(dst, 5<<3|byte(protowire.BytesType)), uint64(n))
 	dst = append(dst, word...)
-	if rest != "" {
-		dst = append(append(dst, ' '), rest...)
+	if space {
+		dst = append(dst, ' ')
 	}
-	return dst
+	return append(dst, rest...)
 }
 
 var spanMemos = sync.Pool{New: func() any { return new(memo) }}

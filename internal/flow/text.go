@@ -6,7 +6,7 @@ var (
 	kindNames     = [...]string{"", "exchange", "attempt", "connection"}
 	phaseNames    = [...]string{"close", "progress"}
 	sideNames     = [...]string{"", "client", "server"}
-	protocolNames = [...]string{"", "tcp", "tls", "http/1.1", "h2", "grpc"}
+	protocolNames = [...]string{"", "tcp", "tls", "http/1.1", "h2", "grpc", "http"}
 	classNames    = [...]string{"none", "1xx", "2xx", "3xx", "4xx", "5xx"}
 )
 
@@ -71,7 +71,7 @@ func ParseProtocol(s string) (Protocol, bool) { return parse[Protocol](protocolN
 func (r Reason) MarshalText() ([]byte, error)  { return []byte(r.String()), nil }
 func (r *Reason) UnmarshalText(b []byte) error { return unmarshal(r, "reason", reasonNames[:], b) }
 
-// CodeClass is the first digit of an HTTP status, as counters carry it.
+// CodeClass is the first digit of an HTTP status, as counters carry it. Record.Class says which status.
 type CodeClass uint8
 
 // ClassNone stands for no response head; 1 to 5 stand for themselves.

@@ -21,6 +21,7 @@ type Limits struct {
 	HeadTimeout time.Duration // from the first byte of a head to its last; default 10 s
 	BodyTimeout time.Duration // without a byte of a request body that is awaited; default 10 s; negative: off
 	IdleTimeout time.Duration // between requests; default 5 min
+	HTTP2       HTTP2
 }
 
 // SidecarLimits are what a whole sidecar takes, all of its listeners together. Zero settings mean the default named beside the field.
@@ -57,6 +58,7 @@ func (l Limits) WithDefaults() Limits {
 	def(&l.HeadTimeout, DefaultHeadTimeout)
 	def(&l.BodyTimeout, DefaultBodyTimeout)
 	def(&l.IdleTimeout, DefaultClientIdleTimeout)
+	l.HTTP2 = l.HTTP2.WithDefaults()
 	return l
 }
 
@@ -91,6 +93,9 @@ func (l Limits) Check() error {
 			return fmt.Errorf("%s %s: must be from %s to %s", d.name, d.v, minTimeout, maxTimeout)
 		}
 	}
+	if err := l.HTTP2.Check(); err != nil {
+		return fmt.Errorf("http2: %w", err)
+	}
 	return nil
 }
 
@@ -118,6 +123,7 @@ func (l Limits) toXDS(m *hcmv3.HttpConnectionManager, e extras) {
 	}
 	e.num("request_line", float64(l.RequestLine))
 	e.dur("body_timeout", l.BodyTimeout)
+	l.HTTP2.toXDS(m, e)
 }
 
 func limitsFromXDS(m *hcmv3.HttpConnectionManager, r *reader) Limits {
@@ -128,6 +134,7 @@ func limitsFromXDS(m *hcmv3.HttpConnectionManager, r *reader) Limits {
 		HeadTimeout: m.GetRequestHeadersTimeout().AsDuration(),
 		BodyTimeout: r.dur("body_timeout"),
 		IdleTimeout: m.GetCommonHttpProtocolOptions().GetIdleTimeout().AsDuration(),
+		HTTP2:       http2FromXDS(m, r),
 	}.WithDefaults()
 }
 

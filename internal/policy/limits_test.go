@@ -16,6 +16,7 @@ func genLimits(r *rand.Rand) Limits {
 		HeadBytes: 1024 * pick(r, 0, 10, 1+r.IntN(MaxHeadBytes/1024)), HeadFields: pick(r, 0, minHeadFields+r.IntN(MaxHeadFields-minHeadFields+1)),
 		RequestLine: pick(r, 0, minRequestLine+r.IntN(900)), HeadTimeout: pick(r, 0, minTimeout+time.Duration(r.Int64N(int64(time.Hour)))),
 		BodyTimeout: pick(r, 0, -1, time.Second), IdleTimeout: pick(r, 0, time.Minute, maxTimeout),
+		HTTP2: genHTTP2(r),
 	}
 }
 
@@ -72,7 +73,7 @@ func TestLimitsAreChecked(t *testing.T) {
 // TestStockEnvoyGetsTheLimits: what Envoy can express stands in its own fields.
 func TestStockEnvoyGetsTheLimits(t *testing.T) {
 	l := genListener(rand.New(rand.NewPCG(1, 1)), 1, "s")
-	l.Protocol = flow.ProtocolHTTP1
+	l.Protocol = flow.ProtocolHTTP
 	l.Limits = Limits{HeadBytes: 8 << 10, HeadFields: 50, HeadTimeout: 3 * time.Second, IdleTimeout: time.Minute}
 	x, err := l.ToXDS()
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
@@ -12,6 +13,7 @@ import (
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
 )
@@ -30,12 +32,17 @@ const (
 type Listener struct {
 	Name     string         // unique in the snapshot: "inbound:8080", "outbound:catalog"
 	Side     flow.Side      // SideServer = inbound, SideClient = outbound
-	Protocol flow.Protocol  // ProtocolHTTP1 or ProtocolTCP
+	Protocol flow.Protocol  // one of Protocols: of the application or, outbound, of the service; callers may speak any version of HTTP to one of HTTP
 	Address  netip.AddrPort // where to listen
 	Target   netip.AddrPort // inbound: the application's address
 	Service  string         // inbound: own service; outbound: destination service
 	Mode     ListenerMode   // inbound only
-	Limits   Limits         // ProtocolHTTP1 only
+	Limits   Limits         // of HTTP only
+
+	// Inbound only: what the callers' settings of the service (Service) are, so that the sidecar in front of it ends nothing that they let live. Defaults and "off"
+	// are those of Service.
+	RequestTimeout time.Duration // HTTP only
+	IdleTimeout    time.Duration // of relays and tunnels
 }
 
 // Check refuses what a sidecar could not act on; the error names field, value and remedy.
@@ -59,8 +66,11 @@ func (l Listener) Check() error {
 	if l.Mode > ModePermissive {
 		return fail(fmt.Errorf("mode %d: must be strict or permissive", l.Mode))
 	}
-	if l.Protocol != flow.ProtocolHTTP1 && l.Limits != (Limits{}) {
+	if !l.Protocol.HTTP() && l.Limits != (Limits{}) {
 		return fail(errors.New("limits: only http listeners have them; remove them"))
+	}
+	if !l.Protocol.HTTP() && l.RequestTimeout != 0 {
+		return fail(fmt.Errorf("request timeout %s: only http listeners have one; remove it", l.RequestTimeout))
 	}
 	if err := l.Limits.Check(); err != nil {
 		return fail(fmt.Errorf("limits: %w", err))
@@ -77,6 +87,9 @@ func (l Listener) Check() error {
 	if l.Target.IsValid() {
 		return fail(fmt.Errorf("target %s: only inbound listeners have one; remove it", l.Target))
 	}
+	if l.RequestTimeout != 0 || l.IdleTimeout != 0 {
+		return fail(errors.New("timeouts: of outbound traffic they are the service's; remove them"))
+	}
 	if l.Mode != ModeStrict {
 		return fail(errors.New("mode permissive: only inbound listeners have a mode; remove it"))
 	}
@@ -88,10 +101,16 @@ var (
 	modeNames = map[ListenerMode]string{ModeStrict: "strict", ModePermissive: "permissive"}
 )
 
-// WithDefaults returns l with the defaults of its limits.
+// WithDefaults returns l with the defaults of its limits and timeouts.
 func (l Listener) WithDefaults() Listener {
-	if l.Protocol == flow.ProtocolHTTP1 {
+	if l.Protocol.HTTP() {
 		l.Limits = l.Limits.WithDefaults()
+	}
+	if l.Side == flow.SideServer {
+		if l.Protocol.HTTP() {
+			def(&l.RequestTimeout, DefaultRequestTimeout)
+		}
+		def(&l.IdleTimeout, DefaultIdleTimeout)
 	}
 	return l
 }
@@ -111,18 +130,23 @@ func (l Listener) ToXDS() (*listenerv3.Listener, error) {
 	name, config := "envoy.filters.network.tcp_proxy", proto.Message(&tcpv3.TcpProxy{
 		StatPrefix: l.Name, ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: cluster},
 	})
-	if l.Protocol == flow.ProtocolHTTP1 {
+	if l.Protocol.HTTP() {
 		router, err := pack(&routerv3.Router{})
 		if err != nil {
 			return nil, err
 		}
+		action := &routev3.RouteAction{ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: cluster}}
+		if l.Side == flow.SideServer {
+			action.Timeout = durationpb.New(max(l.RequestTimeout, 0)) // 0 is off
+		}
 		manager := &hcmv3.HttpConnectionManager{
 			StatPrefix: l.Name,
+			CodecType:  hcmv3.HttpConnectionManager_AUTO, // ALPN, or the preface of HTTP/2
 			RouteSpecifier: &hcmv3.HttpConnectionManager_RouteConfig{RouteConfig: &routev3.RouteConfiguration{
 				Name: l.Name,
 				VirtualHosts: []*routev3.VirtualHost{{Name: l.Service, Domains: []string{"*"}, Routes: []*routev3.Route{{
 					Match:  &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
-					Action: &routev3.Route_Route{Route: &routev3.RouteAction{ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: cluster}}},
+					Action: &routev3.Route_Route{Route: action},
 				}}}},
 			}},
 			HttpFilters: []*hcmv3.HttpFilter{{
@@ -130,6 +154,7 @@ func (l Listener) ToXDS() (*listenerv3.Listener, error) {
 			}},
 		}
 		l.Limits.toXDS(manager, e)
+		e.str("protocol", ProtocolName(l.Protocol))
 		name, config = "envoy.filters.network.http_connection_manager", manager
 	}
 	filter, err := pack(config)
@@ -141,6 +166,8 @@ func (l Listener) ToXDS() (*listenerv3.Listener, error) {
 	if l.Side == flow.SideServer {
 		e.str("target", l.Target.String())
 		e.str("mode", modeNames[l.Mode])
+		e.dur("request_timeout", l.RequestTimeout)
+		e.dur("idle_timeout", l.IdleTimeout)
 	}
 	return &listenerv3.Listener{
 		Name: l.Name, Address: socketAddress(l.Address), TrafficDirection: direction, Metadata: e.metadata(),
@@ -165,7 +192,7 @@ func ListenerFromXDS(x *listenerv3.Listener) (Listener, error) {
 	manager := &hcmv3.HttpConnectionManager{}
 	switch {
 	case config.MessageIs(manager):
-		l.Protocol = flow.ProtocolHTTP1
+		l.Protocol = flow.ProtocolHTTP
 		if err := config.UnmarshalTo(manager); err != nil {
 			return fail(fmt.Errorf("unreadable HttpConnectionManager: %w", err))
 		}
@@ -176,8 +203,13 @@ func ListenerFromXDS(x *listenerv3.Listener) (Listener, error) {
 	}
 	r := read(x.GetMetadata())
 	l.Service = r.str("service")
-	if l.Protocol == flow.ProtocolHTTP1 {
+	if l.Protocol.HTTP() {
 		l.Limits = limitsFromXDS(manager, r)
+		if r.has("protocol") { // controllers from before HTTP/2 do not say it
+			if l.Protocol = r.protocol("protocol"); r.err == nil && !l.Protocol.HTTP() {
+				r.fail("protocol", "%q, but the listener has an HttpConnectionManager", ProtocolName(l.Protocol))
+			}
+		}
 	}
 	switch side := r.str("side"); side {
 	case "inbound":
@@ -193,6 +225,7 @@ func ListenerFromXDS(x *listenerv3.Listener) (Listener, error) {
 		default:
 			r.fail("mode", "%q must be strict or permissive", mode)
 		}
+		l.RequestTimeout, l.IdleTimeout = r.dur("request_timeout"), r.dur("idle_timeout")
 	case "outbound":
 		l.Side = flow.SideClient
 	default:
@@ -201,5 +234,6 @@ func ListenerFromXDS(x *listenerv3.Listener) (Listener, error) {
 	if r.err != nil {
 		return fail(r.err)
 	}
+	l = l.WithDefaults()
 	return l, l.Check()
 }

@@ -83,6 +83,11 @@ func (r *reader) fail(key string, format string, args ...any) {
 	}
 }
 
+func (r *reader) has(key string) bool {
+	_, ok := r.fields[key]
+	return ok
+}
+
 func (r *reader) str(key string) string {
 	v, ok := r.fields[key]
 	if !ok {
@@ -191,30 +196,62 @@ func fromSocketAddress(a *corev3.Address) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(ip, uint16(sa.GetPortValue())), nil
 }
 
-// Protocol names as they travel in metadata and stand in configuration.
-var protocolNames = map[flow.Protocol]string{flow.ProtocolHTTP1: "http", flow.ProtocolTCP: "tcp"}
+// protocols are the words for them, as they travel in metadata and stand in configuration.
+var protocols = []struct {
+	name string
+	flow.Protocol
+}{
+	{"http", flow.ProtocolHTTP},   // of any version; the one that came in goes on
+	{"http1", flow.ProtocolHTTP1}, // the application knows HTTP/1.1 only
+	{"http2", flow.ProtocolHTTP2}, // the application knows HTTP/2, without being asked first (RFC 9113, section 3.3)
+	{"grpc", flow.ProtocolGRPC},   // as http2, and what it speaks is gRPC
+	{"tcp", flow.ProtocolTCP},
+}
 
-func parseProtocol(s string) (flow.Protocol, bool) {
-	for p, n := range protocolNames {
-		if n == s {
-			return p, true
+// Protocols are the words for what a listener or a service can speak, in the order in which they are shown.
+func Protocols() []string {
+	names := make([]string, len(protocols))
+	for i, p := range protocols {
+		names[i] = p.name
+	}
+	return names
+}
+
+// ParseProtocol reads one of Protocols.
+func ParseProtocol(name string) (flow.Protocol, bool) {
+	for _, p := range protocols {
+		if p.name == name {
+			return p.Protocol, true
 		}
 	}
 	return 0, false
 }
 
+// ProtocolName is the inverse of ParseProtocol, "" for what no listener or service can speak.
+func ProtocolName(protocol flow.Protocol) string {
+	for _, p := range protocols {
+		if p.Protocol == protocol {
+			return p.name
+		}
+	}
+	return ""
+}
+
+// protocolWords are Protocols for error messages.
+var protocolWords = strings.Join(Protocols()[:len(protocols)-1], ", ") + " or " + protocols[len(protocols)-1].name
+
 func (r *reader) protocol(key string) flow.Protocol {
 	s := r.str(key)
-	p, ok := parseProtocol(s)
+	p, ok := ParseProtocol(s)
 	if !ok {
-		r.fail(key, "%q is not a protocol this sidecar speaks; use http or tcp", s)
+		r.fail(key, "%q is not a protocol this sidecar speaks; use %s", s, protocolWords)
 	}
 	return p
 }
 
 func checkProtocol(p flow.Protocol) error {
-	if _, ok := protocolNames[p]; !ok {
-		return fmt.Errorf("protocol %d: not supported here; use http or tcp", p)
+	if ProtocolName(p) == "" {
+		return fmt.Errorf("protocol %d: not supported here; use %s", p, protocolWords)
 	}
 	return nil
 }

@@ -29,14 +29,20 @@ func genDuration(r *rand.Rand) time.Duration {
 	return pick(r, 0, -1, time.Duration(r.Int64N(int64(time.Hour))), 250*time.Millisecond)
 }
 
+func genProtocol(r *rand.Rand) flow.Protocol {
+	p, _ := ParseProtocol(pick(r, Protocols()...))
+	return p
+}
+
 func genService(r *rand.Rand, name string) Service {
 	s := Service{
-		Name: name, Namespace: pick(r, "", "shop"), Protocol: pick(r, flow.ProtocolHTTP1, flow.ProtocolTCP), External: r.IntN(4) == 0,
+		Name: name, Namespace: pick(r, "", "shop"), Protocol: genProtocol(r), External: r.IntN(4) == 0,
 		RequestTimeout: genDuration(r), IdleTimeout: genDuration(r), ConnectTimeout: pick(r, 0, 3*time.Second),
 		MaxRequests: r.IntN(3000), MaxConnections: r.IntN(3000),
 		Retry: Retry{
 			Attempts: r.IntN(11), BudgetRatio: r.Float64(), BudgetMin: pick(r, 0, 10.5, 3),
 			BackoffBase: pick(r, 0, 20*time.Millisecond), BackoffMax: pick(r, 0, time.Second),
+			GRPC: GRPCStatuses(r.Uint32()) & failures,
 		},
 	}
 	if !s.External && r.IntN(2) == 0 {
@@ -62,12 +68,15 @@ func genEndpoints(r *rand.Rand) []Endpoint {
 }
 
 func genListener(r *rand.Rand, i int, service string) Listener {
-	l := Listener{Name: fmt.Sprintf("l-%d", i), Protocol: pick(r, flow.ProtocolHTTP1, flow.ProtocolTCP), Address: genAddr(r, 2*i), Service: service, Side: flow.SideClient}
+	l := Listener{Name: fmt.Sprintf("l-%d", i), Protocol: genProtocol(r), Address: genAddr(r, 2*i), Service: service, Side: flow.SideClient}
 	if r.IntN(2) == 0 {
-		l.Side, l.Target, l.Mode = flow.SideServer, genAddr(r, 2*i+1), pick(r, ModeStrict, ModePermissive)
+		l.Side, l.Target, l.Mode, l.IdleTimeout = flow.SideServer, genAddr(r, 2*i+1), pick(r, ModeStrict, ModePermissive), genDuration(r)
 	}
-	if l.Protocol == flow.ProtocolHTTP1 {
+	if l.Protocol.HTTP() {
 		l.Limits = genLimits(r)
+		if l.Side == flow.SideServer {
+			l.RequestTimeout = genDuration(r)
+		}
 	}
 	return l
 }
@@ -242,13 +251,16 @@ func TestChecksNameFieldValueAndRemedy(t *testing.T) {
 		want  string
 	}{
 		{Listener{}, "listener: name: must not be empty"},
-		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP2}, `listener "l": protocol 4: not supported here; use http or tcp`},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTLS}, `listener "l": protocol 2: not supported here; use http, http1, http2, grpc or tcp`},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTCP}, `listener "l": address "": must be ip:port`},
 		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Target: at, Service: "s"}, "is the listener's own address"},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Service: "s", RequestTimeout: 1}, "timeouts: of outbound traffic they are the service's"},
+		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Service: "s", RequestTimeout: 1}, "request timeout 1ns: only http listeners have one"},
 		{mod(func(s *Service) { s.MTLS = true }), "needs at least one identity"},
 		{mod(func(s *Service) { s.Identities = []string{"x"} }), `must start with spiffe://`},
 		{mod(func(s *Service) { s.TryTimeout = time.Minute }), "try timeout 1m0s: is longer than the request timeout 15s"},
 		{mod(func(s *Service) { s.Retry.Attempts = 11 }), "retry attempts 11: must be from 1 (no retry) to 10"},
+		{mod(func(s *Service) { s.Retry.GRPC = 2 }), "retry grpc 0x2: must be statuses of failed calls, without OK"},
 		{mod(func(s *Service) { s.ConnectTimeout = -1 }), "connect timeout -1ns: must be positive"},
 		{Endpoint{Address: at, Weight: 129}, "endpoint 127.0.0.1:80: weight 129: must be from 1 to 128"},
 		{Endpoint{Address: at, Weight: 1, Override: &Override{ID: "o", Kind: OverrideEject, Fraction: 2}}, "override fraction 2: must be above 0 and at most 1"},

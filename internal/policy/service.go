@@ -7,7 +7,9 @@ import (
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	upstreamv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -42,6 +44,8 @@ type Retry struct {
 	BudgetMin   float64       // plus this many per second; default 10
 	BackoffBase time.Duration // full jitter; default 25 ms
 	BackoffMax  time.Duration // default 250 ms
+	// GRPC are the statuses of gRPC after which a call that ended without a message is tried again; default none. They say that the service did nothing.
+	GRPC GRPCStatuses
 }
 
 // Defaults, applied by Service.WithDefaults.
@@ -136,6 +140,8 @@ func (r Retry) check() error {
 		return fmt.Errorf("budget minimum %v: must be from 0 to %d retries per second", r.BudgetMin, maxLimit)
 	case r.BackoffBase < 0 || r.BackoffMax < 0:
 		return fmt.Errorf("backoff %s to %s: must not be negative", r.BackoffBase, r.BackoffMax)
+	case r.GRPC&^failures != 0:
+		return fmt.Errorf("grpc %#x: must be statuses of failed calls, without OK", uint32(r.GRPC))
 	case r.BackoffBase > r.BackoffMax && r.BackoffMax != 0:
 		return fmt.Errorf("backoff base %s: is longer than the maximum %s", r.BackoffBase, r.BackoffMax)
 	}
@@ -158,7 +164,7 @@ func (s Service) ToXDS() (*clusterv3.Cluster, error) {
 	}
 	e := extras{}
 	e.str("namespace", s.Namespace)
-	e.str("protocol", protocolNames[s.Protocol])
+	e.str("protocol", ProtocolName(s.Protocol))
 	e.flag("external", s.External)
 	e.strs("identities", s.Identities)
 	e.flag("mtls", s.MTLS)
@@ -170,7 +176,14 @@ func (s Service) ToXDS() (*clusterv3.Cluster, error) {
 	e.num("retry_budget_min", s.Retry.BudgetMin)
 	e.dur("retry_backoff_base", s.Retry.BackoffBase)
 	e.dur("retry_backoff_max", s.Retry.BackoffMax)
+	e.strs("retry_grpc", s.Retry.GRPC.Names())
+	options, err := upstreamOptions(s.Protocol)
+	if err != nil {
+		return nil, err
+	}
 	return &clusterv3.Cluster{
+		TypedExtensionProtocolOptions: options,
+
 		Name:                 s.Name,
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS},
 		EdsClusterConfig:     &clusterv3.Cluster_EdsClusterConfig{EdsConfig: ads()},
@@ -185,6 +198,29 @@ func (s Service) ToXDS() (*clusterv3.Cluster, error) {
 	}, nil
 }
 
+// upstreamOptions say in Envoy's words which version of HTTP the service is spoken to; Tulle's sidecars read the metadata instead.
+func upstreamOptions(p flow.Protocol) (map[string]*anypb.Any, error) {
+	const name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+	options := &upstreamv3.HttpProtocolOptions{}
+	explicit := &upstreamv3.HttpProtocolOptions_ExplicitHttpConfig{}
+	switch p {
+	case flow.ProtocolHTTP:
+		options.UpstreamProtocolOptions = &upstreamv3.HttpProtocolOptions_UseDownstreamProtocolConfig{
+			UseDownstreamProtocolConfig: &upstreamv3.HttpProtocolOptions_UseDownstreamHttpConfig{Http2ProtocolOptions: &corev3.Http2ProtocolOptions{}},
+		}
+	case flow.ProtocolHTTP1:
+		explicit.ProtocolConfig = &upstreamv3.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{HttpProtocolOptions: &corev3.Http1ProtocolOptions{}}
+		options.UpstreamProtocolOptions = &upstreamv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: explicit}
+	case flow.ProtocolHTTP2, flow.ProtocolGRPC:
+		explicit.ProtocolConfig = &upstreamv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: &corev3.Http2ProtocolOptions{}}
+		options.UpstreamProtocolOptions = &upstreamv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: explicit}
+	default:
+		return nil, nil
+	}
+	packed, err := pack(options)
+	return map[string]*anypb.Any{name: packed}, err
+}
+
 // ServiceFromXDS is the inverse of ToXDS.
 func ServiceFromXDS(x *clusterv3.Cluster) (Service, error) {
 	r := read(x.GetMetadata())
@@ -197,6 +233,10 @@ func ServiceFromXDS(x *clusterv3.Cluster) (Service, error) {
 			Attempts: int(r.num("retry_attempts")), BudgetRatio: r.num("retry_budget_ratio"), BudgetMin: r.num("retry_budget_min"),
 			BackoffBase: r.dur("retry_backoff_base"), BackoffMax: r.dur("retry_backoff_max"),
 		},
+	}
+	var err error
+	if s.Retry.GRPC, err = ParseGRPCStatuses(r.strs("retry_grpc")); err != nil {
+		r.fail("retry_grpc", "%v", err)
 	}
 	if t := x.GetCircuitBreakers().GetThresholds(); len(t) > 0 {
 		s.MaxRequests, s.MaxConnections = int(t[0].GetMaxRequests().GetValue()), int(t[0].GetMaxConnections().GetValue())

@@ -48,8 +48,11 @@ func result(o *exchange.Outcome) exchange.Result {
 	case flow.ReasonDownstreamReset, flow.ReasonBadRequest, flow.ReasonDraining, flow.ReasonShed, flow.ReasonIdleTimeout:
 		return exchange.ResultUnknown
 	}
-	if o.Status == 429 {
+	switch status := o.GRPC.HTTP(); {
+	case status >= 500 || status == 429 || o.Status == 429:
 		return exchange.ResultFailed
+	case status == 499: // the caller's doing
+		return exchange.ResultUnknown
 	}
 	return exchange.ResultOK
 }

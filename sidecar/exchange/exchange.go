@@ -77,10 +77,17 @@ type Destination struct {
 	Budget   Budget        // of retries
 }
 
-// Limit is how many exchanges (or TCP connections) may be in flight, -1 for no limit, and whether MaxRequests is what says so. An HTTP/1.1
-// exchange holds a connection, so the lower of both limits counts.
-func (d *Destination) Limit(kind flow.Kind) (limit int, requests bool) {
-	if kind == flow.KindExchange && (d.MaxConnections < 0 || d.MaxRequests >= 0 && d.MaxRequests < d.MaxConnections) {
+// Limit is how many exchanges of a protocol (or TCP connections) may be in flight, -1 for no limit, and whether MaxRequests is what says so. An HTTP/1.1
+// exchange holds a connection, so the lower of both limits counts; HTTP/2 exchanges share connections.
+func (d *Destination) Limit(kind flow.Kind, protocol flow.Protocol) (limit int, requests bool) {
+	shares := protocol == flow.ProtocolHTTP2 || protocol == flow.ProtocolGRPC
+	switch d.Protocol {
+	case flow.ProtocolHTTP1: // whatever comes becomes HTTP/1.1
+		shares = false
+	case flow.ProtocolHTTP2, flow.ProtocolGRPC:
+		shares = true
+	}
+	if kind == flow.KindExchange && (shares || d.MaxConnections < 0 || d.MaxRequests >= 0 && d.MaxRequests < d.MaxConnections) {
 		return max(d.MaxRequests, -1), true
 	}
 	return max(d.MaxConnections, -1), false
@@ -123,7 +130,7 @@ type Result uint8
 const (
 	// ResultOK is an answer.
 	ResultOK Result = iota
-	// ResultFailed is a 5xx or 429 answer, a reset or a time-out.
+	// ResultFailed is a 5xx or 429 answer, a gRPC status that stands for one, a reset or a time-out.
 	ResultFailed
 	// ResultUnreachable is a failed connect or handshake.
 	ResultUnreachable
@@ -166,9 +173,16 @@ type Downstream interface {
 	Replayable() bool
 }
 
-// Gate lets the sender ask, when a response head has arrived, whether the response shall be dropped for another try.
+// Gate lets the sender ask, when a response head has arrived, whether the response shall be dropped for another try. It has to ask where Asks says so. The
+// gRPC status of a head that is the whole response (trailers only) stands in x.Outcome.GRPC then; status is that of HTTP all the same.
 type Gate interface {
 	Retry(x *Exchange, status int) bool
+}
+
+// Asks reports whether Gate has a say in a response with these statuses; g is 0 unless the response is a gRPC one of trailers only. Everything else goes
+// downstream as it is, without asking.
+func (d *Destination) Asks(status int, g flow.GRPCStatus) bool {
+	return status == 503 || g != 0 && d.Retry.GRPC.Has(g)
 }
 
 // Head is the part of a request that steps look at. Its strings alias the speaker's buffer and are valid until the exchange ends: whoever
@@ -179,14 +193,16 @@ type Head struct {
 	Authority  string
 	UserAgent  string
 	RequestID  string
-	Idempotent bool       // RFC 9110, section 9.2.2
-	Parent     flow.Trace // of the trace context that arrived; zero when none was valid
-	B3         B3         // what of B3 goes on
+	Idempotent bool          // RFC 9110, section 9.2.2
+	Timeout    time.Duration // what the caller has left for the exchange (grpc-timeout); 0: it did not say
+	Parent     flow.Trace    // of the trace context that arrived; zero when none was valid
+	B3         B3            // what of B3 goes on
 }
 
 // Outcome is what came of an exchange, or of its latest try. Steps inside the retry step see it reset at every try.
 type Outcome struct {
-	Status int         // of the response that was relayed or made; 0 when none
+	Status int // of the response that was relayed or made; 0 when none
+	GRPC   flow.GRPCStatus
 	Reason flow.Reason // ReasonNone on success
 	Detail string      // for people
 	// Committed: a byte of the final response went downstream. Nothing can be retried or answered any more.
@@ -242,7 +258,8 @@ type Exchange struct {
 	Gate    Gate // nil: never retry
 	Outcome Outcome
 
-	BytesIn, BytesOut atomic.Uint64 // may be read by any goroutine
+	BytesIn, BytesOut       atomic.Uint64 // may be read by any goroutine
+	MessagesIn, MessagesOut atomic.Uint64 // of gRPC; may be read by any goroutine
 
 	Downstream Downstream
 
@@ -279,6 +296,8 @@ func (x *Exchange) Reset() {
 	x.Tries, x.Gate, x.Outcome, x.Folded = 0, nil, Outcome{}, false
 	x.BytesIn.Store(0)
 	x.BytesOut.Store(0)
+	x.MessagesIn.Store(0)
+	x.MessagesOut.Store(0)
 }
 
 // NoLegs is Legs with nothing reached.
@@ -296,6 +315,19 @@ func (x *Exchange) Until() time.Time {
 		return x.TryDeadline
 	}
 	return x.Deadline
+}
+
+// Left is how much of its time a caller that gave one (Head.Timeout) has left at now, for the request that is sent on: until the deadline of the try, at
+// least 1 ns. 0 when it gave none: then none goes on.
+func (x *Exchange) Left(now time.Time) time.Duration {
+	if x.Head.Timeout <= 0 {
+		return 0
+	}
+	left := x.Start.Add(x.Head.Timeout).Sub(now)
+	if until := x.Until(); !until.IsZero() {
+		left = min(left, until.Sub(now))
+	}
+	return max(left, 1)
 }
 
 // TimeoutReason says which deadline has passed.

@@ -8,10 +8,15 @@ import (
 	"github.com/tulle-mesh/tulle/sidecar/exchange"
 )
 
-// Deadline sets x.Deadline from the destination's request timeout, counted from the first byte of the request.
+// Deadline sets x.Deadline from the destination's request timeout and what the caller says that it will wait, the shorter of both, counted from the
+// first byte of the request.
 func Deadline(next exchange.Handler) exchange.Handler {
 	return exchange.HandlerFunc(func(x *exchange.Exchange) {
-		if t := x.Destination.RequestTimeout; t > 0 {
+		t := x.Destination.RequestTimeout
+		if caller := x.Head.Timeout; caller > 0 && (t <= 0 || caller < t) {
+			t = caller
+		}
+		if t > 0 {
 			x.Deadline = x.Start.Add(t)
 		}
 		next.Handle(x)

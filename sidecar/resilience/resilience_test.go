@@ -73,6 +73,18 @@ func TestRetry(t *testing.T) {
 		}
 		x.Outcome = exchange.Outcome{Status: 503, Reason: flow.ReasonUpstreamStatus, Committed: true, Answered: true}
 	}
+	// grpc is a call that is answered by trailers only, as a sender has to handle it.
+	grpc := func(code uint64) func(*exchange.Exchange) {
+		return func(x *exchange.Exchange) {
+			x.Outcome.GRPC = flow.NewGRPCStatus(code)
+			if x.Destination.Asks(200, x.Outcome.GRPC) && x.Gate.Retry(x, 200) {
+				x.Outcome.Again = true
+				x.Outcome.Fail(flow.ReasonUpstreamStatus, "")
+				return
+			}
+			x.Outcome = exchange.Outcome{Status: 200, GRPC: x.Outcome.GRPC, Reason: flow.ReasonUpstreamStatus, Committed: true, Answered: true}
+		}
+	}
 	for _, c := range []struct {
 		name   string
 		change func(x *exchange.Exchange)
@@ -88,6 +100,11 @@ func TestRetry(t *testing.T) {
 		{"refused, post", post, []func(*exchange.Exchange){unprocessed(flow.ReasonConnectRefused), succeeds}, 2},
 		{"503, idempotent", nil, []func(*exchange.Exchange){busy}, 3},
 		{"503, post", post, []func(*exchange.Exchange){busy}, 1},
+		{"UNAVAILABLE, not listed", post, []func(*exchange.Exchange){grpc(14)}, 1},
+		{"UNAVAILABLE, listed", listed("UNAVAILABLE"), []func(*exchange.Exchange){grpc(14)}, 3},
+		{"UNAVAILABLE, then success", listed("UNAVAILABLE"), []func(*exchange.Exchange){grpc(14), succeeds}, 2},
+		{"UNAVAILABLE, another is listed", listed("ABORTED"), []func(*exchange.Exchange){grpc(14)}, 1},
+		{"UNAVAILABLE, listed, body lost", func(x *exchange.Exchange) { listed("UNAVAILABLE")(x); x.Downstream = caller{false} }, []func(*exchange.Exchange){grpc(14)}, 1},
 		{"500 is an answer", nil, []func(*exchange.Exchange){func(x *exchange.Exchange) {
 			x.Outcome = exchange.Outcome{Status: 500, Reason: flow.ReasonUpstreamStatus, Committed: true, Answered: true}
 		}}, 1},
@@ -120,6 +137,66 @@ func TestRetry(t *testing.T) {
 }
 
 func post(x *exchange.Exchange) { x.Head.Method, x.Head.Idempotent = "POST", false }
+
+func listed(names ...string) func(*exchange.Exchange) {
+	return func(x *exchange.Exchange) {
+		post(x)
+		x.Destination.Retry.GRPC, _ = policy.ParseGRPCStatuses(names)
+	}
+}
+
+// The sooner of the caller's timeout and the policy's ends an exchange, and what is left of the caller's goes on.
+func TestCallersTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, c := range []struct {
+			request, try, caller time.Duration
+			deadline, left       time.Duration // left: 100 ms after the beginning
+		}{
+			{time.Second, time.Second, 0, time.Second, 0},
+			{time.Second, time.Second, 400 * time.Millisecond, 400 * time.Millisecond, 300 * time.Millisecond},
+			{time.Second, time.Second, time.Hour, time.Second, 900 * time.Millisecond},
+			{time.Second, 200 * time.Millisecond, 400 * time.Millisecond, 400 * time.Millisecond, 200 * time.Millisecond},
+			{-1, -1, 400 * time.Millisecond, 400 * time.Millisecond, 300 * time.Millisecond},
+			{-1, -1, 0, 0, 0},
+			{time.Second, time.Second, 50 * time.Millisecond, 50 * time.Millisecond, 1},
+		} {
+			x := newExchange(func(s *policy.Service) { s.RequestTimeout, s.TryTimeout = c.request, c.try })
+			x.Head.Timeout = c.caller
+			Deadline(exchange.HandlerFunc(func(x *exchange.Exchange) {
+				time.Sleep(100 * time.Millisecond)
+				TryDeadline(exchange.HandlerFunc(func(x *exchange.Exchange) {
+					want := time.Time{}
+					if c.deadline != 0 {
+						want = x.Start.Add(c.deadline)
+					}
+					if left := x.Left(time.Now()); !x.Deadline.Equal(want) || left != c.left {
+						t.Errorf("%+v: deadline after %s, %s left", c, x.Deadline.Sub(x.Start), left)
+					}
+				})).Handle(x)
+			})).Handle(x)
+		}
+	})
+}
+
+// Exchanges that share connections are not bounded by how many connections there may be.
+func TestLimitByProtocol(t *testing.T) {
+	for _, c := range []struct {
+		came, service flow.Protocol
+		limit         int
+		requests      bool
+	}{
+		{flow.ProtocolHTTP1, flow.ProtocolHTTP, 10, false},
+		{flow.ProtocolHTTP2, flow.ProtocolHTTP, 100, true},
+		{flow.ProtocolGRPC, flow.ProtocolGRPC, 100, true},
+		{flow.ProtocolHTTP1, flow.ProtocolHTTP2, 100, true},
+		{flow.ProtocolGRPC, flow.ProtocolHTTP1, 10, false},
+	} {
+		d := exchange.Destination{Service: policy.Service{Protocol: c.service, MaxRequests: 100, MaxConnections: 10}}
+		if limit, requests := d.Limit(flow.KindExchange, c.came); limit != c.limit || requests != c.requests {
+			t.Errorf("%s to %s: %d, by requests %v", c.came, c.service, limit, requests)
+		}
+	}
+}
 
 func TestRetryNeverPassesTheDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -17,6 +17,8 @@ const maxStale = 2
 //   - anything of which it is proven that no peer processed it (Outcome.Unprocessed: connect or handshake failed, the head was not
 //     written, a sidecar closed in order without an answer),
 //   - idempotent requests after a failure to connect, a reset before a response, a try time-out, or a 503,
+//   - gRPC calls that were answered, by trailers only, with a status that the policy lists (Retry.GRPC, none by default): a gRPC call is a POST, so a status
+//     alone is no proof that nothing was done, and only its owner knows which one is,
 //
 // while nothing was answered, the body can be replayed, tries and budget are left, and the deadline is not reached. Other 5xx answers are
 // answers. A reused connection that had closed in the meantime costs neither a try nor budget: that is no fault of the service.
@@ -80,7 +82,7 @@ func (r *retry) Handle(x *exchange.Exchange) {
 
 // Retry implements exchange.Gate.
 func (r *retry) Retry(x *exchange.Exchange, status int) bool {
-	if status != 503 || !x.Head.Idempotent || !left(x, 0) || x.Downstream == nil || !x.Downstream.Replayable() || x.Aborted() != flow.ReasonNone {
+	if wanted := status == 503 && x.Head.Idempotent || x.Destination.Retry.GRPC.Has(x.Outcome.GRPC); !wanted || !left(x, 0) || x.Downstream == nil || !x.Downstream.Replayable() || x.Aborted() != flow.ReasonNone {
 		return false
 	}
 	now := time.Now()

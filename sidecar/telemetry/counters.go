@@ -115,6 +115,7 @@ func edgeOf(r *flow.Record) edge {
 type exchangeKey struct {
 	edge
 	class           flow.CodeClass
+	grpc            flow.GRPCStatus // decides class where there is one
 	reason          flow.Reason
 	answered, probe bool
 }
@@ -153,8 +154,10 @@ func (e endpointName) String() string {
 
 type attemptKey struct {
 	source, destination string
+	protocol            flow.Protocol
 	endpoint            endpointName
 	class               flow.CodeClass
+	grpc                flow.GRPCStatus
 	reason              flow.Reason
 	delivered, probe    bool
 }
@@ -199,6 +202,11 @@ type counter struct{ atomic.Uint64 }
 type gauge struct{ atomic.Int64 }
 
 type volume struct{ in, out atomic.Uint64 }
+
+func (v *volume) add(in, out uint64) {
+	v.in.Add(in)
+	v.out.Add(out)
+}
 
 // examples keeps the exemplars of one series since the last export: at most two.
 type examples struct {
@@ -286,6 +294,7 @@ type counters struct {
 	poolWait        *table[destinationKey, latency]
 	versions        *table[versionKey, counter]
 	bytes           *table[edge, volume]
+	messages        *table[edge, volume]
 	connections     *table[connectionKey, counter]
 	active          *table[activeKey, gauge]
 	breaks, kept    counter
@@ -303,9 +312,10 @@ func newCounters(limit int) *counters {
 		poolWait:        newTable[destinationKey, latency](limit),
 		versions:        newTable[versionKey, counter](limit),
 		bytes:           newTable[edge, volume](limit),
+		messages:        newTable[edge, volume](limit),
 		connections:     newTable[connectionKey, counter](limit),
 		active:          newTable[activeKey, gauge](limit),
-		live:            progress{seen: make(map[flow.SpanID][2]uint64)},
+		live:            progress{seen: make(map[flow.SpanID]amounts)},
 	}
 }
 
@@ -319,11 +329,11 @@ func (c *counters) count(r *flow.Record) {
 		}
 		return
 	}
-	class := flow.Class(r.Status)
+	class := r.Class()
 	switch r.Kind {
 	case flow.KindExchange:
 		x, failed := exemplarOf(r), r.Failed()
-		c.exchanges.get(exchangeKey{e, class, r.Reason, r.Answered, r.Probe}).Add(1)
+		c.exchanges.get(exchangeKey{e, class, r.GRPC, r.Reason, r.Answered, r.Probe}).Add(1)
 		c.duration.get(durationKey{e, class}).observe(x, failed)
 		if r.Destination.Version != "" {
 			c.versions.get(versionKey{r.Side, e.source, e.destination, r.Destination.Version, class}).Add(1)
@@ -334,7 +344,7 @@ func (c *counters) count(r *flow.Record) {
 		c.volume(e, r)
 	case flow.KindAttempt:
 		endpoint := endpointName{addr: r.Endpoint}
-		a := c.attempts.get(attemptKey{e.source, e.destination, endpoint, class, r.Reason, r.Delivered, r.Probe})
+		a := c.attempts.get(attemptKey{e.source, e.destination, e.protocol, endpoint, class, r.GRPC, r.Reason, r.Delivered, r.Probe})
 		a.Add(1)
 		if r.Failed() {
 			a.failed(exemplarOf(r))
@@ -352,29 +362,43 @@ func (c *counters) count(r *flow.Record) {
 }
 
 func (c *counters) volume(e edge, r *flow.Record) {
-	in, out := c.live.delta(r)
-	if in|out == 0 {
-		return
+	d := c.live.delta(r)
+	if d.in|d.out != 0 {
+		c.bytes.get(e).add(d.in, d.out)
 	}
-	v := c.bytes.get(e)
-	v.in.Add(in)
-	v.out.Add(out)
+	if d.messagesIn|d.messagesOut != 0 {
+		c.messages.get(e).add(d.messagesIn, d.messagesOut)
+	}
 }
 
-// progress turns the cumulative byte counts of long-lived subjects into differences, so that bytes are counted as they flow. It knows only
+// amounts are what a subject says of its volume.
+type amounts struct{ in, out, messagesIn, messagesOut uint64 }
+
+// beyond is a less b, nowhere below 0: what is cumulative does not fall, but the last Record before a close may have read a count later.
+func (a amounts) beyond(b amounts) amounts {
+	less := func(x, y uint64) uint64 { return x - min(x, y) }
+	return amounts{less(a.in, b.in), less(a.out, b.out), less(a.messagesIn, b.messagesIn), less(a.messagesOut, b.messagesOut)}
+}
+
+func (a amounts) orMore(b amounts) amounts {
+	return amounts{max(a.in, b.in), max(a.out, b.out), max(a.messagesIn, b.messagesIn), max(a.messagesOut, b.messagesOut)}
+}
+
+// progress turns the cumulative counts of long-lived subjects into differences, so that volume is counted as it flows. It knows only
 // subjects that have emitted a progress Record and have not closed, at most maxLive; others are counted when they close.
 type progress struct {
 	mu   sync.Mutex
 	any  atomic.Int64
-	seen map[flow.SpanID][2]uint64
+	seen map[flow.SpanID]amounts
 }
 
 const maxLive = 1 << 16
 
-func (p *progress) delta(r *flow.Record) (in, out uint64) {
+func (p *progress) delta(r *flow.Record) amounts {
+	now := amounts{r.BytesIn, r.BytesOut, r.MessagesIn, r.MessagesOut}
 	closing := r.Phase == flow.PhaseClose
 	if closing && p.any.Load() == 0 {
-		return r.BytesIn, r.BytesOut
+		return now
 	}
 	id := r.Trace.SpanID
 	p.mu.Lock()
@@ -384,12 +408,12 @@ func (p *progress) delta(r *flow.Record) (in, out uint64) {
 	case closing:
 		delete(p.seen, id)
 	case id.IsZero() || !known && len(p.seen) >= maxLive:
-		return 0, 0
+		return amounts{}
 	default:
-		p.seen[id] = [2]uint64{max(r.BytesIn, was[0]), max(r.BytesOut, was[1])}
+		p.seen[id] = now.orMore(was)
 	}
 	p.any.Store(int64(len(p.seen)))
-	return r.BytesIn - min(was[0], r.BytesIn), r.BytesOut - min(was[1], r.BytesOut)
+	return now.beyond(was)
 }
 
 // reading is what one collection copied out: numbers and keys, nothing formatted yet.
@@ -401,7 +425,7 @@ type reading struct {
 	routeDuration   []row[routeKey, latencyRead]
 	poolWait        []row[destinationKey, latencyRead]
 	versions        []row[versionKey, uint64]
-	bytes           []row[edge, [2]uint64]
+	bytes, messages []row[edge, [2]uint64]
 	connections     []row[connectionKey, uint64]
 	active          []row[activeKey, int64]
 	breaks, kept    uint64
@@ -454,7 +478,8 @@ func (c *counters) read(why purpose) (r reading) {
 	r.routeDuration = rows(c.routeDuration, histogram)
 	r.poolWait = rows(c.poolWait, histogram)
 	r.versions = rows(c.versions, count)
-	r.bytes = rows(c.bytes, func(v *volume) [2]uint64 { return [2]uint64{v.in.Load(), v.out.Load()} })
+	both := func(v *volume) [2]uint64 { return [2]uint64{v.in.Load(), v.out.Load()} }
+	r.bytes, r.messages = rows(c.bytes, both), rows(c.messages, both)
 	r.connections = rows(c.connections, count)
 	r.active = rows(c.active, func(v *gauge) int64 { return v.Load() })
 	r.breaks, r.kept = c.breaks.Load(), c.kept.Load()
@@ -467,13 +492,13 @@ func (c *counters) collect(workload string, why purpose) []flow.Family {
 	text := flow.Text
 	families := []flow.Family{
 		family(flow.MetricExchanges, "{exchange}", flow.MetricSum, r.exchanges, func(k exchangeKey, n uint64) flow.Point {
-			return flow.Point{Value: int64(n), Attrs: append(k.attrs(4), class(k.class), reason(k.reason),
+			return flow.Point{Value: int64(n), Attrs: append(k.attrs(5), class(k.class), grpcStatus(k.grpc), reason(k.reason),
 				flow.Flag(flow.AttrAnswered, k.answered), flow.Flag(flow.AttrProbe, k.probe))}
 		}),
 		family(flow.MetricAttempts, "{attempt}", flow.MetricSum, r.attempts, func(k attemptKey, a attemptsRead) flow.Point {
 			return flow.Point{Value: int64(a.n), Exemplars: a.ex, Attrs: []flow.Attr{
 				text(flow.AttrSourceService, k.source), text(flow.AttrDestService, k.destination),
-				text(flow.AttrEndpoint, k.endpoint.String()), class(k.class), reason(k.reason),
+				text(flow.AttrProtocol, k.protocol.String()), text(flow.AttrEndpoint, k.endpoint.String()), class(k.class), grpcStatus(k.grpc), reason(k.reason),
 				flow.Flag(flow.AttrDelivered, k.delivered), flow.Flag(flow.AttrProbe, k.probe),
 			}}
 		}),
@@ -507,13 +532,7 @@ func (c *counters) collect(workload string, why purpose) []flow.Family {
 			return flow.Point{Value: n, Attrs: append(e.attrs(1), text(flow.AttrKind, k.Kind.String()))}
 		}),
 	}
-	bytes := flow.Family{Name: flow.MetricBytes, Unit: "By"}
-	for _, b := range r.bytes {
-		for i, direction := range [...]string{"in", "out"} {
-			bytes.Points = append(bytes.Points, flow.Point{Value: int64(b.v[i]), Attrs: append(b.k.attrs(1), text(flow.AttrDirection, direction))})
-		}
-	}
-	families = append(families, bytes)
+	families = append(families, directed(flow.MetricBytes, "By", r.bytes), directed(flow.MetricMessages, "{message}", r.messages))
 	if r.breaks+r.kept > 0 {
 		source := []flow.Attr{text(flow.AttrSourceService, workload)}
 		families = append(families,
@@ -531,14 +550,26 @@ func family[K, R any](name, unit string, typ flow.MetricType, rows []row[K, R], 
 	return f
 }
 
+// directed is a family of which each row makes two points.
+func directed(name, unit string, rows []row[edge, [2]uint64]) flow.Family {
+	f := flow.Family{Name: name, Unit: unit, Points: make([]flow.Point, 0, 2*len(rows))}
+	for _, r := range rows {
+		for i, direction := range [...]string{"in", "out"} {
+			f.Points = append(f.Points, flow.Point{Value: int64(r.v[i]), Attrs: append(r.k.attrs(1), flow.Text(flow.AttrDirection, direction))})
+		}
+	}
+	return f
+}
+
 func (e edge) attrs(more int) []flow.Attr {
 	return append(make([]flow.Attr, 0, 4+more),
 		flow.Text(flow.AttrSide, e.side.String()), flow.Text(flow.AttrSourceService, e.source),
 		flow.Text(flow.AttrDestService, e.destination), flow.Text(flow.AttrProtocol, e.protocol.String()))
 }
 
-func class(c flow.CodeClass) flow.Attr { return flow.Text(flow.AttrCodeClass, c.String()) }
-func reason(r flow.Reason) flow.Attr   { return flow.Text(flow.AttrReason, r.String()) }
+func class(c flow.CodeClass) flow.Attr       { return flow.Text(flow.AttrCodeClass, c.String()) }
+func reason(r flow.Reason) flow.Attr         { return flow.Text(flow.AttrReason, r.String()) }
+func grpcStatus(s flow.GRPCStatus) flow.Attr { return flow.Text(flow.AttrGRPC, s.String()) }
 
 // folded lists, by metric name, how often a new series did not fit its family's budget.
 func (c *counters) folded() map[string]uint64 {
@@ -551,6 +582,7 @@ func (c *counters) folded() map[string]uint64 {
 		flow.MetricPoolWait:         c.poolWait.folded.Load(),
 		flow.MetricVersions:         c.versions.folded.Load(),
 		flow.MetricBytes:            c.bytes.folded.Load(),
+		flow.MetricMessages:         c.messages.folded.Load(),
 		flow.MetricConnections:      c.connections.folded.Load(),
 		flow.MetricActive:           c.active.folded.Load(),
 	}

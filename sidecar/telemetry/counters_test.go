@@ -39,8 +39,8 @@ func attrText(attrs []flow.Attr) string {
 
 func anyRecord(r *rand.Rand) flow.Record {
 	pick := func(s ...string) string { return s[r.IntN(len(s))] }
-	return flow.Record{
-		Kind: flow.Kind(1 + r.IntN(3)), Side: flow.Side(1 + r.IntN(2)), Protocol: flow.ProtocolHTTP1,
+	rec := flow.Record{
+		Kind: flow.Kind(1 + r.IntN(3)), Side: flow.Side(1 + r.IntN(2)), Protocol: flow.ProtocolHTTP1 + flow.Protocol(r.IntN(3)),
 		Source: flow.Peer{Service: pick("", "web", "cart")}, Destination: flow.Peer{Service: pick("cart", "db"), Version: pick("", "v1", "v2")},
 		Endpoint: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(r.IntN(3))}), 80), Route: pick("", "items"),
 		Status: []int{0, 200, 404, 503}[r.IntN(4)], Reason: flow.Reason(r.IntN(4)), Delivered: r.IntN(2) == 0, Answered: r.IntN(2) == 0,
@@ -48,6 +48,11 @@ func anyRecord(r *rand.Rand) flow.Record {
 		Trace: flow.Trace{TraceID: flow.TraceID{1}, SpanID: flow.SpanID{1}}, Start: time.Unix(1, 0),
 		Legs: flow.Legs{Connected: time.Duration(r.IntN(2) - 1), Secured: flow.Unset},
 	}
+	if rec.Protocol == flow.ProtocolGRPC {
+		rec.GRPC = flow.GRPCStatus(r.IntN(18))
+		rec.MessagesIn, rec.MessagesOut = r.Uint64N(3), r.Uint64N(3)
+	}
+	return rec
 }
 
 // Counters agree with a simple truth: one map from attributes to a number, filled in one goroutine from the same Records.
@@ -67,6 +72,9 @@ func TestCountersAgainstTruth(t *testing.T) {
 		recs[i] = anyRecord(r)
 		x := &recs[i]
 		class := flow.Class(x.Status)
+		if x.GRPC != 0 {
+			class = flow.Class(x.GRPC.HTTP())
+		}
 		edge := []any{flow.AttrSide, x.Side, flow.AttrSourceService, x.Source.Service, flow.AttrDestService, x.Destination.Service, flow.AttrProtocol, x.Protocol}
 		with := func(more ...any) []any { return append(append([]any{}, edge...), more...) }
 		if x.Kind != flow.KindAttempt {
@@ -75,9 +83,13 @@ func TestCountersAgainstTruth(t *testing.T) {
 				add(flow.MetricBytes, int64(x.BytesOut), with(flow.AttrDirection, "out")...)
 			}
 		}
+		if x.Kind != flow.KindAttempt && x.MessagesIn|x.MessagesOut != 0 {
+			add(flow.MetricMessages, int64(x.MessagesIn), with(flow.AttrDirection, "in")...)
+			add(flow.MetricMessages, int64(x.MessagesOut), with(flow.AttrDirection, "out")...)
+		}
 		switch x.Kind {
 		case flow.KindExchange:
-			add(flow.MetricExchanges, 1, with(flow.AttrCodeClass, class, flow.AttrReason, x.Reason, flow.AttrAnswered, x.Answered, flow.AttrProbe, x.Probe)...)
+			add(flow.MetricExchanges, 1, with(flow.AttrCodeClass, class, flow.AttrGRPC, x.GRPC, flow.AttrReason, x.Reason, flow.AttrAnswered, x.Answered, flow.AttrProbe, x.Probe)...)
 			add(flow.MetricExchangeDuration, 1, with(flow.AttrCodeClass, class)...)
 			if x.Destination.Version != "" {
 				add(flow.MetricVersions, 1, flow.AttrSide, x.Side, flow.AttrSourceService, x.Source.Service,
@@ -88,7 +100,7 @@ func TestCountersAgainstTruth(t *testing.T) {
 			}
 		case flow.KindAttempt:
 			add(flow.MetricAttempts, 1, flow.AttrSourceService, x.Source.Service, flow.AttrDestService, x.Destination.Service,
-				flow.AttrEndpoint, x.Endpoint, flow.AttrCodeClass, class, flow.AttrReason, x.Reason, flow.AttrDelivered, x.Delivered, flow.AttrProbe, x.Probe)
+				flow.AttrProtocol, x.Protocol, flow.AttrEndpoint, x.Endpoint, flow.AttrCodeClass, class, flow.AttrGRPC, x.GRPC, flow.AttrReason, x.Reason, flow.AttrDelivered, x.Delivered, flow.AttrProbe, x.Probe)
 			if x.Legs.Connected >= 0 {
 				add(flow.MetricPoolWait, 1, flow.AttrDestService, x.Destination.Service)
 			}
@@ -232,6 +244,29 @@ func TestProgressBytes(t *testing.T) {
 	c.connections.each(func(_ connectionKey, v *counter) { n += int64(v.Load()) })
 	if n != 2 {
 		t.Errorf("%d connections, want 2: progress is no connection", n)
+	}
+}
+
+// Messages of a stream are counted as they flow, too, and only gRPC has the family.
+func TestProgressMessages(t *testing.T) {
+	c := newCounters(10)
+	rec := flow.Record{Kind: flow.KindExchange, Side: flow.SideServer, Protocol: flow.ProtocolGRPC, Trace: flow.Trace{SpanID: flow.SpanID{1}}}
+	for _, step := range []struct {
+		phase            flow.Phase
+		in, out          uint64
+		wantIn, wantsOut uint64
+	}{{flow.PhaseProgress, 1, 10, 1, 10}, {flow.PhaseProgress, 1, 30, 1, 30}, {flow.PhaseClose, 2, 31, 2, 31}} {
+		rec.Phase, rec.MessagesIn, rec.MessagesOut = step.phase, step.in, step.out
+		c.count(&rec)
+		v := c.messages.get(edgeOf(&rec))
+		if in, out := v.in.Load(), v.out.Load(); in != step.wantIn || out != step.wantsOut {
+			t.Errorf("%+v: counted %d in, %d out", step, in, out)
+		}
+	}
+	rec.Protocol, rec.MessagesIn, rec.MessagesOut = flow.ProtocolHTTP2, 0, 0
+	c.count(&rec)
+	if n := len(rows(c.messages, func(*volume) int { return 0 })); n != 1 {
+		t.Errorf("%d series of messages, want 1", n)
 	}
 }
 
@@ -454,7 +489,7 @@ func BenchmarkAll(b *testing.B) {
 		b.Run(f.name, func(b *testing.B) {
 			tel := New(Config{AccessLog: io.Discard, AccessLogFormat: f.format})
 			rec := anyRecord(rand.New(rand.NewPCG(1, 1)))
-			for rec.Kind != flow.KindExchange || rec.Phase != flow.PhaseClose || rec.Status != 200 {
+			for rec.Kind != flow.KindExchange || rec.Protocol != flow.ProtocolHTTP1 || rec.Status != 200 {
 				rec = anyRecord(rand.New(rand.NewPCG(rand.Uint64(), 1)))
 			}
 			rec.Trace = flow.Trace{TraceID: flow.TraceID{1}, SpanID: flow.SpanID{2}, ParentID: flow.SpanID{3}, Flags: 1}
@@ -489,23 +524,29 @@ func cpu(b *testing.B) time.Duration {
 }
 
 func BenchmarkRecord(b *testing.B) {
-	tel := New(Config{})
-	r := rand.New(rand.NewPCG(1, 1))
-	recs := make([]flow.Record, 256)
-	for i := range recs {
-		recs[i] = anyRecord(r)
-	}
-	b.ReportAllocs()
-	b.RunParallel(func(pb *testing.PB) {
-		for i := 0; pb.Next(); i++ {
-			tel.Record(&recs[i%256])
-			if i%chunkRecords == 0 {
-				for _, c := range tel.ring.take() {
-					c.release()
+	for _, protocol := range []flow.Protocol{flow.ProtocolHTTP1, flow.ProtocolGRPC} {
+		b.Run(protocol.String(), func(b *testing.B) {
+			tel := New(Config{})
+			r := rand.New(rand.NewPCG(1, 1))
+			var recs []flow.Record
+			for len(recs) < 256 {
+				if rec := anyRecord(r); rec.Protocol == protocol {
+					recs = append(recs, rec)
 				}
 			}
-		}
-	})
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				for i := 0; pb.Next(); i++ {
+					tel.Record(&recs[i%256])
+					if i%chunkRecords == 0 {
+						for _, c := range tel.ring.take() {
+							c.release()
+						}
+					}
+				}
+			})
+		})
+	}
 }
 
 // How long the data path may have to wait for a collection, at the largest number of series.

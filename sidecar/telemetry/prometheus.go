@@ -35,6 +35,7 @@ var (
 	labelDest     = label{flow.AttrDestService, "destination"}
 	labelProtocol = label{flow.AttrProtocol, "protocol"}
 	labelClass    = label{flow.AttrCodeClass, "code_class"}
+	labelGRPC     = label{flow.AttrGRPC, "grpc_response_status"}
 	labelReason   = label{flow.AttrReason, "reason"}
 	labelEndpoint = label{flow.AttrEndpoint, "endpoint"}
 	edgeLabels    = []label{labelSide, labelSource, labelDest, labelProtocol}
@@ -44,8 +45,8 @@ var (
 var views = []view{
 	{
 		flow.MetricExchanges, "tulle_requests_total",
-		description{"counter", "Requests that ended, by edge, answer and reason (empty on success). On the server side the source is proven by mTLS; empty is unmeshed."},
-		append(slices.Clone(edgeLabels), labelClass, labelReason),
+		description{"counter", "Requests that ended, by edge, answer, gRPC status (empty without one; it decides the code class) and reason (empty on success). On the server side the source is proven by mTLS; empty is unmeshed."},
+		append(slices.Clone(edgeLabels), labelClass, labelGRPC, labelReason),
 	},
 	{
 		flow.MetricExchangeDuration, "tulle_request_duration_seconds",
@@ -55,7 +56,7 @@ var views = []view{
 	{
 		flow.MetricAttempts, "tulle_attempts_total",
 		description{"counter", "Tries against one endpoint. delivered=false: the endpoint cannot have begun the request."},
-		[]label{labelSource, labelDest, labelEndpoint, labelClass, labelReason, {flow.AttrDelivered, "delivered"}},
+		[]label{labelSource, labelDest, labelProtocol, labelEndpoint, labelClass, labelGRPC, labelReason, {flow.AttrDelivered, "delivered"}},
 	},
 	{
 		flow.MetricAttemptDuration, "tulle_attempt_duration_seconds",
@@ -75,6 +76,11 @@ var views = []view{
 	{
 		flow.MetricBytes, "tulle_body_bytes_total",
 		description{"counter", "Body bytes read from (in) and written to (out) the downstream peer."},
+		append(slices.Clone(edgeLabels), label{flow.AttrDirection, "direction"}),
+	},
+	{
+		flow.MetricMessages, "tulle_messages_total",
+		description{"counter", "gRPC messages read from (in) and written to (out) the downstream peer."},
 		append(slices.Clone(edgeLabels), label{flow.AttrDirection, "direction"}),
 	},
 	{

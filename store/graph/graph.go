@@ -515,7 +515,7 @@ func (g *Graph) touchLocked(now time.Time, k edgeKey) *edge {
 	return e
 }
 
-// protocolLocked is the protocol of attempts, which do not carry one: that of the exchanges between the two, else the service's.
+// protocolLocked is the protocol of attempts of sidecars that do not say it yet: that of the exchanges between the two, else the service's.
 func (g *Graph) protocolLocked(x *index, source, destination string) string {
 	if p := g.protocols[[2]string{source, destination}]; p != "" {
 		return p

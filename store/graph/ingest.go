@@ -20,7 +20,7 @@ type point struct {
 	metric                        family
 	side                          flow.Side
 	source, destination, protocol string
-	class, reason                 string
+	class, grpc, reason           string
 	endpoint, route, version      string
 	direction, kind, detail       string // detail: state, limit or family
 	answered, delivered, probe    bool
@@ -50,6 +50,7 @@ const (
 	famExchanges
 	famExchangeDuration
 	famBytes
+	famMessages
 	famConnections
 	famActive
 	famAttempts
@@ -67,7 +68,7 @@ const (
 	famFolded
 )
 
-// families lists what is read, those that carry the protocol of an edge first: attempts do not, and take it from them.
+// families lists what is read, those that carry the protocol of an edge first: attempts of older sidecars do not, and take it from them.
 var families = []struct {
 	name   string
 	family family
@@ -75,6 +76,7 @@ var families = []struct {
 	{flow.MetricExchanges, famExchanges},
 	{flow.MetricExchangeDuration, famExchangeDuration},
 	{flow.MetricBytes, famBytes},
+	{flow.MetricMessages, famMessages},
 	{flow.MetricConnections, famConnections},
 	{flow.MetricActive, famActive},
 	{flow.MetricAttempts, famAttempts},
@@ -428,6 +430,8 @@ func (in *ingestion) point(f family, attrs pcommon.Map) (point, bool) {
 			p.protocol = v.Str()
 		case flow.AttrCodeClass:
 			p.class = v.Str()
+		case flow.AttrGRPC:
+			p.grpc = v.Str()
 		case flow.AttrReason:
 			p.reason = v.Str()
 		case flow.AttrEndpoint:
@@ -477,7 +481,7 @@ func (in *ingestion) point(f family, attrs pcommon.Map) (point, bool) {
 		in.g.reject(rejectNotParty, 1)
 		return p, false
 	}
-	if f == famAttempts {
+	if f == famAttempts && p.protocol == "" {
 		p.protocol = in.g.protocolLocked(in.x, p.source, p.destination)
 	}
 	return p, true
@@ -591,7 +595,7 @@ func (in *ingestion) count(p *point, d uint64) {
 	case famAttempts:
 		e := g.touchLocked(in.now, key)
 		e.countAttempts(p, d)
-	case famBytes, famConnections:
+	case famBytes, famMessages, famConnections:
 		g.touchLocked(in.now, key)
 	case famTraceBreaks, famTraceKept:
 		g.traceLocked(in.now, p.source, p.metric == famTraceBreaks, d)
@@ -626,6 +630,7 @@ func (in *ingestion) countIn(s *slot, p *point, key edgeKey, n uint64) {
 			c.unanswered += n
 		}
 		c.reasons = addReason(c.reasons, p.reason, n)
+		c.grpc = addReason(c.grpc, p.grpc, n)
 		if p.side == flow.SideServer {
 			if w := in.x.instance[in.r.key.instance]; w.GetAddress() != "" {
 				in.countEndpoint(s, endpointKey{in.r, p.side, p.destination, w.GetAddress()}, p, n)
@@ -648,6 +653,13 @@ func (in *ingestion) countIn(s *slot, p *point, key edgeKey, n uint64) {
 			c.bytesIn += n
 		} else {
 			c.bytesOut += n
+		}
+	case famMessages:
+		c := s.edge(sideKey{key, p.side})
+		if p.direction == "in" {
+			c.messagesIn += n
+		} else {
+			c.messagesOut += n
 		}
 	case famConnections:
 		c := s.edge(sideKey{key, p.side})

@@ -28,7 +28,7 @@ const pastWindow = 30 * time.Second
 
 // pastMetrics are the series a historical snapshot is drawn from.
 var pastMetrics = []string{
-	SeriesRequests, SeriesDuration, SeriesUnanswered, SeriesEdgeAttempts, SeriesAttempts, SeriesAttemptDuration, SeriesVersions, SeriesBytes,
+	SeriesRequests, SeriesDuration, SeriesUnanswered, SeriesEdgeAttempts, SeriesAttempts, SeriesAttemptDuration, SeriesVersions, SeriesBytes, SeriesMessages,
 	SeriesConnections, SeriesActive, SeriesTraces, SeriesReporterUp, SeriesClockOffset, SeriesEdgeMissing, SeriesEndpointEjected, SeriesEndpointWeight,
 }
 
@@ -139,6 +139,7 @@ func (p *past) read(name string, s storage.Series) error {
 			c.errors += n
 		}
 		c.reasons = addReason(c.reasons, pt.reason, n)
+		c.grpc = addReason(c.grpc, l.Get("grpc_response_status"), n)
 	case SeriesDuration:
 		h := fromNative(sum.hist)
 		p.w.edge(sideKey{key, side}).latency.add(&h)
@@ -180,6 +181,13 @@ func (p *past) read(name string, s storage.Series) error {
 			c.bytesIn += n
 		} else {
 			c.bytesOut += n
+		}
+	case SeriesMessages:
+		c := p.w.edge(sideKey{key, side})
+		if l.Get("direction") == "in" {
+			c.messagesIn += n
+		} else {
+			c.messagesOut += n
 		}
 	case SeriesConnections:
 		c := p.w.edge(sideKey{key, side})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -77,6 +78,50 @@ func TestPastIsDrawnFromSeries(t *testing.T) {
 		}
 		if len(v) != 1 || fmt.Sprintf("%.4g", v[0].F) != want {
 			t.Errorf("%s is %v, want %s", query, v, want)
+		}
+	}
+}
+
+// Series say what gRPC said, count its failures as failures, and the past has both.
+func TestPastOfGRPC(t *testing.T) {
+	db, err := metric.Open(t.TempDir(), metric.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	s := newSim(t)
+	s.open(Config{DB: db})
+	s.command(strings.Fields("sidecar web-1 service=web"))
+	s.command(strings.Fields("sidecar catalog-1 service=catalog address=10.0.0.1:80"))
+	for range 40 {
+		s.second([]string{"web-1>catalog-1:20/grpc=OK", "web-1>catalog-1:10/grpc=INTERNAL", "web-1>catalog-1:5/grpc=NOT_FOUND"})
+	}
+	old, err := s.g.At(t.Context(), s.now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := old.Edges[0].Client
+	if want := (map[string]uint64{"OK": 600, "INTERNAL": 300, "NOT_FOUND": 150}); !maps.Equal(v.GRPC, want) || v.Errors != 300 || v.MessagesIn != 1050 || v.MessagesOut != 600 {
+		t.Errorf("%s", describe(old))
+	}
+	if got := endpointLine(old); got != "10.0.0.1:80 35.0/s 29% healthy" {
+		t.Errorf("endpoints: %s", got)
+	}
+	for query, want := range map[string]string{
+		`sum(increase(tulle_requests_total{side="client",grpc_response_status="INTERNAL",code_class="5xx"}[20s]))`: "200",
+		`sum(increase(tulle_requests_total{side="server",grpc_response_status="NOT_FOUND"}[20s]))`:                 "100",
+		`sum(increase(tulle_request_failures_total{side="client",protocol="grpc"}[20s]))`:                          "200",
+		`sum(increase(tulle_attempt_failures_total{endpoint="10.0.0.1:80"}[20s]))`:                                 "200",
+		`sum(increase(tulle_attempts_total{grpc_response_status="OK"}[20s]))`:                                      "400",
+		`sum(increase(traces_service_graph_request_failed_total{server="catalog"}[20s]))`:                          "200",
+		`sum(increase(tulle_messages_total{side="client",direction="out"}[20s]))`:                                  "400",
+	} {
+		r, err := db.Query(context.Background(), query, s.now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(r) != 1 || fmt.Sprintf("%.4g", r[0].F) != want {
+			t.Errorf("%s is %v, want %s", query, r, want)
 		}
 	}
 }

@@ -41,25 +41,25 @@ func TestSaturationBecomesSeries(t *testing.T) {
 	send(2, 2)
 	r := s.g.sortedReportersLocked()[0]
 	for want, n := range map[series]int64{
-		{SeriesInFlight, [7]string{"web", "cart", "client"}}:       6,
-		{SeriesLimit, [7]string{"web", "cart", "client"}}:          100,
-		{SeriesPool, [7]string{"web", "cart", "client", "idle"}}:   4,
-		{SeriesInFlight, [7]string{"", "cart", "server"}}:          0, // cart is not web's to speak of
-		{SeriesLimit, [7]string{"somebody", "cart", "client"}}:     0,
-		{SeriesPool, [7]string{"web", "cart", "client", "busy"}}:   0,
-		{SeriesInFlight, [7]string{"web", "cart", "client", "no"}}: 0,
+		{SeriesInFlight, [8]string{"web", "cart", "client"}}:       6,
+		{SeriesLimit, [8]string{"web", "cart", "client"}}:          100,
+		{SeriesPool, [8]string{"web", "cart", "client", "idle"}}:   4,
+		{SeriesInFlight, [8]string{"", "cart", "server"}}:          0, // cart is not web's to speak of
+		{SeriesLimit, [8]string{"somebody", "cart", "client"}}:     0,
+		{SeriesPool, [8]string{"web", "cart", "client", "busy"}}:   0,
+		{SeriesInFlight, [8]string{"web", "cart", "client", "no"}}: 0,
 	} {
 		if got := r.boot.gauges[want]; got != n {
 			t.Errorf("%v is %d, want %d", want, got, n)
 		}
 	}
-	if n := s.g.counters[series{SeriesShed, [7]string{"web", "cart", "client", "max_requests"}}]; n != 10 {
+	if n := s.g.counters[series{SeriesShed, [8]string{"web", "cart", "client", "max_requests"}}]; n != 10 {
 		t.Errorf("shed is %v", n)
 	}
-	if n := s.g.counters[series{SeriesSidecarFolded, [7]string{"web", flow.MetricExchanges}}]; n != 14 || r.boot.folded != 14 {
+	if n := s.g.counters[series{SeriesSidecarFolded, [8]string{"web", flow.MetricExchanges}}]; n != 14 || r.boot.folded != 14 {
 		t.Errorf("folded is %v, of the reporter %d", n, r.boot.folded)
 	}
-	if h := s.g.hists[series{SeriesPoolWait, [7]string{"web", "cart"}}]; h == nil || h.count != 1 {
+	if h := s.g.hists[series{SeriesPoolWait, [8]string{"web", "cart"}}]; h == nil || h.count != 1 {
 		t.Errorf("wait is %+v", h)
 	}
 	if len(s.g.edges) != 0 {

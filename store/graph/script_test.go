@@ -291,8 +291,8 @@ func (s *sim) call(spec string) {
 	if err != nil {
 		s.t.Fatalf("call %q: %v", spec, err)
 	}
-	ms, class, reason, trace := 10.0, "2xx", "", ""
-	delivered, answered, lost, probe, tcp, broken := true, true, false, false, false, false
+	ms, class, grpc, reason, trace := 10.0, "2xx", "", "", ""
+	delivered, answered, lost, probe, tcp, broken, old := true, true, false, false, false, false, false
 	for _, o := range strings.FieldsFunc(opts, func(r rune) bool { return r == '/' }) {
 		k, v, _ := strings.Cut(o, "=")
 		switch k {
@@ -300,6 +300,15 @@ func (s *sim) call(spec string) {
 			ms, _ = strconv.ParseFloat(v, 64)
 		case "err":
 			class, reason = "5xx", flow.ReasonUpstreamStatus.String()
+		case "grpc":
+			grpc = v
+			st, ok := flow.ParseGRPCStatus(v)
+			if !ok {
+				s.t.Fatalf("call %q: %q is no gRPC status", spec, v)
+			}
+			class = flow.Class(st.HTTP()).String()
+		case "old": // a sidecar that does not say the protocol of an attempt yet
+			old = true
 		case "refused":
 			class, reason, delivered = "5xx", flow.ReasonConnectRefused.String(), false
 		case "lost":
@@ -327,6 +336,8 @@ func (s *sim) call(spec string) {
 	protocol := "http/1.1"
 	if tcp {
 		protocol = "tcp"
+	} else if grpc != "" {
+		protocol = "grpc"
 	}
 	edge := point{source: source, destination: destination, protocol: protocol}
 	record := func(c *simSidecar, side flow.Side, class, reason string, answered bool, ms float64) {
@@ -337,8 +348,17 @@ func (s *sim) call(spec string) {
 			c.counts[p] += n
 			return
 		}
-		p.metric, p.class, p.reason, p.answered, p.probe = famExchanges, class, reason, answered, probe
+		p.metric, p.class, p.grpc, p.reason, p.answered, p.probe = famExchanges, class, grpc, reason, answered, probe
 		c.counts[p] += n
+		if grpc != "" { // one message each way, the answer's only when it is well
+			in, out := edge, edge
+			in.metric, in.side, in.direction = famMessages, side, "in"
+			out.metric, out.side, out.direction = famMessages, side, "out"
+			c.counts[in] += n
+			if class == "2xx" {
+				c.counts[out] += n
+			}
+		}
 		p = edge
 		p.metric, p.side, p.class = famExchangeDuration, side, class
 		c.observe(p, ms/1000, n)
@@ -346,7 +366,10 @@ func (s *sim) call(spec string) {
 	if client != nil {
 		record(client, flow.SideClient, class, reason, answered, ms)
 		if !tcp {
-			p := point{metric: famAttempts, source: source, destination: destination, endpoint: endpoint, class: class, reason: reason, delivered: delivered, probe: probe}
+			p := point{metric: famAttempts, source: source, destination: destination, endpoint: endpoint, class: class, grpc: grpc, reason: reason, delivered: delivered, probe: probe}
+			if !old {
+				p.protocol = protocol
+			}
 			if !delivered {
 				p.class = "none"
 			}
@@ -449,6 +472,8 @@ func (p *point) put(a pcommon.Map) {
 	a.PutStr(flow.AttrDestService, p.destination)
 	a.PutStr(flow.AttrProtocol, p.protocol)
 	a.PutStr(flow.AttrCodeClass, p.class)
+	a.PutStr(flow.AttrGRPC, p.grpc)
+	a.PutStr(flow.AttrDirection, p.direction)
 	a.PutStr(flow.AttrReason, p.reason)
 	a.PutStr(flow.AttrEndpoint, p.endpoint)
 	a.PutBool(flow.AttrAnswered, p.answered)
@@ -557,6 +582,12 @@ func describe(s *Snapshot) string {
 				}
 				if v.Connections > 0 {
 					fmt.Fprintf(&b, " connections=%d", v.Connections)
+				}
+				if v.MessagesIn+v.MessagesOut > 0 {
+					fmt.Fprintf(&b, " messages=%d/%d", v.MessagesIn, v.MessagesOut)
+				}
+				if len(v.GRPC) > 0 {
+					fmt.Fprintf(&b, " %v", v.GRPC)
 				}
 				if len(v.Reasons) > 0 {
 					fmt.Fprintf(&b, " %v", v.Reasons)

@@ -10,21 +10,22 @@ import (
 
 // Names of the series that the graph writes. Counters count since the observer started, so rate() and increase() see its restarts as
 // resets. Labels: source, destination (service names; "unmeshed" for callers without identity), side (client, server), protocol, code_class (2xx … ,
-// none), reason (absent on success). Series of marked half-open probes carry probe="true" and are apart from all others.
+// none), grpc_response_status (name of the gRPC status, which decides code_class; absent without one), reason (absent on success). Series of marked half-open probes carry probe="true" and are apart from all others.
 //
 // Families are never crossed: edge × code class; destination × route; endpoint; version. Histograms are native, at scale 3.
 const (
-	SeriesRequests        = "tulle_requests_total"              // source, destination, side, protocol, code_class, reason, probe
+	SeriesRequests        = "tulle_requests_total"              // source, destination, side, protocol, code_class, grpc_response_status, reason, probe
 	SeriesDuration        = "tulle_request_duration_seconds"    // source, destination, side, protocol, code_class: native histogram
-	SeriesFailures        = "tulle_request_failures_total"      // source, destination, side, protocol: of the requests without probe, 5xx or a failing reason
+	SeriesFailures        = "tulle_request_failures_total"      // source, destination, side, protocol: of the requests without probe, code_class 5xx or a failing reason
 	SeriesUnanswered      = "tulle_unanswered_total"            // source, destination, side, protocol, reason: exchanges without a complete response
 	SeriesEdgeAttempts    = "tulle_edge_attempts_total"         // source, destination, protocol, delivered, reason (of those not delivered)
-	SeriesAttempts        = "tulle_attempts_total"              // destination, endpoint, code_class, reason, delivered, probe
+	SeriesAttempts        = "tulle_attempts_total"              // destination, endpoint, code_class, grpc_response_status, reason, delivered, probe
 	SeriesAttemptFailures = "tulle_attempt_failures_total"      // destination, endpoint: of the attempts without probe
 	SeriesAttemptDuration = "tulle_attempt_duration_seconds"    // destination, endpoint: native histogram
 	SeriesRouteDuration   = "tulle_route_duration_seconds"      // destination, route: native histogram
 	SeriesVersions        = "tulle_version_requests_total"      // destination, version, side, code_class
 	SeriesBytes           = "tulle_bytes_total"                 // source, destination, side, protocol, direction (in, out)
+	SeriesMessages        = "tulle_messages_total"              // source, destination, side, protocol, direction (in, out): of gRPC
 	SeriesConnections     = "tulle_connections_total"           // source, destination, side, protocol, reason
 	SeriesActive          = "tulle_active"                      // source, destination, side, protocol, kind: gauge
 	SeriesTraces          = "tulle_trace_context_total"         // service, propagated (true, false): outgoing requests made while handling a traced one
@@ -51,21 +52,22 @@ const (
 // series names one cumulative series of the graph: a metric and its label pairs, in the fixed order of the metric.
 type series struct {
 	metric string
-	values [7]string
+	values [8]string
 }
 
 var seriesLabels = map[string][]string{
-	SeriesRequests:           {"source", "destination", "side", "protocol", "code_class", "reason", "probe"},
+	SeriesRequests:           {"source", "destination", "side", "protocol", "code_class", "grpc_response_status", "reason", "probe"},
 	SeriesDuration:           {"source", "destination", "side", "protocol", "code_class"},
 	SeriesFailures:           {"source", "destination", "side", "protocol"},
 	SeriesAttemptFailures:    {"destination", "endpoint"},
 	SeriesUnanswered:         {"source", "destination", "side", "protocol", "reason"},
 	SeriesEdgeAttempts:       {"source", "destination", "protocol", "delivered", "reason"},
-	SeriesAttempts:           {"destination", "endpoint", "code_class", "reason", "delivered", "probe"},
+	SeriesAttempts:           {"destination", "endpoint", "code_class", "grpc_response_status", "reason", "delivered", "probe"},
 	SeriesAttemptDuration:    {"destination", "endpoint"},
 	SeriesRouteDuration:      {"destination", "route"},
 	SeriesVersions:           {"destination", "version", "side", "code_class"},
 	SeriesBytes:              {"source", "destination", "side", "protocol", "direction"},
+	SeriesMessages:           {"source", "destination", "side", "protocol", "direction"},
 	SeriesConnections:        {"source", "destination", "side", "protocol", "reason"},
 	SeriesTraces:             {"service", "propagated"},
 	SeriesRecordsDropped:     {"service", "reason"},
@@ -90,7 +92,7 @@ func (s *series) pairs(buf []string) []string {
 // saturationSeries is that of a gauge or sum of saturation. The source of what a server's sidecar carries to its own application is left out:
 // it is all callers together.
 func saturationSeries(p *point) series {
-	s := series{values: [7]string{p.source, p.destination, p.side.String()}}
+	s := series{values: [8]string{p.source, p.destination, p.side.String()}}
 	switch p.metric {
 	case famInFlight:
 		s.metric = SeriesInFlight
@@ -113,7 +115,11 @@ func trueOr(b bool, no string) string {
 
 func requestSeries(p *point) series {
 	k := p.edge()
-	return series{SeriesRequests, [7]string{k.source, k.destination, p.side.String(), p.protocol, p.class, p.reason, trueOr(p.probe, "")}}
+	return series{SeriesRequests, [8]string{k.source, k.destination, p.side.String(), p.protocol, p.class, p.grpc, p.reason, trueOr(p.probe, "")}}
+}
+
+func attemptSeries(p *point) series {
+	return series{SeriesAttempts, [8]string{p.destination, p.endpoint, p.class, p.grpc, p.reason, trueOr(p.delivered, "false"), trueOr(p.probe, "")}}
 }
 
 // accumulate adds a difference to the series that are written.
@@ -123,18 +129,18 @@ func (g *Graph) accumulate(r *reporter, p *point, d uint64) {
 	switch p.metric {
 	case famExchanges:
 		g.counters[requestSeries(p)] += n
-		failures := series{SeriesFailures, [7]string{k.source, k.destination, p.side.String(), p.protocol}}
+		failures := series{SeriesFailures, [8]string{k.source, k.destination, p.side.String(), p.protocol}}
 		if p.failed() && !p.probe {
 			g.counters[failures] += n
 		} else {
 			g.counters[failures] += 0 // it exists from the first request on, so that a ratio is 0 and not nothing
 		}
 		if !p.answered {
-			g.counters[series{SeriesUnanswered, [7]string{k.source, k.destination, p.side.String(), p.protocol, reasonOrNone(p.reason)}}] += n
+			g.counters[series{SeriesUnanswered, [8]string{k.source, k.destination, p.side.String(), p.protocol, reasonOrNone(p.reason)}}] += n
 		}
 		// One side per edge: the client's, and the server's where the caller has no sidecar.
 		if p.side == flow.SideClient || k.source == unmeshed {
-			sg := series{SeriesServiceGraph, [7]string{k.source, k.destination}}
+			sg := series{SeriesServiceGraph, [8]string{k.source, k.destination}}
 			g.counters[sg] += n
 			sg.metric = SeriesServiceGraphFailed
 			if p.failed() {
@@ -148,34 +154,36 @@ func (g *Graph) accumulate(r *reporter, p *point, d uint64) {
 		if !p.delivered {
 			reason = reasonOrNone(p.reason)
 		}
-		g.counters[series{SeriesEdgeAttempts, [7]string{k.source, k.destination, p.protocol, trueOr(p.delivered, "false"), reason}}] += n
+		g.counters[series{SeriesEdgeAttempts, [8]string{k.source, k.destination, p.protocol, trueOr(p.delivered, "false"), reason}}] += n
 		if p.endpoint != "" {
-			failures := series{SeriesAttemptFailures, [7]string{k.destination, p.endpoint}}
+			failures := series{SeriesAttemptFailures, [8]string{k.destination, p.endpoint}}
 			if p.failed() && !p.probe {
 				g.counters[failures] += n
 			} else {
 				g.counters[failures] += 0
 			}
-			g.counters[series{SeriesAttempts, [7]string{k.destination, p.endpoint, p.class, p.reason, trueOr(p.delivered, "false"), trueOr(p.probe, "")}}] += n
+			g.counters[attemptSeries(p)] += n
 		}
 	case famVersions:
 		if p.version != "" {
-			g.counters[series{SeriesVersions, [7]string{k.destination, p.version, p.side.String(), p.class}}] += n
+			g.counters[series{SeriesVersions, [8]string{k.destination, p.version, p.side.String(), p.class}}] += n
 		}
 	case famBytes:
-		g.counters[series{SeriesBytes, [7]string{k.source, k.destination, p.side.String(), p.protocol, p.direction}}] += n
+		g.counters[series{SeriesBytes, [8]string{k.source, k.destination, p.side.String(), p.protocol, p.direction}}] += n
+	case famMessages:
+		g.counters[series{SeriesMessages, [8]string{k.source, k.destination, p.side.String(), p.protocol, p.direction}}] += n
 	case famConnections:
-		g.counters[series{SeriesConnections, [7]string{k.source, k.destination, p.side.String(), p.protocol, p.reason}}] += n
+		g.counters[series{SeriesConnections, [8]string{k.source, k.destination, p.side.String(), p.protocol, p.reason}}] += n
 	case famTraceBreaks:
-		g.counters[series{SeriesTraces, [7]string{p.source, "false"}}] += n
+		g.counters[series{SeriesTraces, [8]string{p.source, "false"}}] += n
 	case famTraceKept:
-		g.counters[series{SeriesTraces, [7]string{p.source, "true"}}] += n
+		g.counters[series{SeriesTraces, [8]string{p.source, "true"}}] += n
 	case famDropped:
-		g.counters[series{SeriesRecordsDropped, [7]string{r.service, p.reason}}] += n
+		g.counters[series{SeriesRecordsDropped, [8]string{r.service, p.reason}}] += n
 	case famShed:
 		g.counters[saturationSeries(p)] += n
 	case famFolded:
-		g.counters[series{SeriesSidecarFolded, [7]string{r.service, p.detail}}] += n
+		g.counters[series{SeriesSidecarFolded, [8]string{r.service, p.detail}}] += n
 	}
 }
 
@@ -184,13 +192,13 @@ func (g *Graph) accumulateHist(p *point, d *hist) {
 	var s series
 	switch p.metric {
 	case famExchangeDuration:
-		s = series{SeriesDuration, [7]string{k.source, k.destination, p.side.String(), p.protocol, p.class}}
+		s = series{SeriesDuration, [8]string{k.source, k.destination, p.side.String(), p.protocol, p.class}}
 	case famAttemptDuration:
-		s = series{SeriesAttemptDuration, [7]string{k.destination, p.endpoint}}
+		s = series{SeriesAttemptDuration, [8]string{k.destination, p.endpoint}}
 	case famRouteDuration:
-		s = series{SeriesRouteDuration, [7]string{k.destination, p.route}}
+		s = series{SeriesRouteDuration, [8]string{k.destination, p.route}}
 	case famPoolWait:
-		s = series{SeriesPoolWait, [7]string{k.source, k.destination}}
+		s = series{SeriesPoolWait, [8]string{k.source, k.destination}}
 	default:
 		return
 	}
@@ -222,12 +230,12 @@ func (g *Graph) noteExemplar(p *point, e example, at int64) {
 		n.series = requestSeries(p)
 	case famExchangeDuration:
 		k := p.edge()
-		n.series = series{SeriesDuration, [7]string{k.source, k.destination, p.side.String(), p.protocol, p.class}}
+		n.series = series{SeriesDuration, [8]string{k.source, k.destination, p.side.String(), p.protocol, p.class}}
 	case famAttempts:
 		if p.endpoint == "" {
 			return
 		}
-		n.series = series{SeriesAttempts, [7]string{p.destination, p.endpoint, p.class, p.reason, trueOr(p.delivered, "false"), trueOr(p.probe, "")}}
+		n.series = attemptSeries(p)
 	default:
 		return
 	}

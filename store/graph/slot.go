@@ -54,6 +54,8 @@ type cell struct {
 	requests, probes, errors          uint64 // errors: of requests that are not probes
 	attempts, delivered               uint64
 	bytesIn, bytesOut                 uint64
+	messagesIn, messagesOut           uint64            // of gRPC
+	grpc                              map[string]uint64 // exchanges by the name of their gRPC status
 	connections, connErrors           uint64
 	reasons                           map[string]uint64
 	latency                           hist
@@ -143,6 +145,9 @@ func (c *cell) add(o *cell) {
 	c.unanswered += o.unanswered
 	c.bytesIn += o.bytesIn
 	c.bytesOut += o.bytesOut
+	c.messagesIn += o.messagesIn
+	c.messagesOut += o.messagesOut
+	c.grpc = addReasons(c.grpc, o.grpc)
 	c.connections += o.connections
 	c.connErrors += o.connErrors
 	c.reasons = addReasons(c.reasons, o.reasons)

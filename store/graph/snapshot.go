@@ -220,6 +220,7 @@ func (w *window) draw(x *index) *Snapshot {
 func (c *cell) view(seconds float64, active int64) *View {
 	v := &View{
 		Requests: c.requests, Errors: c.errors, Attempts: c.attempts, BytesIn: c.bytesIn, BytesOut: c.bytesOut, Active: active, Connections: c.connections,
+		MessagesIn: c.messagesIn, MessagesOut: c.messagesOut, GRPC: maps.Clone(c.grpc),
 		Reasons: maps.Clone(c.reasons), Exemplars: traceIDs(c.exemplars, 5),
 		P50: c.latency.quantile(0.5), P95: c.latency.quantile(0.95), P99: c.latency.quantile(0.99),
 	}

@@ -85,7 +85,7 @@ type Edge struct {
 	ID          string    `json:"id"` // source→destination:protocol, stable
 	Source      string    `json:"source"`
 	Destination string    `json:"destination"`
-	Protocol    string    `json:"protocol"` // http/1.1 | tcp | …
+	Protocol    string    `json:"protocol"` // http/1.1 | h2 | grpc | tcp | …
 	State       EdgeState `json:"state"`
 	MTLS        bool      `json:"mtls"`
 	Client      *View     `json:"client,omitempty"`
@@ -98,7 +98,7 @@ type Edge struct {
 // View is what one side counted in the window.
 type View struct {
 	Requests    uint64            `json:"requests"`
-	Errors      uint64            `json:"errors"` // 5xx or a failing reason, probes excluded
+	Errors      uint64            `json:"errors"` // 5xx, a gRPC status that stands for one, or a failing reason; probes excluded
 	Attempts    uint64            `json:"attempts,omitempty"`
 	Rate        float64           `json:"rate"` // requests/s
 	ErrorRatio  float64           `json:"errorRatio"`
@@ -107,6 +107,9 @@ type View struct {
 	P99         float64           `json:"p99"`
 	BytesIn     uint64            `json:"bytesIn"`
 	BytesOut    uint64            `json:"bytesOut"`
+	MessagesIn  uint64            `json:"messagesIn,omitempty"` // of gRPC, from the caller
+	MessagesOut uint64            `json:"messagesOut,omitempty"`
+	GRPC        map[string]uint64 `json:"grpc,omitempty"` // requests by the name of their gRPC status
 	Active      int64             `json:"active"`
 	Connections uint64            `json:"connections,omitempty"`
 	Reasons     map[string]uint64 `json:"reasons,omitempty"`

@@ -116,9 +116,13 @@ func Record(span ptrace.Span) (flow.Record, error) {
 		Override:  a.text(flow.AttrOverride),
 		Detail:    a.text(flow.AttrDetail),
 	}
+	if r.Protocol, _ = flow.ParseProtocol(a.text(flow.AttrProtocol)); r.Protocol == flow.ProtocolGRPC && kind != flow.KindConnection {
+		r.GRPC, _ = flow.ParseGRPCStatus(a.text(flow.AttrGRPC))
+		r.MessagesIn = uint64(max(a.number(flow.AttrMessagesIn), 0))
+		r.MessagesOut = uint64(max(a.number(flow.AttrMessagesOut), 0))
+	}
 	r.Phase, _ = flow.ParsePhase(a.text(flow.AttrPhase))
 	r.Side, _ = flow.ParseSide(a.text(flow.AttrSide))
-	r.Protocol, _ = flow.ParseProtocol(a.text(flow.AttrProtocol))
 	r.Reason, _ = flow.ParseReason(a.text(flow.AttrReason))
 	start, end := span.StartTimestamp(), span.EndTimestamp()
 	if start != 0 {

@@ -38,7 +38,10 @@ func random(r *rand.Rand) flow.Record {
 	rec.Kind = flow.Kind(1 + r.IntN(3))
 	rec.Phase = flow.Phase(r.IntN(2))
 	rec.Side = flow.Side(1 + r.IntN(2))
-	rec.Protocol = flow.Protocol(r.IntN(6))
+	rec.Protocol = flow.Protocol(r.IntN(7))
+	if rec.GRPC = flow.GRPCStatus(r.IntN(18)); rec.Protocol != flow.ProtocolGRPC || rec.Kind == flow.KindConnection {
+		rec.GRPC, rec.MessagesIn, rec.MessagesOut = 0, 0, 0
+	}
 	rec.Reason = append(flow.Reasons(), flow.ReasonNone)[r.IntN(len(flow.Reasons())+1)]
 	rec.Start = time.Unix(r.Int64N(4e9), r.Int64N(1e9)).UTC()
 	rec.Duration = time.Duration(r.Int64N(1e15))
@@ -179,6 +182,27 @@ func TestSpanShape(t *testing.T) {
 			"server exchange on a route",
 			flow.Record{Kind: flow.KindExchange, Side: flow.SideServer, Method: "POST", Path: "/orders/17", Route: "orders"},
 			"POST orders", otlptrace.Span_SPAN_KIND_SERVER, otlptrace.Status_STATUS_CODE_UNSET, "",
+		},
+		{
+			"gRPC server exchange",
+			flow.Record{
+				Kind: flow.KindExchange, Side: flow.SideServer, Protocol: flow.ProtocolGRPC, Method: "POST", Path: "/shop.v1.Cart/Add", Route: "orders", Status: 200,
+				GRPC: flow.NewGRPCStatus(5),
+			},
+			"shop.v1.Cart/Add", otlptrace.Span_SPAN_KIND_SERVER, otlptrace.Status_STATUS_CODE_UNSET, "",
+		},
+		{
+			"gRPC client exchange that failed",
+			flow.Record{
+				Kind: flow.KindExchange, Side: flow.SideClient, Protocol: flow.ProtocolGRPC, Method: "POST", Path: "/shop.v1.Cart/Add", Status: 200,
+				Destination: flow.Peer{Service: "cart"}, GRPC: flow.NewGRPCStatus(14), Reason: flow.ReasonUpstreamStatus,
+			},
+			"shop.v1.Cart/Add", otlptrace.Span_SPAN_KIND_CLIENT, otlptrace.Status_STATUS_CODE_ERROR, "upstream_5xx",
+		},
+		{
+			"gRPC without a method",
+			flow.Record{Kind: flow.KindExchange, Side: flow.SideServer, Protocol: flow.ProtocolGRPC, Method: "POST", Path: "/Add"},
+			"grpc", otlptrace.Span_SPAN_KIND_SERVER, otlptrace.Status_STATUS_CODE_UNSET, "",
 		},
 		{
 			"attempt",
