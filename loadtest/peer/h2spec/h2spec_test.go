@@ -3,11 +3,9 @@
 package main
 
 import (
-	"context"
 	"crypto/x509"
 	"encoding/pem"
 	"io"
-	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -16,15 +14,11 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/policy"
 	"github.com/tulle-mesh/tulle/internal/testmesh"
-	"github.com/tulle-mesh/tulle/sidecar"
+	"github.com/tulle-mesh/tulle/internal/testmesh/chain"
 )
-
-// protocol is what the sidecars' listeners speak. With flow.ProtocolTCP they relay bytes, and what is judged is net/http behind them.
-const protocol = flow.ProtocolTCP
 
 // lenient are the cases that net/http does not pass, with the reasons.
 var lenient = []string{
@@ -32,57 +26,6 @@ var lenient = []string{
 	"http2/6.5.3/1",   // it refuses a setting that is sent twice in one frame
 	"http2/8.1.2.2/1", // it takes connection-specific fields
 	"http2/8.1.2.2/2", // it takes any TE
-}
-
-// serve starts one sidecar and returns where a listener is bound.
-func serve(t *testing.T, snap *policy.Snapshot, holder *identity.Holder) netip.AddrPort {
-	t.Helper()
-	name := snap.Listeners[0].Name
-	s, err := sidecar.New(sidecar.Config{Policy: testmesh.NewSource(snap), Identity: holder, Recorder: &testmesh.Recorder{}, Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ready, done := make(chan struct{}), make(chan error, 1)
-	go func() { done <- s.Run(ctx, func() { close(ready) }) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("the sidecar with listener %s: %v", name, err)
-		}
-	})
-	<-ready
-	at, ok := s.Addresses()[name].(*net.TCPAddr)
-	if !ok {
-		t.Fatalf("listener %s is not bound: %v", name, s.Problems())
-	}
-	return at.AddrPort()
-}
-
-var loopback = netip.MustParseAddrPort("127.0.0.1:0")
-
-// inbound is a sidecar before the application.
-func inbound(t *testing.T, holder *identity.Holder, app netip.AddrPort, mode policy.ListenerMode) netip.AddrPort {
-	t.Helper()
-	return serve(t, &policy.Snapshot{
-		Revision: "in", Workload: policy.Workload{Service: "app", Namespace: "shop", Instance: "app-1"},
-		Listeners: []policy.Listener{{Name: "in", Side: flow.SideServer, Protocol: protocol, Address: loopback, Target: app, Service: "app", Mode: mode}},
-	}, holder)
-}
-
-// outbound is a sidecar through which an application calls a service.
-func outbound(t *testing.T, holder *identity.Holder, endpoint netip.AddrPort, mesh bool) netip.AddrPort {
-	t.Helper()
-	service := policy.Service{Name: "app", Namespace: "shop", Protocol: protocol, MTLS: mesh}
-	if mesh {
-		service.Identities = []string{testmesh.ID("app").String()}
-	}
-	return serve(t, &policy.Snapshot{
-		Revision: "out", Workload: policy.Workload{Service: "web", Namespace: "shop", Instance: "web-1"},
-		Listeners: []policy.Listener{{Name: "out", Side: flow.SideClient, Protocol: protocol, Address: loopback, Service: "app"}},
-		Services:  map[string]policy.Service{"app": service},
-		Endpoints: map[string][]policy.Endpoint{"app": {{Address: endpoint, Instance: "app-1", Weight: 100}}},
-	}, holder)
 }
 
 // pair writes a certificate of the mesh and its key to a file.
@@ -114,16 +57,16 @@ func TestSidecars(t *testing.T) {
 	t.Cleanup(a.stop)
 	app := netip.MustParseAddrPort(a.address)
 	ca := testmesh.NewCA(t)
-	client := pair(t, ca.Material("web"))
+	client := pair(t, ca.Material(chain.Caller))
 	for name, c := range map[string]struct {
 		at   netip.AddrPort
 		pair string
 	}{
 		"net/http":           {at: app},
-		"inbound, plaintext": {at: inbound(t, ca.Holder("app"), app, policy.ModePermissive)},
-		"inbound, mTLS":      {at: inbound(t, ca.Holder("app"), app, policy.ModeStrict), pair: client},
-		"outbound":           {at: outbound(t, ca.Holder("web"), app, false)},
-		"two sidecars":       {at: outbound(t, ca.Holder("web"), inbound(t, ca.Holder("app"), app, policy.ModeStrict), true)},
+		"inbound, plaintext": {at: chain.Inbound(t, ca.Holder(chain.Service), app, policy.ModePermissive).At},
+		"inbound, mTLS":      {at: chain.Inbound(t, ca.Holder(chain.Service), app, policy.ModeStrict).At, pair: client},
+		"outbound":           {at: chain.Outbound(t, ca.Holder(chain.Caller), app, false).At},
+		"two sidecars":       {at: chain.Outbound(t, ca.Holder(chain.Caller), chain.Inbound(t, ca.Holder(chain.Service), app, policy.ModeStrict).At, true).At},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -132,7 +75,7 @@ func TestSidecars(t *testing.T) {
 				t.Fatal(err)
 			}
 			failed := with(cases, "failed")
-			if name == "net/http" || protocol == flow.ProtocolTCP {
+			if name == "net/http" || !chain.Speaks {
 				failed = slices.DeleteFunc(failed, func(id string) bool { return slices.Contains(lenient, id) })
 			}
 			if skipped := with(cases, "skipped"); len(failed) > 0 || len(skipped) > 0 {
