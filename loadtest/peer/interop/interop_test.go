@@ -131,7 +131,9 @@ var cases = []struct {
 	{"status_code_and_message", nil, plain(interop.DoStatusCodeAndMessage)},
 	{"special_status_message", nil, plain(interop.DoSpecialStatusMessage)},
 	{"custom_metadata", nil, plain(interop.DoCustomMetadata)},
-	{"unimplemented_method", nil, func(ctx context.Context, cc *grpc.ClientConn, _ testpb.TestServiceClient) { interop.DoUnimplementedMethod(ctx, cc) }},
+	{"unimplemented_method", nil, func(ctx context.Context, cc *grpc.ClientConn, _ testpb.TestServiceClient) {
+		interop.DoUnimplementedMethod(ctx, cc)
+	}},
 	{"unimplemented_service", nil, func(ctx context.Context, cc *grpc.ClientConn, _ testpb.TestServiceClient) {
 		interop.DoUnimplementedService(ctx, testpb.NewUnimplementedServiceClient(cc))
 	}},
