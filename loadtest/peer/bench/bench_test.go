@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/http2/hpack"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/encoding/protowire"
 )
@@ -269,15 +270,27 @@ func TestLoad(t *testing.T) {
 		"new connections":  {Address: o.Plain, Size: 1 << 10, Conns: 4, Close: true},
 		"TLS":              {Address: o.TLS, Size: 1 << 10, Conns: 4, TLS: &o.PKI},
 		"TLS, two records": {Address: o.TLS, Size: 40 << 10, Conns: 4, TLS: &o.PKI},
+		"calls":            {Kind: jobCalls, Address: o.Plain, Size: 1 << 10, Conns: 2, Streams: 25},
+		"one call":         {Kind: jobCalls, Address: o.Plain, Size: 1 << 10, Conns: 4, Streams: 1},
+		"large calls":      {Kind: jobCalls, Address: o.Plain, Size: 256 << 10, Conns: 2, Streams: 8},
+		"calls, TLS":       {Kind: jobCalls, Address: o.TLS, Size: 40 << 10, Conns: 2, Streams: 10, TLS: &o.PKI},
+		"streams":          {Kind: jobStreams, Address: o.Plain, Size: 1 << 10, Conns: 4, Streams: 25},
+		"large streams":    {Kind: jobStreams, Address: o.TLS, Size: 256 << 10, Conns: 2, Streams: 5, TLS: &o.PKI},
 		"full handshakes":  {Kind: jobFull, Address: o.TLS, Size: 1 << 10, Conns: 2, TLS: &o.PKI},
 	} {
 		t.Run(name, func(t *testing.T) {
 			j.Warmup, j.Window, j.PIDs = 20*time.Millisecond, 200*time.Millisecond, []int{os.Getpid()}
 			run := job.run
-			if j.Kind == jobFull {
+			switch j.Kind {
+			case jobFull:
 				run = job.shake
+			case jobCalls, jobStreams:
+				run = job.call
 			}
 			r := run(j)
+			if want := j.Conns * j.Streams; j.Kind == jobStreams && r.exchanges() != want || j.Kind == jobCalls && r.exchanges() != r.Total {
+				t.Errorf("%d exchanges, %d in all, %d streams", r.exchanges(), r.Total, want)
+			}
 			if r.Err != "" || r.Errors != 0 || r.Requests == 0 || r.Total < r.Requests {
 				t.Fatalf("%+v", r)
 			}
@@ -288,6 +301,168 @@ func TestLoad(t *testing.T) {
 				t.Errorf("p50 %s, p99 %s", r.P50, r.P99)
 			}
 		})
+	}
+}
+
+// What a peer's windows have no room for waits for them, and trailers wait behind it.
+func TestWindows(t *testing.T) {
+	c := newCallee(&backend{answers: map[int][]byte{}, requests: map[int][]byte{}})
+	caller := newMuxed(nil, false) // only to write
+	request := message(callSize)
+	caller.out = append(appendFrameHead(nil, 6, frameSettings, 0, 0), 0, settingInitial, 0, 0, 0, 100)
+	caller.fields(1, &phrase{list: []hpack.HeaderField{{Name: ":path", Value: callPath + "1024"}}}, false)
+	caller.out = append(appendFrameHead(caller.out, len(request), frameData, flagEnd, 1), request...)
+	var body []byte
+	var ended bool
+	// give feeds the callee and returns how many bytes of the answer that brings.
+	give := func(b []byte) int {
+		t.Helper()
+		if rest, err := c.mux.take(b); err != nil || len(rest) > 0 {
+			t.Fatalf("%d bytes left, %v", len(rest), err)
+		}
+		n := 0
+		for b = c.mux.out; len(b) > 0; {
+			f, rest, ok := nextFrame(b)
+			if !ok || ended {
+				t.Fatalf("% x after the end, or in part", b)
+			}
+			if f.kind == frameData {
+				n += len(f.body)
+				body = append(body, f.body...)
+			}
+			ended, b = f.kind == frameHeaders && f.flags&flagEnd != 0, rest
+		}
+		c.mux.out = nil
+		return n
+	}
+	for i, step := range []struct {
+		wire []byte
+		want int
+	}{
+		{caller.out, 100},
+		{appendWindow(nil, 1, 40), 40},
+		{appendWindow(nil, 0, 40), 0}, // the stream's is the narrow one
+		{append(appendFrameHead(nil, 6, frameSettings, 0, 0), 0, settingInitial, 0, 0, 0, 150), 50},
+		{append(appendFrameHead(nil, 6, frameSettings, 0, 0), 0, settingInitial, 0, 0, 0, 10), 0}, // now it is below zero
+		{appendWindow(nil, 1, 140), 0},
+		{appendWindow(nil, 1, 1), 1},
+		{appendWindow(nil, 1, 1<<20), messageHead + 1<<10 - 191},
+	} {
+		if n := give(step.wire); n != step.want {
+			t.Errorf("step %d: %d bytes, want %d", i, n, step.want)
+		}
+	}
+	if done, err := takeMessage(body, c.answers[1<<10]); !done || err != nil || !ended || len(c.calls) != 0 {
+		t.Errorf("whole %v, %v, ended %v, %d calls left", done, err, ended, len(c.calls))
+	}
+}
+
+// A peer between load and truth that does to calls what a broken proxy would is always caught.
+func TestCorruptCallsAreCaught(t *testing.T) {
+	data := func(change func(*frame)) func(int, *frame) bool {
+		return func(n int, f *frame) bool {
+			if f.kind == frameData && n > 20 {
+				change(f)
+			}
+			return true
+		}
+	}
+	for name, c := range map[string]struct {
+		spoil func(n int, f *frame) (pass bool)
+		want  string
+	}{
+		"a flipped bit":    {data(func(f *frame) { f.body[len(f.body)-7] ^= 4 }), "the body differs"},
+		"another's answer": {data(func(f *frame) { f.body[messageHead] = 'f' }), "came for request"},
+		"another stream":   {data(func(f *frame) { f.stream += 2000 }), "nobody waits for"},
+		"a cut answer":     {data(func(f *frame) { f.body = f.body[:len(f.body)-1] }), "ended after 1028 bytes"},
+		"more than it":     {data(func(f *frame) { f.body = append(f.body[:len(f.body):len(f.body)], 0) }), "1 bytes after the message"},
+		"no trailers":      {data(func(f *frame) { f.flags = flagEnd }), "grpc-status \"\""},
+		"a dropped frame":  {func(n int, f *frame) bool { return f.kind != frameData || n < 20 }, "ended after 0 bytes"},
+		"a reset": {func(n int, f *frame) bool {
+			if f.kind == frameData && n > 20 {
+				*f = frame{kind: frameReset, stream: f.stream, body: []byte{0, 0, 0, 8}}
+			}
+			return true
+		}, "reset with code 8"},
+		"a goodbye": {func(n int, f *frame) bool {
+			if f.kind == frameData && n > 20 {
+				*f = frame{kind: frameGoAway, body: make([]byte, 8)}
+			}
+			return true
+		}, "GOAWAY"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ln, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			ended := make(chan struct{})
+			defer func() { ln.Close(); <-ended }()
+			go func() {
+				defer close(ended)
+				conn, err := ln.Accept()
+				if err != nil {
+					return
+				}
+				defer conn.Close()
+				spoiltCalls(conn, c.spoil)
+			}()
+			r := job{Kind: jobCalls, Address: ln.Addr().(*net.TCPAddr).AddrPort(), Size: 1 << 10, Conns: 1, Streams: 3, Window: 10 * time.Second}.call()
+			if r.Errors == 0 || !strings.Contains(r.Failure, c.want) {
+				t.Errorf("%+v, want a failure with %q", r, c.want)
+			}
+		})
+	}
+}
+
+// spoiltCalls answers the calls of one connection, the frames of the answers spoilt.
+func spoiltCalls(conn net.Conn, spoil func(n int, f *frame) bool) {
+	in := make([]byte, len(preface))
+	if _, err := io.ReadFull(conn, in); err != nil {
+		return
+	}
+	honest := newCallee(&backend{answers: map[int][]byte{}, requests: map[int][]byte{}})
+	in = in[:0]
+	for n := 0; ; {
+		in = slices.Grow(in, 64<<10)
+		k, err := conn.Read(in[len(in):cap(in)])
+		if err != nil {
+			return
+		}
+		rest, err := honest.mux.take(in[:len(in)+k])
+		if err != nil {
+			return
+		}
+		in = in[:copy(in, rest)]
+		var out []byte
+		for b := bytes.Clone(honest.mux.out); len(b) > 0; n++ {
+			var f frame
+			f, b, _ = nextFrame(b)
+			if spoil(n, &f) {
+				out = append(appendFrameHead(out, len(f.body), f.kind, f.flags, f.stream), f.body...)
+			}
+		}
+		honest.mux.out = honest.mux.out[:0]
+		if _, err := conn.Write(out); err != nil {
+			return
+		}
+	}
+}
+
+// A request that a proxy has altered is refused by the backend.
+func TestCorruptMessagesAreRefused(t *testing.T) {
+	c := newCallee(&backend{answers: map[int][]byte{}, requests: map[int][]byte{}})
+	caller := newMuxed(nil, false)
+	request := message(callSize)
+	request[len(request)-1] ^= 1
+	caller.out = nil
+	caller.fields(1, &phrase{list: []hpack.HeaderField{{Name: ":path", Value: callPath + "1024"}}}, false)
+	caller.out = append(appendFrameHead(caller.out, len(request), frameData, flagEnd, 1), request...)
+	if _, err := c.mux.take(caller.out); err != nil {
+		t.Fatal(err)
+	}
+	if want := append(appendFrameHead(nil, 4, frameReset, 0, 1), 0, 0, 0, 2); !bytes.HasSuffix(c.mux.out, want) || len(c.calls) != 0 {
+		t.Errorf("answered % x, %d calls left", c.mux.out, len(c.calls))
 	}
 }
 

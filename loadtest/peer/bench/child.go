@@ -67,6 +67,8 @@ func loadMain(p *parent) error {
 		switch j.Kind {
 		case jobRequests:
 			r = j.run()
+		case jobCalls, jobStreams:
+			r = j.call()
 		case jobFull, jobResumed:
 			r = j.shake()
 		case jobIdle:

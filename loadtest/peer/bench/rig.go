@@ -157,6 +157,7 @@ type setup struct {
 	outbound bool // the application's side of a mesh: plaintext in. Only Tulle tells the sides apart
 	tlsIn    bool // take connections over mTLS only
 	tlsOut   bool // speak mTLS to the backend
+	two      bool // HTTP/2 at both sides
 
 	// In the place of backend and sink, where set:
 	service string         // Tulle: the service that outbound calls go to
