@@ -680,3 +680,61 @@ func TestMissingTool(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// Both ways arrive whole, and the slow reader on the same connection holds up its sender, whatever the other does.
+func TestHaul(t *testing.T) {
+	p := ports{next: uint16(29000 + os.Getpid()%900)}
+	at, err := p.free()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &bodies{}
+	if err := s.open(at); err != nil {
+		t.Fatal(err)
+	}
+	for _, upload := range []bool{false, true} {
+		for _, slow := range []int{0, 5_000} {
+			done, err := s.carry(haul{Address: at, Upload: upload, Size: 5_000_000, Slow: slow})
+			if err != nil || done.Elapsed <= 0 {
+				t.Errorf("upload %v, slow %d: %+v %v", upload, slow, done, err)
+			}
+			if limit := int64(10_000 * (1 + done.Elapsed.Seconds())); done.SlowRead > limit {
+				t.Errorf("upload %v: the slow reader read %d bytes in %s", upload, done.SlowRead, done.Elapsed)
+			}
+		}
+	}
+}
+
+func TestChecker(t *testing.T) {
+	var b bytes.Buffer
+	if n, err := io.CopyN(&b, &endless{}, 200_001); n != 200_001 || err != nil {
+		t.Fatal(n, err)
+	}
+	for i, part := range [][]byte{{}, b.Bytes()} {
+		if _, err := io.CopyBuffer(&checker{}, bytes.NewReader(part), make([]byte, 1234)); err != nil {
+			t.Errorf("part %d: %v", i, err)
+		}
+	}
+	b.Bytes()[170_000] ^= 1
+	if _, err := (&checker{}).Write(b.Bytes()); err == nil {
+		t.Error("a flipped bit was taken")
+	}
+}
+
+func TestPaceBar(t *testing.T) {
+	p := &pace{title: "t", rows: []paceRow{
+		{name: subject, title: "Tulle", way: "download", alone: []float64{100, 110, 90}, beside: []float64{95, 80, 89}},
+		{name: "envoy", title: "Envoy", way: "download", alone: []float64{100}, beside: []float64{1}},
+	}}
+	if got := p.problems(); len(got) != 1 || !strings.Contains(got[0], "keeps 0.89") {
+		t.Errorf("%q", got)
+	}
+	p.rows[0].beside = []float64{95, 90, 91}
+	if got := p.problems(); got != nil {
+		t.Errorf("%q", got)
+	}
+	p.rows[0].failure = "cut"
+	if got := p.problems(); len(got) != 1 || !strings.Contains(got[0], "cut") {
+		t.Errorf("%q", got)
+	}
+}

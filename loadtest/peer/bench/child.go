@@ -25,6 +25,7 @@ func roles() []role {
 		{"load", loadMain},
 		{"backend", backendMain},
 		{"sink", sinkMain},
+		{"haul", haulMain},
 	}
 }
 

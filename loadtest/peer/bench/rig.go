@@ -161,7 +161,7 @@ type setup struct {
 
 	// In the place of backend and sink, where set:
 	service string         // Tulle: the service that outbound calls go to
-	to      netip.AddrPort // Envoy: where calls go to
+	to      netip.AddrPort // where calls go to; not for Tulle's outbound side, which has service
 	peer    string         // Envoy: the identity to be found there
 	spans   netip.AddrPort // Envoy: where spans go to
 }
