@@ -107,3 +107,8 @@ bench-peers: build ## CPU, memory and latency beside Envoy, HAProxy and nginx (L
 screenshots: build ## pictures of the real dashboard, made from a running demo with Chromium (docs/images)
 	@command -v chromium >/dev/null || { echo "tulle: chromium is missing. Debian/Ubuntu: apt-get install chromium"; exit 1; }
 	$(GO) run ./loadtest/screenshot
+
+.PHONY: abuse
+abuse: build ## callers that abuse HTTP/2, at a sidecar and at Envoy: CPU, memory and how it ended
+	$(GO) build -o bin/bench ./loadtest/peer/bench
+	bin/bench -only abuse,tulle,envoy

@@ -9,8 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"math"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"slices"
@@ -736,5 +738,69 @@ func TestPaceBar(t *testing.T) {
 	p.rows[0].failure = "cut"
 	if got := p.problems(); len(got) != 1 || !strings.Contains(got[0], "cut") {
 		t.Errorf("%q", got)
+	}
+}
+
+// Every attack in small against net/http, to see that it is what it says: what it obliges the peer to do comes.
+func TestAttacks(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var speaks http.Protocols
+	speaks.SetUnencryptedHTTP2(true)
+	srv := &http.Server{Protocols: &speaks, ErrorLog: log.New(io.Discard, "", 0), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, err := io.Copy(io.Discard, r.Body); err == nil {
+			_, _ = io.CopyN(w, &endless{}, 1<<20)
+		}
+	})}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		_ = srv.Serve(ln)
+	}()
+	t.Cleanup(func() {
+		_ = srv.Close()
+		<-served
+	})
+	for name, c := range map[string]struct {
+		turns                  int
+		resets, answers, parts int // at least
+		ended                  string
+	}{
+		"rapid-reset":        {turns: 100},
+		"reset-window-0":     {turns: 64, resets: 50},
+		"reset-overflow":     {turns: 64, resets: 50},
+		"reset-half-closed":  {turns: 64, resets: 50},
+		"reset-second-head":  {turns: 64, resets: 50},
+		"reset-priority":     {turns: 64, ended: "GOAWAY FRAME_SIZE_ERROR"},
+		"reset-depends":      {turns: 64, resets: 50},
+		"reset-length":       {turns: 64, answers: 64},
+		"continuation":       {turns: 30_000, ended: "GOAWAY PROTOCOL_ERROR"},
+		"continuation-empty": {turns: 100},
+		"settings":           {turns: 100},
+		"ping":               {turns: 100},
+		"ping-read":          {turns: 100},
+		"data-empty":         {turns: 100},
+		"priorities":         {turns: 100},
+		"windows":            {turns: 100},
+		"hpack-bomb":         {turns: 8, answers: 1},
+		"crumbs":             {turns: 8, answers: 1},
+		"tiny-windows":       {turns: 1000, answers: 100, parts: 900},
+		"stalled":            {turns: 100, answers: 1000},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			all := attacks()
+			k := all[slices.IndexFunc(all, func(k *attack) bool { return k.name == name })]
+			k.turns, k.hold = c.turns, 0
+			r := k.run(ln.Addr().(*net.TCPAddr).AddrPort(), 500*time.Millisecond)
+			if r.Err != "" || r.Resets < c.resets || r.Answers < c.answers || r.Parts < c.parts || !strings.Contains(strings.Join(r.Ended, " "), c.ended) {
+				t.Errorf("%+v, want at least %+v", r, c)
+			}
+		})
+	}
+	if len(attacks()) != 20 {
+		t.Errorf("%d attacks, and this test tries 20", len(attacks()))
 	}
 }

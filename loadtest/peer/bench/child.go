@@ -26,6 +26,7 @@ func roles() []role {
 		{"backend", backendMain},
 		{"sink", sinkMain},
 		{"haul", haulMain},
+		{"attack", attackMain},
 	}
 }
 

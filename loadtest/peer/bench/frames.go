@@ -317,6 +317,15 @@ func (m *muxed) send(s *sending, p []byte, end bool) {
 	}
 }
 
+// hold is send, on a stream on which nothing waits, of bytes that are not changed any more: what must wait is not copied.
+func (m *muxed) hold(s *sending, p []byte, end bool) {
+	s.end = s.end || end
+	if s.pending = slices.Clip(m.push(s, p)); len(s.pending) > 0 && !s.waiting {
+		s.waiting = true
+		m.blocked = append(m.blocked, s)
+	}
+}
+
 // push appends what the windows allow and returns the rest.
 func (m *muxed) push(s *sending, p []byte) []byte {
 	for {
