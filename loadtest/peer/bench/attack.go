@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+	"golang.org/x/sys/unix"
 )
 
 // attack is a way to make a speaker of HTTP/2 work or remember much for little. It is bounded in frames and in time, and goes to loopback only.
@@ -135,8 +136,7 @@ type attackOrder struct {
 
 // attackReport is what it saw, of all connections together.
 type attackReport struct {
-	Turns   int // that were written
-	Elapsed time.Duration
+	Turns   int      // that were written
 	Open    int      // connections that the proxy left open
 	Ended   []string // how they ended; sorted, without doubles
 	Resets  int      // RST_STREAM that came
@@ -164,7 +164,6 @@ func attackMain(c *parent) error {
 
 func (k *attack) run(at netip.AddrPort, words time.Duration) (r attackReport) {
 	var all []*attacker
-	begin := time.Now()
 	for range max(1, k.conns) {
 		a, err := newAttacker(at, k.deaf)
 		if err != nil {
@@ -174,12 +173,13 @@ func (k *attack) run(at netip.AddrPort, words time.Duration) (r attackReport) {
 	}
 	var work sync.WaitGroup
 	for _, a := range all {
-		work.Go(func() { a.carry(k) })
+		work.Go(func() {
+			a.carry(k)
+			a.finish(words)
+		})
 	}
 	work.Wait()
-	r.Elapsed = time.Since(begin)
 	for _, a := range all {
-		a.finish(words)
 		r.Turns += a.turns
 		r.Resets += int(a.resets.Load())
 		r.Answers += int(a.answers.Load())
@@ -215,7 +215,14 @@ type attacker struct {
 }
 
 func newAttacker(at netip.AddrPort, deaf bool) (*attacker, error) {
-	conn, err := net.DialTimeout("tcp", at.String(), patience)
+	d := net.Dialer{Timeout: patience}
+	if deaf { // or the system would take some megabytes for it
+		d.Control = func(_, _ string, c syscall.RawConn) (err error) {
+			cerr := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 4<<10) })
+			return errors.Join(err, cerr)
+		}
+	}
+	conn, err := d.Dial("tcp", at.String())
 	if err != nil {
 		return nil, err
 	}

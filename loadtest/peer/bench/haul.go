@@ -237,8 +237,9 @@ func (c *carrier) do(ctx context.Context, method, path string, body io.Reader) (
 	}
 	resp, err := c.tr.RoundTrip(req)
 	if err == nil && resp.StatusCode != http.StatusOK {
+		said, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
 		resp.Body.Close()
-		err = fmt.Errorf("%s %s: %s", method, path, resp.Status)
+		err = fmt.Errorf("%s %s: %s %s %s", method, path, resp.Status, resp.Header.Get("x-tulle-reason"), bytes.TrimSpace(said))
 	}
 	return resp, err
 }
