@@ -23,6 +23,10 @@ import (
 	"golang.org/x/net/http2/hpack"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/tulle-mesh/tulle/internal/policy"
+	"github.com/tulle-mesh/tulle/internal/testmesh"
+	"github.com/tulle-mesh/tulle/internal/testmesh/chain"
 )
 
 func TestMedian(t *testing.T) {
@@ -802,5 +806,29 @@ func TestAttacks(t *testing.T) {
 	}
 	if len(attacks()) != 20 {
 		t.Errorf("%d attacks, and this test tries 20", len(attacks()))
+	}
+}
+
+// The same through two sidecars with mTLS between them.
+func TestHaulThroughSidecars(t *testing.T) {
+	p := ports{next: uint16(28000 + os.Getpid()%900)}
+	at, err := p.free()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &bodies{}
+	if err := s.open(at); err != nil {
+		t.Fatal(err)
+	}
+	ca := testmesh.NewCA(t)
+	far := chain.Inbound(t, ca.Holder(chain.Service), at, policy.ModeStrict)
+	near := chain.Outbound(t, ca.Holder(chain.Caller), far.At, true)
+	for _, upload := range []bool{false, true} {
+		for _, slow := range []int{0, 5_000} {
+			done, err := s.carry(haul{Address: near.At, Upload: upload, Size: 30_000_000, Slow: slow})
+			if err != nil {
+				t.Errorf("upload %v, slow %d: %+v %v", upload, slow, done, err)
+			}
+		}
 	}
 }
