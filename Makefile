@@ -82,10 +82,11 @@ fault: build ## the demo's fault in real time: ejection, error window, alert, re
 	$(GO) run ./loadtest/fault
 
 .PHONY: test-peers
-test-peers: build ## real peers: promtool and a W3C/OTLP client on a demo, nginx and node behind a sidecar (says what to install)
+test-peers: build ## real peers: promtool and a W3C/OTLP client on a demo, nginx and node behind a sidecar, h2spec against net/http and Envoy (says what to install)
 	@command -v promtool >/dev/null || { echo "tulle: promtool is missing. Debian/Ubuntu: apt-get install prometheus; others: https://prometheus.io/download/"; exit 1; }
 	$(GO) run ./loadtest/peer
 	$(GO) run ./loadtest/peer/smuggle
+	$(GO) run ./loadtest/peer/h2spec
 
 # Every fuzz target runs for FUZZTIME; what it finds is written to the package's testdata/fuzz, to be committed with the fix.
 .PHONY: fuzz
@@ -106,3 +107,8 @@ bench-peers: build ## CPU, memory and latency beside Envoy, HAProxy and nginx (L
 screenshots: build ## pictures of the real dashboard, made from a running demo with Chromium (docs/images)
 	@command -v chromium >/dev/null || { echo "tulle: chromium is missing. Debian/Ubuntu: apt-get install chromium"; exit 1; }
 	$(GO) run ./loadtest/screenshot
+
+.PHONY: abuse
+abuse: build ## callers that abuse HTTP/2, at a sidecar and at Envoy: CPU, memory and how it ended
+	$(GO) build -o bin/bench ./loadtest/peer/bench
+	bin/bench -only abuse,tulle,envoy

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"strings"
+
+	"github.com/tulle-mesh/tulle/loadtest/shop"
 )
 
 // serverArgs is the command line of `tulle server`.
@@ -76,9 +78,9 @@ func workloadsYAML(ws []Workload) string {
 		fmt.Fprintf(&b, header, "Workload", w.Instance)
 		fmt.Fprintf(&b, "  service: %s\n  version: %s\n", w.Service, w.Version)
 		if !w.Client {
-			protocol, mode := "http", "strict"
-			if w.TCP {
-				protocol = "tcp"
+			protocol, mode := w.Protocol, "strict"
+			if protocol == shop.GRPC {
+				protocol = shop.TCP // relayed
 			}
 			if w.Service == "web" {
 				mode = "permissive"

@@ -31,7 +31,7 @@ type Workload struct {
 	Service  string
 	Instance string
 	Version  string
-	TCP      bool
+	Protocol shop.Protocol     // of the application; "" for a client
 	External bool              // no sidecar
 	Client   bool              // serves nothing: the load generator
 	App      string            // where the application listens; "" for a client
@@ -71,7 +71,7 @@ func plan(shopBase, adminBase int) []Workload {
 	for _, s := range shop.Topology() {
 		for _, i := range s.Instances {
 			add(Workload{
-				Service: s.Name, Instance: i.Name, Version: i.Version, TCP: s.Protocol == shop.TCP, External: s.External, Calls: s.Calls,
+				Service: s.Name, Instance: i.Name, Version: i.Version, Protocol: s.Protocol, External: s.External, Calls: s.Calls,
 			})
 		}
 	}

@@ -10,6 +10,10 @@ import (
 	"net"
 	"net/http"
 	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/tulle-mesh/tulle/internal/gen/shopv1"
 )
 
 // propagated are the headers that an instrumented application carries from the request it serves to the requests it makes.
@@ -38,12 +42,16 @@ var (
 type caller struct {
 	client  *http.Client
 	forgets bool // does not propagate trace context
+
+	pricing shopv1.PricingClient // nil for a service that does not call it
+	ledger  shopv1.LedgerClient
+	conns   []*grpc.ClientConn
 }
 
-func newCaller(hosts map[string]string, forgets bool) *caller {
+func newCaller(hosts map[string]string, forgets bool) (*caller, error) {
 	dialer := &net.Dialer{Timeout: 2 * time.Second}
-	return &caller{forgets: forgets, client: &http.Client{
-		Timeout: 5 * time.Second,
+	c := &caller{forgets: forgets, client: &http.Client{
+		Timeout: callTimeout,
 		Transport: &http.Transport{
 			DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 				host, _, _ := net.SplitHostPort(addr)
@@ -57,9 +65,30 @@ func newCaller(hosts map[string]string, forgets bool) *caller {
 			IdleConnTimeout:     60 * time.Second,
 		},
 	}}
+	for service, use := range map[string]func(*grpc.ClientConn){
+		"pricing": func(cc *grpc.ClientConn) { c.pricing = shopv1.NewPricingClient(cc) },
+		"ledger":  func(cc *grpc.ClientConn) { c.ledger = shopv1.NewLedgerClient(cc) },
+	} {
+		if hosts[service] == "" {
+			continue
+		}
+		cc, err := c.dialGRPC(service, hosts[service])
+		if err != nil {
+			c.close()
+			return nil, fmt.Errorf("%s at %s: %w", service, hosts[service], err)
+		}
+		c.conns = append(c.conns, cc)
+		use(cc)
+	}
+	return c, nil
 }
 
-func (c *caller) close() { c.client.CloseIdleConnections() }
+func (c *caller) close() {
+	c.client.CloseIdleConnections()
+	for _, cc := range c.conns {
+		cc.Close()
+	}
+}
 
 // get fetches http://service/path into out (which may be nil).
 func (c *caller) get(ctx context.Context, service, path string, out any) error {

@@ -2,13 +2,17 @@ package shop
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/fnv"
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/tulle-mesh/tulle/internal/gen/shopv1"
 )
 
 // Products is how many products exist: ids 1 to Products. Others are answered 404.
@@ -38,7 +42,7 @@ func describe(id int) product {
 	}
 }
 
-// routes is the one table of who answers what.
+// routes is the one table of who answers what over HTTP; register is that of gRPC.
 func (s *server) routes() map[string]work {
 	switch s.svc.Name {
 	case "web":
@@ -62,16 +66,12 @@ func (s *server) routes() map[string]work {
 		return map[string]work{"POST /items": s.cartAdd, "GET /items": s.cartList, "DELETE /items": s.cartDrop}
 	case "checkout":
 		return map[string]work{"POST /orders": s.checkoutOrder}
-	case "pricing":
-		return map[string]work{"GET /prices": s.prices}
 	case "inventory":
 		return map[string]work{"GET /stock/{id}": s.stock, "POST /reservations": s.reserve}
 	case "payments":
 		return map[string]work{"POST /payments": s.pay}
 	case "recommendations":
 		return map[string]work{"GET /for/{id}": s.recommend}
-	case "ledger":
-		return map[string]work{"POST /entries": s.book}
 	case "bank":
 		return map[string]work{"POST /transfers": s.transfer}
 	}
@@ -139,17 +139,30 @@ func (s *server) webHello(context.Context, *http.Request) (int, any, error) {
 func (s *server) catalogList(ctx context.Context, r *http.Request) (int, any, error) {
 	page, _ := strconv.Atoi(r.URL.Query().Get("page"))
 	list := make([]product, 12)
-	ids := make([]string, len(list))
+	ids := make([]int32, len(list))
 	for i := range list {
 		list[i] = describe((max(page, 1)*len(list)+i)%Products + 1)
-		ids[i] = strconv.Itoa(list[i].ID)
+		ids[i] = int32(list[i].ID)
 	}
-	var prices map[int]price
-	if err := s.call.get(ctx, "pricing", "/prices?ids="+strings.Join(ids, ","), &prices); err != nil {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout) // of the whole stream
+	defer cancel()
+	const method = "pricing's list"
+	prices, err := s.call.pricing.List(ctx, &shopv1.ListPricesRequest{Products: ids})
+	if err != nil {
 		return 0, nil, err
 	}
 	for i := range list {
-		list[i].Price, list[i].Currency = prices[list[i].ID].Amount, prices[list[i].ID].Currency
+		p, err := prices.Recv()
+		if err != nil {
+			return 0, nil, refine(method, err)
+		}
+		list[i].Price, list[i].Currency = p.GetAmount(), p.GetCurrency()
+	}
+	switch _, err := prices.Recv(); { // the status, without which the call has not ended
+	case err == nil:
+		return 0, nil, errors.New(method + ": more prices than products")
+	case !errors.Is(err, io.EOF):
+		return 0, nil, refine(method, err)
 	}
 	return http.StatusOK, list, nil
 }
@@ -165,16 +178,19 @@ func (s *server) catalogProduct(ctx context.Context, r *http.Request) (int, any,
 		return http.StatusOK, p, nil
 	}
 	var (
-		prices map[int]price
-		stock  struct{ Stock int }
+		price *shopv1.Price
+		stock struct{ Stock int }
 	)
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.call.get(ctx, "pricing", "/prices?ids="+strconv.Itoa(id), &prices) })
+	g.Go(func() (err error) {
+		price, err = s.call.pricing.Get(ctx, &shopv1.GetPriceRequest{Product: int32(id)})
+		return err
+	})
 	g.Go(func() error { return s.call.get(ctx, "inventory", "/stock/"+strconv.Itoa(id), &stock) })
 	if err := g.Wait(); err != nil {
 		return 0, nil, err
 	}
-	p.Price, p.Currency, p.Stock = prices[id].Amount, prices[id].Currency, &stock.Stock
+	p.Price, p.Currency, p.Stock = price.GetAmount(), price.GetCurrency(), &stock.Stock
 	return http.StatusOK, p, nil
 }
 
@@ -255,28 +271,6 @@ func (s *server) checkoutOrder(ctx context.Context, r *http.Request) (int, any, 
 	return http.StatusCreated, map[string]any{"order": hash(in.User + basket.Items), "payment": paid}, nil
 }
 
-type price struct {
-	Amount   float64 `json:"amount"`
-	Currency string  `json:"currency"`
-}
-
-// prices: v2 rounds to whole units; the difference can be seen in the answers.
-func (s *server) prices(_ context.Context, r *http.Request) (int, any, error) {
-	out := map[int]price{}
-	for f := range strings.SplitSeq(r.URL.Query().Get("ids"), ",") {
-		id, err := productID(f)
-		if err != nil {
-			return 0, nil, err
-		}
-		p := price{Amount: 4.99 + float64(id*37%9000)/100, Currency: "EUR"}
-		if s.cfg.Version == "v2" {
-			p.Amount = float64(int(p.Amount))
-		}
-		out[id] = p
-	}
-	return http.StatusOK, out, nil
-}
-
 func (s *server) stock(_ context.Context, r *http.Request) (int, any, error) {
 	id, err := productID(r.PathValue("id"))
 	if err != nil {
@@ -307,18 +301,10 @@ func (s *server) pay(ctx context.Context, r *http.Request) (int, any, error) {
 	if err := s.call.post(ctx, "bank", "/transfers", in, nil); err != nil {
 		return 0, nil, err
 	}
-	if err := s.call.post(ctx, "ledger", "/entries", in, nil); err != nil {
+	if _, err := s.call.ledger.Book(ctx, &shopv1.BookRequest{User: in.User, Amount: in.Amount}); err != nil {
 		return 0, nil, err
 	}
 	return http.StatusCreated, map[string]any{"paid": in.Amount}, nil
-}
-
-func (s *server) book(_ context.Context, r *http.Request) (int, any, error) {
-	var in map[string]any
-	if err := readJSON(r, &in); err != nil {
-		return 0, nil, err
-	}
-	return http.StatusCreated, in, nil
 }
 
 func (s *server) transfer(_ context.Context, r *http.Request) (int, any, error) {

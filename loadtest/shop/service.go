@@ -76,11 +76,17 @@ func Run(ctx context.Context, cfg Config, ready func(app, control net.Addr)) err
 	if svc.Protocol == TCP {
 		return serveSessions(ctx, app, svc.Pace, f)
 	}
-	s := &server{cfg: cfg, svc: svc, faults: f, call: newCaller(cfg.Hosts, svc.Name == "recommendations")}
+	s := &server{cfg: cfg, svc: svc, faults: f}
+	if s.call, err = newCaller(cfg.Hosts, svc.Name == "recommendations"); err != nil {
+		return err
+	}
 	defer s.call.close()
 	if a := cfg.Hosts["sessions"]; a != "" {
 		s.sessions = newSessionClient(a)
 		defer s.sessions.close()
+	}
+	if svc.Protocol == GRPC {
+		return s.serveGRPC(ctx, app)
 	}
 	return serveHTTP(ctx, app, s.handler())
 }
@@ -105,7 +111,7 @@ func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
 	return err
 }
 
-// server is one HTTP instance.
+// server is one instance that speaks HTTP or gRPC.
 type server struct {
 	cfg      Config
 	svc      Service

@@ -11,6 +11,7 @@ type Protocol string
 
 const (
 	HTTP Protocol = "http"
+	GRPC Protocol = "grpc"
 	TCP  Protocol = "tcp"
 )
 
@@ -69,7 +70,7 @@ func Topology() []Service {
 			Pace: Pace{Median: 5 * time.Millisecond, Sigma: 0.4, CPU: 4},
 		},
 		{
-			Name: "pricing", Tier: 3, Protocol: HTTP, Instances: []Instance{{"pricing-v1", "v1"}, {"pricing-v2", "v2"}},
+			Name: "pricing", Tier: 3, Protocol: GRPC, Instances: []Instance{{"pricing-v1", "v1"}, {"pricing-v2", "v2"}},
 			Pace: Pace{Median: 2 * time.Millisecond, Sigma: 0.4, CPU: 4, Errors: rare},
 		},
 		{
@@ -85,7 +86,7 @@ func Topology() []Service {
 			Pace: Pace{Median: 7 * time.Millisecond, Sigma: 0.6, CPU: 8, Errors: rare},
 		},
 		{
-			Name: "ledger", Tier: 4, Protocol: HTTP, Instances: one("ledger"),
+			Name: "ledger", Tier: 4, Protocol: GRPC, Instances: one("ledger"),
 			Pace: Pace{Median: 4 * time.Millisecond, Sigma: 0.3, CPU: 2},
 		},
 		{

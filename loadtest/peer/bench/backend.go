@@ -28,7 +28,8 @@ type backendReport struct {
 	Err string
 }
 
-// backend answers GET /SIZE with a body of that size, plaintext on one address and mTLS on another, in one epoll loop. Connections belong to the loop's
+// backend answers GET /SIZE with a body of that size, and with a message of that size the gRPC calls of callee, plaintext on one address and mTLS on another, in one
+// epoll loop. Connections belong to the loop's
 // goroutine once they are in the table; handshakes are made before, beside it.
 type backend struct {
 	ep    int
@@ -38,6 +39,8 @@ type backend struct {
 	tls   *tls.Config
 	kept  map[int][]byte // answers by size; the head is a prefix whose length is in heads
 	heads map[int]int
+
+	answers, requests map[int][]byte // of calls: messages by size
 
 	handshakes sync.WaitGroup
 	mu         sync.Mutex
@@ -52,6 +55,7 @@ type served struct {
 	out  []byte // what could not be sent yet
 	text []byte // TLS: scratch
 	rec  *records
+	two  *callee // speaks HTTP/2; nil for HTTP/1.1
 }
 
 // backendMain is the backend's process.
@@ -76,7 +80,7 @@ func backendMain(c *parent) error {
 }
 
 func newBackend(o backendOrder) (*backend, error) {
-	b := &backend{after: -1, kept: map[int][]byte{}, heads: map[int]int{}, conns: map[int]*served{}}
+	b := &backend{after: -1, kept: map[int][]byte{}, heads: map[int]int{}, answers: map[int][]byte{}, requests: map[int][]byte{}, conns: map[int]*served{}}
 	var err error
 	if b.ep, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return nil, fmt.Errorf("epoll: %w", err)
@@ -234,6 +238,23 @@ func (b *backend) serve(c *served, events uint32) error {
 			return err
 		}
 		c.raw = c.raw[:copy(c.raw[:cap(c.raw)], rest)]
+	}
+	if c.two == nil && len(c.in) >= len(preface) && string(c.in[:len(preface)]) == preface {
+		c.two = newCallee(b)
+		c.in = c.in[:copy(c.in, c.in[len(preface):])]
+	}
+	if c.two != nil {
+		rest, err := c.two.mux.take(c.in)
+		if err != nil {
+			return err
+		}
+		c.in = c.in[:copy(c.in, rest)]
+		out := c.two.mux.out
+		c.two.mux.out = out[:0]
+		if len(out) == 0 {
+			return nil
+		}
+		return b.write(c, out, false)
 	}
 	for {
 		end := bytes.Index(c.in, headEnd)

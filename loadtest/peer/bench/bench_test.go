@@ -9,8 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"math"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"slices"
@@ -18,8 +20,13 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/http2/hpack"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/tulle-mesh/tulle/internal/policy"
+	"github.com/tulle-mesh/tulle/internal/testmesh"
+	"github.com/tulle-mesh/tulle/internal/testmesh/chain"
 )
 
 func TestMedian(t *testing.T) {
@@ -269,15 +276,27 @@ func TestLoad(t *testing.T) {
 		"new connections":  {Address: o.Plain, Size: 1 << 10, Conns: 4, Close: true},
 		"TLS":              {Address: o.TLS, Size: 1 << 10, Conns: 4, TLS: &o.PKI},
 		"TLS, two records": {Address: o.TLS, Size: 40 << 10, Conns: 4, TLS: &o.PKI},
+		"calls":            {Kind: jobCalls, Address: o.Plain, Size: 1 << 10, Conns: 2, Streams: 25},
+		"one call":         {Kind: jobCalls, Address: o.Plain, Size: 1 << 10, Conns: 4, Streams: 1},
+		"large calls":      {Kind: jobCalls, Address: o.Plain, Size: 100 << 10, Conns: 2, Streams: 8},
+		"calls, TLS":       {Kind: jobCalls, Address: o.TLS, Size: 40 << 10, Conns: 2, Streams: 10, TLS: &o.PKI},
+		"streams":          {Kind: jobStreams, Address: o.Plain, Size: 1 << 10, Conns: 4, Streams: 25},
+		"large streams":    {Kind: jobStreams, Address: o.TLS, Size: 100 << 10, Conns: 2, Streams: 5, TLS: &o.PKI},
 		"full handshakes":  {Kind: jobFull, Address: o.TLS, Size: 1 << 10, Conns: 2, TLS: &o.PKI},
 	} {
 		t.Run(name, func(t *testing.T) {
-			j.Warmup, j.Window, j.PIDs = 20*time.Millisecond, 200*time.Millisecond, []int{os.Getpid()}
+			j.Warmup, j.Window, j.PIDs = 20*time.Millisecond, 400*time.Millisecond, []int{os.Getpid()}
 			run := job.run
-			if j.Kind == jobFull {
+			switch j.Kind {
+			case jobFull:
 				run = job.shake
+			case jobCalls, jobStreams:
+				run = job.call
 			}
 			r := run(j)
+			if want := j.Conns * j.Streams; j.Kind == jobStreams && r.exchanges() != want || j.Kind == jobCalls && r.exchanges() != r.Total {
+				t.Errorf("%d exchanges, %d in all, %d streams", r.exchanges(), r.Total, want)
+			}
 			if r.Err != "" || r.Errors != 0 || r.Requests == 0 || r.Total < r.Requests {
 				t.Fatalf("%+v", r)
 			}
@@ -288,6 +307,168 @@ func TestLoad(t *testing.T) {
 				t.Errorf("p50 %s, p99 %s", r.P50, r.P99)
 			}
 		})
+	}
+}
+
+// What a peer's windows have no room for waits for them, and trailers wait behind it.
+func TestWindows(t *testing.T) {
+	c := newCallee(&backend{answers: map[int][]byte{}, requests: map[int][]byte{}})
+	caller := newMuxed(nil, false) // only to write
+	request := message(callSize)
+	caller.out = append(appendFrameHead(nil, 6, frameSettings, 0, 0), 0, settingInitial, 0, 0, 0, 100)
+	caller.fields(1, &phrase{list: []hpack.HeaderField{{Name: ":path", Value: callPath + "1024"}}}, false)
+	caller.out = append(appendFrameHead(caller.out, len(request), frameData, flagEnd, 1), request...)
+	var body []byte
+	var ended bool
+	// give feeds the callee and returns how many bytes of the answer that brings.
+	give := func(b []byte) int {
+		t.Helper()
+		if rest, err := c.mux.take(b); err != nil || len(rest) > 0 {
+			t.Fatalf("%d bytes left, %v", len(rest), err)
+		}
+		n := 0
+		for b = c.mux.out; len(b) > 0; {
+			f, rest, ok := nextFrame(b)
+			if !ok || ended {
+				t.Fatalf("% x after the end, or in part", b)
+			}
+			if f.kind == frameData {
+				n += len(f.body)
+				body = append(body, f.body...)
+			}
+			ended, b = f.kind == frameHeaders && f.flags&flagEnd != 0, rest
+		}
+		c.mux.out = nil
+		return n
+	}
+	for i, step := range []struct {
+		wire []byte
+		want int
+	}{
+		{caller.out, 100},
+		{appendWindow(nil, 1, 40), 40},
+		{appendWindow(nil, 0, 40), 0}, // the stream's is the narrow one
+		{append(appendFrameHead(nil, 6, frameSettings, 0, 0), 0, settingInitial, 0, 0, 0, 150), 50},
+		{append(appendFrameHead(nil, 6, frameSettings, 0, 0), 0, settingInitial, 0, 0, 0, 10), 0}, // now it is below zero
+		{appendWindow(nil, 1, 140), 0},
+		{appendWindow(nil, 1, 1), 1},
+		{appendWindow(nil, 1, 1<<20), messageHead + 1<<10 - 191},
+	} {
+		if n := give(step.wire); n != step.want {
+			t.Errorf("step %d: %d bytes, want %d", i, n, step.want)
+		}
+	}
+	if done, err := takeMessage(body, c.answers[1<<10]); !done || err != nil || !ended || len(c.calls) != 0 {
+		t.Errorf("whole %v, %v, ended %v, %d calls left", done, err, ended, len(c.calls))
+	}
+}
+
+// A peer between load and truth that does to calls what a broken proxy would is always caught.
+func TestCorruptCallsAreCaught(t *testing.T) {
+	data := func(change func(*frame)) func(int, *frame) bool {
+		return func(n int, f *frame) bool {
+			if f.kind == frameData && n > 20 {
+				change(f)
+			}
+			return true
+		}
+	}
+	for name, c := range map[string]struct {
+		spoil func(n int, f *frame) (pass bool)
+		want  string
+	}{
+		"a flipped bit":    {data(func(f *frame) { f.body[len(f.body)-7] ^= 4 }), "the body differs"},
+		"another's answer": {data(func(f *frame) { f.body[messageHead] = 'f' }), "came for request"},
+		"another stream":   {data(func(f *frame) { f.stream += 2000 }), "nobody waits for"},
+		"a cut answer":     {data(func(f *frame) { f.body = f.body[:len(f.body)-1] }), "ended after 1028 bytes"},
+		"more than it":     {data(func(f *frame) { f.body = append(f.body[:len(f.body):len(f.body)], 0) }), "1 bytes after the message"},
+		"no trailers":      {data(func(f *frame) { f.flags = flagEnd }), "grpc-status \"\""},
+		"a dropped frame":  {func(n int, f *frame) bool { return f.kind != frameData || n < 20 }, "ended after 0 bytes"},
+		"a reset": {func(n int, f *frame) bool {
+			if f.kind == frameData && n > 20 {
+				*f = frame{kind: frameReset, stream: f.stream, body: []byte{0, 0, 0, 8}}
+			}
+			return true
+		}, "reset with code 8"},
+		"a goodbye": {func(n int, f *frame) bool {
+			if f.kind == frameData && n > 20 {
+				*f = frame{kind: frameGoAway, body: make([]byte, 8)}
+			}
+			return true
+		}, "GOAWAY"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ln, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			ended := make(chan struct{})
+			defer func() { ln.Close(); <-ended }()
+			go func() {
+				defer close(ended)
+				conn, err := ln.Accept()
+				if err != nil {
+					return
+				}
+				defer conn.Close()
+				spoiltCalls(conn, c.spoil)
+			}()
+			r := job{Kind: jobCalls, Address: ln.Addr().(*net.TCPAddr).AddrPort(), Size: 1 << 10, Conns: 1, Streams: 3, Window: 10 * time.Second}.call()
+			if r.Errors == 0 || !strings.Contains(r.Failure, c.want) {
+				t.Errorf("%+v, want a failure with %q", r, c.want)
+			}
+		})
+	}
+}
+
+// spoiltCalls answers the calls of one connection, the frames of the answers spoilt.
+func spoiltCalls(conn net.Conn, spoil func(n int, f *frame) bool) {
+	in := make([]byte, len(preface))
+	if _, err := io.ReadFull(conn, in); err != nil {
+		return
+	}
+	honest := newCallee(&backend{answers: map[int][]byte{}, requests: map[int][]byte{}})
+	in = in[:0]
+	for n := 0; ; {
+		in = slices.Grow(in, 64<<10)
+		k, err := conn.Read(in[len(in):cap(in)])
+		if err != nil {
+			return
+		}
+		rest, err := honest.mux.take(in[:len(in)+k])
+		if err != nil {
+			return
+		}
+		in = in[:copy(in, rest)]
+		var out []byte
+		for b := bytes.Clone(honest.mux.out); len(b) > 0; n++ {
+			var f frame
+			f, b, _ = nextFrame(b)
+			if spoil(n, &f) {
+				out = append(appendFrameHead(out, len(f.body), f.kind, f.flags, f.stream), f.body...)
+			}
+		}
+		honest.mux.out = honest.mux.out[:0]
+		if _, err := conn.Write(out); err != nil {
+			return
+		}
+	}
+}
+
+// A request that a proxy has altered is refused by the backend.
+func TestCorruptMessagesAreRefused(t *testing.T) {
+	c := newCallee(&backend{answers: map[int][]byte{}, requests: map[int][]byte{}})
+	caller := newMuxed(nil, false)
+	request := message(callSize)
+	request[len(request)-1] ^= 1
+	caller.out = nil
+	caller.fields(1, &phrase{list: []hpack.HeaderField{{Name: ":path", Value: callPath + "1024"}}}, false)
+	caller.out = append(appendFrameHead(caller.out, len(request), frameData, flagEnd, 1), request...)
+	if _, err := c.mux.take(caller.out); err != nil {
+		t.Fatal(err)
+	}
+	if want := append(appendFrameHead(nil, 4, frameReset, 0, 1), 0, 0, 0, 2); !bytes.HasSuffix(c.mux.out, want) || len(c.calls) != 0 {
+		t.Errorf("answered % x, %d calls left", c.mux.out, len(c.calls))
 	}
 }
 
@@ -503,5 +684,151 @@ func TestMissingTool(t *testing.T) {
 	}
 	if _, err := envoyTool.find("/does/not/exist"); err == nil || !strings.Contains(err.Error(), "-envoy") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// Both ways arrive whole, and the slow reader on the same connection holds up its sender, whatever the other does.
+func TestHaul(t *testing.T) {
+	p := ports{next: uint16(29000 + os.Getpid()%900)}
+	at, err := p.free()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &bodies{}
+	if err := s.open(at); err != nil {
+		t.Fatal(err)
+	}
+	for _, upload := range []bool{false, true} {
+		for _, slow := range []int{0, 5_000} {
+			done, err := s.carry(haul{Address: at, Upload: upload, Size: 5_000_000, Slow: slow})
+			if err != nil || done.Elapsed <= 0 {
+				t.Errorf("upload %v, slow %d: %+v %v", upload, slow, done, err)
+			}
+			if limit := int64(10_000 * (1 + done.Elapsed.Seconds())); done.SlowRead > limit {
+				t.Errorf("upload %v: the slow reader read %d bytes in %s", upload, done.SlowRead, done.Elapsed)
+			}
+		}
+	}
+}
+
+func TestChecker(t *testing.T) {
+	var b bytes.Buffer
+	if n, err := io.CopyN(&b, &endless{}, 200_001); n != 200_001 || err != nil {
+		t.Fatal(n, err)
+	}
+	for i, part := range [][]byte{{}, b.Bytes()} {
+		if _, err := io.CopyBuffer(&checker{}, bytes.NewReader(part), make([]byte, 1234)); err != nil {
+			t.Errorf("part %d: %v", i, err)
+		}
+	}
+	b.Bytes()[170_000] ^= 1
+	if _, err := (&checker{}).Write(b.Bytes()); err == nil {
+		t.Error("a flipped bit was taken")
+	}
+}
+
+func TestPaceBar(t *testing.T) {
+	p := &pace{title: "t", rows: []paceRow{
+		{name: subject, title: "Tulle", way: "download", alone: []float64{100, 110, 90}, beside: []float64{95, 80, 89}},
+		{name: "envoy", title: "Envoy", way: "download", alone: []float64{100}, beside: []float64{1}},
+	}}
+	if got := p.problems(); len(got) != 1 || !strings.Contains(got[0], "keeps 0.89") {
+		t.Errorf("%q", got)
+	}
+	p.rows[0].beside = []float64{95, 90, 91}
+	if got := p.problems(); got != nil {
+		t.Errorf("%q", got)
+	}
+	p.rows[0].failure = "cut"
+	if got := p.problems(); len(got) != 1 || !strings.Contains(got[0], "cut") {
+		t.Errorf("%q", got)
+	}
+}
+
+// Every attack in small against net/http, to see that it is what it says: what it obliges the peer to do comes.
+func TestAttacks(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var speaks http.Protocols
+	speaks.SetUnencryptedHTTP2(true)
+	srv := &http.Server{Protocols: &speaks, ErrorLog: log.New(io.Discard, "", 0), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, err := io.Copy(io.Discard, r.Body); err == nil {
+			_, _ = io.CopyN(w, &endless{}, 1<<20)
+		}
+	})}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		_ = srv.Serve(ln)
+	}()
+	t.Cleanup(func() {
+		_ = srv.Close()
+		<-served
+	})
+	for name, c := range map[string]struct {
+		turns                  int
+		resets, answers, parts int // at least
+		ended                  string
+	}{
+		"rapid-reset":        {turns: 100},
+		"reset-window-0":     {turns: 64, resets: 50},
+		"reset-overflow":     {turns: 64, resets: 50},
+		"reset-half-closed":  {turns: 64, resets: 50},
+		"reset-second-head":  {turns: 64, resets: 50},
+		"reset-priority":     {turns: 64, ended: "GOAWAY FRAME_SIZE_ERROR"},
+		"reset-depends":      {turns: 64, resets: 50},
+		"reset-length":       {turns: 64, answers: 64},
+		"continuation":       {turns: 30_000, ended: "GOAWAY PROTOCOL_ERROR"},
+		"continuation-empty": {turns: 100},
+		"settings":           {turns: 100},
+		"ping":               {turns: 100},
+		"ping-read":          {turns: 100},
+		"data-empty":         {turns: 100},
+		"priorities":         {turns: 100},
+		"windows":            {turns: 100},
+		"hpack-bomb":         {turns: 8, answers: 1},
+		"crumbs":             {turns: 8, answers: 1},
+		"tiny-windows":       {turns: 1000, answers: 100, parts: 900},
+		"stalled":            {turns: 10, answers: 100},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			all := attacks()
+			k := all[slices.IndexFunc(all, func(k *attack) bool { return k.name == name })]
+			k.turns, k.hold = c.turns, 0
+			r := k.run(ln.Addr().(*net.TCPAddr).AddrPort(), 500*time.Millisecond)
+			if r.Err != "" || r.Resets < c.resets || r.Answers < c.answers || r.Parts < c.parts || !strings.Contains(strings.Join(r.Ended, " "), c.ended) {
+				t.Errorf("%+v, want at least %+v", r, c)
+			}
+		})
+	}
+	if len(attacks()) != 20 {
+		t.Errorf("%d attacks, and this test tries 20", len(attacks()))
+	}
+}
+
+// The same through two sidecars with mTLS between them.
+func TestHaulThroughSidecars(t *testing.T) {
+	p := ports{next: uint16(28000 + os.Getpid()%900)}
+	at, err := p.free()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &bodies{}
+	if err := s.open(at); err != nil {
+		t.Fatal(err)
+	}
+	ca := testmesh.NewCA(t)
+	far := chain.Inbound(t, ca.Holder(chain.Service), at, policy.ModeStrict)
+	near := chain.Outbound(t, ca.Holder(chain.Caller), far.At, true)
+	for _, upload := range []bool{false, true} {
+		for _, slow := range []int{0, 5_000} {
+			done, err := s.carry(haul{Address: near.At, Upload: upload, Size: 30_000_000, Slow: slow})
+			if err != nil {
+				t.Errorf("upload %v, slow %d: %+v %v", upload, slow, done, err)
+			}
+		}
 	}
 }

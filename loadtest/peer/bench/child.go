@@ -25,6 +25,8 @@ func roles() []role {
 		{"load", loadMain},
 		{"backend", backendMain},
 		{"sink", sinkMain},
+		{"haul", haulMain},
+		{"attack", attackMain},
 	}
 }
 
@@ -67,6 +69,8 @@ func loadMain(p *parent) error {
 		switch j.Kind {
 		case jobRequests:
 			r = j.run()
+		case jobCalls, jobStreams:
+			r = j.call()
 		case jobFull, jobResumed:
 			r = j.shake()
 		case jobIdle:

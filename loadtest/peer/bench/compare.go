@@ -25,7 +25,7 @@ type workload struct {
 func workloads() []*workload {
 	return []*workload{
 		keepAliveIn, keepAliveOut, largeIn, largeOut, mtlsIn, mtlsOut, newConnections, lowLoad, handshakesFull, handshakesResumed, handshakesHybrid,
-		memoryPlain, memoryTLS, latency, telemetryCost, hopSlow, hopFast,
+		grpcUnary, grpcSparse, grpcMTLS, grpcStream, twoSpeeds, abuse, memoryPlain, memoryTLS, latency, telemetryCost, hopSlow, hopFast,
 	}
 }
 
@@ -35,6 +35,7 @@ type contest struct {
 	job   job // Address, Warmup, Window, PIDs are filled in
 	unit  string
 	bars  []bar
+	among []string // proxies that can do it; nil: all
 }
 
 // compare lets all chosen proxies run side by side and gives each a window in turn, in another order every round, so that whatever disturbs the
@@ -50,6 +51,9 @@ func (r *rig) compare(w *workload, c contest) (_ outcome, err error) {
 		}
 	}()
 	for _, p := range r.o.proxies {
+		if c.among != nil && !slices.Contains(c.among, p.name) {
+			continue
+		}
 		run, err := p.start(r, p, c.setup)
 		if err != nil {
 			return nil, err
@@ -95,7 +99,7 @@ func (r *rig) round(p *running, s *series, c contest) error {
 		s.failure = fmt.Sprintf("%d wrong answers, the first: %s", res.Errors, res.Failure)
 		return nil
 	}
-	flags, err := r.after(p, e, res.Total)
+	flags, err := r.after(p, e, res.exchanges())
 	if err != nil {
 		return err
 	}

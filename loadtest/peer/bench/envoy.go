@@ -79,6 +79,10 @@ func (r *rig) envoyConfig(s setup, at envoyPlace) object {
 		"http_filters": []object{{"name": "envoy.filters.http.router", "typed_config": typed("extensions.filters.http.router.v3.Router", nil)}},
 	}
 	clusters := []object{cluster("app", at.out.String())}
+	if s.two {
+		manager["codec_type"] = "HTTP2"
+		clusters[0]["typed_extension_protocol_options"] = envoySpeaksTwo()
+	}
 	if s.tlsOut {
 		clusters[0]["transport_socket"] = object{"name": "tls", "typed_config": typed("extensions.transport_sockets.tls.v3.UpstreamTlsContext",
 			object{"common_tls_context": r.envoyTLS(cmp.Or(s.peer, backendID()))})}
@@ -100,16 +104,19 @@ func (r *rig) envoyConfig(s setup, at envoyPlace) object {
 			})},
 		}
 		spans := cluster("spans", cmp.Or(s.spans, r.sinkPlain).String())
-		spans["typed_extension_protocol_options"] = object{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": typed("extensions.upstreams.http.v3.HttpProtocolOptions",
-			object{"explicit_http_config": object{"http2_protocol_options": object{}}})}
+		spans["typed_extension_protocol_options"] = envoySpeaksTwo()
 		clusters = append(clusters, spans)
 	}
 	chain := object{"filters": []object{{
 		"name": "http", "typed_config": typed("extensions.filters.network.http_connection_manager.v3.HttpConnectionManager", manager),
 	}}}
 	if s.tlsIn {
+		common := r.envoyTLS("")
+		if s.two {
+			common["alpn_protocols"] = []string{"h2"}
+		}
 		chain["transport_socket"] = object{"name": "tls", "typed_config": typed("extensions.transport_sockets.tls.v3.DownstreamTlsContext",
-			object{"require_client_certificate": true, "common_tls_context": r.envoyTLS("")})}
+			object{"require_client_certificate": true, "common_tls_context": common})}
 	}
 	return object{
 		"node": object{"id": "bench", "cluster": "bench"},
@@ -123,6 +130,12 @@ func (r *rig) envoyConfig(s setup, at envoyPlace) object {
 			"tracing.opentelemetry.flush_interval_ms": 1000,
 		}}}},
 	}
+}
+
+// envoySpeaksTwo are the options of a cluster that is spoken to in HTTP/2.
+func envoySpeaksTwo() object {
+	return object{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": typed("extensions.upstreams.http.v3.HttpProtocolOptions",
+		object{"explicit_http_config": object{"http2_protocol_options": object{}}})}
 }
 
 // envoyLogFields are those of Envoy's default text format, as JSON.

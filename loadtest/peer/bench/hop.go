@@ -291,23 +291,8 @@ func startEnvoyHop(r *rig, h *hop) error { return envoyHop(r, h, netip.AddrPort{
 
 // envoyHop starts two Envoys; with an address for spans they log and trace.
 func envoyHop(r *rig, h *hop, spans netip.AddrPort) error {
-	p := &proxy{name: h.name, tool: envoyTool, traced: spans.IsValid()}
-	id, err := identity.Workload(trustDomain, namespace, proxyAccount)
-	if err != nil {
-		return err
-	}
-	server, err := startEnvoy(r, p, setup{tlsIn: true, spans: spans})
-	if err != nil {
-		return err
-	}
-	h.add("server", server)
-	client, err := startEnvoy(r, p, setup{outbound: true, tlsOut: true, to: server.address, peer: id.String(), spans: spans})
-	if err != nil {
-		return err
-	}
-	h.add("client", client)
-	h.address = client.address
-	return nil
+	p := &proxy{name: h.name, tool: envoyTool, traced: spans.IsValid(), start: startEnvoy}
+	return r.chain(h, p, setup{spans: spans})
 }
 
 func startJaegerHop(r *rig, h *hop) error {

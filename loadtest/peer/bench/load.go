@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto/tls"
 	"encoding/binary"
 	"errors"
@@ -23,6 +24,7 @@ type job struct {
 	Conns   int            // connections at a time
 	Rate    float64        // requests per second, open loop; 0: closed loop, the next request follows the answer
 	Close   bool           // each request on a connection of its own
+	Streams int            // of calls: at a time on each connection
 	TLS     *pki           // nil: plaintext
 	Groups  []tls.CurveID  // of handshakes: the key exchanges that callers offer; nil: those of crypto/tls
 	Warmup  time.Duration  // before the window; verified, not measured
@@ -35,25 +37,32 @@ type jobKind string
 
 const (
 	jobRequests  jobKind = "requests"  // loader, in an epoll loop
+	jobCalls     jobKind = "calls"     // caller: unary gRPC calls
+	jobStreams   jobKind = "streams"   // caller: messages on gRPC streams that stay open
 	jobFull      jobKind = "full"      // shaker: a full handshake per connection
 	jobResumed   jobKind = "resumed"   // shaker: a resumed one
 	jobIdle      jobKind = "idle"      // holder: connections that have nothing to say
 	jobIdleClose jobKind = "idleclose" // holder: closes them
 )
 
-// result is what was seen. Requests, CPU and latencies are of the window, the rest of the whole job.
+// result is what was seen. Requests, CPU and latencies are of the window, the rest of the whole job. Of jobStreams, Requests and Total count messages in both
+// directions.
 type result struct {
-	Requests int // verified answers that came in the window
-	Total    int // verified answers
-	Errors   int
-	Failure  string // the first error
-	Elapsed  time.Duration
-	CPU      []time.Duration // as job.PIDs
-	Own      time.Duration   // CPU time of the load generator
-	P50, P99 time.Duration   // from when a request was due to the end of its answer
-	Resumed  int             // shaker: handshakes of the window that resumed a session
-	Err      string          // the job could not be carried out
+	Requests  int // verified answers that came in the window
+	Total     int // verified answers
+	Exchanges int // what a proxy has one span and one log line of, if that is not Total: a gRPC call
+	Errors    int
+	Failure   string // the first error
+	Elapsed   time.Duration
+	CPU       []time.Duration // as job.PIDs
+	Own       time.Duration   // CPU time of the load generator
+	P50, P99  time.Duration   // from when a request was due to the end of its answer
+	Resumed   int             // shaker: handshakes of the window that resumed a session
+	Err       string          // the job could not be carried out
 }
+
+// exchanges is how many spans and log lines there must be.
+func (r result) exchanges() int { return cmp.Or(r.Exchanges, r.Total) }
 
 // maxErrors ends a job: the proxy is disqualified by the first, and a broken one would only fill the log.
 const maxErrors = 20
@@ -61,6 +70,7 @@ const maxErrors = 20
 // loader carries out one job of requests. Everything belongs to the goroutine of run.
 type loader struct {
 	job
+	gauge
 	ep     int
 	conns  []conn
 	tls    *tls.Config
@@ -73,11 +83,39 @@ type loader struct {
 	free []*conn // open loop: connections without a request
 	due  []int64 // open loop: when requests that found no connection free were due
 
-	measuring bool
-	stopping  bool
-	flying    int
-	latency   histogram
-	res       result
+	flying  int
+	latency histogram
+	res     result
+}
+
+// gauge takes the CPU times of a job's processes at both ends of the window.
+type gauge struct {
+	measuring bool // the window is open
+	stopping  bool // it was
+	before    []time.Duration
+	begun     time.Time
+}
+
+// at opens and closes the window when it is time to: now is in nanoseconds since the start of the job.
+func (g *gauge) at(now int64, j *job, r *result) (err error) {
+	switch {
+	case !g.measuring && !g.stopping && now >= int64(j.Warmup):
+		if g.before, err = cpuTimes(j.PIDs); err != nil {
+			return err
+		}
+		g.measuring, g.begun = true, time.Now()
+	case g.measuring && now >= int64(j.Warmup+j.Window):
+		after, err := cpuTimes(j.PIDs)
+		if err != nil {
+			return err
+		}
+		r.Elapsed = time.Since(g.begun)
+		for i := range after {
+			r.CPU = append(r.CPU, after[i]-g.before[i])
+		}
+		g.measuring, g.stopping = false, true
+	}
+	return nil
 }
 
 // conn is one connection and its request.
@@ -160,8 +198,6 @@ func (l *loader) loop() error {
 		}
 	}
 	var ticks int64
-	var before []time.Duration
-	var begun time.Time
 	events := make([]unix.EpollEvent, 256)
 	for {
 		n, err := unix.EpollWait(l.ep, events, int(patience/time.Millisecond))
@@ -179,21 +215,9 @@ func (l *loader) loop() error {
 			return nil
 		case n == 0:
 			return fmt.Errorf("nothing happened for %s", patience)
-		case !l.measuring && !l.stopping && now >= int64(l.Warmup):
-			if before, err = cpuTimes(l.PIDs); err != nil {
-				return err
-			}
-			l.measuring, begun = true, time.Now()
-		case l.measuring && now >= int64(l.Warmup+l.Window):
-			after, err := cpuTimes(l.PIDs)
-			if err != nil {
-				return err
-			}
-			l.res.Elapsed = time.Since(begun)
-			for i := range after {
-				l.res.CPU = append(l.res.CPU, after[i]-before[i])
-			}
-			l.measuring, l.stopping = false, true
+		}
+		if err := l.gauge.at(now, &l.job, &l.res); err != nil {
+			return err
 		}
 		for _, e := range events[:n] {
 			if int(e.Fd) != timer {

@@ -85,6 +85,11 @@ func backendID() string {
 	return "spiffe://" + trustDomain + "/ns/" + namespace + "/sa/" + backendAccount
 }
 
+// proxyID is the identity of every proxy but Tulle.
+func proxyID() string {
+	return "spiffe://" + trustDomain + "/ns/" + namespace + "/sa/" + proxyAccount
+}
+
 func (p pki) holder(account string) (*identity.Holder, error) {
 	pair, err := tls.LoadX509KeyPair(p.pair(account), p.pair(account))
 	if err != nil {

@@ -157,10 +157,11 @@ type setup struct {
 	outbound bool // the application's side of a mesh: plaintext in. Only Tulle tells the sides apart
 	tlsIn    bool // take connections over mTLS only
 	tlsOut   bool // speak mTLS to the backend
+	two      bool // HTTP/2 at both sides
 
 	// In the place of backend and sink, where set:
 	service string         // Tulle: the service that outbound calls go to
-	to      netip.AddrPort // Envoy: where calls go to
+	to      netip.AddrPort // where calls go to; not for Tulle's outbound side, which has service
 	peer    string         // Envoy: the identity to be found there
 	spans   netip.AddrPort // Envoy: where spans go to
 }
