@@ -141,6 +141,11 @@ func (r *Record) visit(s sink) {
 			s.list(headerKey(response, name), clean(withoutQueries(value), MaxHeaderValue))
 		})
 	}
+	if r.isRPC() {
+		long(s, keyRPCMethod, r.RPCMethod(), maxPath)
+		count(s, keyMessagesIn, int64(min(r.MessagesIn, 1<<63-1)))
+		count(s, keyMessagesOut, int64(min(r.MessagesOut, 1<<63-1)))
+	}
 	count(s, keyBytesIn, int64(min(r.BytesIn, 1<<63-1)))
 	count(s, keyBytesOut, int64(min(r.BytesOut, 1<<63-1)))
 	long(s, keyDetail, withoutQueries(r.Detail), maxDetail)
@@ -174,12 +179,9 @@ func (r *Record) visitShape(s sink) {
 	word(s, keyUserAgent, r.UserAgent)
 	word(s, keyRoute, r.Route)
 	count(s, keyStatus, int64(r.Status))
-	if r.Protocol == ProtocolGRPC && r.Kind != KindConnection {
+	if r.isRPC() {
 		s.text(keyRPCSystem, "grpc")
-		long(s, keyRPCMethod, r.RPCMethod(), maxPath)
 		constant(s, keyGRPC, r.GRPC.String())
-		count(s, keyMessagesIn, int64(min(r.MessagesIn, 1<<63-1)))
-		count(s, keyMessagesOut, int64(min(r.MessagesOut, 1<<63-1)))
 	}
 
 	constant(s, keyReason, r.Reason.String())
@@ -196,6 +198,9 @@ func (r *Record) visitShape(s sink) {
 	word(s, keyRevision, r.Revision)
 	word(s, keyOverride, r.Override)
 }
+
+// isRPC reports whether r is about a gRPC call.
+func (r *Record) isRPC() bool { return r.Protocol == ProtocolGRPC && r.Kind != KindConnection }
 
 func long(s sink, k *key, v string, limit int) {
 	if v != "" {

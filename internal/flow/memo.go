@@ -25,6 +25,7 @@ type shape struct {
 	side             Side
 	protocol         Protocol
 	reason           Reason
+	grpc             GRPCStatus
 	started          bool
 	delivered        bool
 	answered         bool
@@ -48,7 +49,7 @@ func (r *Record) names() [numNames]string {
 
 func (r *Record) shape(names *[numNames]string) shape {
 	s := shape{
-		kind: r.Kind, phase: r.Phase, side: r.Side, protocol: r.Protocol, reason: r.Reason,
+		kind: r.Kind, phase: r.Phase, side: r.Side, protocol: r.Protocol, reason: r.Reason, grpc: r.GRPC,
 		started: r.Trace.Started, delivered: r.Delivered, answered: r.Answered, probe: r.Probe,
 		status: r.Status, attempt: r.Attempt, attempts: r.Attempts, server: r.Destination.Addr, endpoint: r.Endpoint,
 	}

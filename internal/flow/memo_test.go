@@ -48,7 +48,7 @@ func TestMemo(t *testing.T) {
 		case reflect.Bool:
 			v.SetBool(rng.IntN(2) == 0)
 		case reflect.Uint8:
-			v.SetUint(uint64(rng.IntN(3)))
+			v.SetUint(uint64(rng.IntN(7)))
 		case reflect.Int, reflect.Int64:
 			v.SetInt(int64(rng.IntN(3)))
 		case reflect.Uint64:
