@@ -186,7 +186,7 @@ type Head struct {
 
 // Outcome is what came of an exchange, or of its latest try. Steps inside the retry step see it reset at every try.
 type Outcome struct {
-	Status int         // of the response that was relayed or made; 0 when none
+	Status int // of the response that was relayed or made; 0 when none
 	GRPC   flow.GRPCStatus
 	Reason flow.Reason // ReasonNone on success
 	Detail string      // for people
