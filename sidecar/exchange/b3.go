@@ -234,3 +234,24 @@ func (x *Exchange) AdoptB3(b *B3Fields, w3c, mesh bool) bool {
 	}
 	return w3c
 }
+
+// EachB3 calls yield with the fields of B3 that name x.Try, as x.Head.B3 says; names are in lower case.
+func (x *Exchange) EachB3(yield func(name, value string)) {
+	b, t := x.Head.B3, x.Try
+	if b&B3Single != 0 {
+		yield("b3", string(AppendB3Single(nil, t, b)))
+	}
+	if b&B3Multi == 0 {
+		return
+	}
+	yield(b3Names[0], string(appendB3Trace(nil, t)))
+	yield(b3Names[1], t.SpanID.String())
+	if !t.ParentID.IsZero() {
+		yield(b3Names[2], t.ParentID.String())
+	}
+	if b&B3Debug != 0 {
+		yield(b3Names[4], "1")
+	} else {
+		yield(b3Names[3], string(b3State(t, b)))
+	}
+}

@@ -78,8 +78,11 @@ type Destination struct {
 }
 
 // Limit is how many exchanges (or TCP connections) may be in flight, -1 for no limit, and whether MaxRequests is what says so. An HTTP/1.1
-// exchange holds a connection, so the lower of both limits counts.
-func (d *Destination) Limit(kind flow.Kind) (limit int, requests bool) {
+// exchange holds a connection, so the lower of both limits counts; HTTP/2 exchanges share connections.
+func (d *Destination) Limit(kind flow.Kind, protocol flow.Protocol) (limit int, requests bool) {
+	if kind == flow.KindExchange && (protocol == flow.ProtocolHTTP2 || protocol == flow.ProtocolGRPC) {
+		return max(d.MaxRequests, -1), true
+	}
 	if kind == flow.KindExchange && (d.MaxConnections < 0 || d.MaxRequests >= 0 && d.MaxRequests < d.MaxConnections) {
 		return max(d.MaxRequests, -1), true
 	}
@@ -152,6 +155,9 @@ type Conn struct {
 type Pool interface {
 	// Get returns a connection to x.Choice.Endpoint, reused unless x.Fresh, and fills x.Legs; on failure it fills x.Outcome and returns nil.
 	Get(x *Exchange) *Conn
+	// Connect opens a connection to x.Choice.Endpoint and fills x.Legs; on failure it fills x.Outcome and returns nil. http2 is what the endpoint's
+	// sidecar is asked to speak, which an old one may not: see tls.ConnectionState.NegotiatedProtocol. Only Discard takes it back.
+	Connect(x *Exchange, http2 bool) *Conn
 	// Put takes back a connection on which nothing is outstanding.
 	Put(c *Conn)
 	// Discard closes a connection in order: what was written is still delivered.
@@ -179,9 +185,10 @@ type Head struct {
 	Authority  string
 	UserAgent  string
 	RequestID  string
-	Idempotent bool       // RFC 9110, section 9.2.2
-	Parent     flow.Trace // of the trace context that arrived; zero when none was valid
-	B3         B3         // what of B3 goes on
+	Idempotent bool          // RFC 9110, section 9.2.2
+	Timeout    time.Duration // what the caller has left for the exchange (grpc-timeout); 0: it did not say
+	Parent     flow.Trace    // of the trace context that arrived; zero when none was valid
+	B3         B3            // what of B3 goes on
 }
 
 // Outcome is what came of an exchange, or of its latest try. Steps inside the retry step see it reset at every try.
@@ -257,7 +264,14 @@ type Exchange struct {
 	mu       sync.Mutex
 	upstream net.Conn
 	down     net.Conn // during a relay
+	waker    Waker
 	aborted  flow.Reason
+}
+
+// Waker is who waits for something that no deadline of a connection can end.
+type Waker interface {
+	// Wake makes it look at Exchange.Aborted. It may be called by any goroutine, and takes no lock that is held while an Exchange is used.
+	Wake()
 }
 
 // Live is a place in the observer's list of what is alive.
@@ -329,6 +343,24 @@ func (x *Exchange) Detach() {
 	x.mu.Unlock()
 }
 
+// Await notes who waits for the current try, until Awaited. False: x was aborted, do not wait.
+func (x *Exchange) Await(w Waker) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.aborted != flow.ReasonNone {
+		return false
+	}
+	x.waker = w
+	return true
+}
+
+// Awaited ends what Await began.
+func (x *Exchange) Awaited() {
+	x.mu.Lock()
+	x.waker = nil
+	x.mu.Unlock()
+}
+
 // SetDeadline moves the deadline of the attached connection, unless x was aborted.
 func (x *Exchange) SetDeadline(t time.Time) {
 	x.mu.Lock()
@@ -351,6 +383,9 @@ func (x *Exchange) Abort(reason flow.Reason) {
 	}
 	if x.down != nil {
 		_ = x.down.SetDeadline(past)
+	}
+	if x.waker != nil {
+		x.waker.Wake()
 	}
 }
 

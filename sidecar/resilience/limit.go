@@ -12,7 +12,7 @@ import (
 func Limit(next exchange.Handler) exchange.Handler {
 	return exchange.HandlerFunc(func(x *exchange.Exchange) {
 		d := x.Destination
-		limit, requests := d.Limit(x.Kind)
+		limit, requests := d.Limit(x.Kind, x.Protocol)
 		n := d.InFlight.Add(1)
 		defer d.InFlight.Add(-1)
 		if limit >= 0 && n > int64(limit) {
