@@ -46,16 +46,16 @@ func (s *Sidecar) Saturation() []flow.Saturation {
 		for i := range t.endpoints {
 			open, idle := s.pools.Count(t.endpoints[i].Address, t.d.TLS)
 			sat.Open += open
-			sat.Idle += idle
+			sat.Idle += idle + s.http2.Idle(t.endpoints[i].Address, t.d.TLS)
 		}
 		if t.side == flow.SideServer { // nothing is limited towards the own application
 			sat.InFlight = s.observer.inbound.Load()
 		} else {
 			kind := flow.KindExchange
-			if t.protocol != flow.ProtocolHTTP1 {
+			if !speaksHTTP(t.protocol) {
 				kind = flow.KindConnection
 			}
-			limit, _ := t.d.Limit(kind)
+			limit, _ := t.d.Limit(kind, t.protocol)
 			sat.InFlight, sat.Limit = t.d.InFlight.Load(), int64(limit)
 			sat.ShedRequests, sat.ShedConnections = t.d.Shed.Requests.Load(), t.d.Shed.Connections.Load()
 		}
