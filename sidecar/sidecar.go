@@ -214,8 +214,12 @@ func New(cfg Config) (*Sidecar, error) {
 func (s *Sidecar) Run(ctx context.Context, ready func()) error {
 	behind, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
-	wg.Go(func() { s.http2.Run(behind) })
-	wg.Go(func() { s.pools.Run(behind) })
+	pooled, stopPools := context.WithCancel(context.WithoutCancel(ctx))
+	wg.Go(func() { s.pools.Run(pooled) })
+	wg.Go(func() {
+		defer stopPools() // the connections of http2 are the pools'
+		s.http2.Run(behind)
+	})
 	wg.Go(func() { s.observer.run(behind) })
 	defer wg.Wait()
 	defer stop()

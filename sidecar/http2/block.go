@@ -150,13 +150,13 @@ func (c *conn) endBlock(p []byte) *fatal {
 		}
 		return k.requestTrailers(c, s, id)
 	}
-	forgiven := c.forgiven(id)
+	forgiven, known := c.forgiven(id), c.knownLocked(id)
 	c.mu.Unlock()
 	switch {
 	case forgiven:
 		return nil
 	case c.client:
-		if !c.known(id) {
+		if !known {
 			return protocolError("HEADERS on a stream that we have not opened (RFC 9113, section 5.1)")
 		}
 		return nil

@@ -53,6 +53,7 @@ type call struct {
 	mu       sync.Mutex
 	req      request
 	fault    *exchange.Fault // of the request
+	bare     bool            // its head has ended it
 	in, out  lane            // from the caller, to the caller
 	down, up stream
 	attached bool // a try is under way: x is that of whoever holds mu

@@ -414,11 +414,9 @@ func be32(p []byte) uint32 {
 	return uint32(p[0])<<24 | uint32(p[1])<<16 | uint32(p[2])<<8 | uint32(p[3])
 }
 
-// known says whether the peer may send on a stream that is not in the table: one that was open, and is forgotten.
-func (c *conn) known(id uint32) bool {
+// knownLocked says whether the peer may know a stream that is not in the table: one that was open, and is forgotten.
+func (c *conn) knownLocked(id uint32) bool {
 	if c.client {
-		c.mu.Lock()
-		defer c.mu.Unlock()
 		return id&1 == 1 && id < c.nextID
 	}
 	return id&1 == 1 && id <= c.seenID
@@ -465,17 +463,21 @@ func (c *conn) data(f frame, p []byte) *fatal {
 	}
 	s := c.table.get(f.id)
 	if s == nil || s.remoteDone {
-		forgiven := c.forgiven(f.id) || s != nil && s.localDone
+		forgiven := c.forgiven(f.id)
+		known := s != nil || c.knownLocked(f.id)
 		c.creditLocked(int(n))
+		if known && !forgiven {
+			c.forgiveLocked(f.id)
+			c.out = appendReset(c.out, f.id, codeClosed)
+		}
 		c.mu.Unlock()
 		c.d.add(c)
 		switch {
-		case s == nil && !c.known(f.id):
+		case !known:
 			return protocolError("DATA on an idle stream (RFC 9113, section 5.1)")
 		case forgiven:
 			return nil
 		}
-		c.resetStream(f.id, codeClosed)
 		return c.guard.fault(c)
 	}
 	if s.left -= n; s.left < 0 {
@@ -602,8 +604,9 @@ func (c *conn) reset(f frame, p []byte) *fatal {
 	c.mu.Lock()
 	s := c.table.get(f.id)
 	if s == nil {
+		known := c.knownLocked(f.id)
 		c.mu.Unlock()
-		if !c.known(f.id) {
+		if !known {
 			return protocolError("RST_STREAM on an idle stream (RFC 9113, section 5.1)")
 		}
 		return c.guard.reset(c)
@@ -647,8 +650,9 @@ func (c *conn) windowUpdate(f frame, p []byte) *fatal {
 	}
 	s := c.table.get(f.id)
 	if s == nil {
+		known := c.knownLocked(f.id)
 		c.mu.Unlock()
-		if !c.known(f.id) {
+		if !known {
 			return protocolError("WINDOW_UPDATE on an idle stream (RFC 9113, section 5.1)")
 		}
 		return nil

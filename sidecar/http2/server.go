@@ -245,7 +245,7 @@ func (s *session) start(id uint32, bound *exchange.Binding, fault *exchange.Faul
 	k.req, b.req = b.req, k.req
 	k.in.begin(true, c.room)
 	k.out.begin(false, c.room)
-	k.in.length, k.in.ended = k.req.length, b.end
+	k.in.length, k.in.ended, k.bare = k.req.length, b.end, b.end
 	if k.charged = callMemory; !c.room.Take(callMemory) {
 		k.charged = 0
 	}

@@ -270,7 +270,7 @@ func (k *call) open(c *conn) bool {
 	c.table.add(up)
 	c.live++
 	c.open++
-	end := k.in.ended && k.in.q.unsent == 0 && !k.in.trailing
+	end := k.bare // gRPC wants an end without DATA as DATA, as it came
 	k.appendRequest(c, end)
 	x.Outcome.Delivered = true
 	if end {
