@@ -426,7 +426,7 @@ func (k *call) responseHead(c *conn, s *stream, id uint32) *fatal {
 		k.moved = c.now
 		k.deadline = time.Time{}
 	}
-	if k.x.Gate != nil && k.in.q.keep && asks(&r, b.end) {
+	if k.x.Gate != nil && k.in.q.keep && k.asks(&r, b.end) {
 		k.held, k.heldEnd = r, b.end
 		k.fields = append(k.fields[:0], b.req.fields...)
 		k.asking = true
@@ -437,9 +437,13 @@ func (k *call) responseHead(c *conn, s *stream, id uint32) *fatal {
 	return nil
 }
 
-// asks reports whether a response is of the kind of which a gate may want another one.
-func asks(r *response, end bool) bool {
-	return r.status == 503 || end && r.grpcStatus == "14"
+// asks reports whether a response is of the kind of which a gate may want another one. end: it is its head only.
+func (k *call) asks(r *response, end bool) bool {
+	var g flow.GRPCStatus
+	if k.req.grpc && end {
+		g = grpcStatus(r.grpcStatus)
+	}
+	return k.x.Destination.Asks(r.status, g)
 }
 
 // responseTrailers takes the trailers of a response.

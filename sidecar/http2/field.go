@@ -195,6 +195,26 @@ func parseTimeout(s string) time.Duration {
 	return max(time.Duration(n)*unit, 1)
 }
 
+// appendTimeout writes d, above 0, as a grpc-timeout: in the smallest unit of which eight digits hold it, rounded up.
+func appendTimeout(b []byte, d time.Duration) []byte {
+	const most = 99_999_999
+	unit, letter := time.Hour, byte('H')
+	for _, u := range [...]struct {
+		unit   time.Duration
+		letter byte
+	}{{time.Nanosecond, 'n'}, {time.Microsecond, 'u'}, {time.Millisecond, 'm'}, {time.Second, 'S'}, {time.Minute, 'M'}} {
+		if d <= most*u.unit {
+			unit, letter = u.unit, u.letter
+			break
+		}
+	}
+	n := d / unit
+	if d%unit != 0 {
+		n++
+	}
+	return append(strconv.AppendInt(b, int64(n), 10), letter)
+}
+
 // octets is s without a copy; it must not be written to.
 func octets(s string) []byte {
 	return unsafe.Slice(unsafe.StringData(s), len(s))

@@ -306,6 +306,11 @@ func (k *call) appendRequest(c *conn, end bool) {
 		if f.drop || f.id >= fieldMethod && f.id <= fieldStatus {
 			continue
 		}
+		if f.id == fieldGRPCTimeout && x.Head.Timeout > 0 {
+			k.scratch = appendTimeout(k.scratch[:0], x.Left(time.Now()))
+			c.putPlainLocked(f.name, aliased(k.scratch))
+			continue
+		}
 		c.putFieldLocked(f)
 	}
 	k.scratch = exchange.AppendTraceparent(k.scratch[:0], x.Try)
@@ -339,8 +344,13 @@ func (k *call) await() {
 			return
 		case k.asking:
 			k.asking = false
+			answer := "503"
+			if k.req.grpc && k.heldEnd {
+				x.Outcome.GRPC = grpcStatus(k.held.grpcStatus)
+				answer = x.Outcome.GRPC.String()
+			}
 			k.mu.Unlock()
-			again := x.Gate.Retry(x, 503)
+			again := x.Gate.Retry(x, k.held.status)
 			k.mu.Lock()
 			if k.over { // something has ended it meanwhile
 				k.detach()
@@ -348,10 +358,7 @@ func (k *call) await() {
 			}
 			if again {
 				x.Outcome.Status, x.Outcome.Again = k.held.status, true
-				if k.req.grpc {
-					x.Outcome.GRPC = grpcStatus(k.held.grpcStatus)
-				}
-				k.fail(flow.ReasonUpstreamStatus, "answered 503")
+				k.fail(flow.ReasonUpstreamStatus, "answered "+answer)
 				k.detach()
 				return
 			}
