@@ -217,6 +217,18 @@ func TestOwnAnswers(t *testing.T) {
 	}
 }
 
+// An inbound listener has the timeouts of its service: what callers may wait for is not ended in front of the application.
+func TestInboundTimeout(t *testing.T) {
+	up := scripted(t, func(_ net.Conn, r *bufio.Reader) { _, _ = io.Copy(io.Discard, r) })
+	snap := serverSnapshot("catalog", up, policy.ModePermissive, flow.ProtocolHTTP)
+	snap.Listeners[0].RequestTimeout = 50 * time.Millisecond
+	r := start(t, snap, testmesh.NewCA(t).Holder("catalog"), 0)
+	got := raw(t, r.addr(t, "inbound"), "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+	if !strings.HasPrefix(got, "HTTP/1.1 504 ") || !strings.Contains(got, "x-tulle-reason: request_timeout\r\n") {
+		t.Errorf("got %q", got)
+	}
+}
+
 func TestTimeout(t *testing.T) {
 	up := scripted(t, func(_ net.Conn, r *bufio.Reader) { _, _ = io.Copy(io.Discard, r) })
 	r, addr := front(t, func(s *policy.Service) { s.RequestTimeout = 50 * time.Millisecond }, up)

@@ -254,9 +254,7 @@ func (w *randomWorld) serverSnapshot(rng *rand.Rand, i byte, at, app netip.AddrP
 	s.Revision = fmt.Sprint("s", rng.Uint32())
 	s.Listeners[0].Address = at
 	s.Listeners[0].Limits, s.Workload.Limits = randomLimits(rng)
-	s.Services = map[string]policy.Service{"catalog": {
-		Name: "catalog", Protocol: flow.ProtocolHTTP1, RequestTimeout: oneOf(rng, 0, 2*time.Second, -1), TryTimeout: oneOf[time.Duration](rng, 0, -1),
-	}}
+	s.Listeners[0].RequestTimeout = oneOf(rng, 0, 2*time.Second, -1)
 	return w.checked(s)
 }
 

@@ -57,8 +57,9 @@ func (s *Sidecar) bindings(snap *policy.Snapshot) []*exchange.Binding {
 		case flow.SideClient:
 			b.Routes = route.New(l.Service)
 		case flow.SideServer:
-			own := snap.Services[l.Service] // the callers' settings, where they are known
-			own.Name, own.Namespace, own.MTLS = workload.Service, workload.Namespace, false
+			own := policy.Service{
+				Name: workload.Service, Namespace: workload.Namespace, Protocol: l.Protocol, RequestTimeout: l.RequestTimeout, IdleTimeout: l.IdleTimeout,
+			}
 			b.Own = s.destination(inboundKey+l.Service, own)
 			b.App = &policy.Endpoint{Address: l.Target}
 		default:

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/tulle-mesh/tulle/controller/discovery"
 	"github.com/tulle-mesh/tulle/controller/resource"
@@ -105,6 +106,15 @@ func index(in Input) (map[string]policy.Service, map[string][]policy.Endpoint) {
 	return services, endpoints
 }
 
+// longer is b where it is longer than a, or off. A sidecar ends nothing on its callers' behalf before they would; what is shorter than the default is theirs
+// to keep, for of two clocks that end at once it is chance who is blamed.
+func longer(a, b time.Duration) time.Duration {
+	if b < 0 || b > a {
+		return b
+	}
+	return a
+}
+
 // snapshot is w's share: its own listeners and the services it calls.
 func snapshot(set *resource.Set, w *resource.Workload, services map[string]policy.Service, endpoints map[string][]policy.Endpoint) *policy.Snapshot {
 	s := &policy.Snapshot{
@@ -127,6 +137,11 @@ func snapshot(set *resource.Set, w *resource.Workload, services map[string]polic
 		}
 		if mode == "permissive" {
 			l.Mode = policy.ModePermissive
+		}
+		l = l.WithDefaults()
+		own := services[w.Spec.Service]
+		if l.IdleTimeout = longer(l.IdleTimeout, own.IdleTimeout); l.Protocol.HTTP() {
+			l.RequestTimeout = longer(l.RequestTimeout, own.RequestTimeout)
 		}
 		s.Listeners = append(s.Listeners, l)
 	}

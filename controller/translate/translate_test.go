@@ -116,6 +116,9 @@ func render(b *strings.Builder, s *policy.Snapshot) {
 			to = l.Target.String() + []string{" strict", " permissive"}[l.Mode]
 		}
 		fmt.Fprintf(b, "  listener %s %s %s -> %s\n", l.Name, policy.ProtocolName(l.Protocol), l.Address, to)
+		if d := (policy.Listener{Side: l.Side, Protocol: l.Protocol}).WithDefaults(); l.RequestTimeout != d.RequestTimeout || l.IdleTimeout != d.IdleTimeout {
+			fmt.Fprintf(b, "    timeouts request=%s idle=%s\n", l.RequestTimeout, l.IdleTimeout)
+		}
 		if v := l.Limits; v != (policy.Limits{}) && v != (policy.Limits{}).WithDefaults() {
 			fmt.Fprintf(b, "    limits head=%d fields=%d line=%d timeouts head=%s body=%s idle=%s\n",
 				v.HeadBytes, v.HeadFields, v.RequestLine, v.HeadTimeout, v.BodyTimeout, v.IdleTimeout)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
@@ -12,6 +13,7 @@ import (
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
 )
@@ -36,6 +38,11 @@ type Listener struct {
 	Service  string         // inbound: own service; outbound: destination service
 	Mode     ListenerMode   // inbound only
 	Limits   Limits         // of HTTP only
+
+	// Inbound only: what the callers' settings of the service (Service) are, so that the sidecar in front of it ends nothing that they let live. Defaults and "off"
+	// are those of Service.
+	RequestTimeout time.Duration // HTTP only
+	IdleTimeout    time.Duration // of relays and tunnels
 }
 
 // Check refuses what a sidecar could not act on; the error names field, value and remedy.
@@ -62,6 +69,9 @@ func (l Listener) Check() error {
 	if !l.Protocol.HTTP() && l.Limits != (Limits{}) {
 		return fail(errors.New("limits: only http listeners have them; remove them"))
 	}
+	if !l.Protocol.HTTP() && l.RequestTimeout != 0 {
+		return fail(fmt.Errorf("request timeout %s: only http listeners have one; remove it", l.RequestTimeout))
+	}
 	if err := l.Limits.Check(); err != nil {
 		return fail(fmt.Errorf("limits: %w", err))
 	}
@@ -77,6 +87,9 @@ func (l Listener) Check() error {
 	if l.Target.IsValid() {
 		return fail(fmt.Errorf("target %s: only inbound listeners have one; remove it", l.Target))
 	}
+	if l.RequestTimeout != 0 || l.IdleTimeout != 0 {
+		return fail(errors.New("timeouts: of outbound traffic they are the service's; remove them"))
+	}
 	if l.Mode != ModeStrict {
 		return fail(errors.New("mode permissive: only inbound listeners have a mode; remove it"))
 	}
@@ -88,10 +101,16 @@ var (
 	modeNames = map[ListenerMode]string{ModeStrict: "strict", ModePermissive: "permissive"}
 )
 
-// WithDefaults returns l with the defaults of its limits.
+// WithDefaults returns l with the defaults of its limits and timeouts.
 func (l Listener) WithDefaults() Listener {
 	if l.Protocol.HTTP() {
 		l.Limits = l.Limits.WithDefaults()
+	}
+	if l.Side == flow.SideServer {
+		if l.Protocol.HTTP() {
+			def(&l.RequestTimeout, DefaultRequestTimeout)
+		}
+		def(&l.IdleTimeout, DefaultIdleTimeout)
 	}
 	return l
 }
@@ -116,6 +135,10 @@ func (l Listener) ToXDS() (*listenerv3.Listener, error) {
 		if err != nil {
 			return nil, err
 		}
+		action := &routev3.RouteAction{ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: cluster}}
+		if l.Side == flow.SideServer {
+			action.Timeout = durationpb.New(max(l.RequestTimeout, 0)) // 0 is off
+		}
 		manager := &hcmv3.HttpConnectionManager{
 			StatPrefix: l.Name,
 			CodecType:  hcmv3.HttpConnectionManager_AUTO, // ALPN, or the preface of HTTP/2
@@ -123,7 +146,7 @@ func (l Listener) ToXDS() (*listenerv3.Listener, error) {
 				Name: l.Name,
 				VirtualHosts: []*routev3.VirtualHost{{Name: l.Service, Domains: []string{"*"}, Routes: []*routev3.Route{{
 					Match:  &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
-					Action: &routev3.Route_Route{Route: &routev3.RouteAction{ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: cluster}}},
+					Action: &routev3.Route_Route{Route: action},
 				}}}},
 			}},
 			HttpFilters: []*hcmv3.HttpFilter{{
@@ -143,6 +166,8 @@ func (l Listener) ToXDS() (*listenerv3.Listener, error) {
 	if l.Side == flow.SideServer {
 		e.str("target", l.Target.String())
 		e.str("mode", modeNames[l.Mode])
+		e.dur("request_timeout", l.RequestTimeout)
+		e.dur("idle_timeout", l.IdleTimeout)
 	}
 	return &listenerv3.Listener{
 		Name: l.Name, Address: socketAddress(l.Address), TrafficDirection: direction, Metadata: e.metadata(),
@@ -200,6 +225,7 @@ func ListenerFromXDS(x *listenerv3.Listener) (Listener, error) {
 		default:
 			r.fail("mode", "%q must be strict or permissive", mode)
 		}
+		l.RequestTimeout, l.IdleTimeout = r.dur("request_timeout"), r.dur("idle_timeout")
 	case "outbound":
 		l.Side = flow.SideClient
 	default:
@@ -208,5 +234,6 @@ func ListenerFromXDS(x *listenerv3.Listener) (Listener, error) {
 	if r.err != nil {
 		return fail(r.err)
 	}
+	l = l.WithDefaults()
 	return l, l.Check()
 }

@@ -70,10 +70,13 @@ func genEndpoints(r *rand.Rand) []Endpoint {
 func genListener(r *rand.Rand, i int, service string) Listener {
 	l := Listener{Name: fmt.Sprintf("l-%d", i), Protocol: genProtocol(r), Address: genAddr(r, 2*i), Service: service, Side: flow.SideClient}
 	if r.IntN(2) == 0 {
-		l.Side, l.Target, l.Mode = flow.SideServer, genAddr(r, 2*i+1), pick(r, ModeStrict, ModePermissive)
+		l.Side, l.Target, l.Mode, l.IdleTimeout = flow.SideServer, genAddr(r, 2*i+1), pick(r, ModeStrict, ModePermissive), genDuration(r)
 	}
 	if l.Protocol.HTTP() {
 		l.Limits = genLimits(r)
+		if l.Side == flow.SideServer {
+			l.RequestTimeout = genDuration(r)
+		}
 	}
 	return l
 }
@@ -251,6 +254,8 @@ func TestChecksNameFieldValueAndRemedy(t *testing.T) {
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTLS}, `listener "l": protocol 2: not supported here; use http, http1, http2, grpc or tcp`},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTCP}, `listener "l": address "": must be ip:port`},
 		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Target: at, Service: "s"}, "is the listener's own address"},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Service: "s", RequestTimeout: 1}, "timeouts: of outbound traffic they are the service's"},
+		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Service: "s", RequestTimeout: 1}, "request timeout 1ns: only http listeners have one"},
 		{mod(func(s *Service) { s.MTLS = true }), "needs at least one identity"},
 		{mod(func(s *Service) { s.Identities = []string{"x"} }), `must start with spiffe://`},
 		{mod(func(s *Service) { s.TryTimeout = time.Minute }), "try timeout 1m0s: is longer than the request timeout 15s"},
