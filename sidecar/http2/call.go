@@ -576,7 +576,7 @@ func farReason(fields []field, mesh bool) string {
 	return ""
 }
 
-// cutUp resets the stream of the try, unless it is closed.
+// cutUp resets the stream of the try, unless it is closed. Only the reader of its connection calls it.
 func (k *call) cutUp(why code) {
 	c := k.up.c
 	c.mu.Lock()
@@ -584,7 +584,7 @@ func (k *call) cutUp(why code) {
 	c.removeLocked(&k.up)
 	ended := c.mustEndLocked()
 	c.mu.Unlock()
-	k.d.add(c)
+	c.d.add(c)
 	if ended {
 		c.wake()
 	}
