@@ -2,6 +2,7 @@ package http2
 
 import (
 	"errors"
+	"strings"
 
 	"golang.org/x/net/http2/hpack"
 
@@ -44,7 +45,10 @@ func (c *conn) emit(h hpack.HeaderField) {
 		if b.fault = faultFieldName; h.Name != "" && h.Name[0] == ':' {
 			b.fault = faultPseudo
 		}
-	} else if !validValue(h.Value) {
+	} else if c.client { // many servers send what their application gave them
+		h.Value = strings.Trim(h.Value, " \t")
+	}
+	if !validValue(h.Value) && b.fault == nil {
 		b.fault = faultFieldValue
 	}
 	r.fields = append(r.fields, field{name: h.Name, value: h.Value, id: id, sensitive: h.Sensitive})

@@ -535,7 +535,7 @@ func (k *call) commit(r *response, fields []field, end, mesh bool, d *dirty) {
 	}
 	if x.Tells() {
 		if k.scratch = exchange.AppendTiming(k.scratch[:0], &x.Legs); len(k.scratch) > 0 {
-			c.putPlainLocked(exchange.TimingField, aliased(k.scratch))
+			c.enc.putNamed(namedTiming, exchange.TimingField, aliased(k.scratch))
 		}
 	}
 	c.endBlockLocked(at, k.down.id, end)
@@ -580,7 +580,7 @@ func farReason(fields []field, mesh bool) string {
 	return ""
 }
 
-// cutUp resets the stream of the try, unless it is closed.
+// cutUp resets the stream of the try, unless it is closed. Only the reader of its connection calls it.
 func (k *call) cutUp(why code) {
 	c := k.up.c
 	c.mu.Lock()
@@ -588,7 +588,7 @@ func (k *call) cutUp(why code) {
 	c.removeLocked(&k.up)
 	ended := c.mustEndLocked()
 	c.mu.Unlock()
-	k.d.add(c)
+	c.d.add(c)
 	if ended {
 		c.wake()
 	}

@@ -145,7 +145,7 @@ func (c *conn) init(nc net.Conn, l policy.Limits, room *exchange.Room) {
 	c.closed = make(chan struct{})
 	c.window, c.initial, c.left = initialWindow, initialWindow, initialWindow
 	c.most = 100
-	c.enc.c = c
+	c.enc.c, c.enc.size = c, tableSize
 	c.enc.h = hpack.NewEncoder(&c.enc)
 	c.dec = hpack.NewDecoder(tableSize, c.emit)
 	c.dec.SetMaxStringLength(meshLimits.bytes)
@@ -701,7 +701,8 @@ func (c *conn) settings(f frame, p []byte) *fatal {
 		id, v := uint16(p[0])<<8|uint16(p[1]), be32(p[2:])
 		switch id {
 		case settingTableSize:
-			c.enc.h.SetMaxDynamicTableSize(min(v, tableSize))
+			c.enc.size = int(min(v, tableSize))
+			c.enc.h.SetMaxDynamicTableSize(uint32(c.enc.size))
 			c.resized = true
 		case settingPush:
 			if v > 1 || v == 1 && c.client {

@@ -3,6 +3,7 @@ package http2
 import (
 	"io"
 	"net"
+	"strings"
 
 	"golang.org/x/net/http2/hpack"
 
@@ -199,11 +200,29 @@ func (c *conn) resume(d *dirty) {
 	}
 }
 
-// encoder writes header blocks to c.out.
+// encoder writes header blocks to c.out. It watches what the hpack.Encoder adds to its table, so that a field whose value seldom comes twice need not:
+// its name is put into the table once, and its values refer to that.
 type encoder struct {
-	c *conn
-	h *hpack.Encoder
+	c     *conn
+	h     *hpack.Encoder
+	size  int    // of the table, as the peer wants it
+	added uint64 // entries ever
+	bytes uint64 // and what they took of the table
+	names [numNamed]struct {
+		added, bytes uint64 // when it was added; 0: it was not
+	}
 }
+
+// named are the fields whose names are worth an entry.
+type named uint8
+
+const (
+	namedTraceparent named = iota
+	namedRequestID
+	namedTiming
+	namedTimeout
+	numNamed
+)
 
 // Write implements io.Writer for the hpack.Encoder.
 func (e *encoder) Write(p []byte) (int, error) {
@@ -213,6 +232,44 @@ func (e *encoder) Write(p []byte) (int, error) {
 
 var _ io.Writer = (*encoder)(nil)
 
+// put writes a field, indexed.
+func (e *encoder) put(name, value string) (added bool) {
+	at := len(e.c.out)
+	_ = e.h.WriteField(hpack.HeaderField{Name: name, Value: value})
+	if e.c.resized {
+		e.names = [numNamed]struct{ added, bytes uint64 }{}
+		return false
+	}
+	if added = e.c.out[at]&0xc0 == 0x40; added { // RFC 7541, section 6.2.1
+		e.added++
+		e.bytes += uint64(len(name) + len(value) + 32)
+	}
+	return added
+}
+
+// putNamed writes a field without indexing its value (RFC 7541, section 6.2.2).
+func (e *encoder) putNamed(n named, name, value string) {
+	at := &e.names[n]
+	if e.c.resized || at.added == 0 || e.bytes-at.bytes > uint64(e.size) {
+		before := e.bytes
+		if at.added = 0; e.put(name, strings.Clone(value)) { // the table keeps it
+			at.added, at.bytes = e.added, before
+		}
+		return
+	}
+	b, index := e.c.out, 62+int(e.added-at.added)
+	if index < 15 {
+		b = append(b, byte(index))
+	} else {
+		b = append(b, 15)
+		for index -= 15; index >= 128; index >>= 7 {
+			b = append(b, byte(index)|0x80)
+		}
+		b = append(b, byte(index))
+	}
+	e.c.out = appendString(b, value)
+}
+
 // beginBlockLocked begins a HEADERS frame and returns its place. Until endBlockLocked nothing else may be appended.
 func (c *conn) beginBlockLocked() int {
 	at := len(c.out)
@@ -220,15 +277,17 @@ func (c *conn) beginBlockLocked() int {
 	return at
 }
 
-func (c *conn) putLocked(name, value string) {
-	_ = c.enc.h.WriteField(hpack.HeaderField{Name: name, Value: value})
-}
+func (c *conn) putLocked(name, value string) { c.enc.put(name, value) }
 
 // putFieldLocked writes a field that came in, indexed if that promises to pay.
 func (c *conn) putFieldLocked(f *field) {
 	switch {
 	case f.sensitive:
 		_ = c.enc.h.WriteField(hpack.HeaderField{Name: f.name, Value: f.value, Sensitive: true})
+	case f.id == fieldGRPCTimeout:
+		c.enc.putNamed(namedTimeout, f.name, f.value)
+	case f.id == fieldRequestID:
+		c.enc.putNamed(namedRequestID, f.name, f.value)
 	case f.id.varies():
 		c.putPlainLocked(f.name, f.value)
 	default:
@@ -243,29 +302,20 @@ func (c *conn) putPlainLocked(name, value string) {
 		c.putLocked(name, value)
 		return
 	}
-	c.out = append(appendString(append(c.out, 0), name), 0)
-	c.out = appendLengthAt(c.out, len(c.out)-1, len(value))
-	c.out = append(c.out, value...)
+	c.out = appendString(appendString(append(c.out, 0), name), value)
 }
 
 // appendString appends a string literal without Huffman coding (RFC 7541, section 5.2).
 func appendString(b []byte, s string) []byte {
-	b = append(b, 0)
-	b = appendLengthAt(b, len(b)-1, len(s))
-	return append(b, s...)
-}
-
-// appendLengthAt writes n as an integer with a prefix of seven bits into the last byte of b, which is at, and behind it.
-func appendLengthAt(b []byte, at, n int) []byte {
+	n := len(s)
 	if n < 127 {
-		b[at] = byte(n)
-		return b
+		return append(append(b, byte(n)), s...)
 	}
-	b[at] = 127
+	b = append(b, 127)
 	for n -= 127; n >= 128; n >>= 7 {
 		b = append(b, byte(n)|0x80)
 	}
-	return append(b, byte(n))
+	return append(append(b, byte(n)), s...)
 }
 
 // endBlockLocked ends the block that began at at, cutting it into CONTINUATION frames where it is too long for one.

@@ -314,12 +314,12 @@ func (k *call) appendRequest(c *conn, end bool) {
 		c.putFieldLocked(f)
 	}
 	k.scratch = exchange.AppendTraceparent(k.scratch[:0], x.Try)
-	c.putPlainLocked("traceparent", aliased(k.scratch))
+	c.enc.putNamed(namedTraceparent, "traceparent", aliased(k.scratch))
 	if x.Head.B3 != 0 {
 		x.EachB3(func(name, value string) { c.putPlainLocked(name, value) })
 	}
 	if r.requestID < 0 {
-		c.putPlainLocked("x-request-id", x.Head.RequestID)
+		c.enc.putNamed(namedRequestID, "x-request-id", x.Head.RequestID)
 	}
 	c.endBlockLocked(at, k.up.id, end)
 }
