@@ -78,7 +78,7 @@ func answering(t *testing.T, f func(r *http.Request, body []byte) string) netip.
 }
 
 func external(change func(*policy.Service)) policy.Service {
-	sv := policy.Service{Name: "ext", Protocol: flow.ProtocolHTTP1, External: true}
+	sv := policy.Service{Name: "ext", Protocol: flow.ProtocolHTTP, External: true}
 	if change != nil {
 		change(&sv)
 	}
@@ -376,7 +376,7 @@ func TestUpgrade(t *testing.T) {
 		b, _ := io.ReadAll(r) // until the caller half-closes
 		_, _ = c.Write(b)
 	})
-	server := start(t, serverSnapshot("chat", target, policy.ModeStrict, flow.ProtocolHTTP1), ca.Holder("chat"), time.Second)
+	server := start(t, serverSnapshot("chat", target, policy.ModeStrict, flow.ProtocolHTTP), ca.Holder("chat"), time.Second)
 	web := start(t, clientSnapshot(mesh("chat"), server.addr(t, "inbound")), ca.Holder("web"), time.Second)
 	payload := make([]byte, 3<<20)
 	_, _ = rand.Read(payload)

@@ -84,7 +84,7 @@ func TestIdentities(t *testing.T) {
 	var endpoints []netip.AddrPort
 	var servers []*running
 	add := func(target netip.AddrPort, account string, authority *testmesh.CA) {
-		s := start(t, serverSnapshot("catalog", target, policy.ModeStrict, flow.ProtocolHTTP1), authority.Holder(account), 20*time.Millisecond)
+		s := start(t, serverSnapshot("catalog", target, policy.ModeStrict, flow.ProtocolHTTP), authority.Holder(account), 20*time.Millisecond)
 		servers = append(servers, s)
 		endpoints = append(endpoints, s.addr(t, "inbound"))
 	}

@@ -98,7 +98,7 @@ func TestDrainTimeout(t *testing.T) {
 		_, _ = io.Copy(io.Discard, r)
 	})
 	ca := testmesh.NewCA(t)
-	server := start(t, serverSnapshot("catalog", target, policy.ModeStrict, flow.ProtocolHTTP1), ca.Holder("catalog"), 50*time.Millisecond)
+	server := start(t, serverSnapshot("catalog", target, policy.ModeStrict, flow.ProtocolHTTP), ca.Holder("catalog"), 50*time.Millisecond)
 	web := start(t, clientSnapshot(mesh("catalog"), server.addr(t, "inbound")), ca.Holder("web"), time.Second)
 	c, br := dial(t, web.addr(t, "outbound"))
 	fmt.Fprint(c, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
@@ -197,8 +197,8 @@ func TestNoSnapshot(t *testing.T) {
 func TestPermissive(t *testing.T) {
 	ca := testmesh.NewCA(t)
 	target := app(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") })
-	server := start(t, serverSnapshot("catalog", target, policy.ModePermissive, flow.ProtocolHTTP1), ca.Holder("catalog"), time.Second)
-	strict := start(t, serverSnapshot("catalog", target, policy.ModeStrict, flow.ProtocolHTTP1), ca.Holder("catalog"), time.Second)
+	server := start(t, serverSnapshot("catalog", target, policy.ModePermissive, flow.ProtocolHTTP), ca.Holder("catalog"), time.Second)
+	strict := start(t, serverSnapshot("catalog", target, policy.ModeStrict, flow.ProtocolHTTP), ca.Holder("catalog"), time.Second)
 	if got := raw(t, server.addr(t, "inbound"), "GET / HTTP/1.1\r\nHost: a\r\n\r\n"); !strings.HasSuffix(got, "ok") {
 		t.Errorf("plaintext: got %q", got)
 	}
@@ -223,7 +223,7 @@ func TestPermissive(t *testing.T) {
 
 // TestRefusalArrives: a plaintext caller of a strict listener reads why it was turned away, however much it has sent.
 func TestRefusalArrives(t *testing.T) {
-	server := start(t, serverSnapshot("a", refused(t), policy.ModeStrict, flow.ProtocolHTTP1), testmesh.NewCA(t).Holder("a"), 0)
+	server := start(t, serverSnapshot("a", refused(t), policy.ModeStrict, flow.ProtocolHTTP), testmesh.NewCA(t).Holder("a"), 0)
 	got := raw(t, server.addr(t, "inbound"), "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n"+strings.Repeat("x", 100_000))
 	if !strings.HasPrefix(got, "HTTP/1.1 403 ") || !strings.Contains(got, "x-tulle-reason: plaintext_refused\r\n") {
 		t.Errorf("got %q", got)
@@ -279,7 +279,7 @@ func TestTraceBreaks(t *testing.T) {
 	})
 	defer http.DefaultClient.CloseIdleConnections()
 	snap := clientSnapshot(external(nil), backend)
-	snap.Listeners = append(snap.Listeners, policy.Listener{Name: "inbound", Side: flow.SideServer, Protocol: flow.ProtocolHTTP1, Address: refused(t), Target: target, Service: "web", Mode: policy.ModePermissive})
+	snap.Listeners = append(snap.Listeners, policy.Listener{Name: "inbound", Side: flow.SideServer, Protocol: flow.ProtocolHTTP, Address: refused(t), Target: target, Service: "web", Mode: policy.ModePermissive})
 	r := start(t, snap, &identity.Holder{}, time.Second)
 	out = r.addr(t, "outbound")
 	c, br := dial(t, r.addr(t, "inbound"))

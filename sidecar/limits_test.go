@@ -95,7 +95,7 @@ func TestHeadLimitsBetweenSidecars(t *testing.T) {
 	up := answering(t, func(*http.Request, []byte) string { hits.Add(1); return "HTTP/1.1 204 No Content\r\n\r\n" })
 	low := policy.Limits{HeadBytes: 1024, HeadFields: 8, RequestLine: 64}
 	high := policy.Limits{HeadBytes: policy.MaxHeadBytes, HeadFields: policy.MaxHeadFields, RequestLine: policy.MaxHeadBytes}
-	snap := serverSnapshot("catalog", up, policy.ModeStrict, flow.ProtocolHTTP1)
+	snap := serverSnapshot("catalog", up, policy.ModeStrict, flow.ProtocolHTTP)
 	snap.Listeners[0].Limits = low
 	server := start(t, snap, ca.Holder("catalog"), time.Second)
 	csnap := clientSnapshot(mesh("catalog"), server.addr(t, "inbound"))

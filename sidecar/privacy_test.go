@@ -175,7 +175,7 @@ func TestNothingPrivateLeaves(t *testing.T) {
 			})
 			ca := testmesh.NewCA(t)
 			var spans, log, page wire
-			there := serverSnapshot("catalog", l.Addr().(*net.TCPAddr).AddrPort(), policy.ModeStrict, flow.ProtocolHTTP1)
+			there := serverSnapshot("catalog", l.Addr().(*net.TCPAddr).AddrPort(), policy.ModeStrict, flow.ProtocolHTTP)
 			inbound, stopThere := told(t, there, ca.Holder("catalog"), &spans, &log, &page, format)
 			here := clientSnapshot(mesh("catalog"), inbound("inbound"))
 			here.Telemetry.Headers = []string{"x-path", "location"} // allowed, and still without a query string

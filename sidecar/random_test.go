@@ -249,7 +249,7 @@ func randomLimits(rng *rand.Rand) (policy.Limits, policy.SidecarLimits) {
 }
 
 func (w *randomWorld) serverSnapshot(rng *rand.Rand, i byte, at, app netip.AddrPort) *policy.Snapshot {
-	s := serverSnapshot("catalog", app, oneOf(rng, policy.ModeStrict, policy.ModeStrict, policy.ModePermissive), flow.ProtocolHTTP1)
+	s := serverSnapshot("catalog", app, oneOf(rng, policy.ModeStrict, policy.ModeStrict, policy.ModePermissive), flow.ProtocolHTTP)
 	s.Workload.Instance = fmt.Sprint("catalog-", i)
 	s.Revision = fmt.Sprint("s", rng.Uint32())
 	s.Listeners[0].Address = at

@@ -101,7 +101,7 @@ func clientSnapshot(sv policy.Service, endpoints ...netip.AddrPort) *policy.Snap
 }
 
 func mesh(name string) policy.Service {
-	return policy.Service{Name: name, Namespace: "shop", Protocol: flow.ProtocolHTTP1, MTLS: true, Identities: []string{testmesh.ID(name).String()}}
+	return policy.Service{Name: name, Namespace: "shop", Protocol: flow.ProtocolHTTP, MTLS: true, Identities: []string{testmesh.ID(name).String()}}
 }
 
 // app starts an HTTP application and returns its address.
@@ -140,7 +140,7 @@ func TestTwoSidecars(t *testing.T) {
 		w.Header().Set("x-tulle-reason", "denied") // an application may not speak for a sidecar
 		fmt.Fprintf(w, "%s %d", r.Method, len(body))
 	})
-	server := start(t, serverSnapshot("catalog", target, policy.ModeStrict, flow.ProtocolHTTP1), ca.Holder("catalog"), 0)
+	server := start(t, serverSnapshot("catalog", target, policy.ModeStrict, flow.ProtocolHTTP), ca.Holder("catalog"), 0)
 	web := start(t, clientSnapshot(mesh("catalog"), server.addr(t, "inbound")), ca.Holder("web"), 0)
 	c := client(t)
 

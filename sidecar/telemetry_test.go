@@ -19,7 +19,7 @@ import (
 func pair(t *testing.T, h http.HandlerFunc, says policy.Telemetry) (web, catalog *running) {
 	t.Helper()
 	ca := testmesh.NewCA(t)
-	there := serverSnapshot("catalog", app(t, h), policy.ModePermissive, flow.ProtocolHTTP1)
+	there := serverSnapshot("catalog", app(t, h), policy.ModePermissive, flow.ProtocolHTTP)
 	there.Telemetry = says
 	catalog = start(t, there, ca.Holder("catalog"), 0)
 	here := clientSnapshot(mesh("catalog"), catalog.addr(t, "inbound"))
@@ -130,7 +130,7 @@ func TestMeshAllocations(t *testing.T) {
 		_ = l.Close()
 		<-done
 	})
-	server := start(t, serverSnapshot("catalog", l.Addr().(*net.TCPAddr).AddrPort(), policy.ModeStrict, flow.ProtocolHTTP1), ca.Holder("catalog"), 0)
+	server := start(t, serverSnapshot("catalog", l.Addr().(*net.TCPAddr).AddrPort(), policy.ModeStrict, flow.ProtocolHTTP), ca.Holder("catalog"), 0)
 	web := start(t, clientSnapshot(mesh("catalog"), server.addr(t, "inbound")), ca.Holder("web"), 0)
 	server.observer.rec, web.observer.rec = nothing{}, nothing{}
 	c, err := net.Dial("tcp", web.addr(t, "outbound").String())

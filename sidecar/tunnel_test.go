@@ -26,7 +26,7 @@ import (
 func chain(t *testing.T, target netip.AddrPort) (web, server *running, addr netip.AddrPort) {
 	t.Helper()
 	ca := testmesh.NewCA(t)
-	server = start(t, serverSnapshot("chat", target, policy.ModeStrict, flow.ProtocolHTTP1), ca.Holder("chat"), time.Second)
+	server = start(t, serverSnapshot("chat", target, policy.ModeStrict, flow.ProtocolHTTP), ca.Holder("chat"), time.Second)
 	web = start(t, clientSnapshot(mesh("chat"), server.addr(t, "inbound")), ca.Holder("web"), time.Second)
 	return web, server, web.addr(t, "outbound")
 }

@@ -56,7 +56,7 @@ var loopback = netip.MustParseAddrPort("127.0.0.1:0")
 func outbound(t *testing.T, sv policy.Service, holder *identity.Holder, to netip.AddrPort) netip.AddrPort {
 	return run(t, &policy.Snapshot{
 		Revision: "c", Workload: policy.Workload{Service: "web", Namespace: "shop", Instance: "web-1"},
-		Listeners: []policy.Listener{{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP1, Address: loopback, Service: sv.Name}},
+		Listeners: []policy.Listener{{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: loopback, Service: sv.Name}},
 		Services:  map[string]policy.Service{sv.Name: sv},
 		Endpoints: map[string][]policy.Endpoint{sv.Name: {{Address: to, Instance: "e", Weight: 100}}},
 	}, holder)
@@ -67,11 +67,11 @@ func paths(t *testing.T, to netip.AddrPort) map[string]netip.AddrPort {
 	ca := testmesh.NewCA(t)
 	inbound := run(t, &policy.Snapshot{
 		Revision: "s", Workload: policy.Workload{Service: "app", Namespace: "shop", Instance: "app-1"},
-		Listeners: []policy.Listener{{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolHTTP1, Address: loopback, Target: to, Service: "app"}},
+		Listeners: []policy.Listener{{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolHTTP, Address: loopback, Target: to, Service: "app"}},
 	}, ca.Holder("app"))
-	meshed := policy.Service{Name: "app", Namespace: "shop", Protocol: flow.ProtocolHTTP1, MTLS: true, Identities: []string{testmesh.ID("app").String()}}
+	meshed := policy.Service{Name: "app", Namespace: "shop", Protocol: flow.ProtocolHTTP, MTLS: true, Identities: []string{testmesh.ID("app").String()}}
 	return map[string]netip.AddrPort{
-		"one sidecar":  outbound(t, policy.Service{Name: "ext", Protocol: flow.ProtocolHTTP1, External: true}, &identity.Holder{}, to),
+		"one sidecar":  outbound(t, policy.Service{Name: "ext", Protocol: flow.ProtocolHTTP, External: true}, &identity.Holder{}, to),
 		"two sidecars": outbound(t, meshed, ca.Holder("web"), inbound),
 	}
 }
