@@ -222,7 +222,7 @@ func TestHTTP2Allocations(t *testing.T) {
 	ca := testmesh.NewCA(t)
 	up := grpcApp(t, 100)
 	one := start(t, clientSnapshot(external(nil), up), &identity.Holder{}, 0)
-	server := start(t, serverSnapshot("catalog", up, policy.ModeStrict, flow.ProtocolHTTP1), ca.Holder("catalog"), 0)
+	server := start(t, serverSnapshot("catalog", up, policy.ModeStrict, flow.ProtocolHTTP), ca.Holder("catalog"), 0)
 	web := start(t, clientSnapshot(mesh("catalog"), server.addr(t, "inbound")), ca.Holder("web"), 0)
 	for _, r := range []*running{one, server, web} {
 		r.observer.rec = nothing{}

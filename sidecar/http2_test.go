@@ -90,11 +90,11 @@ func TestHTTP2TwoSidecars(t *testing.T) {
 				_, _ = w.Write(body)
 				w.Header().Set("Sum", fmt.Sprint(len(body)))
 			})
-			mode, sv := policy.ModePermissive, policy.Service{Name: "catalog", Protocol: flow.ProtocolHTTP1, External: true}
+			mode, sv := policy.ModePermissive, policy.Service{Name: "catalog", Protocol: flow.ProtocolHTTP, External: true}
 			if mtls {
 				mode, sv = policy.ModeStrict, mesh("catalog")
 			}
-			server := start(t, serverSnapshot("catalog", target, mode, flow.ProtocolHTTP1), ca.Holder("catalog"), time.Second)
+			server := start(t, serverSnapshot("catalog", target, mode, flow.ProtocolHTTP), ca.Holder("catalog"), time.Second)
 			web := start(t, clientSnapshot(sv, server.addr(t, "inbound")), ca.Holder("web"), time.Second)
 			c := h2client(t)
 			for _, size := range []int{0, 5, 20_000, 3 << 20} {
