@@ -50,7 +50,7 @@ func (o *observer) observe(next exchange.Handler) exchange.Handler {
 		o.add(&x.Live, x, x.Kind, x.Start)
 
 		next.Handle(x)
-		grpcFailure(&x.Outcome)
+		grpcFailure(x)
 
 		o.remove(&x.Live)
 		o.rec.Active(key, -1)
@@ -98,7 +98,7 @@ func (o *observer) attempt(next exchange.Handler) exchange.Handler {
 		o.add(&x.TryLive, x, flow.KindAttempt, x.Start.Add(begin))
 
 		next.Handle(x)
-		grpcFailure(&x.Outcome)
+		grpcFailure(x)
 
 		o.remove(&x.TryLive)
 		r := &x.Record
@@ -115,10 +115,16 @@ func (o *observer) attempt(next exchange.Handler) exchange.Handler {
 	})
 }
 
-// grpcFailure gives an answer of gRPC that stands for a 5xx the reason that a 5xx has (docs/format/record.md, "Failures").
-func grpcFailure(o *exchange.Outcome) {
-	if o.Reason == flow.ReasonNone && o.GRPC.Failure() {
+// grpcFailure gives an answer of gRPC that stands for a 5xx the reason that a 5xx has, and one that is whole but has no status, which callers take for
+// UNKNOWN, that of an invalid one (docs/format/record.md, "Failures").
+func grpcFailure(x *exchange.Exchange) {
+	o := &x.Outcome
+	switch {
+	case x.Protocol != flow.ProtocolGRPC || o.Reason != flow.ReasonNone:
+	case o.GRPC.Failure():
 		o.Reason = flow.ReasonUpstreamStatus
+	case o.GRPC == 0 && o.Status == 200 && o.Answered:
+		o.Fail(flow.ReasonUpstreamProtocol, "the answer has no grpc-status")
 	}
 }
 

@@ -86,9 +86,12 @@ func TestFolding(t *testing.T) {
 	}
 }
 
-// TestFailedGRPC: an answer whose gRPC status stands for a 5xx has the reason of a 5xx, and its try a span of its own; one that says NOT_FOUND is an answer.
+// TestFailedGRPC: an answer whose gRPC status stands for a 5xx has the reason of a 5xx, and its try a span of its own; one that says NOT_FOUND is an answer, and one that says nothing is invalid.
 func TestFailedGRPC(t *testing.T) {
-	for code, want := range map[uint64]flow.Reason{0: flow.ReasonNone, 5: flow.ReasonNone, 14: flow.ReasonUpstreamStatus, 13: flow.ReasonUpstreamStatus} {
+	for status, want := range map[flow.GRPCStatus]flow.Reason{
+		flow.NewGRPCStatus(0): flow.ReasonNone, flow.NewGRPCStatus(5): flow.ReasonNone, flow.NewGRPCStatus(14): flow.ReasonUpstreamStatus,
+		flow.NewGRPCStatus(13): flow.ReasonUpstreamStatus, 0: flow.ReasonUpstreamProtocol,
+	} {
 		rec := &testmesh.Recorder{}
 		o := &observer{rec: rec, holder: &identity.Holder{}}
 		x := &exchange.Exchange{Kind: flow.KindExchange, Side: flow.SideClient, Protocol: flow.ProtocolGRPC}
@@ -98,11 +101,11 @@ func TestFailedGRPC(t *testing.T) {
 		o.observe(o.attempt(exchange.HandlerFunc(func(x *exchange.Exchange) {
 			x.Tries = 1
 			x.Choice.Endpoint = &policy.Endpoint{}
-			x.Outcome = exchange.Outcome{Status: 200, GRPC: flow.NewGRPCStatus(code), Committed: true, Answered: true, Delivered: true}
+			x.Outcome = exchange.Outcome{Status: 200, GRPC: status, Committed: true, Answered: true, Delivered: true}
 		}))).Handle(x)
 		at, ex := rec.Closed(flow.KindAttempt), rec.Closed(flow.KindExchange)
 		if len(at) != 1 || len(ex) != 1 || at[0].Reason != want || ex[0].Reason != want || at[0].Folded != (want == flow.ReasonNone) {
-			t.Errorf("code %d: attempt %+v\nexchange %+v", code, at, ex)
+			t.Errorf("status %q: attempt %+v\nexchange %+v", status, at, ex)
 		}
 	}
 }
