@@ -45,8 +45,8 @@ func (c *conn) emit(h hpack.HeaderField) {
 		if b.fault = faultFieldName; h.Name != "" && h.Name[0] == ':' {
 			b.fault = faultPseudo
 		}
-	} else if c.client { // many servers send what their application gave them
-		h.Value = strings.Trim(h.Value, " \t")
+	} else if c.client && h.Value != "" && (h.Value[0] <= ' ' || h.Value[len(h.Value)-1] <= ' ') {
+		h.Value = strings.Trim(h.Value, " \t") // many servers send what their application gave them
 	}
 	if !validValue(h.Value) && b.fault == nil {
 		b.fault = faultFieldValue

@@ -203,11 +203,15 @@ func (k *call) pump(l *lane, p []byte, turn bool, d *dirty) {
 			}
 			break
 		}
-		n := min(int64(want), maxFrame, dst.window, c.window, int64(c.bodyRoomLocked()))
+		share := c.shareLocked(dst)
+		n := min(int64(want), maxFrame, dst.window, share, int64(c.bodyRoomLocked()))
 		if n <= 0 {
-			if dst.window <= 0 {
+			switch {
+			case dst.window <= 0:
 				dst.starved = true
-			} else {
+			case share <= 0 && c.window > 0:
+				dst.starved, dst.over, c.over = true, true, true
+			default:
 				c.blockLocked(dst)
 			}
 			break

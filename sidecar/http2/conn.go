@@ -53,7 +53,8 @@ type stream struct {
 	left       int64   // what the peer may still send
 	credit     int     // what it has been granted and not told
 	waiting    bool    // in c.blocked
-	starved    bool    // waits for its window
+	starved    bool    // waits for its window, or
+	over       bool    // for its share of the connection's
 	localDone  bool    // we have ended or reset it
 	remoteDone bool    // the peer has
 	opened     bool    // counted in c.open
@@ -109,6 +110,7 @@ type conn struct {
 	open    int        // streams that the peer counts
 	live    int        // streams in table
 	sent    int        // DATA frames, for guard
+	over    bool       // some stream has used its share of window
 	lastID  uint32     // server: the highest stream that was taken
 	resets  [64]uint32 // streams that we have reset, at which frames may still arrive
 	resetAt int
@@ -641,10 +643,13 @@ func (c *conn) windowUpdate(f frame, p []byte) *fatal {
 			c.mu.Unlock()
 			return &fatal{code: codeFlowControl, text: "the connection's window is larger than 2^31-1 (RFC 9113, section 6.9.1)"}
 		}
-		waiting := c.blocked.first != nil
+		waiting, over := c.blocked.first != nil, c.over
 		c.mu.Unlock()
 		if waiting {
 			c.resume(&c.d)
+		}
+		if over {
+			c.widen(&c.d)
 		}
 		return nil
 	}
@@ -671,7 +676,7 @@ func (c *conn) windowUpdate(f frame, p []byte) *fatal {
 		return c.guard.fault(c)
 	}
 	starved := s.starved
-	s.starved = false
+	s.starved, s.over = false, false
 	k := s.call
 	c.mu.Unlock()
 	if starved {

@@ -137,6 +137,17 @@ func (c *conn) broken() { _ = c.nc.Close() }
 // bodyRoomLocked is how many bytes of bodies may be appended.
 func (c *conn) bodyRoomLocked() int { return maxOut - len(c.out) }
 
+// shareLocked is how much of c's window s may use. A stream whose reader stalls would use all of it, because many peers give it back only as they
+// read. So none has more under way than the rest of the window, or three times that when it is the only one: one that stalls leaves a quarter to
+// those that come.
+func (c *conn) shareLocked(s *stream) int64 {
+	times := int64(1)
+	if c.open <= 1 {
+		times = 3
+	}
+	return min(c.window, times*c.window-(c.initial-s.window))
+}
+
 // blockLocked makes s wait for its turn.
 func (c *conn) blockLocked(s *stream) {
 	if s.waiting {
@@ -182,6 +193,28 @@ func (c *conn) unblockLocked(s *stream) {
 		c.blocked.last = before
 	}
 	s.waiting, s.after = false, nil
+}
+
+// widen lets streams go on that had used their share of c's window.
+func (c *conn) widen(d *dirty) {
+	c.mu.Lock()
+	if !c.over {
+		c.mu.Unlock()
+		return
+	}
+	c.over = false
+	var all []place
+	c.table.each(func(s *stream) {
+		if s.over {
+			s.over, s.starved = false, false
+			all = append(all, place{s, s.call, s.id})
+		}
+	})
+	c.mu.Unlock()
+	for _, at := range all {
+		at.k.resume(at.s, c, at.id, d)
+		d.add(c)
+	}
 }
 
 // resume lets the streams that wait for c's window or buffer go on, in turns.
