@@ -215,6 +215,7 @@ func (cl *Client) connect(x *exchange.Exchange, g *group) *conn {
 func (p *connection) run() {
 	c := p.c
 	defer p.client.wg.Done()
+	c.d.add(c) // the preface
 	err := c.run()
 	p.retire()
 	c.lost(err)
