@@ -431,7 +431,7 @@ func TestHTTP2Tunnel(t *testing.T) {
 	}
 	echo := func(send string, end bool) {
 		_ = f.WriteData(1, end, []byte(send))
-		f.until(t, "an echo", func(fr http2.Frame) bool {
+		f.until(t, "an echo of "+send, func(fr http2.Frame) bool {
 			d, ok := fr.(*http2.DataFrame)
 			if ok && (string(d.Data()) != "echo "+send || d.StreamEnded() != end) {
 				t.Errorf("got %q, ended %t", d.Data(), d.StreamEnded())
