@@ -184,6 +184,7 @@ func (cl *Client) connect(x *exchange.Exchange, g *group) *conn {
 		x.Outcome.Fail(flow.ReasonUpstreamProtocol, "the sidecar of the endpoint does not speak HTTP/2; upgrade it")
 		return nil
 	}
+	_ = ec.SetDeadline(time.Time{}) // of the handshake
 	l := policy.Limits{HTTP2: x.Binding.Listener.Limits.HTTP2}.WithDefaults()
 	l.IdleTimeout = cl.idle
 	l.HTTP2.Age, l.HTTP2.AgeGrace = 0, 0
@@ -215,6 +216,7 @@ func (cl *Client) connect(x *exchange.Exchange, g *group) *conn {
 func (p *connection) run() {
 	c := p.c
 	defer p.client.wg.Done()
+	c.d.add(c) // the preface
 	err := c.run()
 	p.retire()
 	c.lost(err)
