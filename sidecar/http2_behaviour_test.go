@@ -420,7 +420,7 @@ func TestHTTP2Tunnel(t *testing.T) {
 		}
 	})
 	ca := testmesh.NewCA(t)
-	server := start(t, serverSnapshot("catalog", up, policy.ModeStrict, flow.ProtocolHTTP1), ca.Holder("catalog"), time.Second)
+	server := start(t, serverSnapshot("catalog", up, policy.ModeStrict, flow.ProtocolHTTP), ca.Holder("catalog"), time.Second)
 	sv := mesh("catalog")
 	sv.RequestTimeout = 200 * time.Millisecond
 	web := start(t, clientSnapshot(sv, server.addr(t, "inbound")), ca.Holder("web"), time.Second)
