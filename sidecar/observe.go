@@ -64,7 +64,7 @@ func (o *observer) observe(next exchange.Handler) exchange.Handler {
 			r.Status = out.Status
 		}
 		r.Reason, r.Detail, r.Answered = out.Reason, out.Detail, out.Answered
-		r.Legs, r.Far = x.Legs, x.Far
+		r.Legs, r.Far, r.GRPC = x.Legs, x.Far, out.GRPC
 		if x.Folded && !x.Live.Reported {
 			r.Trace.SpanID = x.Try.SpanID // the parent that the other side knows
 		}
@@ -92,7 +92,7 @@ func (o *observer) attempt(next exchange.Handler) exchange.Handler {
 		head := x.Legs.HeadParsed
 		x.Legs, x.Far = exchange.NoLegs, flow.Far{}
 		x.Legs.HeadParsed = head
-		before := x.BytesOut.Load()
+		before, messages := x.BytesOut.Load(), x.MessagesOut.Load()
 		x.Try = x.Trace
 		x.Try.ParentID, x.Try.SpanID = x.Trace.SpanID, exchange.NewSpanID()
 		o.add(&x.TryLive, x, flow.KindAttempt, x.Start.Add(begin))
@@ -104,9 +104,10 @@ func (o *observer) attempt(next exchange.Handler) exchange.Handler {
 		r := &x.Record
 		o.fill(r, x, flow.KindAttempt)
 		out := &x.Outcome
-		r.Status, r.Reason, r.Detail, r.Delivered = out.Status, out.Reason, out.Detail, out.Delivered
+		r.Status, r.Reason, r.Detail, r.Delivered, r.GRPC = out.Status, out.Reason, out.Detail, out.Delivered, out.GRPC
 		r.Legs = since(x.Legs, begin)
 		r.BytesOut -= before
+		r.MessagesOut -= messages
 		o.endpoint(r, x)
 		x.Folded = x.Tries == 1 && out.Answered && out.Reason == flow.ReasonNone && begin+r.Duration < flow.ProgressInterval/2
 		r.Folded = x.Folded
@@ -178,6 +179,7 @@ func (o *observer) fill(r *flow.Record, x *exchange.Exchange, kind flow.Kind) {
 		UserAgent: x.Head.UserAgent, RequestID: x.Head.RequestID,
 		Route:   x.Decision.Route,
 		BytesIn: x.BytesIn.Load(), BytesOut: x.BytesOut.Load(),
+		MessagesIn: x.MessagesIn.Load(), MessagesOut: x.MessagesOut.Load(),
 		Revision: x.Binding.Snapshot.Revision,
 	}
 	w := &x.Binding.Workload

@@ -46,7 +46,7 @@ func (s *Sidecar) Saturation() []flow.Saturation {
 		for i := range t.endpoints {
 			open, idle := s.pools.Count(t.endpoints[i].Address, t.d.TLS)
 			sat.Open += open
-			sat.Idle += idle
+			sat.Idle += idle + s.http2.Idle(t.endpoints[i].Address, t.d.TLS)
 		}
 		if t.side == flow.SideServer { // nothing is limited towards the own application
 			sat.InFlight = s.observer.inbound.Load()

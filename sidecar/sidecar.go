@@ -21,8 +21,10 @@ import (
 	"github.com/tulle-mesh/tulle/internal/policy"
 	"github.com/tulle-mesh/tulle/internal/route"
 	"github.com/tulle-mesh/tulle/sidecar/balance"
+	"github.com/tulle-mesh/tulle/sidecar/detect"
 	"github.com/tulle-mesh/tulle/sidecar/exchange"
 	"github.com/tulle-mesh/tulle/sidecar/http1"
+	"github.com/tulle-mesh/tulle/sidecar/http2"
 	"github.com/tulle-mesh/tulle/sidecar/listen"
 	"github.com/tulle-mesh/tulle/sidecar/resilience"
 	"github.com/tulle-mesh/tulle/sidecar/security"
@@ -149,8 +151,11 @@ type Sidecar struct {
 	unwrapper *security.Unwrapper
 	room      exchange.Room
 
-	inHTTP, outHTTP *http1.Server
-	inTCP, outTCP   *tcp.Server
+	http2 *http2.Client
+
+	inHTTP, outHTTP   *http1.Server
+	inHTTP2, outHTTP2 *http2.Server
+	inTCP, outTCP     *tcp.Server
 
 	services map[string]*service // owned by Run
 	applied  atomic.Pointer[policy.Snapshot]
@@ -192,6 +197,10 @@ func New(cfg Config) (*Sidecar, error) {
 	sendHTTP, sendTCP := &http1.Sender{Pool: s.pools}, &tcp.Sender{Pool: s.pools}
 	s.inHTTP = &http1.Server{Handler: s.inbound(sendHTTP), Side: flow.SideServer}
 	s.outHTTP = &http1.Server{Handler: s.outbound(sendHTTP), Side: flow.SideClient}
+	s.http2 = http2.NewClient(s.pools, upstream.IdleTimeout)
+	sendHTTP2 := &http2.Sender{Client: s.http2}
+	s.inHTTP2 = &http2.Server{Handler: s.inbound(sendHTTP2), Side: flow.SideServer}
+	s.outHTTP2 = &http2.Server{Handler: s.outbound(sendHTTP2), Side: flow.SideClient}
 	s.inTCP = &tcp.Server{Handler: s.inbound(sendTCP), Side: flow.SideServer}
 	s.outTCP = &tcp.Server{Handler: s.outbound(sendTCP), Side: flow.SideClient}
 	return s, nil
@@ -205,7 +214,12 @@ func New(cfg Config) (*Sidecar, error) {
 func (s *Sidecar) Run(ctx context.Context, ready func()) error {
 	behind, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
-	wg.Go(func() { s.pools.Run(behind) })
+	pooled, stopPools := context.WithCancel(context.WithoutCancel(ctx))
+	wg.Go(func() { s.pools.Run(pooled) })
+	wg.Go(func() {
+		defer stopPools() // the connections of http2 are the pools'
+		s.http2.Run(behind)
+	})
 	wg.Go(func() { s.observer.run(behind) })
 	defer wg.Wait()
 	defer stop()
@@ -299,6 +313,7 @@ func (s *Sidecar) receive(c *listen.Conn) (speaker, *exchange.Session) {
 	peer := &exchange.Peer{Addr: c.Addr(), Local: c.Local()}
 	sess := &exchange.Session{Conn: c.Conn, TCP: c.TCP, Peer: peer, Start: c.Start, Bind: c.Binding, Report: s.observer}
 	http := b.Listener.Protocol.HTTP()
+	isHTTP2, secured := false, false
 	if b.Listener.Side == flow.SideServer {
 		u, refusal := s.unwrapper.Unwrap(c.Conn, b.Listener.Mode, b.Listener.Protocol)
 		if refusal != nil {
@@ -316,6 +331,7 @@ func (s *Sidecar) receive(c *listen.Conn) (speaker, *exchange.Session) {
 			return nil, nil
 		}
 		sess.Conn, sess.Buffered = u.Conn, u.Buffered
+		isHTTP2, secured = u.HTTP2, !u.Peer.IsZero()
 		if !u.Peer.IsZero() {
 			peer.Identity = u.Peer.String()
 			if ns, account, ok := u.Peer.Account(); ok {
@@ -326,7 +342,14 @@ func (s *Sidecar) receive(c *listen.Conn) (speaker, *exchange.Session) {
 	if !c.Begin(sess) {
 		return nil, nil
 	}
+	if http && !secured { // where TLS has not agreed on HTTP/2, HTTP/1.1 is spoken
+		isHTTP2 = detect.HTTP2(sess, b.Listener.Limits.HeadTimeout)
+	}
 	switch {
+	case isHTTP2 && b.Listener.Side == flow.SideServer:
+		return s.inHTTP2, sess
+	case isHTTP2:
+		return s.outHTTP2, sess
 	case http && b.Listener.Side == flow.SideServer:
 		return s.inHTTP, sess
 	case http:

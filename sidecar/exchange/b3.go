@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/policy"
@@ -173,4 +174,84 @@ func b3State(t flow.Trace, b B3) byte {
 		return '1'
 	}
 	return '0'
+}
+
+// ReadsB3 reports whether B3's fields mean anything by p; if not, they are fields like any other.
+func (p *Propagation) ReadsB3() bool { return p.B3 || p.Fixed }
+
+// B3Fields are the fields of B3 that came with a request. The zero value: none.
+type B3Fields struct {
+	single string
+	multi  [len(b3Names)]string
+	came   B3
+	seen   uint8 // a bit for each name
+	twice  bool  // one came twice: none is valid
+}
+
+// b3Names are X-B3-TraceId and its siblings in the order of ParseB3Multi.
+var b3Names = [...]string{"x-b3-traceid", "x-b3-spanid", "x-b3-parentspanid", "x-b3-sampled", "x-b3-flags"}
+
+// Add takes one field, in any case; false: it is none of B3. It keeps value for as long as b is used.
+func (b *B3Fields) Add(name, value string) bool {
+	if len(name) == len("b3") && strings.EqualFold(name, "b3") {
+		b.twice, b.single = b.twice || b.came&B3Single != 0, value
+		b.came |= B3Single
+		return true
+	}
+	for k, n := range b3Names {
+		if len(name) == len(n) && strings.EqualFold(name, n) {
+			b.twice, b.multi[k] = b.twice || b.seen&(1<<k) != 0, value
+			b.seen |= 1 << k
+			b.came |= B3Multi
+			return true
+		}
+	}
+	return false
+}
+
+// AdoptB3 takes b into x.Head, by x.Binding.Propagation. w3c says that x.Head.Parent is that of a valid traceparent; AdoptB3 reports whether it still
+// is. Between sidecars (mesh) traceparent always wins: their spans are linked by it.
+func (x *Exchange) AdoptB3(b *B3Fields, w3c, mesh bool) bool {
+	p := &x.Binding.Propagation
+	if !p.Fixed {
+		x.Head.B3 = b.came
+	}
+	if b.twice || !p.B3 {
+		return w3c
+	}
+	t, state, ok := ParseB3(b.single)
+	if !ok {
+		t, state, ok = ParseB3Multi(b.multi[0], b.multi[1], b.multi[2], b.multi[3], b.multi[4])
+	}
+	switch {
+	case !ok:
+	case w3c && (!p.B3First || mesh || t.TraceID.IsZero()):
+		x.Head.B3 |= state & B3Debug
+	default:
+		x.Head.Parent = t
+		x.Head.B3 |= state
+		w3c = false
+	}
+	return w3c
+}
+
+// EachB3 calls yield with the fields of B3 that name x.Try, as x.Head.B3 says; names are in lower case.
+func (x *Exchange) EachB3(yield func(name, value string)) {
+	b, t := x.Head.B3, x.Try
+	if b&B3Single != 0 {
+		yield("b3", string(AppendB3Single(nil, t, b)))
+	}
+	if b&B3Multi == 0 {
+		return
+	}
+	yield(b3Names[0], string(appendB3Trace(nil, t)))
+	yield(b3Names[1], t.SpanID.String())
+	if !t.ParentID.IsZero() {
+		yield(b3Names[2], t.ParentID.String())
+	}
+	if b&B3Debug != 0 {
+		yield(b3Names[4], "1")
+	} else {
+		yield(b3Names[3], string(b3State(t, b)))
+	}
 }

@@ -159,6 +159,9 @@ type Conn struct {
 type Pool interface {
 	// Get returns a connection to x.Choice.Endpoint, reused unless x.Fresh, and fills x.Legs; on failure it fills x.Outcome and returns nil.
 	Get(x *Exchange) *Conn
+	// Connect opens a connection to x.Choice.Endpoint and fills x.Legs; on failure it fills x.Outcome and returns nil. http2 is what the endpoint's
+	// sidecar is asked to speak, which an old one may not: see tls.ConnectionState.NegotiatedProtocol. Only Discard takes it back.
+	Connect(x *Exchange, http2 bool) *Conn
 	// Put takes back a connection on which nothing is outstanding.
 	Put(c *Conn)
 	// Discard closes a connection in order: what was written is still delivered.
@@ -272,7 +275,14 @@ type Exchange struct {
 	mu       sync.Mutex
 	upstream net.Conn
 	down     net.Conn // during a relay
+	waker    Waker
 	aborted  flow.Reason
+}
+
+// Waker is who waits for something that no deadline of a connection can end.
+type Waker interface {
+	// Wake makes it look at Exchange.Aborted. It may be called by any goroutine, and takes no lock that is held while an Exchange is used.
+	Wake()
 }
 
 // Live is a place in the observer's list of what is alive.
@@ -357,6 +367,24 @@ func (x *Exchange) Detach() {
 	x.mu.Unlock()
 }
 
+// Await notes who waits for the current try, until Awaited. False: x was aborted, do not wait.
+func (x *Exchange) Await(w Waker) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.aborted != flow.ReasonNone {
+		return false
+	}
+	x.waker = w
+	return true
+}
+
+// Awaited ends what Await began.
+func (x *Exchange) Awaited() {
+	x.mu.Lock()
+	x.waker = nil
+	x.mu.Unlock()
+}
+
 // SetDeadline moves the deadline of the attached connection, unless x was aborted.
 func (x *Exchange) SetDeadline(t time.Time) {
 	x.mu.Lock()
@@ -379,6 +407,9 @@ func (x *Exchange) Abort(reason flow.Reason) {
 	}
 	if x.down != nil {
 		_ = x.down.SetDeadline(past)
+	}
+	if x.waker != nil {
+		x.waker.Wake()
 	}
 }
 

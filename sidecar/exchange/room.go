@@ -19,12 +19,22 @@ const (
 	LimitConnections
 	LimitConnectionsPerSource
 	LimitBufferBytes
+	LimitStreams
+	LimitResets
+	LimitControlFrames
+	LimitEmptyFrames
+	LimitPriorityFrames
+	LimitWindowUpdates
+	LimitContinuations
+	LimitPingTimeout
 	numLimits
 )
 
 var limitNames = [numLimits]string{
 	"headBytes", "headFields", "requestLineBytes", "headTimeout", "bodyTimeout", "idleTimeout",
 	"connections", "connectionsPerSource", "bufferBytes",
+	"http2.streams", "http2.resets", "http2.controlFrames", "http2.emptyFrames", "http2.priorityFrames", "http2.windowUpdates", "http2.continuations",
+	"http2.pingTimeout",
 }
 
 // String is the field's name in the configuration.

@@ -24,6 +24,8 @@ type Session struct {
 	draining bool
 	aborted  flow.Reason
 	x        *Exchange
+	onDrain  func()
+	onAbort  func(flow.Reason)
 }
 
 // Reporter takes connections that never became an exchange.
@@ -67,18 +69,38 @@ func (s *Session) Carry(x *Exchange) bool {
 	return true
 }
 
+// Serve is for a speaker whose connection carries many exchanges at a time, in place of SetIdle, SetBusy and Carry: drain is called when the session
+// is to end with the exchanges in flight, abort when these are to end too; each by any goroutine, and without waiting. What was asked for before is
+// returned. Serve(nil, nil) when the connection has ended.
+func (s *Session) Serve(drain func(), abort func(flow.Reason)) (draining bool, aborted flow.Reason) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.onDrain, s.onAbort = drain, abort
+	return s.draining, s.aborted
+}
+
 // Drain closes the session when it is idle, now or after the exchange in flight. It does not wait.
 func (s *Session) Drain() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.draining = true
 	if s.idle {
 		_ = s.Conn.SetReadDeadline(past)
+	}
+	drain := s.onDrain
+	s.mu.Unlock()
+	if drain != nil {
+		drain()
 	}
 }
 
 // Abort ends the exchange in flight; the speaker still answers if nothing was answered yet.
 func (s *Session) Abort(reason flow.Reason) {
+	if abort := s.abort(reason); abort != nil {
+		abort(reason)
+	}
+}
+
+func (s *Session) abort(reason flow.Reason) func(flow.Reason) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.draining = true
@@ -91,4 +113,5 @@ func (s *Session) Abort(reason flow.Reason) {
 	if s.x != nil {
 		s.x.Abort(s.aborted)
 	}
+	return s.onAbort
 }

@@ -19,6 +19,7 @@ type Socket struct {
 	*net.TCPConn
 	Raw     syscall.RawConn
 	in, out transfer
+	once    func(fd uintptr) bool // of WriteReady
 }
 
 // transfer is a Read or a Write under way. do is made once, for a closure per call would be garbage.
@@ -40,7 +41,7 @@ func NewSocket(c net.Conn) net.Conn {
 		return c
 	}
 	s := &Socket{TCPConn: tcp, Raw: raw}
-	s.in.do, s.out.do = s.readNow, s.writeNow
+	s.in.do, s.out.do, s.once = s.readNow, s.writeNow, s.writeOnce
 	return s
 }
 
@@ -95,6 +96,23 @@ func (s *Socket) Write(p []byte) (int, error) {
 		err = t.err
 	}
 	return t.n, s.explain("write", err)
+}
+
+// WriteReady writes what there is room for, without waiting.
+func (s *Socket) WriteReady(p []byte) (int, error) {
+	t := &s.out
+	t.p, t.n, t.err = p, 0, nil
+	err := s.Raw.Write(s.once)
+	t.p = nil
+	if err == nil {
+		err = t.err
+	}
+	return t.n, s.explain("write", err)
+}
+
+func (s *Socket) writeOnce(fd uintptr) bool {
+	s.writeNow(fd)
+	return true
 }
 
 func (s *Socket) writeNow(fd uintptr) bool {

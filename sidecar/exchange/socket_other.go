@@ -12,3 +12,6 @@ func NewSocket(c net.Conn) net.Conn { return c }
 
 // ReadReady never finds anything ready; callers wait instead.
 func (*Socket) ReadReady([]byte) (n int, ready bool, err error) { return 0, false, nil }
+
+// WriteReady never finds room; callers wait instead.
+func (*Socket) WriteReady([]byte) (int, error) { return 0, nil }

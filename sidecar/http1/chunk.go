@@ -1,5 +1,7 @@
 package http1
 
+import "github.com/tulle-mesh/tulle/sidecar/exchange"
+
 // chunks reads the framing of a chunked body (RFC 9112, section 7.1), strictly: CR LF only, at most 15 hex digits, extensions that follow
 // their grammar, trailers that are valid fields and do not touch framing, routing or identity. It keeps no bytes of its own but short
 // counts, so a body may arrive in pieces of any size. The zero value is ready.
@@ -63,11 +65,11 @@ func (c *chunks) next(b []byte) (n int, data bool, f *fault) {
 		switch c.state {
 		case chunkSize:
 			switch {
-			case class[ch]&isHex != 0:
+			case exchange.Class[ch]&exchange.IsHex != 0:
 				if c.digits++; c.digits > 15 {
 					return n, false, faultChunk
 				}
-				c.size = c.size<<4 | int64(hexValue(ch))
+				c.size = c.size<<4 | int64(exchange.HexValue(ch))
 			case c.digits == 0:
 				return n, false, faultChunk
 			default:
@@ -120,7 +122,7 @@ func (c *chunks) next(b []byte) (n int, data bool, f *fault) {
 				c.state = trailerValue
 				continue
 			}
-			if class[ch]&isToken == 0 {
+			if exchange.Class[ch]&exchange.IsToken == 0 {
 				return n, false, faultTrailer
 			}
 			if c.line < len(c.name) {
@@ -130,7 +132,7 @@ func (c *chunks) next(b []byte) (n int, data bool, f *fault) {
 		case trailerValue:
 			if ch == '\r' {
 				c.state = trailerLF
-			} else if c.extra++; class[ch]&isValue == 0 || c.extra > maxChunkExtra {
+			} else if c.extra++; exchange.Class[ch]&exchange.IsValue == 0 || c.extra > maxChunkExtra {
 				return n, false, faultTrailer
 			}
 		case trailerLF:
@@ -172,7 +174,7 @@ func (c *chunks) extension(s chunkState, ch byte) bool {
 		}
 	}
 	gap := ch == ' ' || ch == '\t'
-	token := class[ch]&isToken != 0
+	token := exchange.Class[ch]&exchange.IsToken != 0
 	next := s
 	switch {
 	case s == extQuoted:
@@ -181,10 +183,10 @@ func (c *chunks) extension(s chunkState, ch byte) bool {
 			next = extValued
 		case ch == '\\':
 			next = extEscape
-		case class[ch]&isValue == 0:
+		case exchange.Class[ch]&exchange.IsValue == 0:
 			return false
 		}
-	case s == extEscape && class[ch]&isValue != 0:
+	case s == extEscape && exchange.Class[ch]&exchange.IsValue != 0:
 		next = extQuoted
 	case s == extEscape:
 		return false
@@ -227,14 +229,4 @@ func trailerAllowed(name []byte) bool {
 		}
 	}
 	return true
-}
-
-func hexValue(c byte) byte {
-	switch {
-	case c <= '9':
-		return c - '0'
-	case c <= 'F':
-		return c - 'A' + 10
-	}
-	return c - 'a' + 10
 }

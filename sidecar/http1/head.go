@@ -2,10 +2,10 @@ package http1
 
 import (
 	"bytes"
-	"net/netip"
 	"unsafe"
 
 	"github.com/tulle-mesh/tulle/internal/policy"
+	"github.com/tulle-mesh/tulle/sidecar/exchange"
 )
 
 // Limits of one message head.
@@ -40,39 +40,34 @@ func limitsOf(l policy.Limits) Limits {
 }
 
 // fault is a violation of RFC 9112, with the status that a server answers it with.
-type fault struct {
-	status int
-	text   string
-}
-
-func (f *fault) Error() string { return f.text }
+type fault = exchange.Fault
 
 var (
-	faultTooLarge     = &fault{431, "the head is larger than the limit; send fewer or shorter header fields"}
-	faultLongLine     = &fault{414, "the request line is longer than the limit; send a shorter target"}
-	faultTooMany      = &fault{431, "the head has more fields than the limit; send fewer header fields"}
-	faultStartLine    = &fault{400, "the start line is malformed (RFC 9112, section 3)"}
-	faultVersion      = &fault{505, "the version is not HTTP/1.0 or HTTP/1.1"}
-	faultLineEnd      = &fault{400, "a line does not end with CR LF (RFC 9112, section 2.2)"}
-	faultTarget       = &fault{400, "the request target is malformed (RFC 9112, section 3.2)"}
-	faultEscape       = &fault{400, "the path has a malformed percent escape, or a %00 (RFC 3986, section 2.1)"}
-	faultRoot         = &fault{400, "the path leaves the root with \"..\" (RFC 3986, section 5.2.4)"}
-	faultDots         = &fault{400, "the path hides a dot segment behind an encoded slash or a parameter"}
-	faultConnect      = &fault{400, "the target of CONNECT is not exactly host:port (RFC 9112, section 3.2.3)"}
-	faultConnectBody  = &fault{400, "CONNECT with Content-Length or Transfer-Encoding: it has no content (RFC 9110, section 9.3.6)"}
-	faultExpect       = &fault{417, "Expect is not exactly \"100-continue\" (RFC 9110, section 10.1.1)"}
-	faultFieldName    = &fault{400, "a field name is malformed (RFC 9112, section 5.1)"}
-	faultFieldValue   = &fault{400, "a field value has a forbidden byte (RFC 9110, section 5.5)"}
-	faultFold         = &fault{400, "a field value is folded over lines (RFC 9112, section 5.2)"}
-	faultHost         = &fault{400, "there must be exactly one valid Host field (RFC 9112, section 3.2)"}
-	faultLength       = &fault{400, "Content-Length is malformed or repeated (RFC 9112, section 6.3)"}
-	faultBothFramings = &fault{400, "Content-Length and Transfer-Encoding are both present (RFC 9112, section 6.3)"}
-	faultCoding       = &fault{501, "Transfer-Encoding is not exactly \"chunked\" (RFC 9112, section 6.1)"}
-	faultOldCoding    = &fault{400, "Transfer-Encoding in an HTTP/1.0 message (RFC 9112, section 6.1)"}
-	faultSlowBody     = &fault{408, "the body did not arrive within the request timeout; send it faster, or raise the timeout"}
-	faultStalledBody  = &fault{408, "no byte of the body arrived for the body timeout; send it without pauses, or raise the timeout"}
-	faultChunk        = &fault{400, "the chunked framing is malformed (RFC 9112, section 7.1)"}
-	faultTrailer      = &fault{400, "a trailer field is malformed or not allowed in trailers (RFC 9110, section 6.5.1)"}
+	faultTooLarge     = &fault{Status: 431, Text: "the head is larger than the limit; send fewer or shorter header fields"}
+	faultLongLine     = &fault{Status: 414, Text: "the request line is longer than the limit; send a shorter target"}
+	faultTooMany      = &fault{Status: 431, Text: "the head has more fields than the limit; send fewer header fields"}
+	faultStartLine    = &fault{Status: 400, Text: "the start line is malformed (RFC 9112, section 3)"}
+	faultVersion      = &fault{Status: 505, Text: "the version is not HTTP/1.0 or HTTP/1.1"}
+	faultLineEnd      = &fault{Status: 400, Text: "a line does not end with CR LF (RFC 9112, section 2.2)"}
+	faultTarget       = exchange.FaultTarget
+	faultEscape       = exchange.FaultEscape
+	faultRoot         = exchange.FaultRoot
+	faultDots         = exchange.FaultDots
+	faultConnect      = exchange.FaultConnect
+	faultConnectBody  = &fault{Status: 400, Text: "CONNECT with Content-Length or Transfer-Encoding: it has no content (RFC 9110, section 9.3.6)"}
+	faultExpect       = &fault{Status: 417, Text: "Expect is not exactly \"100-continue\" (RFC 9110, section 10.1.1)"}
+	faultFieldName    = &fault{Status: 400, Text: "a field name is malformed (RFC 9112, section 5.1)"}
+	faultFieldValue   = &fault{Status: 400, Text: "a field value has a forbidden byte (RFC 9110, section 5.5)"}
+	faultFold         = &fault{Status: 400, Text: "a field value is folded over lines (RFC 9112, section 5.2)"}
+	faultHost         = &fault{Status: 400, Text: "there must be exactly one valid Host field (RFC 9112, section 3.2)"}
+	faultLength       = &fault{Status: 400, Text: "Content-Length is malformed or repeated (RFC 9112, section 6.3)"}
+	faultBothFramings = &fault{Status: 400, Text: "Content-Length and Transfer-Encoding are both present (RFC 9112, section 6.3)"}
+	faultCoding       = &fault{Status: 501, Text: "Transfer-Encoding is not exactly \"chunked\" (RFC 9112, section 6.1)"}
+	faultOldCoding    = &fault{Status: 400, Text: "Transfer-Encoding in an HTTP/1.0 message (RFC 9112, section 6.1)"}
+	faultSlowBody     = &fault{Status: 408, Text: "the body did not arrive within the request timeout; send it faster, or raise the timeout"}
+	faultStalledBody  = &fault{Status: 408, Text: "no byte of the body arrived for the body timeout; send it without pauses, or raise the timeout"}
+	faultChunk        = &fault{Status: 400, Text: "the chunked framing is malformed (RFC 9112, section 7.1)"}
+	faultTrailer      = &fault{Status: 400, Text: "a trailer field is malformed or not allowed in trailers (RFC 9110, section 6.5.1)"}
 )
 
 // fieldID names the fields that the relay acts on.
@@ -114,7 +109,7 @@ type head struct {
 
 	minor  int  // HTTP/1.minor
 	method span // requests
-	target span // its path is in normal form (normalPath)
+	target span // its path is in normal form (exchange.NormalPath)
 	path   span // of the target, without query; "*" for the asterisk form, empty for CONNECT and for an absolute form without a path
 	author span // authority of the target if it has one, else of Host
 	abs    bool // absolute form: path+query begin at path.lo
@@ -184,7 +179,7 @@ func (h *head) parseRequest(b []byte, lim Limits) *fault {
 		return faultStartLine
 	}
 	for _, c := range line[:sp1] {
-		if class[c]&isToken == 0 {
+		if exchange.Class[c]&exchange.IsToken == 0 {
 			return faultStartLine
 		}
 	}
@@ -211,7 +206,7 @@ func (h *head) parseRequest(b []byte, lim Limits) *fault {
 		}
 	} else {
 		v := h.fields[h.host].value
-		if !validAuthority(h.bytes(v)) {
+		if !exchange.ValidAuthority(h.bytes(v)) {
 			return faultHost
 		}
 		if h.abs || h.connect {
@@ -277,7 +272,7 @@ func (h *head) parseResponse(b []byte, lim Limits) *fault {
 		return faultStartLine
 	}
 	for _, c := range line[12:] {
-		if class[c]&isValue == 0 {
+		if exchange.Class[c]&exchange.IsValue == 0 {
 			return faultStartLine
 		}
 	}
@@ -312,7 +307,7 @@ func (h *head) parseTarget() *fault {
 	case string(h.bytes(h.method)) == "CONNECT": // in any form: what follows its answer is no HTTP
 		h.connect = true
 		h.path, h.author = span{h.target.hi, h.target.hi}, h.target
-		if host, port := splitAuthority(t); len(host) == 0 || len(port) == 0 || !validAuthority(t) {
+		if host, port := exchange.SplitAuthority(t); len(host) == 0 || len(port) == 0 || !exchange.ValidAuthority(t) {
 			return faultConnect
 		}
 		return nil
@@ -335,37 +330,22 @@ func (h *head) parseTarget() *fault {
 		}
 		h.abs = true
 		h.author = span{lo + uint32(scheme), lo + uint32(scheme+end)}
-		host, _ := splitAuthority(h.bytes(h.author))
-		if len(host) == 0 || !validAuthority(h.bytes(h.author)) {
+		host, _ := exchange.SplitAuthority(h.bytes(h.author))
+		if len(host) == 0 || !exchange.ValidAuthority(h.bytes(h.author)) {
 			return faultTarget
 		}
 		lo += uint32(scheme + end)
 	}
-	// One pass finds the end of the path, checks every byte, and sees whether the path may differ from its normal form.
 	b := h.buf[lo:h.target.hi]
-	end, last, odd := len(b), uint8(0), uint8(0)
-	for i, c := range b {
-		k := class[c]
-		if k&isTarget == 0 {
-			return faultTarget
-		}
-		if c == '?' {
-			end = i
-			break
-		}
-		odd |= k&isEscape | k&(last<<1)&isAfter
-		last = k & isSlash
-	}
-	for _, c := range b[end:] {
-		if class[c]&isTarget == 0 {
-			return faultTarget
-		}
+	end, odd, f := exchange.ScanTarget(b)
+	if f != nil {
+		return f
 	}
 	h.path = span{lo, lo + uint32(end)} // empty for "http://host" and "http://host?query"
-	if odd == 0 || end == 0 {
+	if !odd || end == 0 {
 		return nil
 	}
-	n, f := normalPath(b[:end])
+	n, f := exchange.NormalPath(b[:end])
 	if f != nil {
 		return f
 	}
@@ -383,7 +363,7 @@ func (h *head) parseFields(pos int, lim Limits) *fault {
 			return faultTooMany
 		}
 		lo := pos
-		for class[b[pos]]&isToken != 0 {
+		for exchange.Class[b[pos]]&exchange.IsToken != 0 {
 			pos++
 		}
 		if b[pos] != ':' || pos == lo {
@@ -399,7 +379,7 @@ func (h *head) parseFields(pos int, lim Limits) *fault {
 			pos++
 		}
 		vlo := pos
-		for class[b[pos]]&isValue != 0 {
+		for exchange.Class[b[pos]]&exchange.IsValue != 0 {
 			pos++
 		}
 		if b[pos] != '\r' || b[pos+1] != '\n' {
@@ -686,95 +666,3 @@ func hasPrefixFold(b []byte, lower string) bool {
 }
 
 func equalFoldBytes(a, b []byte) bool { return len(a) == len(b) && bytes.EqualFold(a, b) }
-
-// splitAuthority cuts the port off, which is empty when there is none.
-func splitAuthority(b []byte) (host, port []byte) {
-	for i := len(b) - 1; i >= 0 && b[i] != ']'; i-- {
-		if b[i] == ':' {
-			return b[:i], b[i+1:]
-		}
-	}
-	return b, nil
-}
-
-// validAuthority accepts host, host:port and [v6]:port of RFC 3986, without user info and, inside the brackets, without a zone (RFC 6874,
-// section 4, forbids to send one). Two things are refused though RFC 3986 allows them in a host: a comma, because a list of hosts looks like
-// that, and an escape, because two spellings of a host would not compare equal. Empty is valid (RFC 9112, section 3.2), and so is an empty
-// port, but not one above 65535.
-func validAuthority(b []byte) bool {
-	for _, c := range b {
-		if class[c]&isHost == 0 {
-			return false
-		}
-	}
-	host, port := splitAuthority(b)
-	n := 0
-	for _, c := range port {
-		if c < '0' || c > '9' {
-			return false
-		}
-		if n = n*10 + int(c-'0'); n > 65535 {
-			return false
-		}
-	}
-	if len(host) == 0 {
-		return len(b) == 0 // a port alone is no authority
-	}
-	if host[0] == '[' {
-		if host[len(host)-1] != ']' {
-			return false
-		}
-		a, err := netip.ParseAddr(aliased(host[1 : len(host)-1]))
-		return err == nil && a.Is6() && a.Zone() == ""
-	}
-	for _, c := range host {
-		if c == ':' || c == '[' || c == ']' {
-			return false
-		}
-	}
-	return true
-}
-
-// Byte classes.
-const (
-	isToken  = 1 << iota // tchar, RFC 9110, section 5.6.2
-	isValue              // field-vchar, SP, HTAB, RFC 9110, section 5.5
-	isTarget             // visible ASCII except '#'
-	isHost               // RFC 3986 host and port, without ',' and '%'
-	isHex
-	isSlash  // '/'
-	isAfter  // '/' and '.': behind a slash they may be no normal path; the bit above isSlash
-	isEscape // '%' and '\\'
-)
-
-var class = func() (t [256]byte) {
-	for c := range 256 {
-		b := byte(c)
-		letter := b >= 'a' && b <= 'z' || b >= 'A' && b <= 'Z'
-		digit := b >= '0' && b <= '9'
-		if letter || digit || bytes.IndexByte([]byte("!#$%&'*+-.^_`|~"), b) >= 0 {
-			t[c] |= isToken
-		}
-		if b >= 0x20 && b != 0x7f || b == '\t' {
-			t[c] |= isValue
-		}
-		if b > 0x20 && b < 0x7f && b != '#' {
-			t[c] |= isTarget
-		}
-		if letter || digit || bytes.IndexByte([]byte("-._~!$&'()*+;=:[]"), b) >= 0 {
-			t[c] |= isHost
-		}
-		if digit || b >= 'a' && b <= 'f' || b >= 'A' && b <= 'F' {
-			t[c] |= isHex
-		}
-		switch b {
-		case '/':
-			t[c] |= isSlash | isAfter
-		case '.':
-			t[c] |= isAfter
-		case '%', '\\':
-			t[c] |= isEscape
-		}
-	}
-	return t
-}()

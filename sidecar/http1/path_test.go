@@ -5,6 +5,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/tulle-mesh/tulle/sidecar/exchange"
 )
 
 // normal parses a request for target and returns its path in normal form.
@@ -130,7 +132,11 @@ func TestReference(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	faults := regexp.MustCompile(`&fault\{(\d+), "((?:[^"\\]|\\.)*)"\}`).FindAllStringSubmatch(string(source), -1)
+	shared, err := os.ReadFile("../exchange/fault.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	faults := regexp.MustCompile(`&[fF]ault\{Status: (\d+), Text: "((?:[^"\\]|\\.)*)"\}`).FindAllStringSubmatch(string(source)+string(shared), -1)
 	_, refused, _ := strings.Cut(string(page), "## Refused")
 	listed := strings.Count(refused, "\n| ") - 1
 	if len(faults) != listed {
@@ -151,7 +157,7 @@ func model(p string) (string, bool) {
 			ok = false
 			return e
 		}
-		if c := hexValue(e[1])<<4 | hexValue(e[2]); plainByte.MatchString(string(rune(c))) {
+		if c := exchange.HexValue(e[1])<<4 | exchange.HexValue(e[2]); plainByte.MatchString(string(rune(c))) {
 			return string(rune(c))
 		}
 		return strings.ToUpper(e)
@@ -200,7 +206,7 @@ func FuzzPath(f *testing.F) {
 			return
 		}
 		for i := range len(target) {
-			if class[target[i]]&isTarget == 0 {
+			if exchange.Class[target[i]]&exchange.IsTarget == 0 {
 				return
 			}
 		}
@@ -233,7 +239,7 @@ func FuzzPath(f *testing.F) {
 		}
 		// The scan that is fused into the parsing of the target must see whatever normalPath would change.
 		p := []byte(path)
-		if n, flt := normalPath(p); flt != nil || string(p[:n]) != got {
+		if n, flt := exchange.NormalPath(p); flt != nil || string(p[:n]) != got {
 			t.Errorf("%q: normalPath gives %q, %v; want %q", path, p[:n], flt, got)
 		}
 	})

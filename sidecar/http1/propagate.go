@@ -23,55 +23,19 @@ func (c *conn) adopt(x *exchange.Exchange) {
 	}
 }
 
-// b3Names are X-B3-TraceId and its siblings in the order of exchange.ParseB3Multi.
-var b3Names = [...]string{"x-b3-traceid", "x-b3-spanid", "x-b3-parentspanid", "x-b3-sampled", "x-b3-flags"}
-
-// adoptB3 reads B3's fields; it reports whether x.Head.Parent is still that of traceparent. A field that comes twice is not valid.
+// adoptB3 reads B3's fields; it reports whether x.Head.Parent is still that of traceparent.
 func (c *conn) adoptB3(x *exchange.Exchange, w3c bool) bool {
-	h, p := &c.w.req, &x.Binding.Propagation
-	if !p.B3 && !p.Fixed {
+	h := &c.w.req
+	if !x.Binding.Propagation.ReadsB3() {
 		return w3c // to this sidecar they are fields like any other
 	}
-	single, multi := -1, [len(b3Names)]int{-1, -1, -1, -1, -1}
-	came, twice := exchange.B3(0), false
+	var b exchange.B3Fields
 	for i := range h.fields[:h.n] {
-		f := &h.fields[i]
-		if f.id != fieldB3 {
-			continue
-		}
-		name := h.bytes(f.name)
-		if len(name) == len("b3") {
-			f.drop, twice, single = true, twice || single >= 0, i
-			came |= exchange.B3Single
-			continue
-		}
-		for k, n := range b3Names {
-			if equalFold(name, n) {
-				f.drop, twice, multi[k] = true, twice || multi[k] >= 0, i
-				came |= exchange.B3Multi
-			}
+		if f := &h.fields[i]; f.id == fieldB3 && b.Add(h.str(f.name), h.str(f.value)) {
+			f.drop = true
 		}
 	}
-	if !p.Fixed {
-		x.Head.B3 = came
-	}
-	if twice || !p.B3 {
-		return w3c
-	}
-	t, state, ok := exchange.ParseB3(h.value(single))
-	if !ok {
-		t, state, ok = exchange.ParseB3Multi(h.value(multi[0]), h.value(multi[1]), h.value(multi[2]), h.value(multi[3]), h.value(multi[4]))
-	}
-	switch {
-	case !ok:
-	case w3c && (!p.B3First || c.mesh || t.TraceID.IsZero()):
-		x.Head.B3 |= state & exchange.B3Debug
-	default:
-		x.Head.Parent = t
-		x.Head.B3 |= state
-		w3c = false
-	}
-	return w3c
+	return x.AdoptB3(&b, w3c, c.mesh)
 }
 
 // appendB3 appends the fields of B3 that name x.Try, CR LF in front of each.

@@ -24,7 +24,7 @@ func (s *Sender) Handle(x *exchange.Exchange) {
 		return
 	}
 	if f := c.w.body.fault; f != nil {
-		x.Outcome.Fail(flow.ReasonBadRequest, f.text)
+		x.Outcome.Fail(flow.ReasonBadRequest, f.Text)
 		return
 	}
 	up := s.Pool.Get(x)
@@ -172,7 +172,7 @@ func (t *try) responseHead() bool {
 	w, x := t.w, t.x
 	u := &w.up
 	u.acquire(mediumBuffer)
-	if u.w == 0 && tells(x) {
+	if u.w == 0 && x.Tells() {
 		u.r, u.w = timingMax, timingMax // room to tell
 	}
 	searched := 0
@@ -186,7 +186,7 @@ func (t *try) responseHead() bool {
 			f = w.resp.parseResponse(b[:n:n], MeshLimits)
 		}
 		if f != nil {
-			t.fail(flow.ReasonUpstreamProtocol, "response: "+f.text)
+			t.fail(flow.ReasonUpstreamProtocol, "response: "+f.Text)
 			return false
 		}
 		if n > 0 {
@@ -197,7 +197,7 @@ func (t *try) responseHead() bool {
 		if u.w == len(u.b) {
 			if u.compact(); u.w == len(u.b) {
 				if !u.grow() {
-					t.fail(flow.ReasonUpstreamProtocol, "response: "+faultTooLarge.text)
+					t.fail(flow.ReasonUpstreamProtocol, "response: "+faultTooLarge.Text)
 					return false
 				}
 				t.c.room.Need(len(u.b) - mediumBuffer)
@@ -269,7 +269,7 @@ func (t *try) failed(reason flow.Reason, err error) {
 		// A service that has read all there is of a request cannot be blamed for not having answered it, unless it was asked for a 100.
 		if u.reason == flow.ReasonRequestTimeout && !x.Outcome.Committed && (t.heard || !t.w.req.expect) {
 			t.w.body.fault = faultSlowBody
-			t.fail(flow.ReasonBadRequest, faultSlowBody.text)
+			t.fail(flow.ReasonBadRequest, faultSlowBody.Text)
 			return
 		}
 		t.fail(u.reason, u.err.Error())
@@ -439,7 +439,7 @@ func (t *try) response() {
 		} else if w.req.minor == 0 {
 			b = append(b, "connection: keep-alive\r\n"...)
 		}
-		if tells(x) {
+		if x.Tells() {
 			b = appendTiming(b, &x.Legs)
 		}
 		b = append(b, "\r\n"...)
@@ -454,7 +454,7 @@ func (t *try) response() {
 	}
 	switch {
 	case broken != nil:
-		t.fail(flow.ReasonUpstreamProtocol, "response: "+broken.text)
+		t.fail(flow.ReasonUpstreamProtocol, "response: "+broken.Text)
 		return
 	case complete:
 	case dechunk:
@@ -559,7 +559,7 @@ func (t *try) relayChunked(ch *chunks) bool {
 			return false
 		}
 		if f != nil {
-			t.fail(flow.ReasonUpstreamProtocol, "response: "+f.text)
+			t.fail(flow.ReasonUpstreamProtocol, "response: "+f.Text)
 			return false
 		}
 	}
@@ -573,7 +573,7 @@ func (t *try) relayDechunked(ch *chunks) bool {
 		for len(b) > 0 && !ch.done() {
 			n, data, f := ch.next(b)
 			if f != nil {
-				t.fail(flow.ReasonUpstreamProtocol, "response: "+f.text)
+				t.fail(flow.ReasonUpstreamProtocol, "response: "+f.Text)
 				return false
 			}
 			if data {

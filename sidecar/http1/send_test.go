@@ -17,8 +17,11 @@ import (
 type one struct{ net.Conn }
 
 func (o one) Get(*exchange.Exchange) *exchange.Conn { return &exchange.Conn{Conn: o.Conn, Mesh: true} }
-func (o one) Put(*exchange.Conn)                    { _ = o.Close() }
-func (o one) Discard(*exchange.Conn)                { _ = o.Close() }
+func (o one) Connect(x *exchange.Exchange, _ bool) *exchange.Conn {
+	return o.Get(x)
+}
+func (o one) Put(*exchange.Conn)     { _ = o.Close() }
+func (o one) Discard(*exchange.Conn) { _ = o.Close() }
 
 // exchangeWith carries one exchange between a caller and a far sidecar and returns what came of it.
 func exchangeWith(t *testing.T, caller, far func(c net.Conn)) (out exchange.Outcome) {

@@ -353,8 +353,8 @@ func (c *conn) exchange(start time.Time) bool {
 	x.Peer, x.Binding, x.Start, x.Downstream, x.Crowded = c.sess.Peer, c.bound, start, c, c.crowded
 	x.Legs.HeadParsed = x.Since()
 	h := &w.req
-	x.Head.Method = method(h.bytes(h.method))
-	x.Head.Idempotent = idempotent(x.Head.Method)
+	x.Head.Method = exchange.Method(h.bytes(h.method))
+	x.Head.Idempotent = exchange.Idempotent(x.Head.Method)
 	x.Head.Path = h.pathString()
 	x.Head.Authority = h.str(h.author)
 	x.Head.UserAgent = h.value(h.userAgent)
@@ -467,7 +467,7 @@ func (c *conn) Answer(x *exchange.Exchange) bool {
 		o.Status = exchange.AnswerStatus(o.Reason)
 	}
 	if w.body.fault != nil {
-		o.Status = w.body.fault.status
+		o.Status = w.body.fault.Status
 	}
 	if c.sess.Draining() || !w.body.done {
 		w.keep = false
@@ -513,8 +513,8 @@ func (c *conn) armWrite(by time.Time) {
 // refuse answers and reports a head that is not a request.
 func (c *conn) refuse(start time.Time, f *fault) {
 	c.reached(f)
-	c.report(start, flow.ReasonBadRequest, f.text)
-	c.static(f.status, flow.ReasonBadRequest, f.text)
+	c.report(start, flow.ReasonBadRequest, f.Text)
+	c.static(f.Status, flow.ReasonBadRequest, f.Text)
 }
 
 // shed ends a connection whose head has no room. A sidecar gets no byte, so that it knows that nothing was delivered.
@@ -611,37 +611,4 @@ func statusText(status int) string {
 		return "HTTP Version Not Supported"
 	}
 	return "Error"
-}
-
-// method returns a constant for the methods that everyone uses.
-func method(b []byte) string {
-	switch string(b) {
-	case "GET":
-		return "GET"
-	case "HEAD":
-		return "HEAD"
-	case "POST":
-		return "POST"
-	case "PUT":
-		return "PUT"
-	case "DELETE":
-		return "DELETE"
-	case "OPTIONS":
-		return "OPTIONS"
-	case "PATCH":
-		return "PATCH"
-	case "TRACE":
-		return "TRACE"
-	case "CONNECT":
-		return "CONNECT"
-	}
-	return aliased(b)
-}
-
-func idempotent(method string) bool {
-	switch method {
-	case "GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE":
-		return true
-	}
-	return false
 }

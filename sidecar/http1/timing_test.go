@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/sidecar/exchange"
 )
 
 func TestTiming(t *testing.T) {
@@ -31,7 +32,7 @@ func TestTiming(t *testing.T) {
 		if got != want || len(got) > timingMax {
 			t.Errorf("%+v: got %q, want %q", c.l, got, want)
 		}
-		if far, ok := parseTiming([]byte(c.line)); ok != (c.line != "") || far != c.far {
+		if far, ok := exchange.ParseTiming([]byte(c.line)); ok != (c.line != "") || far != c.far {
 			t.Errorf("%q reads as %+v %v, want %+v", c.line, far, ok, c.far)
 		}
 	}
@@ -39,7 +40,7 @@ func TestTiming(t *testing.T) {
 		"h=1;q=2;s=3", "h=1;q=2;s=3;f=", "h=1;q=2;s=3;f=0", "h=1;q=2;s=3;f=2", "h=2;q=1;f=3", "h=1;q=2;s=1;f=3", "h=01;q=2;f=3", "h=1;q=2;f=3;", "h=1;q=2;f=3;x=4",
 		"h=1; q=2;f=3", "h=-1;q=2;f=3", "h=1;q=2;f=99999999999", "q=1;h=2;f=3", "h=1;q=2;s=;f=3", "h=1,q=2,f=3", "h=;q=2;f=3", "h=1;q=2;f=3 ",
 	} {
-		if far, ok := parseTiming([]byte(bad)); ok {
+		if far, ok := exchange.ParseTiming([]byte(bad)); ok {
 			t.Errorf("%q was accepted: %+v", bad, far)
 		}
 	}
@@ -50,7 +51,7 @@ func FuzzTiming(f *testing.F) {
 	f.Add([]byte("h=12;q=15;s=60;f=480"))
 	f.Add([]byte("h=0;q=0;f=1"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		far, ok := parseTiming(b)
+		far, ok := exchange.ParseTiming(b)
 		if !ok {
 			return
 		}

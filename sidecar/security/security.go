@@ -26,17 +26,23 @@ const DetectTimeout = time.Second
 
 // Unwrapper finishes inbound handshakes. Safe for concurrent use.
 type Unwrapper struct {
-	tls *tls.Config
+	tls  *tls.Config // offers no protocol
+	http *tls.Config // offers HTTP/2 and HTTP/1.1 (RFC 7301)
 }
 
 // NewUnwrapper presents and verifies by h.
-func NewUnwrapper(h *identity.Holder) *Unwrapper { return &Unwrapper{tls: h.ServerTLS()} }
+func NewUnwrapper(h *identity.Holder) *Unwrapper {
+	u := &Unwrapper{tls: h.ServerTLS(), http: h.ServerTLS()}
+	u.http.NextProtos = []string{"h2", "http/1.1"}
+	return u
+}
 
 // Unwrapped is a connection whose peer is known.
 type Unwrapped struct {
 	Conn     net.Conn
 	Buffered []byte // plaintext bytes that were read to detect the protocol
 	Peer     identity.ID
+	HTTP2    bool // TLS has agreed on it
 }
 
 // Refusal is why a connection was not accepted.
@@ -79,13 +85,18 @@ func (u *Unwrapper) Unwrap(conn net.Conn, mode policy.ListenerMode, protocol flo
 		}
 		return Unwrapped{}, &Refusal{Reason: flow.ReasonPlaintextRefused, Plain: true, err: errors.New("the listener takes mTLS only and the caller sent plaintext")}
 	}
-	tc := tls.Server(&prefixed{Conn: conn, prefix: first}, u.tls)
+	config := u.http
+	if protocol == flow.ProtocolTCP {
+		config = u.tls
+	}
+	tc := tls.Server(&prefixed{Conn: conn, prefix: first}, config)
 	_ = conn.SetDeadline(start.Add(HandshakeTimeout))
 	if err := tc.Handshake(); err != nil {
 		return Unwrapped{}, &Refusal{Reason: flow.ReasonTLSFailed, err: err}
 	}
 	_ = conn.SetDeadline(time.Time{})
-	return Unwrapped{Conn: tc, Peer: identity.PeerID(tc.ConnectionState())}, nil
+	state := tc.ConnectionState()
+	return Unwrapped{Conn: tc, Peer: identity.PeerID(state), HTTP2: state.NegotiatedProtocol == "h2"}, nil
 }
 
 // begin reads the first bytes. A caller often sends them with its connection; only one that does not is given a deadline, for a timer costs more

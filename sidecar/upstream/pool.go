@@ -43,6 +43,8 @@ type Pools struct {
 	m      map[key]*pool
 	closed bool
 	wg     sync.WaitGroup // of connections being closed
+
+	http2 sync.Map // *tls.Config as given → the same with HTTP/2 offered
 }
 
 // link is the pool's own of a connection (exchange.Conn.Key).
@@ -116,6 +118,7 @@ func (p *Pools) sweep(now time.Time) {
 		e.mu.Unlock()
 		if empty {
 			delete(p.m, k)
+			p.http2.Delete(k.tls) // other endpoints with it make another
 		}
 	}
 }
@@ -182,6 +185,32 @@ func (p *Pools) Get(x *exchange.Exchange) *exchange.Conn {
 			return c
 		}
 	}
+	return p.open(x, k, k.tls)
+}
+
+// Connect implements exchange.Pool.
+func (p *Pools) Connect(x *exchange.Exchange, http2 bool) *exchange.Conn {
+	k := key{x.Choice.Endpoint.Address, x.Destination.TLS}
+	secure := k.tls
+	if http2 && secure != nil {
+		secure = p.http2TLS(secure)
+	}
+	return p.open(x, k, secure)
+}
+
+// http2TLS is c with HTTP/2 offered. All connections of c share it, as long as c is in use.
+func (p *Pools) http2TLS(c *tls.Config) *tls.Config {
+	if v, ok := p.http2.Load(c); ok {
+		return v.(*tls.Config)
+	}
+	h := c.Clone()
+	h.NextProtos = []string{"h2", "http/1.1"}
+	v, _ := p.http2.LoadOrStore(c, h)
+	return v.(*tls.Config)
+}
+
+// open dials and counts a connection of k.
+func (p *Pools) open(x *exchange.Exchange, k key, secure *tls.Config) *exchange.Conn {
 	x.Legs.Queued = x.Since()
 	deadline := time.Now().Add(x.Destination.ConnectTimeout)
 	if x.Destination.ConnectTimeout < 0 {
@@ -190,7 +219,7 @@ func (p *Pools) Get(x *exchange.Exchange) *exchange.Conn {
 	if until := x.Until(); !until.IsZero() && (deadline.IsZero() || until.Before(deadline)) {
 		deadline = until
 	}
-	c, reason, err := p.connect(x, k, deadline)
+	c, reason, err := p.connect(x, k, secure, deadline)
 	if err != nil {
 		x.Outcome.Delivered, x.Outcome.Unprocessed = false, true
 		x.Outcome.Fail(reason, err.Error())
@@ -225,7 +254,7 @@ func (p *Pools) take(e *pool, careful bool) *exchange.Conn {
 	}
 }
 
-func (p *Pools) connect(x *exchange.Exchange, k key, deadline time.Time) (*exchange.Conn, flow.Reason, error) {
+func (p *Pools) connect(x *exchange.Exchange, k key, secure *tls.Config, deadline time.Time) (*exchange.Conn, flow.Reason, error) {
 	ctx := context.Background()
 	if !deadline.IsZero() {
 		var cancel context.CancelFunc
@@ -243,10 +272,10 @@ func (p *Pools) connect(x *exchange.Exchange, k key, deadline time.Time) (*excha
 	nc = exchange.NewSocket(nc)
 	c.Conn = nc
 	l.probe.of(c.TCP)
-	if k.tls == nil {
+	if secure == nil {
 		return c, flow.ReasonNone, nil
 	}
-	tc := tls.Client(nc, k.tls)
+	tc := tls.Client(nc, secure)
 	_ = nc.SetDeadline(deadline)
 	if err := tc.Handshake(); err != nil {
 		_ = nc.Close()

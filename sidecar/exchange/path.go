@@ -1,7 +1,7 @@
-package http1
+package exchange
 
-// normalPath rewrites the path p in place to its normal form and returns how long that is; it is never longer than p, and never empty. p
-// begins with '/' and has no bytes but those of isTarget. What is decided on the result is what the service sees, because the result is
+// NormalPath rewrites the path p in place to its normal form and returns how long that is; it is never longer than p, and never empty. p
+// begins with '/' and has no bytes but those of IsTarget. What is decided on the result is what the service sees, because the result is
 // what is sent to it. In order:
 //
 //  1. An escape of an unreserved byte (ALPHA DIGIT - . _ ~) is decoded; the hex digits of the others become upper case (RFC 3986, section
@@ -14,7 +14,7 @@ package http1
 // "/a/..;x/b". "\" itself is no byte of a URI and is refused.
 //
 // The function is idempotent, and the identity on paths in their normal form.
-func normalPath(p []byte) (int, *fault) {
+func NormalPath(p []byte) (int, *Fault) {
 	// Each of the steps shortens, so that one pass can write behind itself: w is the length of the normal form of what was read, p[:w] ends
 	// with '/' at the beginning of a segment, and seg is where the segment being written began.
 	w, seg := 1, 1
@@ -22,12 +22,12 @@ func normalPath(p []byte) (int, *fault) {
 		if r == len(p) || p[r] == '/' {
 			switch n, odd := dots(p[seg:w]); {
 			case odd:
-				return 0, faultDots
+				return 0, FaultDots
 			case n == 1:
 				w = seg
 			case n == 2:
 				if seg == 1 {
-					return 0, faultRoot
+					return 0, FaultRoot
 				}
 				for w = seg - 1; p[w-1] != '/'; w-- {
 				}
@@ -43,16 +43,16 @@ func normalPath(p []byte) (int, *fault) {
 		}
 		switch c := p[r]; c {
 		case '\\':
-			return 0, faultTarget
+			return 0, FaultTarget
 		case '%':
-			if len(p)-r < 3 || class[p[r+1]]&isHex == 0 || class[p[r+2]]&isHex == 0 {
-				return 0, faultEscape
+			if len(p)-r < 3 || Class[p[r+1]]&IsHex == 0 || Class[p[r+2]]&IsHex == 0 {
+				return 0, FaultEscape
 			}
-			d := hexValue(p[r+1])<<4 | hexValue(p[r+2])
+			d := HexValue(p[r+1])<<4 | HexValue(p[r+2])
 			r += 3
 			switch {
 			case d == 0:
-				return 0, faultEscape
+				return 0, FaultEscape
 			case unreserved(d):
 				p[w] = d
 				w++
@@ -109,4 +109,30 @@ func separator(s []byte) (n int, cut bool) {
 
 func unreserved(c byte) bool {
 	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '.' || c == '_' || c == '~'
+}
+
+// ScanTarget checks the bytes of an origin-form target (RFC 9112, section 3.2.1) that begins with '/', or is empty. path is how long the part
+// before the query is; odd says that it may not be in its normal form.
+func ScanTarget(b []byte) (path int, odd bool, f *Fault) {
+	// One pass finds the end of the path, checks every byte, and sees whether the path may differ from its normal form.
+	path = len(b)
+	last, sum := uint8(0), uint8(0)
+	for i, c := range b {
+		k := Class[c]
+		if k&IsTarget == 0 {
+			return 0, false, FaultTarget
+		}
+		if c == '?' {
+			path = i
+			break
+		}
+		sum |= k&isEscape | k&(last<<1)&isAfter
+		last = k & isSlash
+	}
+	for _, c := range b[path:] {
+		if Class[c]&IsTarget == 0 {
+			return 0, false, FaultTarget
+		}
+	}
+	return path, sum != 0, nil
 }

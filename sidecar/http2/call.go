@@ -1,0 +1,720 @@
+package http2
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/sidecar/exchange"
+)
+
+// callMemory is what a stream takes of the room beside what waits in its lanes.
+const callMemory = 4 << 10
+
+// lane is one direction of a call: what has arrived and has not gone on.
+type lane struct {
+	q        queue
+	open     bool  // the head has gone on
+	ended    bool  // END_STREAM has arrived
+	passed   bool  // and has gone on
+	trailing bool  // there are trailers, which go on last
+	owed     int   // of the connection that it comes by: credit that waits until bytes have gone on
+	length   int64 // Content-Length, -1: none
+	got      int64
+	trailers []field
+	messages messages
+}
+
+func (l *lane) begin(keep bool, room *exchange.Room) {
+	l.q.begin(keep, room)
+	l.open, l.ended, l.passed, l.trailing = false, false, false, false
+	l.owed, l.length, l.got, l.messages = 0, -1, 0, messages{}
+}
+
+func (l *lane) release() {
+	l.q.keep = false
+	l.q.free()
+	clear(l.trailers)
+	l.trailers = l.trailers[:0]
+}
+
+// call is one stream of a caller, and the stream of its current try. It has a worker and is used again for other streams of the same connection.
+type call struct {
+	sess *session
+	wake chan struct{} // a stream for the worker; closed: end
+	done chan struct{} // look at what has happened; of capacity 1
+
+	x     exchange.Exchange // see invariant 4
+	start time.Time         // of the head
+
+	mu       sync.Mutex
+	req      request
+	fault    *exchange.Fault // of the request
+	bare     bool            // its head has ended it
+	in, out  lane            // from the caller, to the caller
+	down, up stream
+	attached bool // a try is under way: x is that of whoever holds mu
+	over     bool // and has ended
+	asking   bool // the gate is to be asked about the head that is held
+	heard    bool // a response began to arrive
+	final    bool // a head that is not interim has arrived
+	expired  bool // the deadline of the try has passed
+	reused   bool // the try's connection was used before
+	tunnel   bool // the stream is a tunnel
+	told     bool // the far sidecar has said how long it took
+	finished bool // the worker is done: nobody wants what still arrives
+	gone     flow.Reason
+	goneText string
+	held     response // of the head that is held
+	heldEnd  bool
+	fields   []field   // of the head that is held
+	moved    time.Time // when bytes of the caller came last
+	charged  int
+	deadline time.Time // of the try, zero: none
+	timer    *time.Timer
+	timerAt  time.Time // zero: not set
+	mint     [36]byte
+	scratch  []byte
+	d        dirty
+	nextFree *call
+}
+
+// is reports whether s still is the stream that it was when its connection was asked.
+func (s *stream) is(c *conn, id uint32) bool { return s.c == c && s.id == id }
+
+// signal makes a sleeping worker look.
+func (k *call) signal() {
+	select {
+	case k.done <- struct{}{}:
+	default:
+	}
+}
+
+// Wake implements exchange.Waker.
+func (k *call) Wake() { k.signal() }
+
+// Replayable implements exchange.Downstream.
+func (k *call) Replayable() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.in.q.keep && k.gone == flow.ReasonNone
+}
+
+// data takes the payload of a DATA frame that arrived by s. The connection's credit for it was granted but for owed.
+func (k *call) data(c *conn, s *stream, id uint32, body []byte, end bool, owed int) *fatal {
+	k.mu.Lock()
+	if !s.is(c, id) || k.finished || s == &k.up && !k.attached {
+		k.mu.Unlock()
+		if owed > 0 {
+			c.mu.Lock()
+			c.creditLocked(owed)
+			c.mu.Unlock()
+			c.d.add(c)
+		}
+		return nil
+	}
+	l := &k.in
+	if s == &k.up {
+		l = &k.out
+		if !k.final {
+			k.mu.Unlock()
+			c.failStream(s, id, codeProtocol, faultPseudo)
+			return nil
+		}
+	}
+	if l.ended { // of a stream that both sides have reset
+		k.mu.Unlock()
+		return nil
+	}
+	l.got += int64(len(body))
+	if l.length >= 0 && (l.got > l.length || end && l.got != l.length) {
+		k.mu.Unlock()
+		c.failStream(s, id, codeProtocol, faultLength)
+		return c.guard.fault(c)
+	}
+	l.owed += owed
+	l.ended = end
+	if l == &k.in {
+		k.x.BytesIn.Add(uint64(len(body)))
+		if k.req.grpc {
+			k.x.MessagesIn.Add(l.messages.walk(body))
+		}
+		k.moved = c.now
+	} else {
+		k.x.BytesOut.Add(uint64(len(body)))
+		if k.req.grpc {
+			k.x.MessagesOut.Add(l.messages.walk(body))
+		}
+		if k.tunnel {
+			k.moved = c.now
+		}
+	}
+	k.pump(l, body, false, &c.d)
+	k.mu.Unlock()
+	return nil
+}
+
+// ends are the streams by which a lane comes and goes.
+func (k *call) ends(l *lane) (src, dst *stream) {
+	if l == &k.in {
+		return &k.down, &k.up
+	}
+	return &k.up, &k.down
+}
+
+// pump moves what l holds, and p behind it, on as far as it may go; what is left of p waits in l. turn says that it is the stream's turn among those
+// that wait. k.mu is held.
+func (k *call) pump(l *lane, p []byte, turn bool, d *dirty) {
+	if len(p) > 0 && (l.q.keep || l.q.unsent > 0 || !l.open) {
+		l.q.append(p)
+		p = nil
+	}
+	if !l.open || l.passed {
+		return
+	}
+	src, dst := k.ends(l)
+	c := dst.c
+	moved := 0
+	c.mu.Lock()
+	if c.dead || dst.localDone {
+		c.mu.Unlock()
+		if !l.q.keep { // nobody wants it any more
+			l.q.free()
+		}
+		return
+	}
+	before := len(c.out)
+	for {
+		want := l.q.unsent + len(p)
+		if want == 0 {
+			if l.ended {
+				k.endLane(l, c, dst)
+			}
+			break
+		}
+		if !turn && c.blocked.first != nil && !dst.waiting {
+			if dst.window > 0 {
+				c.blockLocked(dst)
+			} else {
+				dst.starved = true
+			}
+			break
+		}
+		share := c.shareLocked(dst)
+		n := min(int64(want), maxFrame, dst.window, share, int64(c.bodyRoomLocked()))
+		if n <= 0 {
+			switch {
+			case dst.window <= 0:
+				dst.starved = true
+			case share <= 0 && c.window > 0:
+				dst.starved, dst.over, c.over = true, true, true
+			default:
+				c.blockLocked(dst)
+			}
+			break
+		}
+		b := p
+		if l.q.unsent > 0 {
+			b = l.q.peek(int(n))
+		}
+		b = b[:min(len(b), int(n))]
+		flags := uint8(0)
+		if len(b) == want && l.ended && !l.trailing {
+			flags, l.passed = flagEnd, true
+		}
+		c.out = append(appendFrame(c.out, len(b), frameData, flags, dst.id), b...)
+		c.sent++
+		if l.q.unsent > 0 {
+			l.q.advance(len(b))
+		} else {
+			p = p[len(b):]
+		}
+		dst.window -= int64(len(b))
+		c.window -= int64(len(b))
+		moved += len(b)
+		if l.passed {
+			break
+		}
+		if moved >= maxFrame && c.blocked.first != nil && want > len(b) { // the next one's turn
+			c.blockLocked(dst)
+			break
+		}
+	}
+	if l.passed {
+		dst.localDone = true
+		c.closedLocked(dst)
+	}
+	if len(c.out) != before {
+		d.add(c)
+	}
+	c.mu.Unlock()
+	if len(p) > 0 {
+		l.q.append(p)
+	}
+	if moved > 0 && (!l.ended || l.owed > 0) {
+		k.repay(l, src, moved, d)
+	}
+	if l.passed {
+		k.lanePassed(l)
+	}
+}
+
+// endLane appends what ends dst: trailers, or END_STREAM alone. Both locks are held.
+func (k *call) endLane(l *lane, c *conn, dst *stream) {
+	l.passed = true
+	if !l.trailing {
+		c.out = appendFrame(c.out, 0, frameData, flagEnd, dst.id)
+		return
+	}
+	at := c.beginBlockLocked()
+	for i := range l.trailers {
+		if f := &l.trailers[i]; !f.drop {
+			c.putFieldLocked(f)
+		}
+	}
+	if len(c.out) == at+frameHeader { // none was to go on
+		c.out = appendFrame(c.out[:at], 0, frameData, flagEnd, dst.id)
+		return
+	}
+	c.endBlockLocked(at, dst.id, true)
+}
+
+// repay grants src what has gone on.
+func (k *call) repay(l *lane, src *stream, n int, d *dirty) {
+	c := src.c
+	if c == nil {
+		return
+	}
+	owed := min(n, l.owed)
+	l.owed -= owed
+	c.mu.Lock()
+	before := len(c.out)
+	if owed > 0 {
+		c.creditLocked(owed)
+	}
+	if !l.ended {
+		c.streamCreditLocked(src, n)
+	}
+	if len(c.out) != before {
+		d.add(c)
+	}
+	c.mu.Unlock()
+}
+
+// lanePassed acts on the end of a lane. k.mu is held, and the try is attached, or the answer is our own.
+func (k *call) lanePassed(l *lane) {
+	if !k.attached || k.over {
+		return
+	}
+	x := &k.x
+	if l == &k.in {
+		x.Legs.Sent = x.Since()
+		return
+	}
+	x.Legs.LastByte = x.Since()
+	x.Outcome.Answered = true
+	k.end()
+}
+
+// end ends the try: x.Outcome says how.
+func (k *call) end() {
+	k.over = true
+	k.signal()
+}
+
+// fail ends the try, unless it has ended.
+func (k *call) fail(r flow.Reason, text string) {
+	if k.attached && !k.over {
+		k.x.Outcome.Fail(r, text)
+		k.end()
+	}
+}
+
+// resume lets a stream go on whose turn has come, or whose window was opened.
+func (k *call) resume(s *stream, c *conn, id uint32, d *dirty) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !s.is(c, id) || k.finished || s == &k.up && !k.attached {
+		return
+	}
+	l := &k.out
+	if s == &k.up {
+		l = &k.in
+	}
+	k.pump(l, nil, true, d)
+}
+
+// requestTrailers takes the second head of a caller's stream.
+func (k *call) requestTrailers(c *conn, s *stream, id uint32) *fatal {
+	b := &c.block
+	fault := b.fault
+	if fault == nil {
+		_, fault = checkTrailers(b.req.fields)
+	}
+	if !b.end {
+		fault = faultTrailers
+	}
+	k.mu.Lock()
+	if !s.is(c, id) || k.finished {
+		k.mu.Unlock()
+		return nil
+	}
+	l := &k.in
+	if fault == nil && l.length >= 0 && l.got != l.length {
+		fault = faultLength
+	}
+	if fault != nil {
+		k.mu.Unlock()
+		c.failStream(s, id, codeProtocol, fault)
+		return c.guard.fault(c)
+	}
+	l.ended, l.trailing = true, true
+	l.trailers = append(l.trailers[:0], b.req.fields...)
+	k.moved = c.now
+	k.pump(l, nil, false, &c.d)
+	k.mu.Unlock()
+	return nil
+}
+
+// responseHead takes a head, or the trailers, of a response.
+func (k *call) responseHead(c *conn, s *stream, id uint32) *fatal {
+	b := &c.block
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !s.is(c, id) || !k.attached || k.over {
+		return nil
+	}
+	if k.final {
+		return k.responseTrailers(c, id)
+	}
+	r, fault := response{}, b.fault
+	if fault == nil {
+		r, fault = parseResponse(b.req.fields)
+	}
+	if !k.heard {
+		k.heard = true
+		k.x.Legs.FirstByte = c.now.Sub(k.x.Start)
+	}
+	if fault == nil && r.status < 200 && (b.end || r.status == 101) {
+		fault = faultStatus
+	}
+	bodiless := r.status == 204 || r.status == 304 || k.req.method == "HEAD"
+	if fault == nil && b.end && r.length > 0 && !bodiless {
+		fault = faultLength
+	}
+	if fault != nil {
+		k.cutUp(codeProtocol)
+		k.fail(flow.ReasonUpstreamProtocol, "response: "+fault.Text)
+		return nil
+	}
+	if r.status < 200 {
+		k.interim(b.req.fields, &c.d)
+		return nil
+	}
+	k.final = true
+	l := &k.out
+	l.ended = b.end
+	switch {
+	case k.req.method == "HEAD" || r.status == 304:
+		l.length = 0 // what is announced does not come
+	case r.status == 204:
+		l.length = 0
+	default:
+		l.length = r.length
+	}
+	if k.req.connect && r.status < 300 {
+		k.tunnel, l.length = true, -1
+		k.moved = c.now
+		k.deadline = time.Time{}
+	}
+	if k.x.Gate != nil && k.in.q.keep && k.asks(&r, b.end) {
+		k.held, k.heldEnd = r, b.end
+		k.fields = append(k.fields[:0], b.req.fields...)
+		k.asking = true
+		k.signal()
+		return nil
+	}
+	k.commit(&r, b.req.fields, b.end, c.mesh, &c.d)
+	return nil
+}
+
+// asks reports whether a response is of the kind of which a gate may want another one. end: it is its head only.
+func (k *call) asks(r *response, end bool) bool {
+	var g flow.GRPCStatus
+	if k.req.grpc && end {
+		g = grpcStatus(r.grpcStatus)
+	}
+	return k.x.Destination.Asks(r.status, g)
+}
+
+// responseTrailers takes the trailers of a response.
+func (k *call) responseTrailers(c *conn, id uint32) *fatal {
+	b := &c.block
+	status, fault := "", b.fault
+	if fault == nil {
+		status, fault = checkTrailers(b.req.fields)
+	}
+	l := &k.out
+	if fault == nil && !b.end {
+		fault = faultTrailers
+	}
+	if fault == nil && l.length >= 0 && l.got != l.length {
+		fault = faultLength
+	}
+	if fault != nil {
+		k.cutUp(codeProtocol)
+		k.fail(flow.ReasonUpstreamProtocol, "response: "+fault.Text)
+		return nil
+	}
+	if k.req.grpc {
+		k.x.Outcome.GRPC = grpcStatus(status)
+	}
+	l.ended, l.trailing = true, true
+	kept := l.trailers[:0]
+	l.trailers = b.req.fields // passed at once, as a rule
+	k.pump(l, nil, false, &c.d)
+	if l.passed {
+		l.trailers = kept
+	} else {
+		l.trailers = append(kept, b.req.fields...)
+	}
+	return nil
+}
+
+// interim passes on a 1xx response (RFC 9110, section 15.2).
+func (k *call) interim(fields []field, d *dirty) {
+	c := k.down.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.dead || k.down.localDone {
+		return
+	}
+	at := c.beginBlockLocked()
+	for i := range fields {
+		if f := &fields[i]; f.id != fieldTulle && f.id != fieldContentLength {
+			c.putFieldLocked(f)
+		}
+	}
+	c.endBlockLocked(at, k.down.id, false)
+	d.add(c)
+}
+
+// commit passes the head of a response on; nothing can be retried any more.
+func (k *call) commit(r *response, fields []field, end, mesh bool, d *dirty) {
+	x := &k.x
+	if r.tulle {
+		for i := range fields {
+			if f := &fields[i]; f.id == fieldTulle {
+				if f.drop = !mesh; mesh { // only a sidecar may say why
+					k.hear(f)
+				}
+			}
+		}
+	}
+	x.Outcome.Status = r.status
+	if k.req.grpc && end {
+		x.Outcome.GRPC = grpcStatus(r.grpcStatus)
+	}
+	if r.status >= 500 {
+		x.Outcome.Fail(flow.ReasonUpstreamStatus, farReason(fields, mesh))
+	}
+	if len(x.Binding.Headers) > 0 {
+		k.capture(fields, true)
+	}
+	c := k.down.c
+	c.mu.Lock()
+	if c.dead || k.down.localDone {
+		c.mu.Unlock()
+		return // who has noticed ends the try
+	}
+	x.Outcome.Committed = true
+	at := c.beginBlockLocked()
+	for i := range fields {
+		if f := &fields[i]; !f.drop {
+			c.putFieldLocked(f)
+		}
+	}
+	if x.Tells() {
+		if k.scratch = exchange.AppendTiming(k.scratch[:0], &x.Legs); len(k.scratch) > 0 {
+			c.enc.putNamed(namedTiming, exchange.TimingField, aliased(k.scratch))
+		}
+	}
+	c.endBlockLocked(at, k.down.id, end)
+	if end {
+		k.down.localDone = true
+		c.closedLocked(&k.down)
+	}
+	c.mu.Unlock()
+	d.add(c)
+	k.in.q.forget()
+	k.out.open = true
+	if end {
+		k.out.passed = true
+		k.lanePassed(&k.out)
+	} else if k.out.q.unsent > 0 || k.out.ended {
+		k.pump(&k.out, nil, false, d)
+	}
+}
+
+// hear takes x-tulle-timing off. What is malformed or comes twice counts for nothing.
+func (k *call) hear(f *field) {
+	if f.name != exchange.TimingField {
+		return
+	}
+	f.drop = true
+	far, ok := exchange.ParseTiming(octets(f.value))
+	if !ok || k.told {
+		far = flow.Far{}
+	}
+	k.x.Far, k.told = far, true
+}
+
+// farReason says what the far sidecar said about its answer.
+func farReason(fields []field, mesh bool) string {
+	for i := range fields {
+		if f := &fields[i]; mesh && f.name == reasonField {
+			if r, ok := flow.ParseReason(f.value); ok {
+				return "the far sidecar answered: " + r.String()
+			}
+		}
+	}
+	return ""
+}
+
+// cutUp resets the stream of the try, unless it is closed. Only the reader of its connection calls it.
+func (k *call) cutUp(why code) {
+	c := k.up.c
+	c.mu.Lock()
+	c.cutLocked(&k.up, why)
+	c.removeLocked(&k.up)
+	ended := c.mustEndLocked()
+	c.mu.Unlock()
+	c.d.add(c)
+	if ended {
+		c.wake()
+	}
+}
+
+// callerGone notes that the caller has left, or was turned away, and ends the try.
+func (k *call) callerGone(r flow.Reason, text string) {
+	if k.gone != flow.ReasonNone || k.finished {
+		return
+	}
+	k.gone, k.goneText = r, text
+	if k.attached && !k.over && !(k.x.Outcome.Answered) {
+		k.fail(r, text)
+	}
+}
+
+// peerReset takes a RST_STREAM of the peer.
+func (k *call) peerReset(c *conn, s *stream, id uint32, why code) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	switch {
+	case !s.is(c, id):
+	case s == &k.down:
+		k.callerGone(flow.ReasonDownstreamReset, "the caller reset the stream: "+why.String())
+	case !k.attached || k.over || k.out.ended: // NO_ERROR after a whole response, say
+	case why == codeRefused && !k.heard:
+		k.x.Outcome.Delivered, k.x.Outcome.Unprocessed = false, true
+		k.fail(flow.ReasonUpstreamReset, "the endpoint refused the stream")
+	default:
+		k.fail(flow.ReasonUpstreamReset, "the endpoint reset the stream: "+why.String())
+	}
+}
+
+// peerFailed takes that we have reset a stream because its peer has broken a rule.
+func (k *call) peerFailed(c *conn, s *stream, id uint32, why code, fault *exchange.Fault) {
+	text := why.String()
+	if fault != nil {
+		text = fault.Text
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	switch {
+	case !s.is(c, id):
+	case s == &k.down:
+		k.callerGone(flow.ReasonBadRequest, text)
+	default:
+		k.fail(flow.ReasonUpstreamProtocol, "response: "+text)
+	}
+}
+
+// unprocessed takes that an endpoint which goes away has not seen the stream.
+func (k *call) unprocessed(c *conn, s *stream, id uint32) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if s.is(c, id) && s == &k.up && k.attached && !k.over && !k.out.ended {
+		o := &k.x.Outcome
+		o.Delivered, o.Unprocessed, o.Stale = false, true, k.reused && !k.heard
+		k.fail(flow.ReasonUpstreamReset, "the endpoint went away before it took the stream")
+	}
+}
+
+// lost takes the end of a connection; why is nil, or io.EOF, when it ended in order.
+func (k *call) lost(c *conn, s *stream, id uint32, why error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !s.is(c, id) {
+		return
+	}
+	if s == &k.down {
+		k.callerGone(flow.ReasonDownstreamReset, "the caller closed the connection")
+		return
+	}
+	if !k.attached || k.over || k.out.ended {
+		return
+	}
+	if why == nil {
+		why = io.EOF
+	}
+	if k.heard {
+		k.fail(flow.ReasonUpstreamReset, "the connection closed within the response: "+why.Error())
+		return
+	}
+	// The peer closed without one frame for the stream: it did not see its head (docs/format/record.md, "Identities", rule 2).
+	o := &k.x.Outcome
+	o.Delivered, o.Stale = false, k.reused
+	var alert tls.AlertError
+	c.mu.Lock()
+	unwritten := id >= c.written
+	c.mu.Unlock()
+	switch {
+	case errors.As(why, &alert):
+		// TLS 1.3: the peer refused our certificate after our side of the handshake had finished.
+		o.Unprocessed = true
+		k.fail(flow.ReasonTLSFailed, why.Error())
+	case unwritten, c.mesh && errors.Is(why, io.EOF):
+		// A sidecar that closes in order would have answered a head that it had parsed. Without close_notify it may have died.
+		o.Unprocessed = true
+		k.fail(flow.ReasonUpstreamReset, "the endpoint closed the connection before it answered")
+	default:
+		k.fail(flow.ReasonUpstreamReset, "the connection closed before a response: "+why.Error())
+	}
+}
+
+// capture keeps the fields that the workload's allow-list names, in x.Captured. A field that comes more than once is one list (RFC 9110, section 5.3).
+func (k *call) capture(fields []field, response bool) {
+	x := &k.x
+	for _, allowed := range x.Binding.Headers {
+		value, came := x.Scratch[:0], false
+		for i := range fields {
+			if fields[i].name != allowed {
+				continue
+			}
+			if came {
+				value = append(value, ", "...)
+			}
+			came = true
+			v := fields[i].value
+			value = append(value, v[:min(len(v), flow.MaxHeaderValue)]...)
+		}
+		if came {
+			x.Captured = flow.AppendHeader(x.Captured, response, allowed, value)
+		}
+		x.Scratch = value
+	}
+}

@@ -1,0 +1,432 @@
+package http2
+
+import (
+	"runtime"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/sidecar/exchange"
+)
+
+// work is the worker of a call: it carries one exchange after the other.
+func (k *call) work() {
+	for range k.wake {
+		k.serve()
+		if !k.sess.rest(k) {
+			break
+		}
+	}
+	if k.timer != nil {
+		k.timer.Stop()
+	}
+}
+
+// serve carries one exchange from its head to its end.
+func (k *call) serve() {
+	s, x, r := k.sess, &k.x, &k.req
+	x.Kind, x.Side, x.Protocol = flow.KindExchange, s.srv.Side, flow.ProtocolHTTP2
+	if r.grpc {
+		x.Protocol = flow.ProtocolGRPC
+	}
+	x.Peer, x.Start, x.Downstream, x.Crowded = s.sess.Peer, k.start, k, k.charged == 0
+	x.Legs.HeadParsed = x.Since()
+	h := &x.Head
+	h.Method, h.Path, h.Authority, h.UserAgent = r.method, r.path, r.authority, r.userAgent
+	h.Idempotent = exchange.Idempotent(r.method)
+	h.Timeout = parseTimeout(r.timeout)
+	if h.RequestID = r.value(r.requestID); r.requestID < 0 {
+		exchange.AppendRequestID(k.mint[:0])
+		h.RequestID = aliased(k.mint[:])
+	}
+	k.adopt()
+	if len(x.Binding.Headers) > 0 {
+		k.capture(r.fields, false)
+	}
+	s.srv.Handler.Handle(x)
+	k.finish()
+}
+
+// adopt reads the trace context of the request into x.Head, by x.Binding.Propagation, and marks what is not passed on. Between sidecars
+// traceparent always counts: their spans are linked by it.
+func (k *call) adopt() {
+	x, r := &k.x, &k.req
+	w3c := false
+	if r.traceparent >= 0 && (x.Binding.Propagation.W3C || k.sess.c.mesh) {
+		x.Head.Parent, w3c = exchange.ParseTraceparent(r.value(r.traceparent))
+	}
+	x.Head.B3 = x.Binding.Propagation.Emit
+	if r.b3 && x.Binding.Propagation.ReadsB3() {
+		var b exchange.B3Fields
+		for i := range r.fields {
+			if f := &r.fields[i]; f.id == fieldB3 && b.Add(f.name, f.value) {
+				f.drop = true
+			}
+		}
+		w3c = x.AdoptB3(&b, w3c, k.sess.c.mesh)
+	}
+	if !w3c { // tracestate means nothing without a valid traceparent
+		for i := range r.fields {
+			if r.fields[i].id == fieldTracestate {
+				r.fields[i].drop = true
+			}
+		}
+	}
+}
+
+// finish closes the caller's stream.
+func (k *call) finish() {
+	o := &k.x.Outcome
+	k.mu.Lock()
+	c := k.down.c
+	owed := k.in.owed
+	k.finished = true
+	c.mu.Lock()
+	before := len(c.out)
+	if !k.down.localDone || !k.down.remoteDone {
+		c.cutLocked(&k.down, k.endCode(o))
+	}
+	c.removeLocked(&k.down)
+	if owed > 0 {
+		c.creditLocked(owed)
+	}
+	appended := len(c.out) != before
+	ended := c.mustEndLocked()
+	c.mu.Unlock()
+	k.in.release()
+	k.out.release()
+	k.down.id = 0
+	k.mu.Unlock()
+	if appended {
+		k.d.add(c)
+	}
+	if len(k.d.list) > 0 {
+		k.flushSoon(c)
+	} else if ended {
+		c.wake()
+	}
+	if k.charged > 0 {
+		c.room.Give(k.charged)
+		k.charged = 0
+	}
+	clear(k.fields)
+	k.fields = k.fields[:0]
+	k.req.reset()
+}
+
+// endCode is with what a stream of a caller is reset that is not closed: never so that a cut response looks whole.
+func (k *call) endCode(o *exchange.Outcome) code {
+	switch {
+	case o.Answered: // the caller may stop sending (RFC 9113, section 8.1)
+		return codeNone
+	case o.Reason == flow.ReasonRequestTimeout, o.Reason == flow.ReasonTryTimeout, o.Reason == flow.ReasonIdleTimeout, o.Reason == flow.ReasonDownstreamReset:
+		return codeCancel
+	}
+	return codeInternal
+}
+
+// flushSoon writes what the worker has appended, c first, after giving others that are ready the chance to append too.
+func (k *call) flushSoon(c *conn) {
+	c.mu.Lock()
+	first := !c.soon
+	c.soon = true
+	c.mu.Unlock()
+	if first {
+		runtime.Gosched()
+		c.mu.Lock()
+		c.soon = false
+		c.mu.Unlock()
+		k.d.add(c)
+	} else {
+		for i, o := range k.d.list { // whoever is first does it
+			if o == c {
+				k.d.list = append(k.d.list[:i], k.d.list[i+1:]...)
+				break
+			}
+		}
+	}
+	k.d.flush()
+}
+
+// setDeadline makes await end at t; zero: never. A timer that is set is left to fire, for moving it at every request would cost more.
+func (k *call) setDeadline(_ *exchange.Exchange, t time.Time) {
+	k.deadline, k.expired = t, false
+	if t.IsZero() || !k.timerAt.IsZero() && !k.timerAt.After(t) {
+		return
+	}
+	k.timerAt = t
+	if d := time.Until(t); k.timer == nil {
+		k.timer = time.AfterFunc(d, k.onTimer)
+	} else {
+		k.timer.Reset(d)
+	}
+}
+
+func (k *call) onTimer() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := time.Now()
+	if !k.timerAt.IsZero() && now.Before(k.timerAt) {
+		return // it was moved while it fired
+	}
+	k.timerAt = time.Time{}
+	if !k.attached || k.over || k.deadline.IsZero() {
+		return
+	}
+	if now.Before(k.deadline) {
+		k.timerAt = k.deadline
+		k.timer.Reset(k.deadline.Sub(now))
+		return
+	}
+	k.expired = true
+	k.signal()
+}
+
+// Sender is the last handler of both paths: it sends the request to x.Choice.Endpoint and relays the response.
+type Sender struct {
+	Client *Client
+}
+
+// Handle makes one try. It leaves the result in x.Outcome.
+func (s *Sender) Handle(x *exchange.Exchange) {
+	k, ok := x.Downstream.(*call)
+	if !ok {
+		x.Outcome.Fail(flow.ReasonUpstreamProtocol, "only HTTP/2 can be sent as HTTP/2")
+		return
+	}
+	if k.fault != nil {
+		x.Outcome.Fail(flow.ReasonBadRequest, k.fault.Text)
+		return
+	}
+	up := s.Client.get(x)
+	if up == nil {
+		return
+	}
+	if k.req.protocol != "" && !up.takesTunnels(x) {
+		up.pool.release()
+		if x.Outcome.Reason == flow.ReasonNone {
+			k.fault = faultProtocol
+			x.Outcome.Fail(flow.ReasonBadRequest, faultProtocol.Text)
+		}
+		return
+	}
+	k.try(up)
+}
+
+// try sends the request by c and sleeps until the try has ended.
+func (k *call) try(c *conn) {
+	x := &k.x
+	defer c.pool.release()
+	if !x.Await(k) {
+		x.Outcome.Fail(x.Aborted(), "the sidecar is stopping")
+		return
+	}
+	defer x.Awaited()
+	k.mu.Lock()
+	if k.gone != flow.ReasonNone {
+		x.Outcome.Fail(k.gone, k.goneText)
+		k.mu.Unlock()
+		return
+	}
+	select { // of an earlier try
+	case <-k.done:
+	default:
+	}
+	k.attached, k.over, k.asking, k.heard, k.final, k.tunnel, k.told = true, false, false, false, false, false, false
+	k.out.release()
+	k.out.begin(false, k.sess.c.room)
+	k.in.q.rewind()
+	k.in.open, k.in.passed = false, false
+	if !k.open(c) {
+		k.attached = false
+		k.mu.Unlock()
+		return
+	}
+	k.in.open = true
+	if !k.in.passed {
+		k.pump(&k.in, nil, false, &k.d)
+	}
+	k.setDeadline(x, x.Until())
+	k.mu.Unlock()
+	k.flushSoon(c)
+	k.await()
+}
+
+// open opens the stream of the try and appends its head. False: c takes no more streams, which x.Outcome says. k.mu is held.
+func (k *call) open(c *conn) bool {
+	x := &k.x
+	up := &k.up
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.dead || c.going || c.nextID > maxStreamID {
+		c.going = true
+		o := &x.Outcome
+		o.Delivered, o.Unprocessed, o.Stale = false, true, true
+		o.Fail(flow.ReasonUpstreamReset, "the connection has ended")
+		return false
+	}
+	*up = stream{c: c, call: k, id: c.nextID, window: c.initial, left: int64(c.set.HTTP2.StreamWindow), opened: true}
+	k.reused = c.nextID > 1
+	c.nextID += 2
+	c.table.add(up)
+	c.live++
+	c.open++
+	end := k.bare // gRPC wants an end without DATA as DATA, as it came
+	k.appendRequest(c, end)
+	x.Outcome.Delivered = true
+	if end {
+		k.in.passed = true
+		up.localDone = true
+		x.Legs.Sent = x.Since()
+	}
+	k.d.add(c)
+	return true
+}
+
+// appendRequest writes the head as it goes upstream. Both locks are held.
+func (k *call) appendRequest(c *conn, end bool) {
+	x, r := &k.x, &k.req
+	at := c.beginBlockLocked()
+	c.putLocked(":method", r.method)
+	if r.scheme != "" {
+		c.putLocked(":scheme", r.scheme)
+	}
+	if r.target != "" {
+		if r.grpc {
+			c.putLocked(":path", r.target)
+		} else {
+			c.putPlainLocked(":path", r.target)
+		}
+	}
+	c.putLocked(":authority", r.authority)
+	if r.protocol != "" {
+		c.putLocked(":protocol", r.protocol)
+	}
+	for i := range r.fields {
+		f := &r.fields[i]
+		if f.drop || f.id >= fieldMethod && f.id <= fieldStatus {
+			continue
+		}
+		if f.id == fieldGRPCTimeout && x.Head.Timeout > 0 {
+			k.scratch = appendTimeout(k.scratch[:0], x.Left(time.Now()))
+			c.putPlainLocked(f.name, aliased(k.scratch))
+			continue
+		}
+		c.putFieldLocked(f)
+	}
+	k.scratch = exchange.AppendTraceparent(k.scratch[:0], x.Try)
+	c.enc.putNamed(namedTraceparent, "traceparent", aliased(k.scratch))
+	if x.Head.B3 != 0 {
+		x.EachB3(func(name, value string) { c.putPlainLocked(name, value) })
+	}
+	if r.requestID < 0 {
+		c.enc.putNamed(namedRequestID, "x-request-id", x.Head.RequestID)
+	}
+	c.endBlockLocked(at, k.up.id, end)
+}
+
+// await sleeps until the try has ended, and takes it apart.
+func (k *call) await() {
+	x := &k.x
+	for {
+		<-k.done
+		k.mu.Lock()
+		switch {
+		case k.over:
+			k.detach()
+			return
+		case x.Aborted() != flow.ReasonNone:
+			k.fail(x.Aborted(), "the sidecar is stopping")
+			k.detach()
+			return
+		case k.expired:
+			k.late()
+			k.detach()
+			return
+		case k.asking:
+			k.asking = false
+			answer := "503"
+			if k.req.grpc && k.heldEnd {
+				x.Outcome.GRPC = grpcStatus(k.held.grpcStatus)
+				answer = x.Outcome.GRPC.String()
+			}
+			k.mu.Unlock()
+			again := x.Gate.Retry(x, k.held.status)
+			k.mu.Lock()
+			if k.over { // something has ended it meanwhile
+				k.detach()
+				return
+			}
+			if again {
+				x.Outcome.Status, x.Outcome.Again = k.held.status, true
+				k.fail(flow.ReasonUpstreamStatus, "answered "+answer)
+				k.detach()
+				return
+			}
+			k.commit(&k.held, k.fields, k.heldEnd, k.up.c.mesh, &k.d)
+		}
+		k.mu.Unlock()
+		k.d.flush()
+	}
+}
+
+// late ends a try whose deadline has passed, and says whose fault that was.
+func (k *call) late() {
+	x := &k.x
+	r := x.TimeoutReason(time.Now())
+	if r == flow.ReasonRequestTimeout && !x.Outcome.Committed && !k.req.grpc && !k.in.ended && k.in.q.unsent == 0 && !k.req.connect && (k.heard || !k.req.expect) {
+		// A service that has read all there is of a request cannot be blamed for not having answered it, unless it was asked for a 100.
+		k.fault = faultSlowBody
+		k.fail(flow.ReasonBadRequest, faultSlowBody.Text)
+		return
+	}
+	k.fail(r, "after "+x.Since().Round(time.Millisecond).String())
+}
+
+// detach closes the stream of the try. It releases k.mu.
+func (k *call) detach() {
+	x := &k.x
+	k.attached = false
+	c := k.up.c
+	owed := k.out.owed
+	k.out.owed = 0
+	why := codeCancel
+	if x.Outcome.Answered {
+		why = codeNone
+	}
+	c.mu.Lock()
+	before := len(c.out)
+	if k.up.opened {
+		c.cutLocked(&k.up, why)
+	}
+	c.removeLocked(&k.up)
+	if owed > 0 {
+		c.creditLocked(owed)
+	}
+	appended := len(c.out) != before
+	ended := c.mustEndLocked()
+	c.mu.Unlock()
+	k.out.release()
+	k.mu.Unlock()
+	if appended {
+		k.d.add(c)
+	}
+	if len(k.d.list) > 0 {
+		k.d.flush()
+	}
+	if ended {
+		c.wake()
+	}
+}
+
+// awaitAnswer sleeps until our own answer has gone on whole, or never will.
+func (k *call) awaitAnswer() {
+	for {
+		<-k.done
+		k.mu.Lock()
+		stop := k.over || k.expired || k.gone != flow.ReasonNone
+		k.mu.Unlock()
+		if stop {
+			return
+		}
+	}
+}

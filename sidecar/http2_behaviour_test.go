@@ -1,0 +1,463 @@
+package sidecar
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/internal/identity"
+	"github.com/tulle-mesh/tulle/internal/policy"
+	"github.com/tulle-mesh/tulle/internal/testmesh"
+)
+
+// Our own answers are trailers only to gRPC, with the status that says the same, and text to everybody else.
+func TestHTTP2OwnAnswers(t *testing.T) {
+	r := start(t, clientSnapshot(external(nil)), &identity.Holder{}, time.Second) // no endpoint
+	f := dialFrames(t, r.addr(t, "outbound"))
+	f.headers(1, false, post2("/a.B/C", "content-type", "application/grpc+proto", "te", "trailers")...)
+	status, h := f.status(t, 1)
+	if status != "200" || !h.StreamEnded() || value2(h, "grpc-status") != "14" || value2(h, "x-tulle-reason") != "no_endpoint" ||
+		!strings.HasPrefix(value2(h, "grpc-message"), "tulle: no_endpoint: ") {
+		t.Errorf("gRPC got %s %v", status, h.Fields)
+	}
+	f.headers(3, true, get2("/")...)
+	status, h = f.status(t, 3)
+	if status != "503" || h.StreamEnded() || value2(h, "x-tulle-reason") != "no_endpoint" {
+		t.Errorf("got %s %v", status, h.Fields)
+	}
+	var body string
+	f.until(t, "the text", func(fr http2.Frame) bool {
+		d, ok := fr.(*http2.DataFrame)
+		if ok {
+			body += string(d.Data())
+		}
+		return ok && d.StreamEnded()
+	})
+	if !strings.HasPrefix(body, "tulle: no_endpoint: ") || fmt.Sprint(len(body)) != value2(h, "content-length") {
+		t.Errorf("the text is %q", body)
+	}
+	f.headers(5, true, []string{":method", "HEAD", ":scheme", "http", ":path", "/", ":authority", "ext"}...)
+	if status, h = f.status(t, 5); status != "503" || !h.StreamEnded() {
+		t.Errorf("HEAD got %s %v", status, h.Fields)
+	}
+	// A caller that never opens its window is not waited for for ever, and may leave.
+	g := dialFrames(t, r.addr(t, "outbound"), http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
+	g.headers(1, true, get2("/")...)
+	if status, _ = g.status(t, 1); status != "503" {
+		t.Errorf("without a window: %s", status)
+	}
+	_ = g.WriteRSTStream(1, http2.ErrCodeCancel)
+	r.stop()
+	ex := r.rec.Closed(flow.KindExchange)
+	if len(ex) != 4 {
+		t.Fatalf("%d exchanges", len(ex))
+	}
+	answered := 0
+	for _, e := range ex {
+		if e.Answered {
+			answered++
+		}
+		if e.Reason != flow.ReasonNoEndpoint {
+			t.Errorf("%+v", e)
+		}
+	}
+	if e := ex[0]; e.Protocol != flow.ProtocolGRPC || e.GRPC.String() != "UNAVAILABLE" || e.Status != 200 || answered != 3 {
+		t.Errorf("%+v, %d answered", e, answered)
+	}
+}
+
+// What an endpoint provably did not process is sent again, whatever its method; what it may have processed is not.
+func TestHTTP2Again(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		refuse func(f *frames, id uint32)
+		method string
+		want   string
+		tries  int
+	}{
+		{"refused", func(f *frames, id uint32) { _ = f.WriteRSTStream(id, http2.ErrCodeRefusedStream) }, "POST", "200", 2},
+		{"above GOAWAY", func(f *frames, id uint32) { _ = f.WriteGoAway(id-1, http2.ErrCodeNo, nil) }, "POST", "200", 2},
+		{"cancelled", func(f *frames, id uint32) { _ = f.WriteRSTStream(id, http2.ErrCodeCancel) }, "POST", "502", 1},
+		{"cancelled, idempotent", func(f *frames, id uint32) { _ = f.WriteRSTStream(id, http2.ErrCodeCancel) }, "PUT", "200", 2},
+		{"closed", func(f *frames, _ uint32) { _ = f.c.Close() }, "POST", "502", 1},
+		{"503", func(f *frames, id uint32) { f.headers(id, true, ":status", "503") }, "PUT", "200", 2},
+		{"503, not idempotent", func(f *frames, id uint32) { f.headers(id, true, ":status", "503") }, "POST", "503", 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var n atomic.Int32
+			var mu sync.Mutex
+			bodies := map[string]string{}
+			up := scripted2(t, nil, func(f *frames, fr http2.Frame) {
+				switch fr := fr.(type) {
+				case *http2.DataFrame:
+					key := fmt.Sprint(f.c.RemoteAddr(), fr.StreamID)
+					mu.Lock()
+					bodies[key] += string(fr.Data())
+					body := bodies[key]
+					mu.Unlock()
+					if !fr.StreamEnded() {
+						return
+					}
+					if body != "hello" {
+						t.Errorf("the body is %q", body)
+					}
+					if n.Add(1) == 1 {
+						c.refuse(f, fr.StreamID)
+					} else {
+						f.headers(fr.StreamID, true, ":status", "200")
+					}
+				}
+			})
+			r, addr := front(t, nil, up)
+			f := dialFrames(t, addr)
+			f.headers(1, false, ":method", c.method, ":scheme", "http", ":path", "/", ":authority", "ext")
+			_ = f.WriteData(1, false, []byte("hel"))
+			_ = f.WriteData(1, true, []byte("lo"))
+			if got, _ := f.status(t, 1); got != c.want {
+				t.Errorf("got %s, want %s", got, c.want)
+			}
+			_ = f.c.Close()
+			r.stop()
+			ex, at := r.rec.Closed(flow.KindExchange), r.rec.Closed(flow.KindAttempt)
+			if len(ex) != 1 || len(at) != c.tries {
+				t.Errorf("%d exchanges, %d attempts", len(ex), len(at))
+			}
+		})
+	}
+}
+
+// A drain takes what the caller has sent before it could know, finishes it, and then closes.
+func TestHTTP2Drain(t *testing.T) {
+	release, arrived := make(chan struct{}), make(chan struct{}, 10)
+	up := h2app(t, func(w http.ResponseWriter, _ *http.Request) {
+		arrived <- struct{}{}
+		<-release
+		fmt.Fprint(w, "whole")
+	})
+	r := start(t, clientSnapshot(external(nil), up), &identity.Holder{}, 10*time.Second)
+	f := dialFrames(t, r.addr(t, "outbound"))
+	f.headers(1, true, get2("/")...)
+	<-arrived
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		r.stop()
+	}()
+	var ping [8]byte
+	f.until(t, "the first GOAWAY", func(fr http2.Frame) bool {
+		g, ok := fr.(*http2.GoAwayFrame)
+		if ok && (g.LastStreamID != 1<<31-1 || g.ErrCode != http2.ErrCodeNo) {
+			t.Errorf("the first GOAWAY: %v", g)
+		}
+		return ok
+	})
+	f.until(t, "a PING", func(fr http2.Frame) bool {
+		p, ok := fr.(*http2.PingFrame)
+		if ok {
+			ping = p.Data
+		}
+		return ok
+	})
+	f.headers(3, true, get2("/")...) // as if it had crossed the GOAWAY
+	_ = f.WritePing(true, ping)
+	f.until(t, "the last GOAWAY", func(fr http2.Frame) bool {
+		g, ok := fr.(*http2.GoAwayFrame)
+		if ok && g.LastStreamID != 3 {
+			t.Errorf("the last GOAWAY: %v", g)
+		}
+		return ok
+	})
+	f.headers(5, true, get2("/")...) // too late: ignored
+	<-arrived
+	close(release)
+	ends := map[uint32]bool{}
+	for {
+		fr, err := f.ReadFrame()
+		if err != nil {
+			break
+		}
+		if d, ok := fr.(*http2.DataFrame); ok && d.StreamEnded() {
+			ends[d.StreamID] = true
+		}
+	}
+	if !ends[1] || !ends[3] || len(ends) != 2 {
+		t.Errorf("ended streams: %v", ends)
+	}
+	<-stopped
+	if n := len(r.rec.Closed(flow.KindExchange)); n != 2 {
+		t.Errorf("%d exchanges", n)
+	}
+}
+
+// A drain of an idle connection does not wait for anybody.
+func TestHTTP2DrainIdle(t *testing.T) {
+	up := h2app(t, func(http.ResponseWriter, *http.Request) {})
+	r := start(t, clientSnapshot(external(nil), up), &identity.Holder{}, 20*time.Second)
+	f := dialFrames(t, r.addr(t, "outbound"))
+	f.headers(1, true, get2("/")...)
+	if got, _ := f.status(t, 1); got != "200" {
+		t.Fatal(got)
+	}
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		r.stop()
+	}()
+	f.until(t, "a PING", func(fr http2.Frame) bool {
+		p, ok := fr.(*http2.PingFrame)
+		if ok {
+			_ = f.WritePing(true, p.Data)
+		}
+		return ok
+	})
+	if why := f.ended(t); why != http2.ErrCodeNo {
+		t.Errorf("ended with %v", why)
+	}
+	<-stopped
+}
+
+// What is reset on one side is reset on the other, and never so that a cut response looks whole.
+func TestHTTP2Resets(t *testing.T) {
+	reset, seen := make(chan http2.ErrCode, 10), make(chan struct{})
+	up := scripted2(t, nil, func(f *frames, fr http2.Frame) {
+		switch fr := fr.(type) {
+		case *http2.MetaHeadersFrame:
+			switch fr.PseudoValue("path") {
+			case "/cut":
+				f.headers(fr.StreamID, false, ":status", "200")
+				_ = f.WriteData(fr.StreamID, false, []byte("half"))
+				_ = f.WriteRSTStream(fr.StreamID, http2.ErrCodeNo)
+			case "/early":
+				f.headers(fr.StreamID, true, ":status", "200")
+			case "/short":
+				f.headers(fr.StreamID, false, ":status", "200", "content-length", "10")
+				_ = f.WriteData(fr.StreamID, true, []byte("half"))
+			case "/hints":
+				f.headers(fr.StreamID, false, ":status", "103", "link", "x")
+				f.headers(fr.StreamID, true, ":status", "204")
+			case "/switch":
+				f.headers(fr.StreamID, false, ":status", "101")
+			case "/never":
+				close(seen)
+			case "/bad":
+				f.headers(fr.StreamID, true, ":status", "200", "connection", "close")
+			}
+		case *http2.RSTStreamFrame:
+			reset <- fr.ErrCode
+		}
+	})
+	r, addr := front(t, func(s *policy.Service) { s.Retry.Attempts = 1 }, up)
+	f := dialFrames(t, addr)
+	next, cancelled := uint32(1), false
+	rst := func(id uint32) (why http2.ErrCode) {
+		f.until(t, "a reset", func(fr http2.Frame) bool {
+			x, ok := fr.(*http2.RSTStreamFrame)
+			if ok && x.StreamID == id {
+				why = x.ErrCode
+			}
+			return ok && x.StreamID == id
+		})
+		return why
+	}
+	request := func(path string) uint32 {
+		id := next
+		next += 2
+		f.headers(id, false, post2(path)...)
+		return id
+	}
+	id := request("/cut")
+	if got, _ := f.status(t, id); got != "200" {
+		t.Errorf("cut: %s", got)
+	}
+	if why := rst(id); why != http2.ErrCodeInternal {
+		t.Errorf("a cut response was reset with %v", why)
+	}
+	id = request("/early")
+	if got, h := f.status(t, id); got != "200" || !h.StreamEnded() {
+		t.Errorf("early: %s", got)
+	}
+	if why := rst(id); why != http2.ErrCodeNo {
+		t.Errorf("after a whole response: %v", why)
+	}
+	id = request("/short")
+	if got, _ := f.status(t, id); got != "200" {
+		t.Errorf("short: %s", got)
+	}
+	if why := rst(id); why != http2.ErrCodeInternal {
+		t.Errorf("a short response was reset with %v", why)
+	}
+	id = request("/hints")
+	if got, h := f.status(t, id); got != "103" || value2(h, "link") != "x" {
+		t.Errorf("hints: %s", got)
+	}
+	if got, _ := f.status(t, id); got != "204" {
+		t.Errorf("after hints: %s", got)
+	}
+	for _, path := range []string{"/switch", "/bad"} {
+		if got, h := f.status(t, request(path)); got != "502" || value2(h, "x-tulle-reason") != "upstream_protocol_error" {
+			t.Errorf("%s: %s", path, got)
+		}
+	}
+	id = request("/never")
+	<-seen
+	_ = f.WriteRSTStream(id, http2.ErrCodeCancel)
+	for range 6 { // five requests did not get to their ends, for which nobody waits, and this
+		why := <-reset
+		if why == http2.ErrCodeCancel {
+			cancelled = true
+		}
+	}
+	if !cancelled {
+		t.Error("the service did not learn that its caller left")
+	}
+	_ = f.c.Close()
+	r.stop()
+	var left int
+	for _, e := range r.rec.Closed(flow.KindExchange) {
+		if e.Reason == flow.ReasonDownstreamReset {
+			left++
+		}
+	}
+	if left != 1 {
+		t.Errorf("%d callers left", left)
+	}
+}
+
+// Time-outs of a request, of its body, and of a head.
+func TestHTTP2Timeouts(t *testing.T) {
+	up := h2app(t, func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		<-r.Context().Done()
+	})
+	snap := clientSnapshot(external(func(s *policy.Service) { s.RequestTimeout = 400 * time.Millisecond }), up)
+	snap.Listeners[0].Limits = policy.Limits{BodyTimeout: 100 * time.Millisecond, HeadTimeout: 100 * time.Millisecond}
+	r := start(t, snap, &identity.Holder{}, time.Second)
+	f := dialFrames(t, r.addr(t, "outbound"))
+	f.headers(1, true, get2("/")...)
+	if got, h := f.status(t, 1); got != "504" || value2(h, "x-tulle-reason") != "request_timeout" {
+		t.Errorf("a slow service: %s", got)
+	}
+	f.headers(3, false, post2("/")...)
+	if got, h := f.status(t, 3); got != "408" || value2(h, "x-tulle-reason") != "bad_request" {
+		t.Errorf("a body that stops: %s", got)
+	}
+	f.headers(5, false, post2("/", "content-type", "application/grpc")...) // a stream of messages may pause
+	if got, h := f.status(t, 5); got != "200" || value2(h, "grpc-status") != "4" {
+		t.Errorf("gRPC: %s %v", got, h)
+	}
+	_ = f.WriteHeaders(http2.HeadersFrameParam{StreamID: 7, BlockFragment: f.block(get2("/")...)})
+	if why := f.ended(t); why != http2.ErrCodeEnhanceYourCalm {
+		t.Errorf("a head that stops: %v", why)
+	}
+}
+
+// A connection whose peer does not answer PING is closed.
+func TestHTTP2Keepalive(t *testing.T) {
+	up := scripted2(t, nil, func(*frames, http2.Frame) {})
+	r, addr := withLimits(t, policy.Limits{HTTP2: policy.HTTP2{PingInterval: 50 * time.Millisecond, PingTimeout: 50 * time.Millisecond}}, up)
+	f := dialFrames(t, addr)
+	f.headers(1, true, get2("/")...)
+	f.until(t, "a PING", func(fr http2.Frame) bool {
+		p, ok := fr.(*http2.PingFrame)
+		return ok && !p.IsAck()
+	})
+	_ = f.ended(t)
+	testmesh.Eventually(t, "the exchange has ended", func() bool { return r.rec.Live() == 0 })
+}
+
+// A connection that is old enough is drained.
+func TestHTTP2Age(t *testing.T) {
+	up := h2app(t, func(http.ResponseWriter, *http.Request) {})
+	_, addr := withLimits(t, policy.Limits{HTTP2: policy.HTTP2{Age: time.Second}}, up)
+	c := h2client(t)
+	old := map[string]bool{}
+	testmesh.Eventually(t, "a second connection is used", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		req, _ := http.NewRequestWithContext(ctx, "GET", "http://"+addr.String()+"/", nil)
+		resp, err := c.Do(req)
+		if err != nil {
+			t.Fatalf("a request was lost: %v", err)
+		}
+		_ = resp.Body.Close()
+		old[resp.Status] = true
+		return time.Since(began(t)) > 2500*time.Millisecond
+	})
+	if len(old) != 1 || !old["200 OK"] {
+		t.Errorf("%v", old)
+	}
+}
+
+var begins sync.Map
+
+// began is when a test asked first.
+func began(t *testing.T) time.Time {
+	v, _ := begins.LoadOrStore(t.Name(), time.Now())
+	return v.(time.Time)
+}
+
+// Extended CONNECT carries a WebSocket, say, through two sidecars, and no deadline cuts it.
+func TestHTTP2Tunnel(t *testing.T) {
+	up := scripted2(t, []http2.Setting{{ID: http2.SettingEnableConnectProtocol, Val: 1}}, func(f *frames, fr http2.Frame) {
+		switch fr := fr.(type) {
+		case *http2.MetaHeadersFrame:
+			if fr.PseudoValue("protocol") != "websocket" || fr.PseudoValue("path") != "/chat" {
+				f.headers(fr.StreamID, true, ":status", "400")
+				return
+			}
+			f.headers(fr.StreamID, false, ":status", "200")
+		case *http2.DataFrame:
+			_ = f.WriteData(fr.StreamID, fr.StreamEnded(), append([]byte("echo "), fr.Data()...))
+		}
+	})
+	ca := testmesh.NewCA(t)
+	server := start(t, serverSnapshot("catalog", up, policy.ModeStrict, flow.ProtocolHTTP), ca.Holder("catalog"), time.Second)
+	sv := mesh("catalog")
+	sv.RequestTimeout = 200 * time.Millisecond
+	web := start(t, clientSnapshot(sv, server.addr(t, "inbound")), ca.Holder("web"), time.Second)
+	f := dialFrames(t, web.addr(t, "outbound"))
+	f.headers(1, false, ":method", "CONNECT", ":protocol", "websocket", ":scheme", "http", ":path", "/chat", ":authority", "catalog")
+	if got, h := f.status(t, 1); got != "200" {
+		t.Fatalf("%s %v", got, h.Fields)
+	}
+	echo := func(send string, end bool) {
+		_ = f.WriteData(1, end, []byte(send))
+		f.until(t, "an echo of "+send, func(fr http2.Frame) bool {
+			d, ok := fr.(*http2.DataFrame)
+			if ok && (string(d.Data()) != "echo "+send || d.StreamEnded() != end) {
+				t.Errorf("got %q, ended %t", d.Data(), d.StreamEnded())
+			}
+			return ok
+		})
+	}
+	echo("a", false)
+	passed := time.NewTimer(300 * time.Millisecond) // the request timeout is over
+	<-passed.C
+	echo("b", false)
+	echo("c", true)
+	_ = f.c.Close()
+	web.stop()
+	server.stop()
+	if ex := web.rec.Closed(flow.KindExchange); len(ex) != 1 || !ex[0].Answered || ex[0].Method != "CONNECT" || ex[0].BytesOut != 18 {
+		t.Errorf("%+v", ex)
+	}
+	// Without the setting a tunnel is refused here.
+	plain := scripted2(t, nil, func(*frames, http2.Frame) {})
+	r, addr := front(t, nil, plain)
+	g := dialFrames(t, addr)
+	g.headers(1, false, ":method", "CONNECT", ":protocol", "websocket", ":scheme", "http", ":path", "/chat", ":authority", "ext")
+	if got, _ := g.status(t, 1); got != "501" {
+		t.Errorf("without the setting: %s", got)
+	}
+	_ = g.c.Close()
+	r.stop()
+}
