@@ -461,3 +461,72 @@ func TestHTTP2Tunnel(t *testing.T) {
 	_ = g.c.Close()
 	r.stop()
 }
+
+// A service that speaks HTTP/1.1 only is told from one that is away.
+func TestHTTP2ToHTTP1(t *testing.T) {
+	r, addr := front(t, nil, app(t, func(http.ResponseWriter, *http.Request) {}))
+	f := dialFrames(t, addr)
+	f.headers(1, true, post2("/")...)
+	if got, h := f.status(t, 1); got != "502" || value2(h, "x-tulle-reason") != "upstream_protocol_error" {
+		t.Errorf("got %s", got)
+	}
+	_ = f.c.Close()
+	r.stop()
+	if at := r.rec.Closed(flow.KindAttempt); len(at) != 1 || at[0].Delivered || !strings.Contains(at[0].Detail, "does not speak HTTP/2") {
+		t.Errorf("%+v", at)
+	}
+}
+
+// Records of both sides say how a gRPC call ended, and count its messages.
+func TestHTTP2GRPCRecords(t *testing.T) {
+	ca := testmesh.NewCA(t)
+	up := scripted2(t, nil, func(f *frames, fr http2.Frame) {
+		switch fr := fr.(type) {
+		case *http2.MetaHeadersFrame:
+			if fr.PseudoValue("path") == "/a.B/Bare" {
+				f.headers(fr.StreamID, true, ":status", "200", "content-type", "application/grpc", "grpc-status", "5", "grpc-message", "no such thing")
+			}
+		case *http2.DataFrame:
+			if !fr.StreamEnded() {
+				return
+			}
+			f.headers(fr.StreamID, false, ":status", "200", "content-type", "application/grpc")
+			_ = f.WriteData(fr.StreamID, false, append(message(3), message(0)...)[:7])
+			_ = f.WriteData(fr.StreamID, false, append(message(3), message(0)...)[7:])
+			f.headers(fr.StreamID, true, "grpc-status", "13", "grpc-message", "broken")
+		}
+	})
+	server := start(t, serverSnapshot("catalog", up, policy.ModeStrict, flow.ProtocolHTTP1), ca.Holder("catalog"), time.Second)
+	web := start(t, clientSnapshot(mesh("catalog"), server.addr(t, "inbound")), ca.Holder("web"), time.Second)
+	f := dialFrames(t, web.addr(t, "outbound"))
+	f.headers(1, false, post2("/a.B/Stream", "content-type", "application/grpc", "grpc-timeout", "10S")...)
+	for _, b := range [][]byte{message(10)[:2], message(10)[2:], append(message(0), message(1)...)} {
+		_ = f.WriteData(1, false, b)
+	}
+	_ = f.WriteData(1, true, nil)
+	f.until(t, "trailers", func(fr http2.Frame) bool {
+		h, ok := fr.(*http2.MetaHeadersFrame)
+		return ok && h.StreamEnded() && value2(h, "grpc-status") == "13"
+	})
+	f.headers(3, false, post2("/a.B/Bare", "content-type", "application/grpc+proto")...)
+	if _, h := f.status(t, 3); !h.StreamEnded() || value2(h, "grpc-status") != "5" || value2(h, "grpc-message") != "no such thing" {
+		t.Errorf("got %v", h.Fields)
+	}
+	_ = f.c.Close()
+	web.stop()
+	server.stop()
+	for _, r := range []*running{web, server} {
+		for _, e := range r.rec.Closed(flow.KindExchange) {
+			want := flow.Record{GRPC: flow.NewGRPCStatus(13), MessagesIn: 3, MessagesOut: 2}
+			if strings.HasSuffix(e.Path, "Bare") {
+				want = flow.Record{GRPC: flow.NewGRPCStatus(5)}
+			}
+			if e.Protocol != flow.ProtocolGRPC || e.GRPC != want.GRPC || e.MessagesIn != want.MessagesIn || e.MessagesOut != want.MessagesOut || !e.Answered {
+				t.Errorf("%s: %v, %d messages in, %d out", e.Path, e.GRPC, e.MessagesIn, e.MessagesOut)
+			}
+		}
+		if n := len(r.rec.Closed(flow.KindExchange)); n != 2 {
+			t.Errorf("%d exchanges", n)
+		}
+	}
+}

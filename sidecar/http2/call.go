@@ -671,6 +671,11 @@ func (k *call) lost(c *conn, s *stream, id uint32, why error) {
 	if why == nil {
 		why = io.EOF
 	}
+	if broke := (*fatal)(nil); errors.As(why, &broke) {
+		k.x.Outcome.Delivered = k.heard
+		k.fail(flow.ReasonUpstreamProtocol, broke.Error())
+		return
+	}
 	if k.heard {
 		k.fail(flow.ReasonUpstreamReset, "the connection closed within the response: "+why.Error())
 		return

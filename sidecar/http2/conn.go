@@ -37,6 +37,8 @@ type fatal struct {
 
 func (f *fatal) Error() string { return f.code.String() + ": " + f.text }
 
+var notHTTP2 = protocolError("the first frame is not SETTINGS (RFC 9113, section 3.4): the peer does not speak HTTP/2; check the protocol of its port")
+
 func protocolError(text string) *fatal  { return &fatal{code: codeProtocol, text: text} }
 func frameSizeError(text string) *fatal { return &fatal{code: codeFrameSize, text: text} }
 
@@ -186,6 +188,9 @@ func (c *conn) run() error {
 	for {
 		for c.w-c.r >= frameHeader {
 			f := parseFrame(c.in[c.r:c.w])
+			if !c.greeted && f.kind != frameSettings { // an endpoint of HTTP/1.1 gives itself away by the first line of its answer
+				return c.fault(notHTTP2)
+			}
 			if f.length > maxFrame {
 				return c.fault(frameSizeError("a frame is larger than 16,384 bytes (RFC 9113, section 4.2)"))
 			}
@@ -364,7 +369,7 @@ func (c *conn) frame(f frame, p []byte) *fatal {
 	}
 	if !c.greeted {
 		if f.kind != frameSettings || f.flags&flagEnd != 0 {
-			return protocolError("the first frame is not SETTINGS (RFC 9113, section 3.4)")
+			return notHTTP2
 		}
 		c.greeted = true
 	}
