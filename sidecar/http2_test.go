@@ -2,11 +2,10 @@ package sidecar
 
 import (
 	"bytes"
-	"context"
 	"crypto/rand"
-	"crypto/tls"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -15,57 +14,39 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/net/http2"
-
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/policy"
 	"github.com/tulle-mesh/tulle/internal/testmesh"
 )
 
-// h2app starts an application that speaks HTTP/2 by prior knowledge.
+// h2app starts an application that speaks HTTP/2 by prior knowledge, and nothing else.
 func h2app(t testing.TB, h http.HandlerFunc) netip.AddrPort {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	var conns []net.Conn
-	srv := &http2.Server{}
-	wg.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			mu.Lock()
-			conns = append(conns, c)
-			mu.Unlock()
-			wg.Go(func() { srv.ServeConn(c, &http2.ServeConnOpts{Handler: h, BaseConfig: &http.Server{}}) })
-		}
-	})
+	var only http.Protocols
+	only.SetUnencryptedHTTP2(true)
+	srv := &http.Server{Handler: h, Protocols: &only, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = srv.Serve(l)
+	}()
 	t.Cleanup(func() {
-		_ = l.Close()
-		mu.Lock()
-		for _, c := range conns {
-			_ = c.Close()
-		}
-		mu.Unlock()
-		wg.Wait()
+		_ = srv.Close()
+		<-done
 	})
 	return l.Addr().(*net.TCPAddr).AddrPort()
 }
 
 // h2client speaks HTTP/2 by prior knowledge.
 func h2client(t testing.TB) *http.Client {
-	tr := &http2.Transport{
-		AllowHTTP: true, DisableCompression: true,
-		DialTLSContext: func(ctx context.Context, network, addr string, _ *tls.Config) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, network, addr)
-		},
-	}
+	var only http.Protocols
+	only.SetUnencryptedHTTP2(true)
+	tr := &http.Transport{Protocols: &only, DisableCompression: true}
 	t.Cleanup(tr.CloseIdleConnections)
 	return &http.Client{Transport: tr, Timeout: 30 * time.Second}
 }

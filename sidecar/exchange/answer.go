@@ -37,7 +37,7 @@ func AnswerText(r flow.Reason) string {
 	case flow.ReasonUpstreamReset:
 		return "the connection closed before a complete response; look at the service's log for a crash or a restart"
 	case flow.ReasonUpstreamProtocol:
-		return "the service sent bytes that are not a valid HTTP/1.1 response; check the port's protocol and the service's framing"
+		return "the service sent bytes that are not a valid response; check the port's protocol and the service's framing"
 	case flow.ReasonRequestTimeout:
 		return "the request took longer than the request timeout; look at the trace for the slow part, or raise the timeout"
 	case flow.ReasonTryTimeout:
@@ -45,7 +45,7 @@ func AnswerText(r flow.Reason) string {
 	case flow.ReasonIdleTimeout:
 		return "no bytes arrived for the idle timeout; send something more often, or raise the timeout"
 	case flow.ReasonBadRequest:
-		return "the request is not valid HTTP/1.1, or its body did not arrive in time; fix the client"
+		return "the request is not valid HTTP, or its body did not arrive in time; fix the client"
 	case flow.ReasonNoEndpoint:
 		return "the service has no endpoint; start an instance, or check that its endpoints are registered"
 	case flow.ReasonNoHealthy:

@@ -17,6 +17,7 @@ import (
 type one struct{ net.Conn }
 
 func (o one) Get(*exchange.Exchange) *exchange.Conn { return &exchange.Conn{Conn: o.Conn, Mesh: true} }
+
 func (o one) Connect(x *exchange.Exchange, _ bool) *exchange.Conn {
 	return o.Get(x)
 }

@@ -388,7 +388,8 @@ func (k *call) responseHead(c *conn, s *stream, id uint32) *fatal {
 		return nil
 	}
 	if k.final {
-		return k.responseTrailers(c, id)
+		k.responseTrailers(c)
+		return nil
 	}
 	r, fault := response{}, b.fault
 	if fault == nil {
@@ -451,7 +452,7 @@ func (k *call) asks(r *response, end bool) bool {
 }
 
 // responseTrailers takes the trailers of a response.
-func (k *call) responseTrailers(c *conn, id uint32) *fatal {
+func (k *call) responseTrailers(c *conn) {
 	b := &c.block
 	status, fault := "", b.fault
 	if fault == nil {
@@ -467,7 +468,7 @@ func (k *call) responseTrailers(c *conn, id uint32) *fatal {
 	if fault != nil {
 		k.cutUp(codeProtocol)
 		k.fail(flow.ReasonUpstreamProtocol, "response: "+fault.Text)
-		return nil
+		return
 	}
 	if k.req.grpc {
 		k.x.Outcome.GRPC = grpcStatus(status)
@@ -481,7 +482,6 @@ func (k *call) responseTrailers(c *conn, id uint32) *fatal {
 	} else {
 		l.trailers = append(kept, b.req.fields...)
 	}
-	return nil
 }
 
 // interim passes on a 1xx response (RFC 9110, section 15.2).
@@ -604,7 +604,7 @@ func (k *call) callerGone(r flow.Reason, text string) {
 		return
 	}
 	k.gone, k.goneText = r, text
-	if k.attached && !k.over && !(k.x.Outcome.Answered) {
+	if k.attached && !k.over && !k.x.Outcome.Answered {
 		k.fail(r, text)
 	}
 }

@@ -96,11 +96,11 @@ func (r *request) parse() *exchange.Fault {
 		if f.id < fieldMethod || f.id > fieldStatus {
 			break
 		}
-		if bit := uint(1) << f.id; asked&bit != 0 || f.id == fieldStatus {
+		bit := uint(1) << f.id
+		if asked&bit != 0 || f.id == fieldStatus {
 			return faultPseudo
-		} else {
-			asked |= bit
 		}
+		asked |= bit
 		switch f.id {
 		case fieldMethod:
 			r.method = f.value
