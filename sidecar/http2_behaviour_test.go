@@ -620,3 +620,52 @@ func TestHTTP2Restarts(t *testing.T) {
 			sent.Load(), n, delivered, exchanges, answered, served.Load())
 	}
 }
+
+// What a drain cuts is still answered.
+func TestHTTP2Abort(t *testing.T) {
+	arrived := make(chan struct{}, 2)
+	up := h2app(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/half" {
+			w.WriteHeader(200)
+			_ = http.NewResponseController(w).Flush()
+		}
+		arrived <- struct{}{}
+		<-r.Context().Done()
+	})
+	r := start(t, clientSnapshot(external(nil), up), &identity.Holder{}, 50*time.Millisecond)
+	f := dialFrames(t, r.addr(t, "outbound"))
+	f.headers(1, true, get2("/none")...)
+	f.headers(3, true, get2("/half")...)
+	if got, _ := f.status(t, 3); got != "200" {
+		t.Fatal(got)
+	}
+	<-arrived
+	<-arrived
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		r.stop()
+	}()
+	answer, cut := "", http2.ErrCodeNo
+	f.until(t, "both ends", func(fr http2.Frame) bool {
+		switch fr := fr.(type) {
+		case *http2.MetaHeadersFrame:
+			if fr.StreamID == 1 {
+				answer = fr.PseudoValue("status") + " " + value2(fr, "x-tulle-reason")
+			}
+		case *http2.RSTStreamFrame:
+			cut = fr.ErrCode
+		}
+		return answer != "" && cut != http2.ErrCodeNo
+	})
+	if answer != "503 draining" || cut != http2.ErrCodeInternal {
+		t.Errorf("got %q and %v", answer, cut)
+	}
+	_ = f.c.Close()
+	<-stopped
+	for _, e := range r.rec.Closed(flow.KindExchange) {
+		if e.Reason != flow.ReasonDraining {
+			t.Errorf("%+v", e)
+		}
+	}
+}

@@ -260,26 +260,40 @@ func (p *connection) settled(most int) {
 
 // takesTunnels reports whether the endpoint takes extended CONNECT (RFC 8441), for which its SETTINGS are waited for. x.Outcome says so when they do not
 // come.
-func (c *conn) takesTunnels(x *exchange.Exchange) bool {
+func (k *call) takesTunnels(c *conn) bool {
+	x := &k.x
 	by := x.Until()
 	if limit := time.Now().Add(policy.DefaultPingTimeout); by.IsZero() || limit.Before(by) {
 		by = limit
 	}
 	t := time.NewTimer(time.Until(by))
 	defer t.Stop()
-	select {
-	case <-c.pool.ready:
-	case <-t.C:
+	fail := func(r flow.Reason, text string) bool {
 		x.Outcome.Unprocessed = true
-		x.Outcome.Fail(flow.ReasonUpstreamProtocol, "the endpoint sent no SETTINGS")
+		x.Outcome.Fail(r, text)
 		return false
+	}
+	if !x.Await(k) {
+		return fail(x.Aborted(), "the sidecar is stopping")
+	}
+	defer x.Awaited()
+	for settled := false; !settled; {
+		select {
+		case <-c.pool.ready:
+			settled = true
+		case <-t.C:
+			return fail(flow.ReasonUpstreamProtocol, "the endpoint sent no SETTINGS")
+		case <-k.done:
+			if r := x.Aborted(); r != flow.ReasonNone {
+				return fail(r, "the sidecar is stopping")
+			}
+		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.dead {
-		x.Outcome.Unprocessed, x.Outcome.Stale = true, true
-		x.Outcome.Fail(flow.ReasonUpstreamReset, "the connection has ended")
-		return false
+		x.Outcome.Stale = true
+		return fail(flow.ReasonUpstreamReset, "the connection has ended")
 	}
 	return c.tunnels
 }

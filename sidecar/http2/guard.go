@@ -28,6 +28,10 @@ type guard struct {
 
 func (g *guard) init(l policy.HTTP2) { g.limits = l }
 
+// meshResets is how many times the resets of one caller another sidecar may pass on: it carries those of all its callers, each of which it has held
+// to the limit itself.
+const meshResets = 10
+
 // calm is the end of a connection whose peer has reached a limit.
 func calm(l exchange.Limit, n int) *fatal {
 	return &fatal{code: codeCalm, text: l.String() + " of " + strconv.Itoa(n) + " in this sidecar", limit: l, n: n}
@@ -59,7 +63,11 @@ func (g *guard) reset(c *conn) *fatal {
 	}
 	g.turn(c.now)
 	g.resets[0]++
-	if n := g.resets[0] + g.resets[1]; n > g.limits.Resets && 2*n > g.begun[0]+g.begun[1] {
+	most := g.limits.Resets
+	if c.mesh {
+		most *= meshResets
+	}
+	if n := g.resets[0] + g.resets[1]; n > most && 2*n > g.begun[0]+g.begun[1] {
 		return calm(exchange.LimitResets, g.limits.Resets)
 	}
 	return nil
@@ -98,9 +106,12 @@ func (g *guard) windowUpdate(c *conn) *fatal {
 		return nil
 	}
 	c.mu.Lock()
-	sent := c.sent
+	earned := 10 * c.sent
+	if c.client {
+		earned += int(c.nextID / 2)
+	}
 	c.mu.Unlock()
-	if g.windows > g.limits.WindowUpdates+g.streams+10*sent {
+	if g.windows > g.limits.WindowUpdates+g.streams+earned {
 		return calm(exchange.LimitWindowUpdates, g.limits.WindowUpdates)
 	}
 	return nil

@@ -111,6 +111,7 @@ func (k *call) finish() {
 	clear(k.fields)
 	k.fields = k.fields[:0]
 	k.req.reset()
+	k.x.Binding, k.x.Destination, k.x.Choice = nil, nil, exchange.Choice{} // a worker that rests holds no Snapshot
 }
 
 // endCode is with what a stream of a caller is reset that is not closed: never so that a cut response looks whole.
@@ -201,7 +202,7 @@ func (s *Sender) Handle(x *exchange.Exchange) {
 	if up == nil {
 		return
 	}
-	if k.req.protocol != "" && !up.takesTunnels(x) {
+	if k.req.protocol != "" && !k.takesTunnels(up) {
 		up.pool.release()
 		if x.Outcome.Reason == flow.ReasonNone {
 			k.fault = faultProtocol
