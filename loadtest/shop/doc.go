@@ -1,4 +1,4 @@
-// Package shop is the demo shop: small real services in four tiers that know nothing of the mesh. Each runs as its own process and
+// Package shop is the demo shop: small real services in four tiers that know nothing of the mesh. Most speak HTTP/1.1, two gRPC, one lines over TCP. Each runs as its own process and
 // reaches its dependencies through whatever addresses it is told (its sidecar's outbound listeners in the demo). Services forward
 // traceparent as instrumented applications do, except recommendations, which drops it on purpose.
 //

@@ -71,7 +71,7 @@ func (s *server) serveGRPC(ctx context.Context, l net.Listener) error {
 	if !late.Stop() {
 		err = fmt.Errorf("calls in flight did not finish within %s", drainTimeout)
 	}
-	<-failed
+	_ = <-failed // nil, or grpc.ErrServerStopped
 	return err
 }
 

@@ -321,7 +321,7 @@ func (a *attacker) finish(words time.Duration) {
 		<-a.reader
 	}
 	_ = a.conn.SetLinger(0)
-	a.conn.Close()
+	_ = a.conn.Close()
 }
 
 // read takes what comes until the connection ends.

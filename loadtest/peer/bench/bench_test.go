@@ -687,17 +687,21 @@ func TestMissingTool(t *testing.T) {
 	}
 }
 
-// Both ways arrive whole, and the slow reader on the same connection holds up its sender, whatever the other does.
-func TestHaul(t *testing.T) {
-	p := ports{next: uint16(29000 + os.Getpid()%900)}
-	at, err := p.free()
+func serveBodies(t *testing.T) (*bodies, netip.AddrPort) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { l.Close() })
 	s := &bodies{}
-	if err := s.open(at); err != nil {
-		t.Fatal(err)
-	}
+	s.open(l)
+	return s, l.Addr().(*net.TCPAddr).AddrPort()
+}
+
+// Both ways arrive whole, and the slow reader on the same connection holds up its sender, whatever the other does.
+func TestHaul(t *testing.T) {
+	s, at := serveBodies(t)
 	for _, upload := range []bool{false, true} {
 		for _, slow := range []int{0, 5_000} {
 			done, err := s.carry(haul{Address: at, Upload: upload, Size: 5_000_000, Slow: slow})
@@ -811,15 +815,7 @@ func TestAttacks(t *testing.T) {
 
 // The same through two sidecars with mTLS between them.
 func TestHaulThroughSidecars(t *testing.T) {
-	p := ports{next: uint16(28000 + os.Getpid()%900)}
-	at, err := p.free()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &bodies{}
-	if err := s.open(at); err != nil {
-		t.Fatal(err)
-	}
+	s, at := serveBodies(t)
 	ca := testmesh.NewCA(t)
 	far := chain.Inbound(t, ca.Holder(chain.Service), at, policy.ModeStrict)
 	near := chain.Outbound(t, ca.Holder(chain.Caller), far.At, true)

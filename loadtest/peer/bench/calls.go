@@ -107,8 +107,13 @@ func (j job) call() result {
 		scheme = "https"
 	}
 	for _, f := range [][2]string{
-		{":method", "POST"}, {":scheme", scheme}, {":path", fmt.Sprintf("%s%d", callPath, j.Size)}, {":authority", "backend.bench"},
-		{"content-type", grpcType}, {"user-agent", "grpc-bench/1.0"}, {"te", "trailers"},
+		{":method", "POST"},
+		{":scheme", scheme},
+		{":path", fmt.Sprintf("%s%d", callPath, j.Size)},
+		{":authority", "backend.bench"},
+		{"content-type", grpcType},
+		{"user-agent", "grpc-bench/1.0"},
+		{"te", "trailers"},
 	} {
 		c.head = append(c.head, hpack.HeaderField{Name: f[0], Value: f[1]})
 	}

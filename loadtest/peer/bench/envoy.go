@@ -69,12 +69,16 @@ func (r *rig) upstream(s setup) fmt.Stringer {
 }
 
 func (r *rig) envoyConfig(s setup, at envoyPlace) object {
+	route := object{"cluster": "app"}
+	if s.two {
+		route["timeout"] = "0s" // streams may take longer than the default, 15 s
+	}
 	manager := object{
 		"stat_prefix": "in",
 		"codec_type":  "HTTP1",
 		"route_config": object{"name": "all", "virtual_hosts": []object{{
 			"name": "all", "domains": []string{"*"},
-			"routes": []object{{"match": object{"prefix": "/"}, "route": object{"cluster": "app"}}},
+			"routes": []object{{"match": object{"prefix": "/"}, "route": route}},
 		}}},
 		"http_filters": []object{{"name": "envoy.filters.http.router", "typed_config": typed("extensions.filters.http.router.v3.Router", nil)}},
 	}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/netip"
@@ -55,8 +56,10 @@ func haulMain(c *parent) error {
 	}
 	s := &bodies{}
 	var started hauled
-	if err := s.open(o.Listen); err != nil {
+	if l, err := net.Listen("tcp", o.Listen.String()); err != nil {
 		started.Err = err.Error()
+	} else {
+		s.open(l)
 	}
 	if err := c.say(started); err != nil {
 		return err
@@ -81,7 +84,8 @@ type bodies struct {
 	sent, read atomic.Int64
 }
 
-func (s *bodies) open(at netip.AddrPort) error {
+// open serves on l.
+func (s *bodies) open(l net.Listener) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /fast/{size}", func(w http.ResponseWriter, r *http.Request) {
 		var size int64
@@ -114,25 +118,10 @@ func (s *bodies) open(at netip.AddrPort) error {
 	var speaks http.Protocols
 	speaks.SetUnencryptedHTTP2(true)
 	server := &http.Server{
-		Addr: at.String(), Handler: mux, Protocols: &speaks, ErrorLog: log.New(io.Discard, "", 0),
+		Handler: mux, Protocols: &speaks, ErrorLog: log.New(io.Discard, "", 0),
 		HTTP2: &http.HTTP2Config{MaxReceiveBufferPerStream: haulStream, MaxReceiveBufferPerConnection: haulAll},
 	}
-	failed := make(chan error, 1)
-	go func() { failed <- server.ListenAndServe() }() // ends with the process
-	deadline := time.After(patience)
-	for {
-		err := accepts(at)(context.Background())
-		if err == nil {
-			return nil
-		}
-		select {
-		case err := <-failed:
-			return err
-		case <-deadline:
-			return err
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
+	go func() { _ = server.Serve(l) }() // until l is closed, or to the end of the process
 }
 
 // carry makes a haul.

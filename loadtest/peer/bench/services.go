@@ -115,8 +115,8 @@ func (c *callee) data(stream uint32, p []byte, end bool) error {
 		if len(x.got) >= messageHead+idDigits {
 			copy(x.want[messageHead:], x.got[messageHead:messageHead+idDigits])
 		}
-		done, err := takeMessage(x.got, x.want)
-		if err != nil {
+		done, wrong := takeMessage(x.got, x.want)
+		if wrong != nil { // the caller hears of it by the reset
 			c.mux.out = append(appendFrameHead(c.mux.out, 4, frameReset, 0, stream), 0, 0, 0, 2) // INTERNAL_ERROR
 			c.forget(x)
 			return nil

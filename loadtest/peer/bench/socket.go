@@ -66,11 +66,36 @@ func dial(to netip.AddrPort, source netip.Addr) (fd int, err error) {
 		shut(fd)
 		return -1, err
 	}
-	if err := unix.Connect(fd, sockaddr(to)); err != nil {
+	err = unix.Connect(fd, sockaddr(to))
+	if errors.Is(err, unix.EINTR) {
+		err = connected(fd)
+	}
+	if err != nil {
 		shut(fd)
 		return -1, fmt.Errorf("connecting to %s: %w", to, err)
 	}
 	return fd, nil
+}
+
+// connected waits for a connect(2) that a signal interrupted: it goes on by itself, and must not be made again.
+func connected(fd int) error {
+	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+	for deadline := time.Now().Add(patience); ; {
+		n, err := unix.Poll(poll, int(max(0, time.Until(deadline)).Milliseconds()))
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return err
+		case n == 0:
+			return os.ErrDeadlineExceeded
+		}
+		code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+		if err == nil && code != 0 {
+			err = unix.Errno(code)
+		}
+		return err
+	}
 }
 
 func prepare(fd int, source netip.Addr) error {
