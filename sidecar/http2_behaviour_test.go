@@ -483,6 +483,11 @@ func TestHTTP2GRPCRecords(t *testing.T) {
 	up := scripted2(t, nil, func(f *frames, fr http2.Frame) {
 		switch fr := fr.(type) {
 		case *http2.MetaHeadersFrame:
+			if given := value2(fr, "grpc-timeout"); fr.PseudoValue("path") == "/a.B/Stream" && (given == "" || given == "10S" || given[len(given)-1] != 'u' || len(given) != 8) {
+				t.Errorf("the service was given %q", given) // less than 10 s, in microseconds
+			} else if fr.PseudoValue("path") == "/a.B/Bare" && given != "" {
+				t.Errorf("the service was given %q by nobody", given)
+			}
 			if fr.PseudoValue("path") == "/a.B/Bare" {
 				f.headers(fr.StreamID, true, ":status", "200", "content-type", "application/grpc", "grpc-status", "5", "grpc-message", "no such thing")
 			}

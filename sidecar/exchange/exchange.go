@@ -316,6 +316,19 @@ func (x *Exchange) Until() time.Time {
 	return x.Deadline
 }
 
+// Left is how much of its time a caller that gave one (Head.Timeout) has left at now, for the request that is sent on: until the deadline of the try, at
+// least 1 ns. 0 when it gave none: then none goes on.
+func (x *Exchange) Left(now time.Time) time.Duration {
+	if x.Head.Timeout <= 0 {
+		return 0
+	}
+	left := x.Start.Add(x.Head.Timeout).Sub(now)
+	if until := x.Until(); !until.IsZero() {
+		left = min(left, until.Sub(now))
+	}
+	return max(left, 1)
+}
+
 // TimeoutReason says which deadline has passed.
 func (x *Exchange) TimeoutReason(now time.Time) flow.Reason {
 	if x.Deadline.IsZero() || (!x.TryDeadline.IsZero() && x.TryDeadline.Before(x.Deadline) && now.Before(x.Deadline)) {

@@ -431,7 +431,12 @@ func (k *call) responseHead(c *conn, s *stream, id uint32) *fatal {
 		k.moved = c.now
 		k.deadline = time.Time{}
 	}
-	if k.x.Gate != nil && k.in.q.keep && asks(&r, b.end) {
+	status := flow.GRPCStatus(0) // of trailers only
+	if k.req.grpc && b.end {
+		status = grpcStatus(r.grpcStatus)
+	}
+	if k.x.Gate != nil && k.in.q.keep && asks(r.status, status) {
+		k.x.Outcome.GRPC = status
 		k.held, k.heldEnd = r, b.end
 		k.fields = append(k.fields[:0], b.req.fields...)
 		k.asking = true
@@ -442,9 +447,9 @@ func (k *call) responseHead(c *conn, s *stream, id uint32) *fatal {
 	return nil
 }
 
-// asks reports whether a response is of the kind of which a gate may want another one.
-func asks(r *response, end bool) bool {
-	return r.status == 503 || end && r.grpcStatus == "14"
+// asks reports whether a response is of the kind of which a gate may want another one; g is 0 unless it is a gRPC one of trailers only.
+func asks(status int, g flow.GRPCStatus) bool {
+	return status == 503 || g == flow.NewGRPCStatus(14)
 }
 
 // responseTrailers takes the trailers of a response.

@@ -33,7 +33,9 @@ func (k *call) serve() {
 	h := &x.Head
 	h.Method, h.Path, h.Authority, h.UserAgent = r.method, r.path, r.authority, r.userAgent
 	h.Idempotent = exchange.Idempotent(r.method)
-	h.Timeout = parseTimeout(r.timeout)
+	if r.grpc && r.timeout != "" {
+		h.Timeout = parseTimeout(r.timeout)
+	}
 	if h.RequestID = r.value(r.requestID); r.requestID < 0 {
 		exchange.AppendRequestID(k.mint[:0])
 		h.RequestID = aliased(k.mint[:])
@@ -304,10 +306,14 @@ func (k *call) appendRequest(c *conn, end bool) {
 	}
 	for i := range r.fields {
 		f := &r.fields[i]
-		if f.drop || f.id >= fieldMethod && f.id <= fieldStatus {
+		if f.drop || f.id >= fieldMethod && f.id <= fieldStatus || f.id == fieldGRPCTimeout && x.Head.Timeout > 0 {
 			continue
 		}
 		c.putFieldLocked(f)
+	}
+	if x.Head.Timeout > 0 { // what is left of it
+		k.scratch = appendTimeout(k.scratch[:0], x.Left(time.Now()))
+		c.enc.putNamed(namedTimeout, "grpc-timeout", aliased(k.scratch))
 	}
 	k.scratch = exchange.AppendTraceparent(k.scratch[:0], x.Try)
 	c.enc.putNamed(namedTraceparent, "traceparent", aliased(k.scratch))
@@ -341,7 +347,7 @@ func (k *call) await() {
 		case k.asking:
 			k.asking = false
 			k.mu.Unlock()
-			again := x.Gate.Retry(x, 503)
+			again := x.Gate.Retry(x, k.held.status)
 			k.mu.Lock()
 			if k.over { // something has ended it meanwhile
 				k.detach()
@@ -349,10 +355,11 @@ func (k *call) await() {
 			}
 			if again {
 				x.Outcome.Status, x.Outcome.Again = k.held.status, true
-				if k.req.grpc {
-					x.Outcome.GRPC = grpcStatus(k.held.grpcStatus)
+				what := statusText(k.held.status)
+				if g := x.Outcome.GRPC; g != 0 {
+					what = g.String()
 				}
-				k.fail(flow.ReasonUpstreamStatus, "answered 503")
+				k.fail(flow.ReasonUpstreamStatus, "answered "+what)
 				k.detach()
 				return
 			}
