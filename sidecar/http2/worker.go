@@ -267,7 +267,7 @@ func (k *call) open(c *conn) bool {
 		o.Fail(flow.ReasonUpstreamReset, "the connection has ended")
 		return false
 	}
-	*up = stream{c: c, call: k, id: c.nextID, window: c.initial, left: int64(c.set.HTTP2.StreamWindow), opened: true}
+	*up = stream{c: c, call: k, id: c.nextID, window: c.initial, left: c.windowLocked(), opened: true}
 	k.reused = c.nextID > 1
 	c.nextID += 2
 	c.table.add(up)
