@@ -483,6 +483,11 @@ func TestHTTP2GRPCRecords(t *testing.T) {
 	up := scripted2(t, nil, func(f *frames, fr http2.Frame) {
 		switch fr := fr.(type) {
 		case *http2.MetaHeadersFrame:
+			if given := value2(fr, "grpc-timeout"); fr.PseudoValue("path") == "/a.B/Stream" && (given == "" || given == "10S" || given[len(given)-1] != 'u' || len(given) != 8) {
+				t.Errorf("the service was given %q", given) // less than 10 s, in microseconds
+			} else if fr.PseudoValue("path") == "/a.B/Bare" && given != "" {
+				t.Errorf("the service was given %q by nobody", given)
+			}
 			if fr.PseudoValue("path") == "/a.B/Bare" {
 				f.headers(fr.StreamID, true, ":status", "200", "content-type", "application/grpc", "grpc-status", "5", "grpc-message", "no such thing")
 			}
@@ -668,4 +673,36 @@ func TestHTTP2Abort(t *testing.T) {
 			t.Errorf("%+v", e)
 		}
 	}
+}
+
+// A caller that does not know our windows yet may take those of its streams for the default, and is held to ours from then on.
+func TestHTTP2WindowsBeforeSettings(t *testing.T) {
+	stalled := scripted2(t, []http2.Setting{{ID: http2.SettingInitialWindowSize, Val: 0}}, func(*frames, http2.Frame) {})
+	r, addr := withLimits(t, policy.Limits{HTTP2: policy.HTTP2{StreamWindow: 4 << 10}}, stalled)
+	f := dialFrames(t, addr)
+	f.headers(1, false, post2("/")...)
+	for range 15 {
+		_ = f.WriteData(1, false, make([]byte, 4<<10)) // 60 KiB: within the default
+	}
+	_ = f.WritePing(false, [8]byte{1})
+	f.until(t, "an answer to PING", func(fr http2.Frame) bool { // SETTINGS come before, and are acknowledged
+		_, reset := fr.(*http2.RSTStreamFrame)
+		if reset {
+			t.Error("what fitted the default was refused")
+		}
+		p, ok := fr.(*http2.PingFrame)
+		return reset || ok && p.IsAck()
+	})
+	_ = f.WriteData(1, true, nil) // takes no window
+	f.headers(3, false, post2("/")...)
+	_ = f.WriteData(3, false, make([]byte, 4<<10+1))
+	f.until(t, "a reset", func(fr http2.Frame) bool {
+		x, ok := fr.(*http2.RSTStreamFrame)
+		if ok && (x.StreamID != 3 || x.ErrCode != http2.ErrCodeFlowControl) {
+			t.Errorf("got %v", x)
+		}
+		return ok
+	})
+	_ = f.c.Close()
+	testmesh.Eventually(t, "nothing is left", func() bool { return r.rec.Live() == 0 && r.Room().Used() == 0 })
 }

@@ -431,7 +431,12 @@ func (k *call) responseHead(c *conn, s *stream, id uint32) *fatal {
 		k.moved = c.now
 		k.deadline = time.Time{}
 	}
-	if k.x.Gate != nil && k.in.q.keep && k.asks(&r, b.end) {
+	status := flow.GRPCStatus(0) // of trailers only
+	if k.req.grpc && b.end {
+		status = grpcStatus(r.grpcStatus)
+	}
+	if k.x.Gate != nil && k.in.q.keep && k.x.Destination.Asks(r.status, status) {
+		k.x.Outcome.GRPC = status
 		k.held, k.heldEnd = r, b.end
 		k.fields = append(k.fields[:0], b.req.fields...)
 		k.asking = true
@@ -440,15 +445,6 @@ func (k *call) responseHead(c *conn, s *stream, id uint32) *fatal {
 	}
 	k.commit(&r, b.req.fields, b.end, c.mesh, &c.d)
 	return nil
-}
-
-// asks reports whether a response is of the kind of which a gate may want another one. end: it is its head only.
-func (k *call) asks(r *response, end bool) bool {
-	var g flow.GRPCStatus
-	if k.req.grpc && end {
-		g = grpcStatus(r.grpcStatus)
-	}
-	return k.x.Destination.Asks(r.status, g)
 }
 
 // responseTrailers takes the trailers of a response.

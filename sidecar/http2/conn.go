@@ -109,6 +109,7 @@ type conn struct {
 	left    int64                         // what the peer may still send
 	credit  int
 	initial int64      // window of a stream, as the peer wants it
+	acked   bool       // the peer knows our SETTINGS
 	open    int        // streams that the peer counts
 	live    int        // streams in table
 	sent    int        // DATA frames, for guard
@@ -487,7 +488,7 @@ func (c *conn) data(f frame, p []byte) *fatal {
 		}
 		return c.guard.fault(c)
 	}
-	if s.left -= n; s.left < 0 {
+	if s.left -= n; s.left < 0 && n > 0 {
 		c.mu.Unlock()
 		c.failStream(s, f.id, codeFlowControl, nil)
 		return c.guard.fault(c)
@@ -699,6 +700,7 @@ func (c *conn) settings(f frame, p []byte) *fatal {
 		if f.length != 0 {
 			return frameSizeError("SETTINGS with ACK and a payload (RFC 9113, section 6.5)")
 		}
+		c.acknowledged()
 		return nil
 	case f.length%6 != 0:
 		return frameSizeError("SETTINGS are not a multiple of 6 bytes long (RFC 9113, section 6.5)")
@@ -771,6 +773,24 @@ func (c *conn) settings(f frame, p []byte) *fatal {
 		c.pool.settled(most)
 	}
 	return fail
+}
+
+// acknowledged takes that the peer knows our windows. Until then it may have taken those of its streams for the default (RFC 9113, section 6.9.3).
+func (c *conn) acknowledged() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if less := int64(initialWindow - c.set.HTTP2.StreamWindow); !c.acked && less > 0 {
+		c.table.each(func(s *stream) { s.left -= less }) // below zero, if need be: it cannot send then
+	}
+	c.acked = true
+}
+
+// windowLocked is what the peer may send on a new stream.
+func (c *conn) windowLocked() int64 {
+	if !c.acked {
+		return int64(max(initialWindow, c.set.HTTP2.StreamWindow))
+	}
+	return int64(c.set.HTTP2.StreamWindow)
 }
 
 func (c *conn) ping(f frame, p []byte) *fatal {

@@ -161,58 +161,48 @@ func isGRPC(contentType string) bool {
 	return ok && (rest == "" || rest[0] == '+' || rest[0] == ';')
 }
 
-// parseTimeout reads a grpc-timeout: at most eight digits and a unit
-// (https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md). 0: none, or malformed. What is longer than a Duration can hold is cut.
-func parseTimeout(s string) time.Duration {
-	if len(s) < 2 || len(s) > 9 {
-		return 0
-	}
-	n, err := strconv.ParseUint(s[:len(s)-1], 10, 64)
-	if err != nil {
-		return 0
-	}
-	var unit time.Duration
-	switch s[len(s)-1] {
-	case 'H':
-		unit = time.Hour
-	case 'M':
-		unit = time.Minute
-	case 'S':
-		unit = time.Second
-	case 'm':
-		unit = time.Millisecond
-	case 'u':
-		unit = time.Microsecond
-	case 'n':
-		unit = time.Nanosecond
-	default:
-		return 0
-	}
-	const longest = time.Duration(1<<63 - 1)
-	if n > uint64(longest/unit) {
-		return longest
-	}
-	return max(time.Duration(n)*unit, 1)
-}
+// timeoutUnits are those of grpc-timeout, the finest first.
+var timeoutUnits = [...]struct {
+	name byte
+	d    time.Duration
+}{{'n', time.Nanosecond}, {'u', time.Microsecond}, {'m', time.Millisecond}, {'S', time.Second}, {'M', time.Minute}, {'H', time.Hour}}
 
-// appendTimeout writes d, above 0, as a grpc-timeout: in the smallest unit of which eight digits hold it, rounded up.
-func appendTimeout(b []byte, d time.Duration) []byte {
-	const most = 99_999_999
-	unit, letter := time.Hour, byte('H')
-	for _, u := range [...]struct {
-		unit   time.Duration
-		letter byte
-	}{{time.Nanosecond, 'n'}, {time.Microsecond, 'u'}, {time.Millisecond, 'm'}, {time.Second, 'S'}, {time.Minute, 'M'}} {
-		if d <= most*u.unit {
-			unit, letter = u.unit, u.letter
-			break
+// maxTimeoutDigits is how many digits a grpc-timeout has at most (https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md).
+const maxTimeoutDigits = 8
+
+// parseTimeout reads a grpc-timeout: digits and a unit. 0: none, or malformed. What is longer than a Duration can hold is cut.
+func parseTimeout(s string) time.Duration {
+	if len(s) < 2 || len(s) > maxTimeoutDigits+1 {
+		return 0
+	}
+	n, ok := parseLength(s[:len(s)-1])
+	if !ok {
+		return 0
+	}
+	for _, u := range timeoutUnits {
+		if u.name == s[len(s)-1] {
+			const longest = time.Duration(1<<63 - 1)
+			if n > int64(longest/u.d) {
+				return longest
+			}
+			return max(time.Duration(n)*u.d, 1)
 		}
 	}
-	n := d / unit
-	if d%unit != 0 {
-		n++
+	return 0
+}
+
+// appendTimeout appends d > 0 as a grpc-timeout, as exactly as its digits allow, rounded up.
+func appendTimeout(dst []byte, d time.Duration) []byte {
+	for _, u := range timeoutUnits {
+		n := d / u.d
+		if d%u.d > 0 {
+			n++
+		}
+		if n < 1e8 {
+			return append(strconv.AppendInt(dst, int64(n), 10), u.name)
+		}
 	}
-	return append(strconv.AppendInt(b, int64(n), 10), letter)
+	return append(dst, "99999999H"...)
 }
 
 // octets is s without a copy; it must not be written to.

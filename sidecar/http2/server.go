@@ -250,10 +250,10 @@ func (s *session) start(id uint32, bound *exchange.Binding, fault *exchange.Faul
 		k.charged = 0
 	}
 	k.down = stream{
-		c: c, call: k, id: id, window: c.initial, left: int64(c.set.HTTP2.StreamWindow), opened: true, remoteDone: b.end,
+		c: c, call: k, id: id, opened: true, remoteDone: b.end,
 	}
 	c.mu.Lock()
-	k.down.window = c.initial
+	k.down.window, k.down.left = c.initial, c.windowLocked()
 	c.table.add(&k.down)
 	c.live++
 	c.open++

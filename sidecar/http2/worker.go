@@ -33,7 +33,9 @@ func (k *call) serve() {
 	h := &x.Head
 	h.Method, h.Path, h.Authority, h.UserAgent = r.method, r.path, r.authority, r.userAgent
 	h.Idempotent = exchange.Idempotent(r.method)
-	h.Timeout = parseTimeout(r.timeout)
+	if r.grpc && r.timeout != "" {
+		h.Timeout = parseTimeout(r.timeout)
+	}
 	if h.RequestID = r.value(r.requestID); r.requestID < 0 {
 		exchange.AppendRequestID(k.mint[:0])
 		h.RequestID = aliased(k.mint[:])
@@ -265,7 +267,7 @@ func (k *call) open(c *conn) bool {
 		o.Fail(flow.ReasonUpstreamReset, "the connection has ended")
 		return false
 	}
-	*up = stream{c: c, call: k, id: c.nextID, window: c.initial, left: int64(c.set.HTTP2.StreamWindow), opened: true}
+	*up = stream{c: c, call: k, id: c.nextID, window: c.initial, left: c.windowLocked(), opened: true}
 	k.reused = c.nextID > 1
 	c.nextID += 2
 	c.table.add(up)
@@ -304,15 +306,14 @@ func (k *call) appendRequest(c *conn, end bool) {
 	}
 	for i := range r.fields {
 		f := &r.fields[i]
-		if f.drop || f.id >= fieldMethod && f.id <= fieldStatus {
-			continue
-		}
-		if f.id == fieldGRPCTimeout && x.Head.Timeout > 0 {
-			k.scratch = appendTimeout(k.scratch[:0], x.Left(time.Now()))
-			c.putPlainLocked(f.name, aliased(k.scratch))
+		if f.drop || f.id >= fieldMethod && f.id <= fieldStatus || f.id == fieldGRPCTimeout && x.Head.Timeout > 0 {
 			continue
 		}
 		c.putFieldLocked(f)
+	}
+	if x.Head.Timeout > 0 { // what is left of it
+		k.scratch = appendTimeout(k.scratch[:0], x.Left(time.Now()))
+		c.enc.putNamed(namedTimeout, "grpc-timeout", aliased(k.scratch))
 	}
 	k.scratch = exchange.AppendTraceparent(k.scratch[:0], x.Try)
 	c.enc.putNamed(namedTraceparent, "traceparent", aliased(k.scratch))
@@ -345,11 +346,6 @@ func (k *call) await() {
 			return
 		case k.asking:
 			k.asking = false
-			answer := "503"
-			if k.req.grpc && k.heldEnd {
-				x.Outcome.GRPC = grpcStatus(k.held.grpcStatus)
-				answer = x.Outcome.GRPC.String()
-			}
 			k.mu.Unlock()
 			again := x.Gate.Retry(x, k.held.status)
 			k.mu.Lock()
@@ -359,7 +355,11 @@ func (k *call) await() {
 			}
 			if again {
 				x.Outcome.Status, x.Outcome.Again = k.held.status, true
-				k.fail(flow.ReasonUpstreamStatus, "answered "+answer)
+				what := statusText(k.held.status)
+				if g := x.Outcome.GRPC; g != 0 {
+					what = g.String()
+				}
+				k.fail(flow.ReasonUpstreamStatus, "answered "+what)
 				k.detach()
 				return
 			}
