@@ -116,10 +116,8 @@ func (c *callee) data(stream uint32, p []byte, end bool) error {
 			copy(x.want[messageHead:], x.got[messageHead:messageHead+idDigits])
 		}
 		done, wrong := takeMessage(x.got, x.want)
-		if wrong != nil { // the caller hears of it by the reset
-			c.mux.out = append(appendFrameHead(c.mux.out, 4, frameReset, 0, stream), 0, 0, 0, 2) // INTERNAL_ERROR
-			c.forget(x)
-			return nil
+		if wrong != nil {
+			return c.refuse(x)
 		}
 		if !done {
 			break
@@ -139,6 +137,13 @@ func (c *callee) data(stream uint32, p []byte, end bool) error {
 	if x.ended {
 		c.forget(x)
 	}
+	return nil
+}
+
+// refuse resets a call whose message is not right; the caller hears of it by that. The connection goes on.
+func (c *callee) refuse(x *reply) error {
+	c.mux.out = append(appendFrameHead(c.mux.out, 4, frameReset, 0, x.id), 0, 0, 0, 2) // INTERNAL_ERROR
+	c.forget(x)
 	return nil
 }
 
