@@ -2,8 +2,11 @@ package sidecar
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
+	"log/slog"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -705,4 +708,48 @@ func TestHTTP2WindowsBeforeSettings(t *testing.T) {
 	})
 	_ = f.c.Close()
 	testmesh.Eventually(t, "nothing is left", func() bool { return r.rec.Live() == 0 && r.Room().Used() == 0 })
+}
+
+// A sidecar of an old version agrees on no protocol: HTTP/1.1 still passes, and HTTP/2 is refused before anything is sent.
+func TestHTTP2OldPeer(t *testing.T) {
+	ca := testmesh.NewCA(t)
+	l, err := tls.Listen("tcp", "127.0.0.1:0", ca.Holder("catalog").ServerTLS())
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.Proto) }), ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError),
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = srv.Serve(l)
+	}()
+	t.Cleanup(func() {
+		_ = srv.Close()
+		<-done
+	})
+	sv := mesh("catalog")
+	sv.Retry.Attempts = 1
+	web := start(t, clientSnapshot(sv, l.Addr().(*net.TCPAddr).AddrPort()), ca.Holder("web"), time.Second)
+	resp, err := client(t).Get("http://" + web.addr(t, "outbound").String() + "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, _ := io.ReadAll(resp.Body)
+	_ = resp.Body.Close()
+	if string(body) != "HTTP/1.1" {
+		t.Errorf("HTTP/1.1 got %d %q", resp.StatusCode, body)
+	}
+	f := dialFrames(t, web.addr(t, "outbound"))
+	f.headers(1, true, get2("/")...)
+	if got, h := f.status(t, 1); got != "502" || value2(h, "x-tulle-reason") != "upstream_protocol_error" {
+		t.Errorf("HTTP/2 got %s", got)
+	}
+	_ = f.c.Close()
+	web.stop()
+	at := web.rec.Closed(flow.KindAttempt)
+	if len(at) != 2 || !at[0].Delivered || at[1].Delivered || !strings.Contains(at[1].Detail, "does not speak HTTP/2") {
+		t.Errorf("%+v", at)
+	}
 }

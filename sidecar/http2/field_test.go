@@ -9,7 +9,7 @@ func TestTimeout(t *testing.T) {
 	for in, want := range map[string]time.Duration{
 		"1S": time.Second, "250m": 250 * time.Millisecond, "7u": 7 * time.Microsecond, "99999999n": 99999999, "2M": 2 * time.Minute, "3H": 3 * time.Hour,
 		"0n": 1, "99999999H": 1<<63 - 1,
-		"": 0, "S": 0, "1": 0, "1s": 0, "-1S": 0, "+1S": 0, "1.5S": 0, "100000000n": 0, "\t1S": 0,
+		"": 0, "S": 0, "1": 0, "1s": 0, "-1S": 0, "+1S": 0, "1.5S": 0, "100000000n": 0, "1 S": 0,
 	} {
 		if got := parseTimeout(in); got != want {
 			t.Errorf("%q: got %v, want %v", in, got, want)

@@ -162,7 +162,7 @@ func (k *call) Answer(x *exchange.Exchange) bool {
 	}
 	whole := k.over
 	if !whole {
-		k.setDeadline(x, x.Start.Add(x.Since()+c.set.HeadTimeout))
+		k.setDeadline(x.Start.Add(x.Since() + c.set.HeadTimeout))
 	}
 	k.mu.Unlock()
 	k.flushSoon(c)

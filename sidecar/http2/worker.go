@@ -151,7 +151,7 @@ func (k *call) flushSoon(c *conn) {
 }
 
 // setDeadline makes await end at t; zero: never. A timer that is set is left to fire, for moving it at every request would cost more.
-func (k *call) setDeadline(_ *exchange.Exchange, t time.Time) {
+func (k *call) setDeadline(t time.Time) {
 	k.deadline, k.expired = t, false
 	if t.IsZero() || !k.timerAt.IsZero() && !k.timerAt.After(t) {
 		return
@@ -248,7 +248,7 @@ func (k *call) try(c *conn) {
 	if !k.in.passed {
 		k.pump(&k.in, nil, false, &k.d)
 	}
-	k.setDeadline(x, x.Until())
+	k.setDeadline(x.Until())
 	k.mu.Unlock()
 	k.flushSoon(c)
 	k.await()
