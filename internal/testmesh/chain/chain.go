@@ -16,12 +16,8 @@ import (
 	"github.com/tulle-mesh/tulle/sidecar"
 )
 
-// HTTP is the protocol of listeners that take HTTP/1.1 and HTTP/2. With flow.ProtocolTCP sidecars relay the bytes, so that what is judged is the
-// application, and the test itself.
-const HTTP = flow.ProtocolTCP
-
-// Speaks says whether sidecars read HTTP/2 themselves, and not only relay it.
-const Speaks = HTTP != flow.ProtocolTCP
+// HTTP is the protocol of listeners that take HTTP/1.1 and HTTP/2.
+const HTTP = flow.ProtocolHTTP
 
 // Service and Caller are the names at the two ends, which holders of certificates must be made for.
 const (
