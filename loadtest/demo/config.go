@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"os"
 	"strings"
-
-	"github.com/tulle-mesh/tulle/loadtest/shop"
 )
 
 // serverArgs is the command line of `tulle server`.
@@ -78,14 +76,11 @@ func workloadsYAML(ws []Workload) string {
 		fmt.Fprintf(&b, header, "Workload", w.Instance)
 		fmt.Fprintf(&b, "  service: %s\n  version: %s\n", w.Service, w.Version)
 		if !w.Client {
-			protocol, mode := w.Protocol, "strict"
-			if protocol == shop.GRPC {
-				protocol = shop.TCP // relayed
-			}
+			mode := "strict"
 			if w.Service == "web" {
 				mode = "permissive"
 			}
-			fmt.Fprintf(&b, "  ports:\n    - {listen: %q, target: %q, protocol: %s, mode: %s}\n", w.Inbound, w.App, protocol, mode)
+			fmt.Fprintf(&b, "  ports:\n    - {listen: %q, target: %q, protocol: %s, mode: %s}\n", w.Inbound, w.App, w.Protocol, mode)
 		}
 		if len(w.Calls) > 0 {
 			b.WriteString("  upstreams:\n")
