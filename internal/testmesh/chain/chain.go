@@ -16,9 +16,6 @@ import (
 	"github.com/tulle-mesh/tulle/sidecar"
 )
 
-// HTTP is the protocol of listeners that take HTTP/1.1 and HTTP/2.
-const HTTP = flow.ProtocolHTTP
-
 // Service and Caller are the names at the two ends, which holders of certificates must be made for.
 const (
 	Service = "app"
@@ -67,20 +64,20 @@ func Inbound(t testing.TB, holder *identity.Holder, app netip.AddrPort, mode pol
 	t.Helper()
 	return Start(t, &policy.Snapshot{
 		Revision: "in", Workload: policy.Workload{Service: Service, Namespace: "shop", Instance: Service + "-1"},
-		Listeners: []policy.Listener{{Name: "in", Side: flow.SideServer, Protocol: HTTP, Address: loopback, Target: app, Service: Service, Mode: mode}},
+		Listeners: []policy.Listener{{Name: "in", Side: flow.SideServer, Protocol: flow.ProtocolHTTP, Address: loopback, Target: app, Service: Service, Mode: mode}},
 	}, holder)
 }
 
 // Outbound starts a sidecar through which the application Caller calls Service: at an endpoint in the mesh, over mTLS, or outside of it, in plaintext.
 func Outbound(t testing.TB, holder *identity.Holder, endpoint netip.AddrPort, mesh bool) *Sidecar {
 	t.Helper()
-	service := policy.Service{Name: Service, Namespace: "shop", Protocol: HTTP, MTLS: mesh}
+	service := policy.Service{Name: Service, Namespace: "shop", Protocol: flow.ProtocolHTTP, MTLS: mesh}
 	if mesh {
 		service.Identities = []string{testmesh.ID(Service).String()}
 	}
 	return Start(t, &policy.Snapshot{
 		Revision: "out", Workload: policy.Workload{Service: Caller, Namespace: "shop", Instance: Caller + "-1"},
-		Listeners: []policy.Listener{{Name: "out", Side: flow.SideClient, Protocol: HTTP, Address: loopback, Service: Service}},
+		Listeners: []policy.Listener{{Name: "out", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: loopback, Service: Service}},
 		Services:  map[string]policy.Service{Service: service},
 		Endpoints: map[string][]policy.Endpoint{Service: {{Address: endpoint, Instance: Service + "-1", Weight: 100}}},
 	}, holder)
