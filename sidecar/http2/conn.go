@@ -106,6 +106,7 @@ type conn struct {
 	table   table
 	blocked struct{ first, last *stream } // streams that wait for window or out
 	window  int64                         // what may be sent
+	top     int64                         // the most that window ever was
 	left    int64                         // what the peer may still send
 	credit  int
 	initial int64      // window of a stream, as the peer wants it
@@ -148,7 +149,7 @@ func (c *conn) init(nc net.Conn, l policy.Limits, room *exchange.Room) {
 		c.heads = meshLimits
 	}
 	c.closed = make(chan struct{})
-	c.window, c.initial, c.left = initialWindow, initialWindow, initialWindow
+	c.window, c.top, c.initial, c.left = initialWindow, initialWindow, initialWindow, initialWindow
 	c.most = 100
 	c.enc.c, c.enc.size = c, tableSize
 	c.enc.h = hpack.NewEncoder(&c.enc)
@@ -649,6 +650,7 @@ func (c *conn) windowUpdate(f frame, p []byte) *fatal {
 			c.mu.Unlock()
 			return &fatal{code: codeFlowControl, text: "the connection's window is larger than 2^31-1 (RFC 9113, section 6.9.1)"}
 		}
+		c.top = max(c.top, c.window)
 		waiting, over := c.blocked.first != nil, c.over
 		c.mu.Unlock()
 		if waiting {

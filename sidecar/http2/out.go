@@ -145,7 +145,9 @@ func (c *conn) shareLocked(s *stream) int64 {
 	if c.open <= 1 {
 		times = 3
 	}
-	return min(c.window, times*c.window-(c.initial-s.window))
+	// What s has not given back may have been given back to the connection.
+	used := min(c.initial-s.window, c.top-c.window)
+	return min(c.window, times*c.window-used)
 }
 
 // blockLocked makes s wait for its turn.
