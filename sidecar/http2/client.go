@@ -129,7 +129,7 @@ func (cl *Client) get(x *exchange.Exchange) *conn {
 		g.dial = d
 		g.mu.Unlock()
 		c := cl.connect(x, g)
-		if c == nil {
+		if until := x.Until(); c == nil && (until.IsZero() || time.Now().Before(until)) { // else only this one's time was over: let another dial
 			d.reason, d.text = x.Outcome.Reason, x.Outcome.Detail
 		}
 		g.mu.Lock()
