@@ -485,7 +485,7 @@ func (k *call) interim(fields []field, d *dirty) {
 	c := k.down.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.dead || k.down.localDone {
+	if c.dead || k.down.localDone || len(c.out) > maxOut { // they may be left out (RFC 9110, section 15.2), and no window bounds them
 		return
 	}
 	at := c.beginBlockLocked()
@@ -615,7 +615,9 @@ func (k *call) peerReset(c *conn, s *stream, id uint32, why code) {
 		k.callerGone(flow.ReasonDownstreamReset, "the caller reset the stream: "+why.String())
 	case !k.attached || k.over || k.out.ended: // NO_ERROR after a whole response, say
 	case why == codeRefused && !k.heard:
-		k.x.Outcome.Delivered, k.x.Outcome.Unprocessed = false, true
+		o := &k.x.Outcome
+		o.Delivered, o.Unprocessed = false, true
+		o.Stale = k.x.Side == flow.SideServer // there is one application: it is asked again, now that its limit is known
 		k.fail(flow.ReasonUpstreamReset, "the endpoint refused the stream")
 	default:
 		k.fail(flow.ReasonUpstreamReset, "the endpoint reset the stream: "+why.String())

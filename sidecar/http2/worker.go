@@ -219,6 +219,10 @@ func (s *Sender) Handle(x *exchange.Exchange) {
 func (k *call) try(c *conn) {
 	x := &k.x
 	defer c.pool.release()
+	select { // of an earlier try; what comes from here on counts
+	case <-k.done:
+	default:
+	}
 	if !x.Await(k) {
 		x.Outcome.Fail(x.Aborted(), "the sidecar is stopping")
 		return
@@ -229,10 +233,6 @@ func (k *call) try(c *conn) {
 		x.Outcome.Fail(k.gone, k.goneText)
 		k.mu.Unlock()
 		return
-	}
-	select { // of an earlier try
-	case <-k.done:
-	default:
 	}
 	k.attached, k.over, k.asking, k.heard, k.final, k.tunnel, k.told = true, false, false, false, false, false, false
 	k.out.release()
