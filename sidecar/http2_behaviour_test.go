@@ -1,6 +1,7 @@
 package sidecar
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -133,6 +134,78 @@ func TestHTTP2Again(t *testing.T) {
 			ex, at := r.rec.Closed(flow.KindExchange), r.rec.Closed(flow.KindAttempt)
 			if len(ex) != 1 || len(at) != c.tries {
 				t.Errorf("%d exchanges, %d attempts", len(ex), len(at))
+			}
+		})
+	}
+}
+
+// A body of which a part comes between two tries arrives whole, also when that makes it too large to be kept; then it is sent once.
+func TestHTTP2BodyBetweenTries(t *testing.T) {
+	for _, c := range []struct {
+		name, method string
+		again        int // tries that are turned away behind what had come before them
+		want         string
+	}{
+		{"POST", "POST", 1, "200"},
+		{"PUT", "PUT", 1, "200"},
+		{"too large to be sent again", "POST", 2, "502"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			first, second := bytes.Repeat([]byte("a"), 40<<10), bytes.Repeat([]byte("b"), 30<<10) // more than is kept
+			var n atomic.Int32
+			dialled, release := make(chan struct{}, 10), make(chan struct{})
+			var mu sync.Mutex
+			bodies := map[string][]byte{}
+			ca := testmesh.NewCA(t)
+			up := meshed2(t, ca.Holder("catalog"), []http2.Setting{{ID: http2.SettingInitialWindowSize, Val: 1 << 20}}, func() {
+				if n.Add(1) == 2 { // the sidecar waits for the handshake
+					dialled <- struct{}{}
+					<-release
+				}
+			}, func(f *frames, fr http2.Frame) {
+				switch fr := fr.(type) {
+				case *http2.MetaHeadersFrame:
+					_ = f.WriteWindowUpdate(0, 1<<20)
+				case *http2.DataFrame:
+					try := int(n.Load())
+					key := fmt.Sprint(f.c.RemoteAddr(), fr.StreamID)
+					mu.Lock()
+					body := append(bodies[key], fr.Data()...)
+					bodies[key] = body
+					mu.Unlock()
+					switch {
+					case try == 1 && len(body) == len(first), try == 2 && c.again == 2 && fr.StreamEnded():
+						_ = f.WriteGoAway(0, http2.ErrCodeNo, nil)
+					case fr.StreamEnded():
+						if want := string(first) + string(second); string(body) != want {
+							t.Errorf("%d bytes of %d arrived, or others", len(body), len(want))
+						}
+						f.headers(fr.StreamID, true, ":status", "200")
+					}
+				}
+			})
+			web := start(t, clientSnapshot(mesh("catalog"), up), ca.Holder("web"), time.Second)
+			f := dialFrames(t, web.addr(t, "outbound"))
+			f.headers(1, false, ":method", c.method, ":scheme", "http", ":path", "/", ":authority", "catalog")
+			for b := first; len(b) > 0; b = b[8<<10:] {
+				_ = f.WriteData(1, false, b[:8<<10])
+			}
+			<-dialled
+			for b := second; len(b) > 0; b = b[6<<10:] {
+				_ = f.WriteData(1, len(b) == 6<<10, b[:6<<10])
+			}
+			f.pong(t)
+			close(release)
+			if got, h := f.status(t, 1); got != c.want {
+				t.Errorf("got %s %v, want %s", got, h, c.want)
+			}
+			_ = f.c.Close()
+			web.stop()
+			if tries := len(web.rec.Closed(flow.KindAttempt)); tries != 2 {
+				t.Errorf("%d attempts", tries)
+			}
+			if used := web.Room().Used(); used != 0 {
+				t.Errorf("%d bytes are still taken", used)
 			}
 		})
 	}

@@ -35,8 +35,7 @@ func (l *lane) begin(keep bool, room *exchange.Room) {
 }
 
 func (l *lane) release() {
-	l.q.keep = false
-	l.q.free()
+	l.q.drop()
 	clear(l.trailers)
 	l.trailers = l.trailers[:0]
 }
@@ -100,7 +99,7 @@ func (k *call) Wake() { k.signal() }
 func (k *call) Replayable() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.in.q.keep && k.gone == flow.ReasonNone
+	return !k.in.q.lost && k.gone == flow.ReasonNone
 }
 
 // data takes the payload of a DATA frame that arrived by s. The connection's credit for it was granted but for owed.
@@ -182,7 +181,7 @@ func (k *call) pump(l *lane, p []byte, turn bool, d *dirty) {
 	if c.dead || dst.localDone {
 		c.mu.Unlock()
 		if !l.q.keep { // nobody wants it any more
-			l.q.free()
+			l.q.drop()
 		}
 		return
 	}
@@ -231,6 +230,7 @@ func (k *call) pump(l *lane, p []byte, turn bool, d *dirty) {
 			l.q.advance(len(b))
 		} else {
 			p = p[len(b):]
+			l.q.lost = true
 		}
 		dst.window -= int64(len(b))
 		c.window -= int64(len(b))
@@ -435,7 +435,7 @@ func (k *call) responseHead(c *conn, s *stream, id uint32) *fatal {
 	if k.req.grpc && b.end {
 		status = grpcStatus(r.grpcStatus)
 	}
-	if k.x.Gate != nil && k.in.q.keep && k.x.Destination.Asks(r.status, status) {
+	if k.x.Gate != nil && !k.in.q.lost && k.x.Destination.Asks(r.status, status) {
 		k.x.Outcome.GRPC = status
 		k.held, k.heldEnd = r, b.end
 		k.fields = append(k.fields[:0], b.req.fields...)
