@@ -408,6 +408,74 @@ func TestHTTP2Resets(t *testing.T) {
 	}
 }
 
+// A response that came whole and was cut by a deadline, because its caller did not take it, never looks whole, whatever the caller opens meanwhile.
+func TestHTTP2CutResponse(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		open func(f *frames)
+	}{
+		{"WINDOW_UPDATE", func(f *frames) { _ = f.WriteWindowUpdate(1, 100) }},
+		{"SETTINGS", func(f *frames) { _ = f.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 100}) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			up := scripted2(t, nil, func(f *frames, fr http2.Frame) {
+				if h, ok := fr.(*http2.MetaHeadersFrame); ok {
+					f.headers(h.StreamID, false, ":status", "200")
+					_ = f.WriteData(h.StreamID, true, []byte("whole"))
+				}
+			})
+			r, addr := front(t, func(s *policy.Service) { s.RequestTimeout = 300 * time.Millisecond }, up)
+			cut, release := make(chan struct{}), make(chan struct{})
+			r.rec.First(func(rec *flow.Record) { // the try has ended, and the stream has not
+				if rec.Kind == flow.KindAttempt && rec.Phase == flow.PhaseClose {
+					close(cut)
+					<-release
+				}
+			})
+			f := dialFrames(t, addr, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 3})
+			f.headers(1, true, get2("/")...)
+			body := ""
+			take := func(fr http2.Frame) bool {
+				d, ok := fr.(*http2.DataFrame)
+				if !ok {
+					return false
+				}
+				body += string(d.Data())
+				if d.StreamEnded() {
+					t.Errorf("the response ended behind %q", body)
+				}
+				return true
+			}
+			f.until(t, "what fits the window", take)
+			<-cut
+			c.open(f)
+			_ = f.WritePing(false, [8]byte{1})
+			f.until(t, "an answer to PING", func(fr http2.Frame) bool {
+				take(fr)
+				p, ok := fr.(*http2.PingFrame)
+				return ok && p.IsAck()
+			})
+			close(release)
+			f.until(t, "a reset", func(fr http2.Frame) bool {
+				take(fr)
+				x, ok := fr.(*http2.RSTStreamFrame)
+				if ok && x.ErrCode != http2.ErrCodeCancel {
+					t.Errorf("got %v", x)
+				}
+				return ok
+			})
+			if body != "who" {
+				t.Errorf("got %q", body)
+			}
+			_ = f.c.Close()
+			r.stop()
+			if ex := r.rec.Closed(flow.KindExchange); len(ex) != 1 || ex[0].Answered || ex[0].Reason != flow.ReasonRequestTimeout {
+				t.Errorf("%+v", ex)
+			}
+		})
+	}
+}
+
 // Time-outs of a request, of its body, and of a head.
 func TestHTTP2Timeouts(t *testing.T) {
 	up := h2app(t, func(_ http.ResponseWriter, r *http.Request) {

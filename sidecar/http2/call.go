@@ -34,7 +34,9 @@ func (l *lane) begin(keep bool, room *exchange.Room) {
 	l.owed, l.length, l.got, l.messages = 0, -1, 0, messages{}
 }
 
+// release gives up what waits. The lane is closed, so that what it held cannot be taken for whole.
 func (l *lane) release() {
+	l.open = false
 	l.q.drop()
 	clear(l.trailers)
 	l.trailers = l.trailers[:0]
