@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -209,6 +211,96 @@ func TestHTTP2BodyBetweenTries(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What a sidecar may have processed, by the GOAWAY with which it cuts the connection, was delivered, and is sent again only if it is idempotent.
+func TestHTTP2CutConnection(t *testing.T) {
+	for _, c := range []struct {
+		name, method string
+		last         []uint32 // of the GOAWAYs
+		want         string
+		delivered    []bool
+	}{
+		{"taken", "POST", []uint32{1}, "502", []bool{true}},
+		{"taken, announced before", "POST", []uint32{1<<31 - 1, 1}, "502", []bool{true}},
+		{"taken, idempotent", "PUT", []uint32{1}, "200", []bool{true, true}},
+		{"not taken", "POST", []uint32{0}, "200", []bool{false, true}},
+		{"only announced", "POST", []uint32{1<<31 - 1}, "200", []bool{false, true}},
+		{"closed in order", "POST", nil, "200", []bool{false, true}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ca := testmesh.NewCA(t)
+			var n atomic.Int32
+			up := meshed2(t, ca.Holder("catalog"), nil, func() {}, func(f *frames, fr http2.Frame) {
+				h, ok := fr.(*http2.MetaHeadersFrame)
+				if !ok {
+					return
+				}
+				if n.Add(1) > 1 {
+					f.headers(h.StreamID, true, ":status", "200")
+					return
+				}
+				for _, last := range c.last {
+					_ = f.WriteGoAway(last, http2.ErrCodeEnhanceYourCalm, nil)
+				}
+				_ = f.c.(*tls.Conn).CloseWrite()
+			})
+			web := start(t, clientSnapshot(mesh("catalog"), up), ca.Holder("web"), time.Second)
+			f := dialFrames(t, web.addr(t, "outbound"))
+			f.headers(1, true, ":method", c.method, ":scheme", "http", ":path", "/", ":authority", "catalog")
+			if got, _ := f.status(t, 1); got != c.want {
+				t.Errorf("got %s, want %s", got, c.want)
+			}
+			_ = f.c.Close()
+			web.stop()
+			var delivered []bool
+			for _, a := range web.rec.Closed(flow.KindAttempt) {
+				delivered = append(delivered, a.Delivered)
+			}
+			if !slices.Equal(delivered, c.delivered) {
+				t.Errorf("delivered: %v, want %v", delivered, c.delivered)
+			}
+		})
+	}
+}
+
+// A sidecar that gives up a caller which does not answer PING says which streams it has taken before it closes in order.
+func TestHTTP2GiveUp(t *testing.T) {
+	up := scripted2(t, nil, func(*frames, http2.Frame) {})
+	ca := testmesh.NewCA(t)
+	snap := serverSnapshot("catalog", up, policy.ModeStrict, flow.ProtocolHTTP)
+	snap.Listeners[0].Limits = policy.Limits{HTTP2: policy.HTTP2{PingInterval: 50 * time.Millisecond, PingTimeout: 50 * time.Millisecond}}
+	r := start(t, snap, ca.Holder("catalog"), time.Second)
+	secure := ca.Holder("web").ClientTLS()
+	secure.NextProtos = []string{"h2"}
+	nc, err := tls.Dial("tcp", r.addr(t, "inbound").String(), secure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	_ = nc.SetDeadline(time.Now().Add(20 * time.Second))
+	_, _ = io.WriteString(nc, http2.ClientPreface)
+	f := newFrames(nc)
+	_ = f.WriteSettings()
+	f.headers(1, true, get2("/")...)
+	last := uint32(0)
+	for {
+		fr, err := f.ReadFrame()
+		if err != nil {
+			if !errors.Is(err, io.EOF) {
+				t.Errorf("ended with %v", err)
+			}
+			break
+		}
+		if g, ok := fr.(*http2.GoAwayFrame); ok {
+			last = g.LastStreamID
+		}
+	}
+	if last != 1 {
+		t.Errorf("the last GOAWAY says %d", last)
+	}
+	_ = nc.Close()
+	testmesh.Eventually(t, "the exchange has ended", func() bool { return r.rec.Live() == 0 })
 }
 
 // A drain takes what the caller has sent before it could know, finishes it, and then closes.

@@ -678,20 +678,24 @@ func (k *call) lost(c *conn, s *stream, id uint32, why error) {
 		k.fail(flow.ReasonUpstreamReset, "the connection closed within the response: "+why.Error())
 		return
 	}
+	var alert tls.AlertError
+	c.mu.Lock()
+	unwritten, taken := id >= c.written, id <= c.last
+	c.mu.Unlock()
+	if taken && !unwritten { // it may have been processed, however the connection ends
+		k.fail(flow.ReasonUpstreamReset, "the endpoint gave up the connection before it answered: "+why.Error())
+		return
+	}
 	// The peer closed without one frame for the stream: it did not see its head (docs/format/record.md, "Identities", rule 2).
 	o := &k.x.Outcome
 	o.Delivered, o.Stale = false, k.reused
-	var alert tls.AlertError
-	c.mu.Lock()
-	unwritten := id >= c.written
-	c.mu.Unlock()
 	switch {
 	case errors.As(why, &alert):
 		// TLS 1.3: the peer refused our certificate after our side of the handshake had finished.
 		o.Unprocessed = true
 		k.fail(flow.ReasonTLSFailed, why.Error())
 	case unwritten, c.mesh && errors.Is(why, io.EOF):
-		// A sidecar that closes in order would have answered a head that it had parsed. Without close_notify it may have died.
+		// A sidecar that closes in order has answered each head that it had parsed, or named it in a GOAWAY. Without close_notify it may have died.
 		o.Unprocessed = true
 		k.fail(flow.ReasonUpstreamReset, "the endpoint closed the connection before it answered")
 	default:
