@@ -1,13 +1,16 @@
 package sidecar
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -136,6 +139,168 @@ func TestHTTP2Again(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A body of which a part comes between two tries arrives whole, also when that makes it too large to be kept; then it is sent once.
+func TestHTTP2BodyBetweenTries(t *testing.T) {
+	for _, c := range []struct {
+		name, method string
+		again        int // tries that are turned away behind what had come before them
+		want         string
+	}{
+		{"POST", "POST", 1, "200"},
+		{"PUT", "PUT", 1, "200"},
+		{"too large to be sent again", "POST", 2, "502"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			first, second := bytes.Repeat([]byte("a"), 40<<10), bytes.Repeat([]byte("b"), 30<<10) // more than is kept
+			var n atomic.Int32
+			dialled, release := make(chan struct{}, 10), make(chan struct{})
+			var mu sync.Mutex
+			bodies := map[string][]byte{}
+			ca := testmesh.NewCA(t)
+			up := meshed2(t, ca.Holder("catalog"), []http2.Setting{{ID: http2.SettingInitialWindowSize, Val: 1 << 20}}, func() {
+				if n.Add(1) == 2 { // the sidecar waits for the handshake
+					dialled <- struct{}{}
+					<-release
+				}
+			}, func(f *frames, fr http2.Frame) {
+				switch fr := fr.(type) {
+				case *http2.MetaHeadersFrame:
+					_ = f.WriteWindowUpdate(0, 1<<20)
+				case *http2.DataFrame:
+					try := int(n.Load())
+					key := fmt.Sprint(f.c.RemoteAddr(), fr.StreamID)
+					mu.Lock()
+					body := append(bodies[key], fr.Data()...)
+					bodies[key] = body
+					mu.Unlock()
+					switch {
+					case try == 1 && len(body) == len(first), try == 2 && c.again == 2 && fr.StreamEnded():
+						_ = f.WriteGoAway(0, http2.ErrCodeNo, nil)
+					case fr.StreamEnded():
+						if want := string(first) + string(second); string(body) != want {
+							t.Errorf("%d bytes of %d arrived, or others", len(body), len(want))
+						}
+						f.headers(fr.StreamID, true, ":status", "200")
+					}
+				}
+			})
+			web := start(t, clientSnapshot(mesh("catalog"), up), ca.Holder("web"), time.Second)
+			f := dialFrames(t, web.addr(t, "outbound"))
+			f.headers(1, false, ":method", c.method, ":scheme", "http", ":path", "/", ":authority", "catalog")
+			for b := first; len(b) > 0; b = b[8<<10:] {
+				_ = f.WriteData(1, false, b[:8<<10])
+			}
+			<-dialled
+			for b := second; len(b) > 0; b = b[6<<10:] {
+				_ = f.WriteData(1, len(b) == 6<<10, b[:6<<10])
+			}
+			f.pong(t)
+			close(release)
+			if got, h := f.status(t, 1); got != c.want {
+				t.Errorf("got %s %v, want %s", got, h, c.want)
+			}
+			_ = f.c.Close()
+			web.stop()
+			if tries := len(web.rec.Closed(flow.KindAttempt)); tries != 2 {
+				t.Errorf("%d attempts", tries)
+			}
+			if used := web.Room().Used(); used != 0 {
+				t.Errorf("%d bytes are still taken", used)
+			}
+		})
+	}
+}
+
+// What a sidecar may have processed, by the GOAWAY with which it cuts the connection, was delivered, and is sent again only if it is idempotent.
+func TestHTTP2CutConnection(t *testing.T) {
+	for _, c := range []struct {
+		name, method string
+		last         []uint32 // of the GOAWAYs
+		want         string
+		delivered    []bool
+	}{
+		{"taken", "POST", []uint32{1}, "502", []bool{true}},
+		{"taken, announced before", "POST", []uint32{1<<31 - 1, 1}, "502", []bool{true}},
+		{"taken, idempotent", "PUT", []uint32{1}, "200", []bool{true, true}},
+		{"not taken", "POST", []uint32{0}, "200", []bool{false, true}},
+		{"only announced", "POST", []uint32{1<<31 - 1}, "200", []bool{false, true}},
+		{"closed in order", "POST", nil, "200", []bool{false, true}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ca := testmesh.NewCA(t)
+			var n atomic.Int32
+			up := meshed2(t, ca.Holder("catalog"), nil, func() {}, func(f *frames, fr http2.Frame) {
+				h, ok := fr.(*http2.MetaHeadersFrame)
+				if !ok {
+					return
+				}
+				if n.Add(1) > 1 {
+					f.headers(h.StreamID, true, ":status", "200")
+					return
+				}
+				for _, last := range c.last {
+					_ = f.WriteGoAway(last, http2.ErrCodeEnhanceYourCalm, nil)
+				}
+				_ = f.c.(*tls.Conn).CloseWrite()
+			})
+			web := start(t, clientSnapshot(mesh("catalog"), up), ca.Holder("web"), time.Second)
+			f := dialFrames(t, web.addr(t, "outbound"))
+			f.headers(1, true, ":method", c.method, ":scheme", "http", ":path", "/", ":authority", "catalog")
+			if got, _ := f.status(t, 1); got != c.want {
+				t.Errorf("got %s, want %s", got, c.want)
+			}
+			_ = f.c.Close()
+			web.stop()
+			var delivered []bool
+			for _, a := range web.rec.Closed(flow.KindAttempt) {
+				delivered = append(delivered, a.Delivered)
+			}
+			if !slices.Equal(delivered, c.delivered) {
+				t.Errorf("delivered: %v, want %v", delivered, c.delivered)
+			}
+		})
+	}
+}
+
+// A sidecar that gives up a caller which does not answer PING says which streams it has taken before it closes in order.
+func TestHTTP2GiveUp(t *testing.T) {
+	up := scripted2(t, nil, func(*frames, http2.Frame) {})
+	ca := testmesh.NewCA(t)
+	snap := serverSnapshot("catalog", up, policy.ModeStrict, flow.ProtocolHTTP)
+	snap.Listeners[0].Limits = policy.Limits{HTTP2: policy.HTTP2{PingInterval: 50 * time.Millisecond, PingTimeout: 50 * time.Millisecond}}
+	r := start(t, snap, ca.Holder("catalog"), time.Second)
+	secure := ca.Holder("web").ClientTLS()
+	secure.NextProtos = []string{"h2"}
+	nc, err := tls.Dial("tcp", r.addr(t, "inbound").String(), secure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	_ = nc.SetDeadline(time.Now().Add(20 * time.Second))
+	_, _ = io.WriteString(nc, http2.ClientPreface)
+	f := newFrames(nc)
+	_ = f.WriteSettings()
+	f.headers(1, true, get2("/")...)
+	last := uint32(0)
+	for {
+		fr, err := f.ReadFrame()
+		if err != nil {
+			if !errors.Is(err, io.EOF) {
+				t.Errorf("ended with %v", err)
+			}
+			break
+		}
+		if g, ok := fr.(*http2.GoAwayFrame); ok {
+			last = g.LastStreamID
+		}
+	}
+	if last != 1 {
+		t.Errorf("the last GOAWAY says %d", last)
+	}
+	_ = nc.Close()
+	testmesh.Eventually(t, "the exchange has ended", func() bool { return r.rec.Live() == 0 })
 }
 
 // A drain takes what the caller has sent before it could know, finishes it, and then closes.
@@ -332,6 +497,74 @@ func TestHTTP2Resets(t *testing.T) {
 	}
 	if left != 1 {
 		t.Errorf("%d callers left", left)
+	}
+}
+
+// A response that came whole and was cut by a deadline, because its caller did not take it, never looks whole, whatever the caller opens meanwhile.
+func TestHTTP2CutResponse(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		open func(f *frames)
+	}{
+		{"WINDOW_UPDATE", func(f *frames) { _ = f.WriteWindowUpdate(1, 100) }},
+		{"SETTINGS", func(f *frames) { _ = f.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 100}) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			up := scripted2(t, nil, func(f *frames, fr http2.Frame) {
+				if h, ok := fr.(*http2.MetaHeadersFrame); ok {
+					f.headers(h.StreamID, false, ":status", "200")
+					_ = f.WriteData(h.StreamID, true, []byte("whole"))
+				}
+			})
+			r, addr := front(t, func(s *policy.Service) { s.RequestTimeout = 300 * time.Millisecond }, up)
+			cut, release := make(chan struct{}), make(chan struct{})
+			r.rec.First(func(rec *flow.Record) { // the try has ended, and the stream has not
+				if rec.Kind == flow.KindAttempt && rec.Phase == flow.PhaseClose {
+					close(cut)
+					<-release
+				}
+			})
+			f := dialFrames(t, addr, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 3})
+			f.headers(1, true, get2("/")...)
+			body := ""
+			take := func(fr http2.Frame) bool {
+				d, ok := fr.(*http2.DataFrame)
+				if !ok {
+					return false
+				}
+				body += string(d.Data())
+				if d.StreamEnded() {
+					t.Errorf("the response ended behind %q", body)
+				}
+				return true
+			}
+			f.until(t, "what fits the window", take)
+			<-cut
+			c.open(f)
+			_ = f.WritePing(false, [8]byte{1})
+			f.until(t, "an answer to PING", func(fr http2.Frame) bool {
+				take(fr)
+				p, ok := fr.(*http2.PingFrame)
+				return ok && p.IsAck()
+			})
+			close(release)
+			f.until(t, "a reset", func(fr http2.Frame) bool {
+				take(fr)
+				x, ok := fr.(*http2.RSTStreamFrame)
+				if ok && x.ErrCode != http2.ErrCodeCancel {
+					t.Errorf("got %v", x)
+				}
+				return ok
+			})
+			if body != "who" {
+				t.Errorf("got %q", body)
+			}
+			_ = f.c.Close()
+			r.stop()
+			if ex := r.rec.Closed(flow.KindExchange); len(ex) != 1 || ex[0].Answered || ex[0].Reason != flow.ReasonRequestTimeout {
+				t.Errorf("%+v", ex)
+			}
+		})
 	}
 }
 

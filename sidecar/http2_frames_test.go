@@ -2,6 +2,7 @@ package sidecar
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -117,6 +118,16 @@ func (f *frames) status(t testing.TB, id uint32) (status string, head *http2.Met
 	return status, head
 }
 
+// pong waits until all that was sent has been read.
+func (f *frames) pong(t testing.TB) {
+	t.Helper()
+	_ = f.WritePing(false, [8]byte{'p', 'o', 'n', 'g'})
+	f.until(t, "an answer to PING", func(fr http2.Frame) bool {
+		p, ok := fr.(*http2.PingFrame)
+		return ok && p.IsAck() && p.Data[0] == 'p'
+	})
+}
+
 // ended waits for the end of a connection and returns the code of its last GOAWAY.
 func (f *frames) ended(t testing.TB) (why http2.ErrCode) {
 	t.Helper()
@@ -151,6 +162,38 @@ func scripted2(t *testing.T, settings []http2.Setting, script func(f *frames, fr
 	if err != nil {
 		t.Fatal(err)
 	}
+	return scriptedOn(t, l, settings, script)
+}
+
+// meshed2 is scripted2 behind the TLS of a sidecar. accepted is called for each connection, before its handshake.
+func meshed2(t *testing.T, h *identity.Holder, settings []http2.Setting, accepted func(), script func(f *frames, fr http2.Frame)) netip.AddrPort {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	secure := h.ServerTLS()
+	secure.NextProtos = []string{"h2"}
+	return scriptedOn(t, tls.NewListener(watched{l, accepted}, secure), settings, script)
+}
+
+// watched is a listener that says when a connection was accepted.
+type watched struct {
+	net.Listener
+	accepted func()
+}
+
+func (w watched) Accept() (net.Conn, error) {
+	c, err := w.Listener.Accept()
+	if err == nil {
+		w.accepted()
+	}
+	return c, err
+}
+
+// scriptedOn is scripted2 on a listener.
+func scriptedOn(t *testing.T, l net.Listener, settings []http2.Setting, script func(f *frames, fr http2.Frame)) netip.AddrPort {
+	t.Helper()
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	var conns []net.Conn

@@ -18,10 +18,24 @@ type Recorder struct {
 	active  map[flow.ActiveKey]int64
 	kept    int
 	broken  int
+	first   func(*flow.Record)
+}
+
+// First makes Record call f, which may wait, before it keeps a Record.
+func (r *Recorder) First(f func(*flow.Record)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.first = f
 }
 
 // Record implements flow.Recorder.
 func (r *Recorder) Record(rec *flow.Record) {
+	r.mu.Lock()
+	first := r.first
+	r.mu.Unlock()
+	if first != nil {
+		first(rec)
+	}
 	c := *rec
 	for _, s := range []*string{&c.Method, &c.Path, &c.Authority, &c.UserAgent, &c.RequestID} {
 		*s = strings.Clone(*s) // they alias buffers of the data path

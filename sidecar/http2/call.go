@@ -34,9 +34,10 @@ func (l *lane) begin(keep bool, room *exchange.Room) {
 	l.owed, l.length, l.got, l.messages = 0, -1, 0, messages{}
 }
 
+// release gives up what waits. The lane is closed, so that what it held cannot be taken for whole.
 func (l *lane) release() {
-	l.q.keep = false
-	l.q.free()
+	l.open = false
+	l.q.drop()
 	clear(l.trailers)
 	l.trailers = l.trailers[:0]
 }
@@ -100,7 +101,7 @@ func (k *call) Wake() { k.signal() }
 func (k *call) Replayable() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.in.q.keep && k.gone == flow.ReasonNone
+	return !k.in.q.lost && k.gone == flow.ReasonNone
 }
 
 // data takes the payload of a DATA frame that arrived by s. The connection's credit for it was granted but for owed.
@@ -182,7 +183,7 @@ func (k *call) pump(l *lane, p []byte, turn bool, d *dirty) {
 	if c.dead || dst.localDone {
 		c.mu.Unlock()
 		if !l.q.keep { // nobody wants it any more
-			l.q.free()
+			l.q.drop()
 		}
 		return
 	}
@@ -231,6 +232,7 @@ func (k *call) pump(l *lane, p []byte, turn bool, d *dirty) {
 			l.q.advance(len(b))
 		} else {
 			p = p[len(b):]
+			l.q.lost = true
 		}
 		dst.window -= int64(len(b))
 		c.window -= int64(len(b))
@@ -435,7 +437,7 @@ func (k *call) responseHead(c *conn, s *stream, id uint32) *fatal {
 	if k.req.grpc && b.end {
 		status = grpcStatus(r.grpcStatus)
 	}
-	if k.x.Gate != nil && k.in.q.keep && k.x.Destination.Asks(r.status, status) {
+	if k.x.Gate != nil && !k.in.q.lost && k.x.Destination.Asks(r.status, status) {
 		k.x.Outcome.GRPC = status
 		k.held, k.heldEnd = r, b.end
 		k.fields = append(k.fields[:0], b.req.fields...)
@@ -678,20 +680,24 @@ func (k *call) lost(c *conn, s *stream, id uint32, why error) {
 		k.fail(flow.ReasonUpstreamReset, "the connection closed within the response: "+why.Error())
 		return
 	}
+	var alert tls.AlertError
+	c.mu.Lock()
+	unwritten, taken := id >= c.written, id <= c.last
+	c.mu.Unlock()
+	if taken && !unwritten { // it may have been processed, however the connection ends
+		k.fail(flow.ReasonUpstreamReset, "the endpoint gave up the connection before it answered: "+why.Error())
+		return
+	}
 	// The peer closed without one frame for the stream: it did not see its head (docs/format/record.md, "Identities", rule 2).
 	o := &k.x.Outcome
 	o.Delivered, o.Stale = false, k.reused
-	var alert tls.AlertError
-	c.mu.Lock()
-	unwritten := id >= c.written
-	c.mu.Unlock()
 	switch {
 	case errors.As(why, &alert):
 		// TLS 1.3: the peer refused our certificate after our side of the handshake had finished.
 		o.Unprocessed = true
 		k.fail(flow.ReasonTLSFailed, why.Error())
 	case unwritten, c.mesh && errors.Is(why, io.EOF):
-		// A sidecar that closes in order would have answered a head that it had parsed. Without close_notify it may have died.
+		// A sidecar that closes in order has answered each head that it had parsed, or named it in a GOAWAY. Without close_notify it may have died.
 		o.Unprocessed = true
 		k.fail(flow.ReasonUpstreamReset, "the endpoint closed the connection before it answered")
 	default:

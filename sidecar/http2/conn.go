@@ -120,6 +120,7 @@ type conn struct {
 	resetAt int
 	nextID  uint32
 	written uint32    // client: streams from it on were never written
+	last    uint32    // client: the peer has said, for good, that it may have processed streams up to it; 0: it has not
 	most    int       // streams that the peer takes
 	tunnels bool      // the peer takes extended CONNECT
 	going   bool      // no new streams
@@ -309,6 +310,15 @@ func (c *conn) fault(f *fatal) error {
 	c.mu.Unlock()
 	c.finish()
 	return f
+}
+
+// giveUp ends a connection whose peer does not answer: it may read later, and has to know then which streams were taken.
+func (c *conn) giveUp() {
+	c.mu.Lock()
+	c.going = true
+	c.out = appendGoaway(c.out, c.lastID, codeNone, "no answer to PING")
+	c.mu.Unlock()
+	c.finish()
 }
 
 // finish writes what is left, ends the writing side, and reads for a while what the peer has on its way.
@@ -828,9 +838,13 @@ func (c *conn) goaway(f frame, p []byte) *fatal {
 		return nil // we open no streams; the caller closes when its own have ended
 	}
 	c.pool.retire()
-	c.refuse(be32(p) & maxStreamID)
+	last := be32(p) & maxStreamID
+	c.refuse(last)
 	c.mu.Lock()
 	c.going = true
+	if last != maxStreamID { // that only announces the one that counts (RFC 9113, section 6.8)
+		c.last = last
+	}
 	ended := c.mustEndLocked()
 	c.mu.Unlock()
 	if ended {

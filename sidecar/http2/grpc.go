@@ -122,7 +122,8 @@ func (k *call) Answer(x *exchange.Exchange) bool {
 		return false
 	}
 	k.attached, k.over = true, false
-	k.in.q.forget()
+	k.in.open = false
+	k.in.q.drop()
 	k.out.release()
 	k.out.begin(false, k.sess.c.room)
 	k.scratch = appendText(k.scratch[:0], o.Reason, exchange.AnswerText(o.Reason), o.Detail)

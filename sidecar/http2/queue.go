@@ -24,13 +24,14 @@ type queue struct {
 	unsent int
 	total  int // bytes in chunks
 	keep   bool
-	taken  int // of the room
+	lost   bool // something has gone on that is not kept: q cannot go on from its beginning again
+	taken  int  // of the room
 	room   *exchange.Room
 }
 
 // begin makes q ready for a new stream.
 func (q *queue) begin(keep bool, room *exchange.Room) {
-	q.keep, q.room = keep, room
+	q.keep, q.lost, q.room = keep, false, room
 }
 
 // append adds p behind what is there.
@@ -76,6 +77,7 @@ func (q *queue) peek(n int) []byte {
 func (q *queue) advance(n int) {
 	q.off += n
 	q.unsent -= n
+	q.lost = q.lost || !q.keep
 	if q.unsent == 0 && !q.keep {
 		q.free()
 	} else if !q.keep && q.off == len(q.chunks[q.at]) && q.at+1 < len(q.chunks) {
@@ -91,6 +93,7 @@ func (q *queue) forget() {
 		return
 	}
 	q.keep = false
+	q.lost = q.at > 0 || q.off > 0
 	if q.unsent == 0 {
 		q.free()
 	} else {
@@ -98,7 +101,13 @@ func (q *queue) forget() {
 	}
 }
 
-// rewind makes everything that was kept unsent again.
+// drop gives up everything, for nobody wants it.
+func (q *queue) drop() {
+	q.keep, q.lost = false, true
+	q.free()
+}
+
+// rewind makes everything unsent again; nothing may be lost.
 func (q *queue) rewind() {
 	q.at, q.off, q.unsent = 0, 0, q.total
 }

@@ -59,6 +59,9 @@ func (srv *Server) Serve(sess *exchange.Session) {
 			s.abort(aborted)
 		}
 		err = c.run()
+		if errors.Is(err, os.ErrDeadlineExceeded) { // a close in order would say that nothing was processed
+			c.giveUp()
+		}
 		sess.Serve(nil, nil)
 	}
 	s.report(err)

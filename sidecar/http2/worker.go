@@ -237,8 +237,6 @@ func (k *call) try(c *conn) {
 	k.attached, k.over, k.asking, k.heard, k.final, k.tunnel, k.told = true, false, false, false, false, false, false
 	k.out.release()
 	k.out.begin(false, k.sess.c.room)
-	k.in.q.rewind()
-	k.in.open, k.in.passed = false, false
 	if !k.open(c) {
 		k.attached = false
 		k.mu.Unlock()
@@ -353,7 +351,7 @@ func (k *call) await() {
 				k.detach()
 				return
 			}
-			if again {
+			if again && !k.in.q.lost { // what came while the gate was asked may have made it impossible
 				x.Outcome.Status, x.Outcome.Again = k.held.status, true
 				what := statusText(k.held.status)
 				if g := x.Outcome.GRPC; g != 0 {
@@ -387,6 +385,10 @@ func (k *call) late() {
 func (k *call) detach() {
 	x := &k.x
 	k.attached = false
+	if !k.in.q.lost { // what comes between two tries waits behind the rest: the next one sends all of it
+		k.in.open, k.in.passed = false, false
+		k.in.q.rewind()
+	}
 	c := k.up.c
 	owed := k.out.owed
 	k.out.owed = 0
