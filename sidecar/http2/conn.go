@@ -100,8 +100,9 @@ type conn struct {
 	dead    bool   // nothing can be written any more
 	soon    bool   // a worker is going to flush
 	resized bool
-	acks    int           // control frames in out whose number the peer decides
-	full    chan struct{} // closed when out has been written; nil: nobody waits
+	acks    int           // control frames not yet written whose number the peer decides
+	taken   int           // those of them that are being written
+	full    chan struct{} // closed when a write has ended and out is not too full; nil: nobody waits
 	enc     encoder
 	table   table
 	blocked struct{ first, last *stream } // streams that wait for window or out

@@ -50,6 +50,7 @@ func (c *conn) flush(d *dirty) {
 		b := c.out
 		c.out, c.spare = c.spare, nil
 		c.written = c.nextID
+		c.taken = c.acks
 		c.mu.Unlock()
 		n := 0
 		if c.sock != nil {
@@ -74,12 +75,11 @@ func (c *conn) wrote(b []byte, d *dirty) {
 	if cap(b) <= keptOut {
 		c.spare = b[:0]
 	}
-	if len(c.out) == 0 {
-		c.acks = 0
-		if c.full != nil {
-			close(c.full)
-			c.full = nil
-		}
+	c.acks -= c.taken // those of c.out still wait
+	c.taken = 0
+	if c.full != nil && len(c.out) <= 2*maxOut {
+		close(c.full)
+		c.full = nil
 	}
 	waiting := c.blocked.first != nil
 	ended := c.mustEndLocked()
