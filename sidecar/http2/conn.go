@@ -88,6 +88,7 @@ type conn struct {
 
 	heard  atomic.Int64 // unix ns of the latest read
 	headAt atomic.Int64 // unix ns of the beginning of a head in several frames, while it is not complete
+	stuck  atomic.Int64 // unix ns of when the writer last got on; 0: it has nothing to write
 
 	closed chan struct{} // the connection has ended
 	wg     sync.WaitGroup

@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"time"
 
 	"golang.org/x/net/http2/hpack"
 
@@ -12,6 +13,12 @@ import (
 
 // maxOut is how many bytes a connection's buffer holds before bodies wait in their lanes.
 const maxOut = 128 << 10
+
+// maxHeads is how many bytes may wait for an endpoint that does not read before it gets no more heads.
+const maxHeads = 1 << 20
+
+// chunk is how many bytes are written at a time: a write is stuck when the peer does not take that many in PingTimeout.
+const chunk = 32 << 10
 
 // keptOut is the size above which a buffer is not kept for the next write.
 const keptOut = 256 << 10
@@ -103,6 +110,11 @@ func (c *conn) handOver(b []byte, n int) {
 		c.handed = make(chan handed, 1)
 		c.wg.Go(c.write)
 	}
+	c.stuck.Store(time.Now().UnixNano())
+	if c.dozing && c.tick != nil {
+		c.dozing = false
+		c.tick.Reset(c.period())
+	}
 	c.mu.Unlock()
 	c.handed <- handed{b, n} // has room: there is one who has set writing, and it may be the writer itself
 }
@@ -119,9 +131,16 @@ func (c *conn) write() {
 	for {
 		select {
 		case h := <-c.handed:
-			if _, err := c.nc.Write(h.b[h.n:]); err != nil {
-				c.broken()
+			for b := h.b[h.n:]; len(b) > 0; {
+				n := min(len(b), chunk)
+				if _, err := c.nc.Write(b[:n]); err != nil {
+					c.broken()
+					break
+				}
+				b = b[n:]
+				c.stuck.Store(time.Now().UnixNano())
 			}
+			c.stuck.Store(0) // first: the next write may begin in wrote
 			c.wrote(h.b, &d)
 			d.add(c)
 			d.flush()

@@ -2,6 +2,7 @@ package http2
 
 import (
 	"bytes"
+	"context"
 	"net"
 	"testing"
 	"time"
@@ -37,7 +38,7 @@ func dialLockstep(t *testing.T, l policy.Limits, h exchange.HandlerFunc) *lockst
 			t.Errorf("%d bytes of room are left", n)
 		}
 	})
-	_ = away.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = away.SetDeadline(time.Now().Add(10 * time.Second))
 	p.send(t, appendFrame([]byte(preface), 0, frameSettings, 0, 0))
 	return p
 }
@@ -53,7 +54,7 @@ func (p *lockstep) send(t *testing.T, b []byte) {
 // closes waits until the Server has given up the connection, of which nothing more is read.
 func (p *lockstep) closes(t *testing.T) {
 	t.Helper()
-	late := time.NewTimer(20 * time.Second)
+	late := time.NewTimer(10 * time.Second)
 	defer late.Stop()
 	select {
 	case <-p.served:
@@ -103,5 +104,94 @@ func TestHTTP2AnswersThatWereRead(t *testing.T) {
 	}
 	if acks < 2*limit {
 		t.Errorf("%d answers", acks)
+	}
+}
+
+// A caller that reads nothing is given up, whether its connection is idle or what waits for it keeps it from being read.
+func TestHTTP2WriteThatNeverEnds(t *testing.T) {
+	l := policy.Limits{IdleTimeout: 20 * time.Millisecond, HTTP2: policy.HTTP2{PingInterval: -1, PingTimeout: 200 * time.Millisecond, ControlFrames: 1 << 20}}
+	t.Run("idle", func(t *testing.T) {
+		p := dialLockstep(t, l, answerNothing)
+		p.closes(t)
+		if n := p.room.Count(exchange.LimitIdleTimeout); n != 1 {
+			t.Errorf("it ended for being idle %d times", n)
+		}
+	})
+	t.Run("not read", func(t *testing.T) {
+		l := l
+		l.IdleTimeout = time.Hour
+		p := dialLockstep(t, l, answerNothing)
+		ping := appendPing(nil, false, [8]byte{})
+		_, _ = p.c.Write(bytes.Repeat(ping, 3*2*maxOut/len(ping))) // ends when the connection does
+		p.closes(t)
+	})
+}
+
+// pipes is a Pool whose connections are pipes, of which the test has the other ends.
+type pipes struct {
+	exchange.Pool
+	away chan net.Conn
+}
+
+func (p *pipes) Connect(*exchange.Exchange, bool) *exchange.Conn {
+	near, away := net.Pipe()
+	p.away <- away
+	return &exchange.Conn{Conn: near}
+}
+
+func (p *pipes) Discard(c *exchange.Conn) { _ = c.Close() }
+
+// upstreamPipe is a connection of a Client to an endpoint, of which the test has the other end; x has a place on it.
+func upstreamPipe(t *testing.T, cl *Client, p *pipes, x *exchange.Exchange) (*conn, net.Conn) {
+	t.Helper()
+	x.Start = time.Now()
+	x.Reset()
+	x.Binding = &exchange.Binding{Room: &exchange.Room{}, Listener: policy.Listener{Limits: policy.Limits{HTTP2: policy.HTTP2{PingTimeout: 200 * time.Millisecond}}}}
+	x.Destination = &exchange.Destination{}
+	x.Choice.Endpoint = &policy.Endpoint{}
+	c := cl.get(x)
+	if c == nil {
+		t.Fatal(x.Outcome.Detail)
+	}
+	away := <-p.away
+	t.Cleanup(func() { _ = away.Close() })
+	_ = away.SetDeadline(time.Now().Add(10 * time.Second))
+	return c, away
+}
+
+// An endpoint that reads nothing does not keep the sidecar from ending, and gets no heads without end.
+func TestHTTP2EndpointThatDoesNotRead(t *testing.T) {
+	p := &pipes{away: make(chan net.Conn, 1)}
+	cl := NewClient(p, time.Hour)
+	k := &call{}
+	c, away := upstreamPipe(t, cl, p, &k.x)
+	if _, err := away.Read(make([]byte, 1)); err != nil { // a write is under way: nobody takes what is appended
+		t.Fatal(err)
+	}
+	c.mu.Lock()
+	c.out = make([]byte, maxHeads+1)
+	c.mu.Unlock()
+	k.mu.Lock()
+	if k.open(c) || k.x.Outcome.Delivered || !k.x.Outcome.Unprocessed {
+		t.Errorf("a head was appended: %+v", k.x.Outcome)
+	}
+	k.mu.Unlock()
+	c.mu.Lock()
+	c.out = c.out[:0]
+	c.mu.Unlock()
+	c.pool.release()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		cl.Run(ctx)
+	}()
+	late := time.NewTimer(10 * time.Second)
+	defer late.Stop()
+	select {
+	case <-ended:
+	case <-late.C:
+		t.Fatal("it did not end")
 	}
 }
