@@ -828,9 +828,11 @@ func (c *conn) goaway(f frame, p []byte) *fatal {
 		return nil // we open no streams; the caller closes when its own have ended
 	}
 	c.pool.retire()
+	c.mu.Lock()
+	c.going = true // first: a stream that were opened behind refuse would never be answered
+	c.mu.Unlock()
 	c.refuse(be32(p) & maxStreamID)
 	c.mu.Lock()
-	c.going = true
 	ended := c.mustEndLocked()
 	c.mu.Unlock()
 	if ended {

@@ -3,6 +3,7 @@ package http2
 import (
 	"bytes"
 	"context"
+	"io"
 	"net"
 	"testing"
 	"time"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/policy"
+	"github.com/tulle-mesh/tulle/internal/testmesh"
 	"github.com/tulle-mesh/tulle/sidecar/exchange"
 )
 
@@ -126,6 +128,36 @@ func TestHTTP2WriteThatNeverEnds(t *testing.T) {
 		p.closes(t)
 	})
 }
+
+// No stream is opened on a connection of which GOAWAY is being handled: nobody would refuse it.
+func TestHTTP2OpenDuringGoaway(t *testing.T) {
+	p := &pipes{away: make(chan net.Conn, 1)}
+	cl := NewClient(p, time.Hour)
+	first, second := newCall(), newCall()
+	c, away := upstreamPipe(t, cl, p, &first.x)
+	go func() { _, _ = io.Copy(io.Discard, away) }()
+	first.mu.Lock()
+	if first.attached = first.open(c); !first.attached {
+		t.Fatal(first.x.Outcome.Detail)
+	}
+	go func() { _, _ = away.Write(appendGoaway(appendFrame(nil, 0, frameSettings, 0, 0), 0, codeNone, "")) }()
+	testmesh.Eventually(t, "the first is refused, for which its lock is waited for", func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.live == 0
+	})
+	second.x.Start = time.Now()
+	second.mu.Lock()
+	if second.open(c) || !second.x.Outcome.Unprocessed {
+		t.Errorf("a stream was opened: %+v", second.x.Outcome)
+	}
+	second.mu.Unlock()
+	first.mu.Unlock()
+	_ = away.Close()
+	cl.wg.Wait()
+}
+
+func newCall() *call { return &call{wake: make(chan struct{}, 1), done: make(chan struct{}, 1)} }
 
 // pipes is a Pool whose connections are pipes, of which the test has the other ends.
 type pipes struct {
