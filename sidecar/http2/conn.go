@@ -215,6 +215,9 @@ func (c *conn) run() error {
 				return err
 			}
 			c.mu.Lock()
+			if c.ending == endDone && c.live > 0 {
+				c.ending = endNot // the last GOAWAY names a stream that was not in the table yet: it is finished first
+			}
 			why := c.ending
 			c.mu.Unlock()
 			switch why {

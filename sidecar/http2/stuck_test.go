@@ -65,6 +65,80 @@ func (p *lockstep) closes(t *testing.T) {
 	}
 }
 
+// woken is a connection that tells when its reader is woken.
+type woken struct {
+	net.Conn
+	ch chan struct{}
+}
+
+func (w woken) SetReadDeadline(t time.Time) error {
+	err := w.Conn.SetReadDeadline(t)
+	if t.Equal(past) {
+		select {
+		case w.ch <- struct{}{}:
+		default:
+		}
+	}
+	return err
+}
+
+// A stream that the last GOAWAY of a drain names is answered, even if it was not in the table when nothing else was left.
+func TestHTTP2DrainFinishesTheLastStream(t *testing.T) {
+	near, away := net.Pipe()
+	w := woken{near, make(chan struct{}, 1)}
+	bound := &exchange.Binding{Room: &exchange.Room{}, Listener: policy.Listener{Limits: policy.Limits{}.WithDefaults()}}
+	sess := &exchange.Session{Conn: w, Peer: &exchange.Peer{}, Start: time.Now(), Report: nobody{}}
+	binds, release := 0, make(chan struct{})
+	sess.Bind = func() *exchange.Binding {
+		if binds++; binds == 2 { // for the stream, whose number is noted already
+			sess.Drain()
+			<-w.ch // nothing is left to do, as it seems
+		}
+		return bound
+	}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		srv := &Server{Side: flow.SideClient, Handler: exchange.HandlerFunc(func(x *exchange.Exchange) {
+			<-release
+			answerNothing(x)
+		})}
+		srv.Serve(sess)
+	}()
+	_ = away.SetDeadline(time.Now().Add(10 * time.Second))
+	go func() {
+		head := encoded(":method", "GET", ":scheme", "http", ":path", "/", ":authority", "a")
+		b := appendFrame([]byte(preface), 0, frameSettings, 0, 0)
+		_, _ = away.Write(append(appendFrame(b, len(head), frameHeaders, flagEndHeaders|flagEnd, 1), head...))
+		_, _ = away.Write(appendPing(nil, false, [8]byte{1}))
+	}()
+	answered := false
+	for fr := xhttp2.NewFramer(nil, away); ; {
+		f, err := fr.ReadFrame()
+		if err != nil {
+			break
+		}
+		switch f := f.(type) {
+		case *xhttp2.PingFrame:
+			if f.IsAck() { // the connection is still read
+				close(release)
+			}
+		case *xhttp2.HeadersFrame:
+			answered = f.StreamID == 1
+		}
+	}
+	if !answered {
+		t.Error("it was not answered")
+		select {
+		case <-release:
+		default:
+			close(release)
+		}
+	}
+	_ = away.Close()
+	<-served
+}
+
 func answerNothing(x *exchange.Exchange) {
 	x.Outcome.Fail(flow.ReasonNoEndpoint, "")
 	x.Outcome.Answered = x.Downstream.Answer(x)
