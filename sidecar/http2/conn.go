@@ -88,6 +88,7 @@ type conn struct {
 
 	heard  atomic.Int64 // unix ns of the latest read
 	headAt atomic.Int64 // unix ns of the beginning of a head in several frames, while it is not complete
+	stuck  atomic.Int64 // unix ns of when the writer last got on; 0: it has nothing to write
 
 	closed chan struct{} // the connection has ended
 	wg     sync.WaitGroup
@@ -100,8 +101,9 @@ type conn struct {
 	dead    bool   // nothing can be written any more
 	soon    bool   // a worker is going to flush
 	resized bool
-	acks    int           // control frames in out whose number the peer decides
-	full    chan struct{} // closed when out has been written; nil: nobody waits
+	acks    int           // control frames not yet written whose number the peer decides
+	taken   int           // those of them that are being written
+	full    chan struct{} // closed when a write has ended and out is not too full; nil: nobody waits
 	enc     encoder
 	table   table
 	blocked struct{ first, last *stream } // streams that wait for window or out
@@ -215,6 +217,9 @@ func (c *conn) run() error {
 				return err
 			}
 			c.mu.Lock()
+			if c.ending == endDone && c.live > 0 {
+				c.ending = endNot // the last GOAWAY names a stream that was not in the table yet: it is finished first
+			}
 			why := c.ending
 			c.mu.Unlock()
 			switch why {
@@ -839,12 +844,14 @@ func (c *conn) goaway(f frame, p []byte) *fatal {
 	}
 	c.pool.retire()
 	last := be32(p) & maxStreamID
-	c.refuse(last)
 	c.mu.Lock()
-	c.going = true
+	c.going = true           // first: a stream that were opened behind refuse would never be answered
 	if last != maxStreamID { // that only announces the one that counts (RFC 9113, section 6.8)
 		c.last = last
 	}
+	c.mu.Unlock()
+	c.refuse(last)
+	c.mu.Lock()
 	ended := c.mustEndLocked()
 	c.mu.Unlock()
 	if ended {

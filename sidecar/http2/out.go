@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"time"
 
 	"golang.org/x/net/http2/hpack"
 
@@ -12,6 +13,12 @@ import (
 
 // maxOut is how many bytes a connection's buffer holds before bodies wait in their lanes.
 const maxOut = 128 << 10
+
+// maxHeads is how many bytes may wait for an endpoint that does not read before it gets no more heads.
+const maxHeads = 1 << 20
+
+// chunk is how many bytes are written at a time: a write is stuck when the peer does not take that many in PingTimeout.
+const chunk = 32 << 10
 
 // keptOut is the size above which a buffer is not kept for the next write.
 const keptOut = 256 << 10
@@ -50,6 +57,7 @@ func (c *conn) flush(d *dirty) {
 		b := c.out
 		c.out, c.spare = c.spare, nil
 		c.written = c.nextID
+		c.taken = c.acks
 		c.mu.Unlock()
 		n := 0
 		if c.sock != nil {
@@ -74,12 +82,11 @@ func (c *conn) wrote(b []byte, d *dirty) {
 	if cap(b) <= keptOut {
 		c.spare = b[:0]
 	}
-	if len(c.out) == 0 {
-		c.acks = 0
-		if c.full != nil {
-			close(c.full)
-			c.full = nil
-		}
+	c.acks -= c.taken // those of c.out still wait
+	c.taken = 0
+	if c.full != nil && len(c.out) <= 2*maxOut {
+		close(c.full)
+		c.full = nil
 	}
 	waiting := c.blocked.first != nil
 	ended := c.mustEndLocked()
@@ -103,6 +110,11 @@ func (c *conn) handOver(b []byte, n int) {
 		c.handed = make(chan handed, 1)
 		c.wg.Go(c.write)
 	}
+	c.stuck.Store(time.Now().UnixNano())
+	if c.dozing && c.tick != nil {
+		c.dozing = false
+		c.tick.Reset(c.period())
+	}
 	c.mu.Unlock()
 	c.handed <- handed{b, n} // has room: there is one who has set writing, and it may be the writer itself
 }
@@ -119,9 +131,16 @@ func (c *conn) write() {
 	for {
 		select {
 		case h := <-c.handed:
-			if _, err := c.nc.Write(h.b[h.n:]); err != nil {
-				c.broken()
+			for b := h.b[h.n:]; len(b) > 0; {
+				n := min(len(b), chunk)
+				if _, err := c.nc.Write(b[:n]); err != nil {
+					c.broken()
+					break
+				}
+				b = b[n:]
+				c.stuck.Store(time.Now().UnixNano())
 			}
+			c.stuck.Store(0) // first: the next write may begin in wrote
 			c.wrote(h.b, &d)
 			d.add(c)
 			d.flush()

@@ -68,11 +68,26 @@ func (c *conn) onTick() {
 	}
 	var d dirty
 	c.mu.Lock()
-	if c.dead || c.ending != endNot {
+	if c.dead {
 		c.mu.Unlock()
 		return
 	}
 	l := &c.set.HTTP2
+	if at := c.stuck.Load(); at != 0 && now.UnixNano()-at > int64(l.PingTimeout) { // whoever waits for the write goes on when it fails
+		if c.ending == endNot {
+			c.ending = endDead
+			c.room.Reached(exchange.LimitPingTimeout)
+		}
+		c.tick.Reset(c.period())
+		c.mu.Unlock()
+		c.broken()
+		return
+	}
+	if c.ending != endNot { // the reader may still wait for a write
+		c.tick.Reset(c.period())
+		c.mu.Unlock()
+		return
+	}
 	heard := time.Unix(0, c.heard.Load())
 	silent := now.Sub(heard)
 	next := c.period()
@@ -89,11 +104,8 @@ func (c *conn) onTick() {
 		c.out = appendPing(c.out, false, alivePing)
 		d.add(c)
 	case c.live == 0 && silent >= c.set.IdleTimeout && head == 0:
-		if !c.client {
-			c.room.Reached(exchange.LimitIdleTimeout)
-		}
 		c.goAwayLocked(&d)
-	case c.live == 0 && silent > next && head == 0 && c.drainAt.IsZero() && l.Age == 0:
+	case c.live == 0 && silent > next && head == 0 && c.stuck.Load() == 0 && c.drainAt.IsZero() && l.Age == 0:
 		next = c.set.IdleTimeout - silent + time.Millisecond
 		c.dozing = true
 	}
@@ -124,12 +136,16 @@ func (c *conn) onTick() {
 	}
 }
 
-// goAwayLocked ends a connection that has no stream.
+// goAwayLocked ends a connection that has no stream, once.
 func (c *conn) goAwayLocked(d *dirty) {
+	if c.going {
+		return // it is to be written, or ends
+	}
 	c.going = true
 	if c.client {
 		c.out = appendGoaway(c.out, 0, codeNone, "")
 	} else {
+		c.room.Reached(exchange.LimitIdleTimeout)
 		c.drained = true
 		c.out = appendGoaway(c.out, c.lastID, codeNone, "")
 	}

@@ -265,6 +265,12 @@ func (k *call) open(c *conn) bool {
 		o.Fail(flow.ReasonUpstreamReset, "the connection has ended")
 		return false
 	}
+	if len(c.out) > maxHeads {
+		o := &x.Outcome
+		o.Delivered, o.Unprocessed = false, true
+		o.Fail(flow.ReasonUpstreamReset, "the endpoint does not read")
+		return false
+	}
 	*up = stream{c: c, call: k, id: c.nextID, window: c.initial, left: c.windowLocked(), opened: true}
 	k.reused = c.nextID > 1
 	c.nextID += 2
