@@ -26,7 +26,7 @@ type HTTP2 struct {
 	Age              time.Duration // of a connection, then GOAWAY; default: without end; at least 1 s
 	AgeGrace         time.Duration // streams that are open then may take that long; default: without end
 	PingInterval     time.Duration // without a byte while streams are open, then a PING; default 30 s; negative: off
-	PingTimeout      time.Duration // for its answer, then the connection is closed; default 10 s
+	PingTimeout      time.Duration // for its answer, and for a peer to take what is written; then the connection is closed; default 10 s
 }
 
 // Defaults of HTTP2.

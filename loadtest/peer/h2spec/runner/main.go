@@ -24,7 +24,7 @@ import (
 	"github.com/summerwind/h2spec/spec"
 )
 
-// outcome is one case as it went. loadtest/peer/h2spec.Case reads it.
+// outcome is one case as it went. The type of the same name one folder up reads it; the two modules share nothing else.
 type outcome struct {
 	ID          string   // generic/3.1/1: set of cases, section, number
 	Section     string   // its title
