@@ -67,3 +67,19 @@ func AnswerText(r flow.Reason) string {
 	}
 	return "the request failed; look at the sidecar's log"
 }
+
+// AppendAnswerText appends what the sidecar's own answer says, as one line without its end. text is AnswerText's, or more exact; detail may be empty.
+func AppendAnswerText(dst []byte, r flow.Reason, text, detail string) []byte {
+	dst = append(append(append(append(dst, "tulle: "...), r.String()...), ": "...), text...)
+	if detail != "" {
+		dst = append(dst, " ("...)
+		for _, c := range []byte(detail) { // one line, whatever an error says
+			if c < 0x20 {
+				c = ' '
+			}
+			dst = append(dst, c)
+		}
+		dst = append(dst, ')')
+	}
+	return dst
+}

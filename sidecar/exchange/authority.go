@@ -39,7 +39,7 @@ func ValidAuthority(b []byte) bool {
 		if host[len(host)-1] != ']' {
 			return false
 		}
-		a, err := netip.ParseAddr(aliased(host[1 : len(host)-1]))
+		a, err := netip.ParseAddr(Aliased(host[1 : len(host)-1]))
 		return err == nil && a.Is6() && a.Zone() == ""
 	}
 	for _, c := range host {

@@ -24,7 +24,7 @@ func Method(b []byte) string {
 	case "CONNECT":
 		return "CONNECT"
 	}
-	return aliased(b)
+	return Aliased(b)
 }
 
 // Idempotent reports whether a method is idempotent (RFC 9110, section 9.2.2).
@@ -36,7 +36,8 @@ func Idempotent(method string) bool {
 	return false
 }
 
-func aliased(b []byte) string {
+// Aliased is b as a string, without a copy: it changes when b does.
+func Aliased(b []byte) string {
 	if len(b) == 0 {
 		return ""
 	}

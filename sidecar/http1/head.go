@@ -408,7 +408,7 @@ func (h *head) parseFields(pos int, lim Limits) *fault {
 			f.odd = oddSpace(b, f)
 		case fieldContentLength:
 			lengths++
-			n, ok := parseLength(v)
+			n, ok := exchange.ParseLength(v)
 			if !ok || lengths > 1 {
 				return faultLength
 			}
@@ -558,20 +558,6 @@ func (h *head) appendFields(dst []byte) []byte {
 		dst = append(dst, h.buf[run:len(h.buf)-2]...)
 	}
 	return dst
-}
-
-func parseLength(v []byte) (int64, bool) {
-	if len(v) == 0 || len(v) > 18 {
-		return 0, false
-	}
-	var n int64
-	for _, c := range v {
-		if c < '0' || c > '9' {
-			return 0, false
-		}
-		n = n*10 + int64(c-'0')
-	}
-	return n, true
 }
 
 func identify(name []byte) fieldID {

@@ -361,7 +361,7 @@ func (c *conn) exchange(start time.Time) bool {
 	x.Head.RequestID = h.value(h.requestID)
 	if h.requestID < 0 {
 		exchange.AppendRequestID(w.mint[:0])
-		x.Head.RequestID = aliased(w.mint[:])
+		x.Head.RequestID = exchange.Aliased(w.mint[:])
 	}
 	c.adopt(x)
 	if len(x.Binding.Headers) > 0 {
@@ -551,12 +551,10 @@ func appendAnswer(b []byte, status int, r flow.Reason, text, detail string, head
 	b = append(b, statusText(status)...)
 	b = append(b, "\r\ncontent-type: text/plain; charset=utf-8\r\nx-tulle-reason: "...)
 	b = append(b, r.String()...)
-	n := len("tulle: ") + len(r.String()) + len(": ") + len(text) + len("\n")
-	if detail != "" {
-		n += len(" (") + len(detail) + len(")")
-	}
+	var buf [512]byte
+	body := append(exchange.AppendAnswerText(buf[:0], r, text, detail), '\n')
 	b = append(b, "\r\ncontent-length: "...)
-	b = strconv.AppendInt(b, int64(n), 10)
+	b = strconv.AppendInt(b, int64(len(body)), 10)
 	if !keep {
 		b = append(b, "\r\nconnection: close"...)
 	}
@@ -564,21 +562,7 @@ func appendAnswer(b []byte, status int, r flow.Reason, text, detail string, head
 	if headOnly {
 		return b
 	}
-	b = append(b, "tulle: "...)
-	b = append(b, r.String()...)
-	b = append(b, ": "...)
-	b = append(b, text...)
-	if detail != "" {
-		b = append(b, " ("...)
-		for _, ch := range []byte(detail) { // one line, whatever an error says
-			if ch < 0x20 {
-				ch = ' '
-			}
-			b = append(b, ch)
-		}
-		b = append(b, ')')
-	}
-	return append(b, '\n')
+	return append(b, body...)
 }
 
 func statusText(status int) string {

@@ -2,7 +2,6 @@ package http1
 
 import (
 	"sync"
-	"unsafe"
 
 	"github.com/tulle-mesh/tulle/sidecar/exchange"
 )
@@ -35,13 +34,6 @@ func (c *conn) dropWork() {
 	x.Reset()
 	x.Peer, x.Binding, x.Downstream = nil, nil, nil
 	workPool.Put(w)
-}
-
-func aliased(b []byte) string {
-	if len(b) == 0 {
-		return ""
-	}
-	return unsafe.String(&b[0], len(b))
 }
 
 var _ exchange.Downstream = (*conn)(nil)

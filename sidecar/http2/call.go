@@ -537,7 +537,7 @@ func (k *call) commit(r *response, fields []field, end, mesh bool, d *dirty) {
 	}
 	if x.Tells() {
 		if k.scratch = exchange.AppendTiming(k.scratch[:0], &x.Legs); len(k.scratch) > 0 {
-			c.enc.putNamed(namedTiming, exchange.TimingField, aliased(k.scratch))
+			c.enc.putNamed(namedTiming, exchange.TimingField, exchange.Aliased(k.scratch))
 		}
 	}
 	c.endBlockLocked(at, k.down.id, end)

@@ -618,6 +618,20 @@ func (c *conn) cutLocked(s *stream, why code) {
 	c.closedLocked(s)
 }
 
+// leave ends a call's part in s, whose peer is told why unless s is closed, and grants what the call still owes the connection. It reports whether c is
+// to be flushed, and whether its reader is to be woken to its end.
+func (c *conn) leave(s *stream, why code, owed int) (appended, ended bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	before := len(c.out)
+	c.cutLocked(s, why)
+	c.removeLocked(s)
+	if owed > 0 {
+		c.creditLocked(owed)
+	}
+	return len(c.out) != before, c.mustEndLocked()
+}
+
 func (c *conn) reset(f frame, p []byte) *fatal {
 	switch {
 	case f.id == 0:

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/net/http2/hpack"
+
+	"github.com/tulle-mesh/tulle/sidecar/exchange"
 )
 
 // Whatever is written, however large the peer lets the table be, a decoder reads the same: names that are in the table are still there when a value
@@ -48,7 +50,7 @@ func TestEncoder(t *testing.T) {
 					name := []string{"traceparent", "x-request-id", "x-tulle-timing", "grpc-timeout"}[n]
 					buf = append(buf[:0], value...)
 					before := len(c.out)
-					c.enc.putNamed(n, name, aliased(buf))
+					c.enc.putNamed(n, name, exchange.Aliased(buf))
 					if b := c.out[before]; b > 0 && b < 16 {
 						referred++
 					}

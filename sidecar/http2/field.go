@@ -138,22 +138,6 @@ func validValue(s string) bool {
 	return true
 }
 
-// parseLength reads a Content-Length (RFC 9110, section 8.6).
-func parseLength(s string) (int64, bool) {
-	if s == "" || len(s) > 18 {
-		return 0, false
-	}
-	var n int64
-	for i := range len(s) {
-		c := s[i]
-		if c < '0' || c > '9' {
-			return 0, false
-		}
-		n = n*10 + int64(c-'0')
-	}
-	return n, true
-}
-
 // isGRPC reports whether a content type is gRPC's: application/grpc, with a suffix or parameters or without. gRPC-Web is not: it has its own framing
 // of trailers.
 func isGRPC(contentType string) bool {
@@ -175,7 +159,7 @@ func parseTimeout(s string) time.Duration {
 	if len(s) < 2 || len(s) > maxTimeoutDigits+1 {
 		return 0
 	}
-	n, ok := parseLength(s[:len(s)-1])
+	n, ok := exchange.ParseLength(s[:len(s)-1])
 	if !ok {
 		return 0
 	}

@@ -2,7 +2,6 @@ package http2
 
 import (
 	"strconv"
-	"unsafe"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/sidecar/exchange"
@@ -91,22 +90,6 @@ func appendGRPCMessage(dst []byte, text string) []byte {
 
 const reasonField = "x-tulle-reason"
 
-// appendText appends what our own answer says, one line.
-func appendText(dst []byte, r flow.Reason, text, detail string) []byte {
-	dst = append(append(append(append(dst, "tulle: "...), r.String()...), ": "...), text...)
-	if detail != "" {
-		dst = append(dst, " ("...)
-		for _, c := range []byte(detail) {
-			if c < 0x20 {
-				c = ' '
-			}
-			dst = append(dst, c)
-		}
-		dst = append(dst, ')')
-	}
-	return dst
-}
-
 // Answer implements exchange.Downstream.
 func (k *call) Answer(x *exchange.Exchange) bool {
 	o := &x.Outcome
@@ -126,7 +109,7 @@ func (k *call) Answer(x *exchange.Exchange) bool {
 	k.in.q.drop()
 	k.out.release()
 	k.out.begin(false, k.sess.c.room)
-	k.scratch = appendText(k.scratch[:0], o.Reason, exchange.AnswerText(o.Reason), o.Detail)
+	k.scratch = exchange.AppendAnswerText(k.scratch[:0], o.Reason, exchange.AnswerText(o.Reason), o.Detail)
 	c := k.down.c
 	c.mu.Lock()
 	if c.dead || k.down.localDone {
@@ -196,7 +179,7 @@ func (c *conn) appendGRPCAnswerLocked(id uint32, status flow.GRPCStatus, r flow.
 	c.putLocked(":status", "200")
 	c.putLocked("content-type", "application/grpc")
 	c.putLocked("grpc-status", strconv.Itoa(code))
-	c.putPlainLocked("grpc-message", string(appendGRPCMessage(nil, aliased(text))))
+	c.putPlainLocked("grpc-message", string(appendGRPCMessage(nil, exchange.Aliased(text))))
 	c.putLocked(reasonField, r.String())
 	c.endBlockLocked(at, id, true)
 }
@@ -207,11 +190,4 @@ func statusText(status int) string {
 		return "200"
 	}
 	return strconv.Itoa(status)
-}
-
-func aliased(b []byte) string {
-	if len(b) == 0 {
-		return ""
-	}
-	return unsafe.String(&b[0], len(b))
 }

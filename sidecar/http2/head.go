@@ -44,18 +44,17 @@ func answered(f *exchange.Fault) bool {
 type headLimits struct {
 	bytes  int
 	fields int
-	line   int // method, path and authority
 }
 
 // meshLimits apply to heads of other sidecars, and to responses. They are above everything that can be configured, with room for what a sidecar adds,
 // so that a head which one sidecar took always becomes an exchange at the next.
-var meshLimits = headLimits{bytes: policy.MaxHeadBytes + 4<<10, fields: policy.MaxHeadFields + 12, line: policy.MaxHeadBytes + 4<<10}
+var meshLimits = headLimits{bytes: policy.MaxHeadBytes + 4<<10, fields: policy.MaxHeadFields + 12}
 
 // maxConfigured are the highest limits that can be configured.
 var maxConfigured = headLimits{bytes: policy.MaxHeadBytes, fields: policy.MaxHeadFields}
 
 func limitsOf(l policy.Limits) headLimits {
-	return headLimits{bytes: l.HeadBytes, fields: l.HeadFields, line: l.RequestLine}
+	return headLimits{bytes: l.HeadBytes, fields: l.HeadFields}
 }
 
 // request is the head of a request. It is reused.
@@ -127,7 +126,7 @@ func (r *request) parse() *exchange.Fault {
 			}
 			host, f.drop = i, true
 		case fieldContentLength:
-			v, ok := parseLength(f.value)
+			v, ok := exchange.ParseLength(f.value)
 			if !ok || r.length >= 0 {
 				return faultLength
 			}
@@ -232,11 +231,10 @@ func (r *request) check(asked uint, host int) *exchange.Fault {
 
 // response is the head of a response. It is reused.
 type response struct {
-	status      int
-	length      int64 // Content-Length, -1: none
-	contentType string
-	grpcStatus  string
-	tulle       bool // x-tulle-* came
+	status     int
+	length     int64 // Content-Length, -1: none
+	grpcStatus string
+	tulle      bool // x-tulle-* came
 }
 
 // parseResponse reads the fields of a response, which were checked one by one.
@@ -267,13 +265,11 @@ func parseResponse(fields []field) (r response, fault *exchange.Fault) {
 		case fieldHop:
 			return r, faultHop
 		case fieldContentLength:
-			n, ok := parseLength(f.value)
+			n, ok := exchange.ParseLength(f.value)
 			if !ok || r.length >= 0 {
 				return r, faultLength
 			}
 			r.length = n
-		case fieldContentType:
-			r.contentType = f.value
 		case fieldGRPCStatus:
 			r.grpcStatus = f.value
 		case fieldTulle:

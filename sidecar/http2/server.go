@@ -207,7 +207,7 @@ func (s *session) refuse(id uint32, f *exchange.Fault) *fatal {
 	c.forgiveLocked(id)
 	if answered(f) {
 		if b.req.grpc {
-			text := appendText(nil, flow.ReasonBadRequest, f.Text, "")
+			text := exchange.AppendAnswerText(nil, flow.ReasonBadRequest, f.Text, "")
 			c.appendGRPCAnswerLocked(id, flow.NewGRPCStatus(grpcCode(f.Status, flow.ReasonBadRequest)), flow.ReasonBadRequest, text)
 		} else {
 			c.appendAnswerLocked(id, f.Status, flow.ReasonBadRequest, 0, true)

@@ -38,7 +38,7 @@ func (k *call) serve() {
 	}
 	if h.RequestID = r.value(r.requestID); r.requestID < 0 {
 		exchange.AppendRequestID(k.mint[:0])
-		h.RequestID = aliased(k.mint[:])
+		h.RequestID = exchange.Aliased(k.mint[:])
 	}
 	k.adopt()
 	if len(x.Binding.Headers) > 0 {
@@ -82,18 +82,7 @@ func (k *call) finish() {
 	c := k.down.c
 	owed := k.in.owed
 	k.finished = true
-	c.mu.Lock()
-	before := len(c.out)
-	if !k.down.localDone || !k.down.remoteDone {
-		c.cutLocked(&k.down, k.endCode(o))
-	}
-	c.removeLocked(&k.down)
-	if owed > 0 {
-		c.creditLocked(owed)
-	}
-	appended := len(c.out) != before
-	ended := c.mustEndLocked()
-	c.mu.Unlock()
+	appended, ended := c.leave(&k.down, k.endCode(o), owed)
 	k.in.release()
 	k.out.release()
 	k.down.id = 0
@@ -317,10 +306,10 @@ func (k *call) appendRequest(c *conn, end bool) {
 	}
 	if x.Head.Timeout > 0 { // what is left of it
 		k.scratch = appendTimeout(k.scratch[:0], x.Left(time.Now()))
-		c.enc.putNamed(namedTimeout, "grpc-timeout", aliased(k.scratch))
+		c.enc.putNamed(namedTimeout, "grpc-timeout", exchange.Aliased(k.scratch))
 	}
 	k.scratch = exchange.AppendTraceparent(k.scratch[:0], x.Try)
-	c.enc.putNamed(namedTraceparent, "traceparent", aliased(k.scratch))
+	c.enc.putNamed(namedTraceparent, "traceparent", exchange.Aliased(k.scratch))
 	if x.Head.B3 != 0 {
 		x.EachB3(func(name, value string) { c.putPlainLocked(name, value) })
 	}
@@ -402,18 +391,7 @@ func (k *call) detach() {
 	if x.Outcome.Answered {
 		why = codeNone
 	}
-	c.mu.Lock()
-	before := len(c.out)
-	if k.up.opened {
-		c.cutLocked(&k.up, why)
-	}
-	c.removeLocked(&k.up)
-	if owed > 0 {
-		c.creditLocked(owed)
-	}
-	appended := len(c.out) != before
-	ended := c.mustEndLocked()
-	c.mu.Unlock()
+	appended, ended := c.leave(&k.up, why, owed)
 	k.out.release()
 	k.mu.Unlock()
 	if appended {
