@@ -597,6 +597,12 @@ func TestHTTP2Timeouts(t *testing.T) {
 	if why := f.ended(t); why != http2.ErrCodeEnhanceYourCalm {
 		t.Errorf("a head that stops: %v", why)
 	}
+	f = dialFrames(t, r.addr(t, "outbound"))
+	head := f.block(get2("/")...)
+	_, _ = f.c.Write(append([]byte{0, 0, byte(len(head)), 1, 5, 0, 0, 0, 1}, head[:3]...))
+	if why := f.ended(t); why != http2.ErrCodeEnhanceYourCalm {
+		t.Errorf("a frame of a head that stops: %v", why)
+	}
 }
 
 // A connection whose peer does not answer PING is closed.

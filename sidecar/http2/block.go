@@ -75,7 +75,6 @@ func (c *conn) headers(f frame, p []byte) *fatal {
 		p = p[5:]
 	}
 	if f.flags&flagEndHeaders == 0 {
-		c.headBegins()
 		return c.addBlock(p)
 	}
 	return c.endBlock(p)
@@ -109,7 +108,6 @@ func (c *conn) continuation(f frame, p []byte) *fatal {
 	if f.flags&flagEndHeaders == 0 {
 		return nil
 	}
-	c.headEnds()
 	fail := c.endBlock(b.buf)
 	if cap(b.buf) > readBuffer {
 		b.buf = nil
@@ -122,6 +120,10 @@ func (c *conn) endBlock(p []byte) *fatal {
 	b := &c.block
 	id := b.id
 	b.id = 0
+	if c.heading {
+		c.heading = false
+		c.headAt.Store(0)
+	}
 	c.dec.SetEmitEnabled(true)
 	if _, err := c.dec.Write(p); err != nil {
 		if errors.Is(err, hpack.ErrStringLength) {

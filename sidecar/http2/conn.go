@@ -85,9 +85,10 @@ type conn struct {
 	guard   guard
 	greeted bool   // the peer's first SETTINGS have come
 	seenID  uint32 // server: the highest stream of the caller
+	heading bool   // headAt is set
 
 	heard  atomic.Int64 // unix ns of the latest read
-	headAt atomic.Int64 // unix ns of the beginning of a head in several frames, while it is not complete
+	headAt atomic.Int64 // unix ns of the beginning of a head, while it is not complete
 	stuck  atomic.Int64 // unix ns of when the writer last got on; 0: it has nothing to write
 
 	closed chan struct{} // the connection has ended
@@ -209,9 +210,7 @@ func (c *conn) run() error {
 			c.r += frameHeader + f.length
 		}
 		c.d.flush()
-		if !c.client {
-			c.waitForReader()
-		}
+		c.timeHead(!c.client && c.waitForReader())
 		if err := c.fill(); err != nil {
 			if !errors.Is(err, os.ErrDeadlineExceeded) {
 				return err
@@ -286,8 +285,8 @@ func (c *conn) resize(n int) {
 	c.quiet = 0
 }
 
-// waitForReader waits while the peer does not read its answers: whoever asks without reading is not read.
-func (c *conn) waitForReader() {
+// waitForReader waits while the peer does not read its answers: whoever asks without reading is not read. It reports whether it did.
+func (c *conn) waitForReader() (waited bool) {
 	c.mu.Lock()
 	for len(c.out) > 2*maxOut && c.writing && !c.dead {
 		if c.full == nil {
@@ -299,9 +298,11 @@ func (c *conn) waitForReader() {
 		case <-full:
 		case <-c.closed:
 		}
+		waited = true
 		c.mu.Lock()
 	}
 	c.mu.Unlock()
+	return waited
 }
 
 // fault tells the peer and the operator why the connection ends.

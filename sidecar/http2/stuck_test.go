@@ -203,6 +203,26 @@ func TestHTTP2WriteThatNeverEnds(t *testing.T) {
 	})
 }
 
+// Each head has its own time: a caller whose every packet ends within one is not slow.
+func TestHTTP2HeadsCutByPackets(t *testing.T) {
+	const timeout = 50 * time.Millisecond
+	p := dialLockstep(t, policy.Limits{HeadTimeout: timeout}, answerNothing)
+	go func() { _, _ = io.Copy(io.Discard, p.c) }()
+	head := encoded(":method", "GET", ":scheme", "http", ":path", "/", ":authority", "a")
+	frame := func(id uint32) []byte {
+		return append(appendFrame(nil, len(head), frameHeaders, flagEndHeaders|flagEnd, id), head...)
+	}
+	p.send(t, frame(1)[:12])
+	id, begin := uint32(1), time.Now()
+	for ; time.Since(begin) < 4*timeout; id += 2 {
+		p.send(t, append(frame(id)[12:], frame(id + 2)[:12]...))
+	}
+	p.send(t, frame(id)[12:])
+	if n := p.room.Count(exchange.LimitHeadTimeout); n != 0 {
+		t.Errorf("%d of %d heads came too late", n, id/2)
+	}
+}
+
 // No stream is opened on a connection of which GOAWAY is being handled: nobody would refuse it.
 func TestHTTP2OpenDuringGoaway(t *testing.T) {
 	p := &pipes{away: make(chan net.Conn, 1)}

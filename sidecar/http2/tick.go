@@ -53,13 +53,23 @@ func (c *conn) rouse() {
 	}
 }
 
-// headBegins and headEnds tell how long a head has been on its way.
-func (c *conn) headBegins() {
-	c.headAt.Store(c.now.UnixNano())
+// timeHead notes since when a head has been on its way, before the connection is read on. One that lies there because it was not read counts from now.
+func (c *conn) timeHead(waited bool) {
+	coming := c.block.id != 0
+	if !coming && c.w-c.r >= frameHeader { // the next frame has not come whole
+		coming = parseFrame(c.in[c.r:c.w]).kind == frameHeaders
+	}
+	if !coming || c.heading && !waited {
+		return
+	}
+	now := c.now
+	if waited {
+		now = time.Now()
+	}
+	c.heading = true
+	c.headAt.Store(now.UnixNano())
 	c.rouse()
 }
-
-func (c *conn) headEnds() { c.headAt.Store(0) }
 
 func (c *conn) onTick() {
 	now := time.Now()
