@@ -306,6 +306,67 @@ func TestHTTP2GiveUp(t *testing.T) {
 	testmesh.Eventually(t, "the exchange has ended", func() bool { return r.rec.Live() == 0 })
 }
 
+// What is sent again is granted to the caller once, and what no stream takes while memory is scarce is granted all the same.
+func TestHTTP2Credit(t *testing.T) {
+	var n atomic.Int32
+	var got int
+	heads := make(chan struct{}, 10)
+	up := scripted2(t, nil, func(f *frames, fr http2.Frame) {
+		switch fr := fr.(type) {
+		case *http2.MetaHeadersFrame:
+			got = 0
+			heads <- struct{}{}
+		case *http2.DataFrame:
+			if got += len(fr.Data()); got == 40<<10 {
+				if n.Add(1) == 1 {
+					_ = f.WriteRSTStream(fr.StreamID, http2.ErrCodeRefusedStream)
+				} else {
+					f.headers(fr.StreamID, false, ":status", "200")
+				}
+			}
+		}
+	})
+	snap := clientSnapshot(external(nil), up)
+	snap.Listeners[0].Limits.HTTP2 = policy.HTTP2{StreamWindow: 64 << 10, ConnectionWindow: 64 << 10}
+	r := start(t, snap, &identity.Holder{}, time.Second)
+	f := dialFrames(t, r.addr(t, "outbound"))
+	granted := map[uint32]int{}
+	until := func(what string, stop func(fr http2.Frame) bool) {
+		f.until(t, what, func(fr http2.Frame) bool {
+			if w, ok := fr.(*http2.WindowUpdateFrame); ok {
+				granted[w.StreamID] += int(w.Increment)
+			}
+			return stop(fr)
+		})
+	}
+	f.headers(1, false, post2("/")...)
+	for range 5 {
+		_ = f.WriteData(1, false, make([]byte, 8<<10))
+	}
+	until("the head", func(fr http2.Frame) bool { _, ok := fr.(*http2.MetaHeadersFrame); return ok })
+	if granted[1] > 40<<10 {
+		t.Errorf("%d bytes were granted for %d", granted[1], 40<<10)
+	}
+	<-heads
+	<-heads
+	for id := uint32(3); id < 9; id += 2 {
+		f.headers(id, false, post2("/", "content-length", "1")...)
+		<-heads
+	}
+	r.Room().SetBudget(1 << 30)
+	r.Room().Need(1<<30 - 1<<20)
+	before := granted[0]
+	for id := uint32(3); id < 9; id += 2 {
+		_ = f.WriteData(id, false, make([]byte, 16<<10))
+	}
+	_ = f.WritePing(false, [8]byte{1})
+	until("an answer to PING", func(fr http2.Frame) bool { p, ok := fr.(*http2.PingFrame); return ok && p.IsAck() })
+	r.Room().Give(1<<30 - 1<<20)
+	if more := granted[0] - before; more < 48<<10 {
+		t.Errorf("%d bytes were granted for %d", more, 48<<10)
+	}
+}
+
 // A drain takes what the caller has sent before it could know, finishes it, and then closes.
 func TestHTTP2Drain(t *testing.T) {
 	release, arrived := make(chan struct{}), make(chan struct{}, 10)

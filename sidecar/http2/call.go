@@ -22,6 +22,8 @@ type lane struct {
 	passed   bool  // and has gone on
 	trailing bool  // there are trailers, which go on last
 	owed     int   // of the connection that it comes by: credit that waits until bytes have gone on
+	sent     int   // bytes that have gone on in this try
+	paid     int   // and those for which its stream has had credit, in any
 	length   int64 // Content-Length, -1: none
 	got      int64
 	trailers []field
@@ -31,7 +33,7 @@ type lane struct {
 func (l *lane) begin(keep bool, room *exchange.Room) {
 	l.q.begin(keep, room)
 	l.open, l.ended, l.passed, l.trailing = false, false, false, false
-	l.owed, l.length, l.got, l.messages = 0, -1, 0, messages{}
+	l.owed, l.sent, l.paid, l.length, l.got, l.messages = 0, 0, 0, -1, 0, messages{}
 }
 
 // release gives up what waits. The lane is closed, so that what it held cannot be taken for whole.
@@ -109,12 +111,7 @@ func (k *call) data(c *conn, s *stream, id uint32, body []byte, end bool, owed i
 	k.mu.Lock()
 	if !s.is(c, id) || k.finished || s == &k.up && !k.attached {
 		k.mu.Unlock()
-		if owed > 0 {
-			c.mu.Lock()
-			c.creditLocked(owed)
-			c.mu.Unlock()
-			c.d.add(c)
-		}
+		c.refund(owed)
 		return nil
 	}
 	l := &k.in
@@ -122,17 +119,20 @@ func (k *call) data(c *conn, s *stream, id uint32, body []byte, end bool, owed i
 		l = &k.out
 		if !k.final {
 			k.mu.Unlock()
+			c.refund(owed)
 			c.failStream(s, id, codeProtocol, faultPseudo)
 			return nil
 		}
 	}
 	if l.ended { // of a stream that both sides have reset
 		k.mu.Unlock()
+		c.refund(owed)
 		return nil
 	}
 	l.got += int64(len(body))
 	if l.length >= 0 && (l.got > l.length || end && l.got != l.length) {
 		k.mu.Unlock()
+		c.refund(owed)
 		c.failStream(s, id, codeProtocol, faultLength)
 		return c.guard.fault(c)
 	}
@@ -156,6 +156,16 @@ func (k *call) data(c *conn, s *stream, id uint32, body []byte, end bool, owed i
 	k.pump(l, body, false, &c.d)
 	k.mu.Unlock()
 	return nil
+}
+
+// refund grants what no lane has taken. Only the reader of c calls it.
+func (c *conn) refund(owed int) {
+	if owed > 0 {
+		c.mu.Lock()
+		c.creditLocked(owed)
+		c.mu.Unlock()
+		c.d.add(c)
+	}
 }
 
 // ends are the streams by which a lane comes and goes.
@@ -256,8 +266,12 @@ func (k *call) pump(l *lane, p []byte, turn bool, d *dirty) {
 	if len(p) > 0 {
 		l.q.append(p)
 	}
-	if moved > 0 && (!l.ended || l.owed > 0) {
-		k.repay(l, src, moved, d)
+	l.sent += moved
+	if more := l.sent - l.paid; more > 0 { // what goes on again was paid the first time
+		l.paid = l.sent
+		if !l.ended || l.owed > 0 {
+			k.repay(l, src, more, d)
+		}
 	}
 	if l.passed {
 		k.lanePassed(l)

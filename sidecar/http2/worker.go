@@ -383,6 +383,7 @@ func (k *call) detach() {
 	if !k.in.q.lost { // what comes between two tries waits behind the rest: the next one sends all of it
 		k.in.open, k.in.passed = false, false
 		k.in.q.rewind()
+		k.in.sent = 0
 	}
 	c := k.up.c
 	owed := k.out.owed
