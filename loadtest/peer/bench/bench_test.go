@@ -137,15 +137,19 @@ func TestShares(t *testing.T) {
 }
 
 func TestRewrite(t *testing.T) {
-	page := "# A\n\n" + markBegin + "\nold\n" + markEnd + "\n\nrest\n"
-	got, err := rewrite(page, "new\n")
-	if want := "# A\n\n" + markBegin + "\n\nnew\n\n" + markEnd + "\n\nrest\n"; err != nil || got != want {
+	all := workloads()
+	first, second := all[0].name, all[1].name
+	mark := func(name string) string { return markWorkload + name + " -->\n" }
+	page := "# A\n\n" + markBegin + "\n\nstray\n\n" + mark("gone") + "old\n\n" + mark(first) + "kept\n\n" + markEnd + "\n\nrest\n"
+	got, err := rewrite(page, []section{{second, "new\n"}})
+	want := "# A\n\n" + markBegin + "\n\n" + mark(first) + "kept\n\n" + mark(second) + "new\n\n" + markEnd + "\n\nrest\n"
+	if err != nil || got != want {
 		t.Errorf("%q %v", got, err)
 	}
-	if again, err := rewrite(got, "new\n"); err != nil || again != got {
+	if again, err := rewrite(got, []section{{second, "new\n"}}); err != nil || again != got {
 		t.Errorf("written twice it differs: %q %v", again, err)
 	}
-	if _, err := rewrite("# A\n", "new"); err == nil {
+	if _, err := rewrite("# A\n", nil); err == nil {
 		t.Error("a page without markers was taken")
 	}
 }
@@ -156,7 +160,7 @@ func TestPageHasMarkers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := rewrite(string(b), "x"); err != nil {
+	if _, err := rewrite(string(b), nil); err != nil {
 		t.Errorf("docs/benchmarks.md: %v", err)
 	}
 }
@@ -166,18 +170,18 @@ func TestChoose(t *testing.T) {
 	if err := choose(&o, "1k-in,envoy,tulle"); err != nil {
 		t.Fatal(err)
 	}
-	if len(o.proxies) != 2 || len(o.workloads) != 1 || !o.partial {
+	if len(o.proxies) != 2 || len(o.workloads) != 1 || !o.short {
 		t.Errorf("%+v", o)
 	}
-	if err := choose(&o, ""); err != nil || o.partial || len(o.workloads) != len(workloads()) {
+	if err := choose(&o, ""); err != nil || o.short || len(o.workloads) != len(workloads()) {
 		t.Errorf("%+v %v", o, err)
 	}
 	if err := choose(&o, "apache"); err == nil || !strings.Contains(err.Error(), "haproxy") {
 		t.Errorf("an unknown name gave %v", err)
 	}
 	o.window = time.Second
-	if err := choose(&o, ""); err != nil || !o.partial {
-		t.Error("short windows count as a whole run")
+	if err := choose(&o, ""); err != nil || !o.short {
+		t.Error("short windows are good enough for the page")
 	}
 }
 

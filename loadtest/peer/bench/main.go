@@ -16,7 +16,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -31,7 +30,7 @@ type options struct {
 	rounds    int
 	warmup    time.Duration
 	window    time.Duration
-	partial   bool // not everything was chosen, or not as long: no figures for the page
+	short     bool // fewer or shorter rounds than the page's figures, or not all proxies
 }
 
 func main() {
@@ -44,7 +43,7 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", fullRounds, "windows per proxy and workload")
 	flag.DurationVar(&o.window, "window", fullWindow, "length of a window")
 	flag.DurationVar(&o.warmup, "warmup", 500*time.Millisecond, "load before each window")
-	write := flag.String("write", "", "rewrite the section of this `page` between its markers")
+	write := flag.String("write", "", "rewrite what this `page` says of the workloads that are measured")
 	tools := map[string]*string{}
 	for _, t := range []*tool{envoyTool, haproxyTool, nginxTool} {
 		tools[t.name] = flag.String(t.name, "", "the "+t.name+" `executable`")
@@ -71,7 +70,7 @@ const (
 // choose reads -only: names of proxies and workloads in any order; none of a kind means all of it.
 func choose(o *options, only string) error {
 	o.proxies, o.workloads = proxies(), workloads()
-	o.partial = only != "" || o.rounds < fullRounds || o.window < fullWindow
+	o.short = o.rounds < fullRounds || o.window < fullWindow
 	if o.rounds < 1 || o.window <= 0 || o.warmup < 0 {
 		return errors.New("-rounds and -window must be above 0, -warmup not below")
 	}
@@ -100,7 +99,7 @@ func choose(o *options, only string) error {
 		}
 	}
 	if len(ps) > 0 {
-		o.proxies = ps
+		o.proxies, o.short = ps, true
 	}
 	if len(ws) > 0 {
 		o.workloads = ws
@@ -119,8 +118,8 @@ func bench(ctx context.Context, o options, flags map[string]*string, write strin
 	if err != nil {
 		return err
 	}
-	if write != "" && o.partial {
-		return fmt.Errorf("-write needs a whole run: no -only, at least %d rounds of %s", fullRounds, fullWindow)
+	if write != "" && o.short {
+		return fmt.Errorf("-write needs all proxies and at least %d rounds of %s", fullRounds, fullWindow)
 	}
 	others, err := newBystander()
 	if err != nil {
@@ -142,18 +141,20 @@ func bench(ctx context.Context, o options, flags map[string]*string, write strin
 	if share > quiet {
 		problems = append(problems, fmt.Sprintf("the machine was not quiet: other work used %.2f cores", share))
 	}
-	head, err := preamble(o, paths, share)
+	made, err := circumstances(o, paths, share)
 	if err != nil {
 		return err
 	}
-	text := head + sections
-	fmt.Print(text)
+	for i := range sections {
+		sections[i].text += "\n" + made + "\n"
+		fmt.Print("\n" + sections[i].text)
+	}
 	if write != "" {
 		old, err := os.ReadFile(write)
 		if err != nil {
 			return err
 		}
-		page, err := rewrite(string(old), text)
+		page, err := rewrite(string(old), sections)
 		if err != nil {
 			return fmt.Errorf("%s: %w", write, err)
 		}
@@ -168,19 +169,24 @@ func bench(ctx context.Context, o options, flags map[string]*string, write strin
 	return nil
 }
 
+// section is what the page says of one workload.
+type section struct {
+	name string // of the workload
+	text string
+}
+
 // measure runs the chosen workloads, one after the other.
-func (r *rig) measure() (sections string, problems []string, err error) {
-	var b strings.Builder
+func (r *rig) measure() (sections []section, problems []string, err error) {
 	for _, w := range r.o.workloads {
 		r.say("%s: %s", w.name, w.title)
 		found, err := w.run(r, w)
 		if err != nil {
-			return "", nil, fmt.Errorf("%s: %w", w.name, err)
+			return nil, nil, fmt.Errorf("%s: %w", w.name, err)
 		}
-		b.WriteString("\n" + found.markdown())
+		sections = append(sections, section{w.name, found.markdown()})
 		problems = append(problems, found.problems()...)
 	}
-	return b.String(), problems, nil
+	return sections, problems, nil
 }
 
 func report(w io.Writer, problems []string) {
@@ -189,10 +195,14 @@ func report(w io.Writer, problems []string) {
 	}
 }
 
-// preamble says on what and with what the figures were made.
-func preamble(o options, paths map[string]string, others float64) (string, error) {
+// circumstances says, in one line, on what and with what the figures were made.
+func circumstances(o options, paths map[string]string, others float64) (string, error) {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Machine: %s, Go %s.\n", machine(), strings.TrimPrefix(runtime.Version(), "go"))
+	tulle, err := (&tool{version: []string{"--version"}}).versionOf(filepath.Join(o.bin, "tulle-sidecar"))
+	if err != nil {
+		return "", err
+	}
+	fmt.Fprintf(&b, "_%s", tulle)
 	seen := map[string]bool{}
 	for _, p := range o.proxies {
 		if p.tool == nil || seen[p.tool.name] {
@@ -203,11 +213,11 @@ func preamble(o options, paths map[string]string, others float64) (string, error
 		if err != nil {
 			return "", err
 		}
-		fmt.Fprintf(&b, "%s: `%s`.\n", p.tool.name, strings.TrimPrefix(v, paths[p.tool.name]))
+		fmt.Fprintf(&b, "; %s %s", p.tool.name, strings.TrimSpace(strings.TrimPrefix(v, paths[p.tool.name])))
 	}
-	fmt.Fprintf(&b, "Command: `make bench-peers`; %d rounds of %s per proxy and workload, in turn. Other work used %.2f cores meanwhile.\n", o.rounds, o.window, others)
-	if o.partial {
-		b.WriteString("\n**Not a whole run: only part was measured, or not for long.**\n")
+	fmt.Fprintf(&b, "; %s; %d rounds of %s each, in turn; other work used %.2f cores._", machine(), o.rounds, o.window, others)
+	if o.short {
+		b.WriteString("\n\n**Only for a look: not all proxies, or not for long.**")
 	}
 	return b.String(), nil
 }

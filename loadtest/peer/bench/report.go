@@ -157,17 +157,34 @@ func median(values []float64) float64 {
 	return v[len(v)/2]
 }
 
-// rewrite replaces what stands between the two markers of a page; they stay.
-func rewrite(page, section string) (string, error) {
+// rewrite puts sections into the part of a page between its markers, each in the place of the one that was there of the same workload. Those of other
+// workloads stay, and those of workloads that are no more go.
+func rewrite(page string, sections []section) (string, error) {
 	before, rest, ok := strings.Cut(page, markBegin)
-	_, after, ok2 := strings.Cut(rest, markEnd)
+	old, after, ok2 := strings.Cut(rest, markEnd)
 	if !ok || !ok2 {
 		return "", fmt.Errorf("the page has no lines %q and %q", markBegin, markEnd)
 	}
-	return before + markBegin + "\n\n" + strings.TrimSpace(section) + "\n\n" + markEnd + after, nil
+	texts := map[string]string{}
+	for _, part := range strings.Split(old, markWorkload)[1:] {
+		if name, text, ok := strings.Cut(part, " -->\n"); ok {
+			texts[name] = strings.TrimSpace(text)
+		}
+	}
+	for _, s := range sections {
+		texts[s.name] = strings.TrimSpace(s.text)
+	}
+	var b strings.Builder
+	for _, w := range workloads() {
+		if text := texts[w.name]; text != "" {
+			b.WriteString(markWorkload + w.name + " -->\n" + text + "\n\n")
+		}
+	}
+	return before + markBegin + "\n\n" + b.String() + markEnd + after, nil
 }
 
 const (
-	markBegin = "<!-- make bench-peers writes from here -->"
-	markEnd   = "<!-- to here -->"
+	markBegin    = "<!-- make bench-peers writes from here -->"
+	markWorkload = "<!-- workload "
+	markEnd      = "<!-- to here -->"
 )
