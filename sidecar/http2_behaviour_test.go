@@ -317,6 +317,7 @@ func TestHTTP2Credit(t *testing.T) {
 			got = 0
 			heads <- struct{}{}
 		case *http2.DataFrame:
+			_ = f.WriteWindowUpdate(0, uint32(max(len(fr.Data()), 1)))
 			if got += len(fr.Data()); got == 40<<10 {
 				if n.Add(1) == 1 {
 					_ = f.WriteRSTStream(fr.StreamID, http2.ErrCodeRefusedStream)
@@ -343,7 +344,13 @@ func TestHTTP2Credit(t *testing.T) {
 	for range 5 {
 		_ = f.WriteData(1, false, make([]byte, 8<<10))
 	}
-	until("the head", func(fr http2.Frame) bool { _, ok := fr.(*http2.MetaHeadersFrame); return ok })
+	until("the head", func(fr http2.Frame) bool {
+		h, ok := fr.(*http2.MetaHeadersFrame)
+		if ok && h.PseudoValue("status") != "200" {
+			t.Errorf("answered %v", h.Fields)
+		}
+		return ok
+	})
 	if granted[1] > 40<<10 {
 		t.Errorf("%d bytes were granted for %d", granted[1], 40<<10)
 	}

@@ -20,6 +20,8 @@ type Socket struct {
 	Raw     syscall.RawConn
 	in, out transfer
 	once    func(fd uintptr) bool // of WriteReady
+	waits   func()                // of BeforeWait; nil: none
+	waited  bool                  // was called in this Read
 }
 
 // transfer is a Read or a Write under way. do is made once, for a closure per call would be garbage.
@@ -45,6 +47,9 @@ func NewSocket(c net.Conn) net.Conn {
 	return s
 }
 
+// BeforeWait makes each Read call f, at most once, when there is nothing to read and it is about to wait. Not while a Read is under way.
+func (s *Socket) BeforeWait(f func()) { s.waits = f }
+
 // Read implements net.Conn.
 func (s *Socket) Read(p []byte) (int, error) {
 	if len(p) == 0 {
@@ -52,6 +57,7 @@ func (s *Socket) Read(p []byte) (int, error) {
 	}
 	t := &s.in
 	t.p, t.n, t.err = p, 0, nil
+	s.waited = s.waits == nil
 	err := s.Raw.Read(t.do)
 	t.p = nil
 	if err == nil {
@@ -64,8 +70,14 @@ func (s *Socket) Read(p []byte) (int, error) {
 
 func (s *Socket) readNow(fd uintptr) bool {
 	t := &s.in
-	t.n, t.err = TryRead(fd, t.p)
-	return t.err != syscall.EAGAIN //nolint:errorlint // of a system call
+	if t.n, t.err = TryRead(fd, t.p); t.err != syscall.EAGAIN { //nolint:errorlint // of a system call
+		return true
+	}
+	if !s.waited {
+		s.waited = true
+		s.waits()
+	}
+	return false
 }
 
 // ReadReady reads what is there, without waiting. ready is false when there is nothing yet; err is io.EOF at the end.

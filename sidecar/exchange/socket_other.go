@@ -15,3 +15,6 @@ func (*Socket) ReadReady([]byte) (n int, ready bool, err error) { return 0, fals
 
 // WriteReady never finds room; callers wait instead.
 func (*Socket) WriteReady([]byte) (int, error) { return 0, nil }
+
+// BeforeWait is never called.
+func (*Socket) BeforeWait(func()) {}

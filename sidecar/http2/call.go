@@ -120,7 +120,7 @@ func (k *call) data(c *conn, s *stream, id uint32, body []byte, end bool, owed i
 		if !k.final {
 			k.mu.Unlock()
 			c.refund(owed)
-			c.failStream(s, id, codeProtocol, faultPseudo)
+			c.failStream(k, s, id, codeProtocol, faultPseudo)
 			return nil
 		}
 	}
@@ -133,7 +133,7 @@ func (k *call) data(c *conn, s *stream, id uint32, body []byte, end bool, owed i
 	if l.length >= 0 && (l.got > l.length || end && l.got != l.length) {
 		k.mu.Unlock()
 		c.refund(owed)
-		c.failStream(s, id, codeProtocol, faultLength)
+		c.failStream(k, s, id, codeProtocol, faultLength)
 		return c.guard.fault(c)
 	}
 	l.owed += owed
@@ -384,7 +384,7 @@ func (k *call) requestTrailers(c *conn, s *stream, id uint32) *fatal {
 	}
 	if fault != nil {
 		k.mu.Unlock()
-		c.failStream(s, id, codeProtocol, fault)
+		c.failStream(k, s, id, codeProtocol, fault)
 		return c.guard.fault(c)
 	}
 	l.ended, l.trailing = true, true
@@ -696,9 +696,14 @@ func (k *call) lost(c *conn, s *stream, id uint32, why error) {
 	}
 	var alert tls.AlertError
 	c.mu.Lock()
-	unwritten, taken := id >= c.written, id <= c.last
+	unwritten, taken, gaveUp := id >= c.written, id <= c.last, c.ending == endDead
 	c.mu.Unlock()
-	if taken && !unwritten { // it may have been processed, however the connection ends
+	switch { // it may have been processed, however the connection ends
+	case unwritten:
+	case gaveUp:
+		k.fail(flow.ReasonUpstreamReset, "the endpoint did not answer PING, or took nothing")
+		return
+	case taken:
 		k.fail(flow.ReasonUpstreamReset, "the endpoint gave up the connection before it answered: "+why.Error())
 		return
 	}

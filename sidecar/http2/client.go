@@ -30,7 +30,10 @@ type key struct {
 }
 
 // group is the connections to one endpoint with one TLS configuration.
+//
+// Invariant: one without connections and without a dial is in no Client, or somebody is about to take it out.
 type group struct {
+	key   key
 	mu    sync.Mutex
 	conns []*connection
 	dial  *dialling // nil: none is under way
@@ -103,15 +106,8 @@ func (cl *Client) get(x *exchange.Exchange) *conn {
 	k := key{x.Choice.Endpoint.Address, x.Destination.TLS}
 	x.Remote = ""
 	x.Legs.Queued = x.Since()
-	cl.mu.Lock()
-	g := cl.groups[k]
-	if g == nil {
-		g = &group{}
-		cl.groups[k] = g
-	}
-	cl.mu.Unlock()
 	for {
-		g.mu.Lock()
+		g := cl.group(k)
 		if p := g.least(); p != nil {
 			p.load++
 			g.mu.Unlock()
@@ -136,7 +132,34 @@ func (cl *Client) get(x *exchange.Exchange) *conn {
 		g.dial = nil
 		g.mu.Unlock()
 		close(d.done)
+		if c == nil {
+			cl.sweep(g)
+		}
 		return c
+	}
+}
+
+// group is the group of k, locked.
+func (cl *Client) group(k key) *group {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	g := cl.groups[k]
+	if g == nil {
+		g = &group{key: k}
+		cl.groups[k] = g
+	}
+	g.mu.Lock()
+	return g
+}
+
+// sweep takes g out if nothing is left of it: endpoints come and go.
+func (cl *Client) sweep(g *group) {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.conns) == 0 && g.dial == nil && cl.groups[g.key] == g {
+		delete(cl.groups, g.key)
 	}
 }
 
@@ -230,8 +253,8 @@ func (p *connection) run() {
 // retire takes the connection out of its group: it takes no new streams.
 func (p *connection) retire() {
 	p.g.mu.Lock()
-	defer p.g.mu.Unlock()
 	if p.retired {
+		p.g.mu.Unlock()
 		return
 	}
 	p.retired = true
@@ -241,6 +264,8 @@ func (p *connection) retire() {
 			break
 		}
 	}
+	p.g.mu.Unlock()
+	p.client.sweep(p.g)
 }
 
 // release gives back a place for a stream.

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,13 +19,17 @@ import (
 const (
 	smallBuffer = 4 << 10
 	readBuffer  = 32 << 10 // holds a whole frame
+	// maxUnflushed is how many bytes are read at most before what they have led to is written.
+	maxUnflushed = 64 << 10
 	// maxBlock is how many bytes of a compressed head are read at most, whatever they say.
 	maxBlock = 256 << 10
 	// lingerTime and lingerBytes bound how long a connection that is closed is read for what the peer still sends, so that what was written is not
 	// destroyed by a reset.
 	lingerTime  = time.Second
 	lingerBytes = 256 << 10
-	tableSize   = 4096 // of the compression, the default (RFC 9113, section 6.5.2)
+	// maxResets is how many streams are remembered at most that we have reset: all that can have been open, twice, where that is not more.
+	maxResets = 4096
+	tableSize = 4096 // of the compression, the default (RFC 9113, section 6.5.2)
 )
 
 // fatal ends a connection: GOAWAY says why.
@@ -86,6 +91,8 @@ type conn struct {
 	greeted bool   // the peer's first SETTINGS have come
 	seenID  uint32 // server: the highest stream of the caller
 	heading bool   // headAt is set
+	// bytes read since what they led to was written: as long as more is there, it is read first
+	unflushed int
 
 	heard  atomic.Int64 // unix ns of the latest read
 	headAt atomic.Int64 // unix ns of the beginning of a head, while it is not complete
@@ -112,14 +119,14 @@ type conn struct {
 	top     int64                         // the most that window ever was
 	left    int64                         // what the peer may still send
 	credit  int
-	initial int64      // window of a stream, as the peer wants it
-	acked   bool       // the peer knows our SETTINGS
-	open    int        // streams that the peer counts
-	live    int        // streams in table
-	sent    int        // DATA frames, for guard
-	over    bool       // some stream has used its share of window
-	lastID  uint32     // server: the highest stream that was taken
-	resets  [64]uint32 // streams that we have reset, at which frames may still arrive
+	initial int64    // window of a stream, as the peer wants it
+	acked   bool     // the peer knows our SETTINGS
+	open    int      // streams that the peer counts
+	live    int      // streams in table
+	sent    int      // DATA frames, for guard
+	over    bool     // some stream has used its share of window
+	lastID  uint32   // server: the highest stream that was taken
+	resets  []uint32 // a ring of streams that we have reset, at which frames may still arrive
 	resetAt int
 	nextID  uint32
 	written uint32    // client: streams from it on were never written
@@ -129,6 +136,7 @@ type conn struct {
 	going   bool      // no new streams
 	ending  end       // why the reader is to end, once
 	pinged  time.Time // a PING is out since
+	deaf    bool      // the reader waits for the peer to take what is written
 	drainAt time.Time // a drain has begun
 	drained bool      // and its last stream is announced
 	tick    *time.Timer
@@ -164,6 +172,9 @@ func (c *conn) init(nc net.Conn, l policy.Limits, room *exchange.Room) {
 	c.now = time.Now()
 	c.born = c.now
 	c.heard.Store(c.now.UnixNano())
+	if c.sock != nil {
+		c.sock.BeforeWait(c.beforeWait)
+	}
 	c.guard.init(l.HTTP2)
 }
 
@@ -209,7 +220,9 @@ func (c *conn) run() error {
 			}
 			c.r += frameHeader + f.length
 		}
-		c.d.flush()
+		if c.sock == nil || c.unflushed >= maxUnflushed {
+			c.flushRead()
+		}
 		c.timeHead(!c.client && c.waitForReader())
 		if err := c.fill(); err != nil {
 			if !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -238,6 +251,21 @@ func (c *conn) run() error {
 	}
 }
 
+// flushRead writes what the frames that were read have led to.
+func (c *conn) flushRead() {
+	c.unflushed = 0
+	c.d.flush()
+}
+
+// beforeWait is called when everything was read that has come: now it is written, with what other readers that are ready have for the same connections.
+func (c *conn) beforeWait() {
+	if len(c.d.list) > 0 {
+		runtime.Gosched()
+		c.flushRead()
+	}
+	c.unflushed = 0
+}
+
 func (c *conn) mustStop() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -261,6 +289,7 @@ func (c *conn) fill() error {
 	n, err := c.nc.Read(c.in[c.w:])
 	if n > 0 {
 		c.w += n
+		c.unflushed += n
 		c.now = time.Now()
 		c.heard.Store(c.now.UnixNano())
 		c.resize(n)
@@ -288,20 +317,24 @@ func (c *conn) resize(n int) {
 // waitForReader waits while the peer does not read its answers: whoever asks without reading is not read. It reports whether it did.
 func (c *conn) waitForReader() (waited bool) {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	for len(c.out) > 2*maxOut && c.writing && !c.dead {
 		if c.full == nil {
 			c.full = make(chan struct{})
 		}
 		full := c.full
+		waited, c.deaf = true, true
 		c.mu.Unlock()
 		select {
 		case <-full:
 		case <-c.closed:
 		}
-		waited = true
 		c.mu.Lock()
 	}
-	c.mu.Unlock()
+	if waited { // an answer to PING may be among what was not read
+		c.deaf, c.pinged = false, time.Time{}
+		c.heard.Store(time.Now().UnixNano())
+	}
 	return waited
 }
 
@@ -459,6 +492,10 @@ func (c *conn) forgiven(id uint32) bool {
 
 // forgive notes that we have reset a stream.
 func (c *conn) forgiveLocked(id uint32) {
+	if len(c.resets) < min(2*max(c.set.HTTP2.Streams, c.open), maxResets) {
+		c.resets = append(c.resets, id)
+		return
+	}
 	c.resets[c.resetAt] = id
 	c.resetAt = (c.resetAt + 1) % len(c.resets)
 }
@@ -506,8 +543,9 @@ func (c *conn) data(f frame, p []byte) *fatal {
 		return c.guard.fault(c)
 	}
 	if s.left -= n; s.left < 0 && n > 0 {
+		k := s.call
 		c.mu.Unlock()
-		c.failStream(s, f.id, codeFlowControl, nil)
+		c.failStream(k, s, f.id, codeFlowControl, nil)
 		return c.guard.fault(c)
 	}
 	padding, before := int(n)-len(body), len(c.out)
@@ -583,8 +621,9 @@ func (c *conn) resetStream(id uint32, why code) {
 	c.mu.Lock()
 	s := c.table.get(id)
 	if s != nil {
+		k := s.call
 		c.mu.Unlock()
-		c.failStream(s, id, why, nil)
+		c.failStream(k, s, id, why, nil)
 		return
 	}
 	c.forgiveLocked(id)
@@ -594,9 +633,8 @@ func (c *conn) resetStream(id uint32, why code) {
 }
 
 // failStream resets a stream because its peer has broken a rule, and lets its call know.
-func (c *conn) failStream(s *stream, id uint32, why code, fault *exchange.Fault) {
+func (c *conn) failStream(k *call, s *stream, id uint32, why code, fault *exchange.Fault) {
 	c.mu.Lock()
-	k := s.call
 	if c.table.get(id) == s {
 		c.cutLocked(s, why)
 	}
@@ -702,6 +740,7 @@ func (c *conn) windowUpdate(f frame, p []byte) *fatal {
 	}
 	if s.window += n; n == 0 || s.window > maxWindow {
 		closed := s.localDone && s.remoteDone
+		k := s.call
 		c.mu.Unlock()
 		if closed {
 			return nil
@@ -710,7 +749,7 @@ func (c *conn) windowUpdate(f frame, p []byte) *fatal {
 		if n == 0 {
 			why = codeProtocol
 		}
-		c.failStream(s, f.id, why, nil)
+		c.failStream(k, s, f.id, why, nil)
 		return c.guard.fault(c)
 	}
 	starved := s.starved

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	xhttp2 "golang.org/x/net/http2"
@@ -207,8 +208,20 @@ func TestHTTP2WriteThatNeverEnds(t *testing.T) {
 func TestHTTP2HeadsCutByPackets(t *testing.T) {
 	const timeout = 50 * time.Millisecond
 	p := dialLockstep(t, policy.Limits{HeadTimeout: timeout}, answerNothing)
-	go func() { _, _ = io.Copy(io.Discard, p.c) }()
-	head := encoded(":method", "GET", ":scheme", "http", ":path", "/", ":authority", "a")
+	answers := make(chan struct{}, 1)
+	go func() {
+		defer close(answers)
+		for {
+			f, err := p.ReadFrame()
+			if err != nil {
+				return
+			}
+			if f.Header().Type == xhttp2.FrameHeaders {
+				answers <- struct{}{}
+			}
+		}
+	}()
+	head := encoded(":method", "HEAD", ":scheme", "http", ":path", "/", ":authority", "a")
 	frame := func(id uint32) []byte {
 		return append(appendFrame(nil, len(head), frameHeaders, flagEndHeaders|flagEnd, id), head...)
 	}
@@ -216,8 +229,13 @@ func TestHTTP2HeadsCutByPackets(t *testing.T) {
 	id, begin := uint32(1), time.Now()
 	for ; time.Since(begin) < 4*timeout; id += 2 {
 		p.send(t, append(frame(id)[12:], frame(id + 2)[:12]...))
+		<-answers
 	}
 	p.send(t, frame(id)[12:])
+	<-answers
+	_ = p.c.Close()
+	for range answers {
+	}
 	if n := p.room.Count(exchange.LimitHeadTimeout); n != 0 {
 		t.Errorf("%d of %d heads came too late", n, id/2)
 	}
@@ -320,4 +338,63 @@ func TestHTTP2EndpointThatDoesNotRead(t *testing.T) {
 	case <-late.C:
 		t.Fatal("it did not end")
 	}
+}
+
+// A caller that takes its answers slowly, but takes them, is not given up because its answer to PING lies behind what is not read meanwhile.
+func TestHTTP2SlowCallerAnswersPing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		defer close(release)
+		l := policy.Limits{HTTP2: policy.HTTP2{PingInterval: 20 * time.Millisecond, PingTimeout: 100 * time.Millisecond, ControlFrames: 1 << 20}}
+		p := dialLockstep(t, l, func(x *exchange.Exchange) {
+			<-release
+			answerNothing(x)
+		})
+		head := encoded(":method", "HEAD", ":scheme", "http", ":path", "/", ":authority", "a")
+		p.send(t, append(appendFrame(nil, len(head), frameHeaders, flagEndHeaders|flagEnd, 1), head...))
+		sent := make(chan error, 1)
+		go func() {
+			_, err := p.c.Write(bytes.Repeat(appendPing(nil, false, [8]byte{}), 3*2*maxOut/17))
+			sent <- err
+		}()
+		b := make([]byte, 16<<10)
+		for begin := time.Now(); time.Since(begin) < time.Second; {
+			time.Sleep(30 * time.Millisecond)
+			if _, err := io.ReadFull(p.c, b); err != nil {
+				t.Fatalf("after %s: %v", time.Since(begin), err)
+			}
+		}
+		go func() { _, _ = io.Copy(io.Discard, p.c) }()
+		if err := <-sent; err != nil {
+			t.Error(err)
+		}
+		_ = p.c.Close()
+	})
+}
+
+// What was sent to an endpoint that then answers no PING was delivered, for all that is known.
+func TestHTTP2GivenUpEndpoint(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &pipes{away: make(chan net.Conn, 1)}
+		cl := NewClient(p, time.Hour)
+		k := newCall()
+		c, away := upstreamPipe(t, cl, p, &k.x)
+		_ = away.SetDeadline(time.Time{})
+		go func() { _, _ = io.Copy(io.Discard, away) }()
+		k.mu.Lock()
+		if k.attached = k.open(c); !k.attached {
+			t.Fatal(k.x.Outcome.Detail)
+		}
+		k.mu.Unlock()
+		k.d.flush()
+		<-k.done
+		if o := &k.x.Outcome; o.Reason != flow.ReasonUpstreamReset || !o.Delivered || o.Unprocessed {
+			t.Errorf("%+v", *o)
+		}
+		c.pool.release()
+		cl.wg.Wait()
+		if len(cl.groups) != 0 {
+			t.Errorf("%d groups are left", len(cl.groups))
+		}
+	})
 }

@@ -46,7 +46,11 @@ func (c *conn) stopTick() {
 // rouse makes sure that the next look is within a period.
 func (c *conn) rouse() {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.rouseLocked()
+	c.mu.Unlock()
+}
+
+func (c *conn) rouseLocked() {
 	if c.dozing && !c.dead && c.tick != nil {
 		c.dozing = false
 		c.tick.Reset(c.period())
@@ -106,6 +110,7 @@ func (c *conn) onTick() {
 		c.ending = endHead
 	case !c.pinged.IsZero() && silent < now.Sub(c.pinged):
 		c.pinged = time.Time{} // it has sent something since
+	case c.deaf: // c.stuck watches it
 	case !c.pinged.IsZero() && now.Sub(c.pinged) > l.PingTimeout:
 		c.ending = endDead
 		c.room.Reached(exchange.LimitPingTimeout)

@@ -266,6 +266,7 @@ func (k *call) open(c *conn) bool {
 	c.table.add(up)
 	c.live++
 	c.open++
+	c.rouseLocked()
 	end := k.bare // gRPC wants an end without DATA as DATA, as it came
 	k.appendRequest(c, end)
 	x.Outcome.Delivered = true
@@ -393,6 +394,7 @@ func (k *call) detach() {
 		why = codeNone
 	}
 	appended, ended := c.leave(&k.up, why, owed)
+	k.up.id = 0
 	k.out.release()
 	k.mu.Unlock()
 	if appended {
