@@ -500,7 +500,7 @@ func BenchmarkAll(b *testing.B) {
 			for b.Loop() {
 				tel.Record(&rec)
 				if n++; n%chunkRecords == 0 {
-					for _, c := range tel.ring.take() {
+					for _, c := range tel.ring.take(true) {
 						tel.encodeChunk(c, true)
 					}
 					if _, ok := tel.queue.next(); ok { // as if it had been sent
@@ -539,7 +539,7 @@ func BenchmarkRecord(b *testing.B) {
 				for i := 0; pb.Next(); i++ {
 					tel.Record(&recs[i%256])
 					if i%chunkRecords == 0 {
-						for _, c := range tel.ring.take() {
+						for _, c := range tel.ring.take(true) {
 							c.release()
 						}
 					}

@@ -4,6 +4,8 @@ import (
 	"sync"
 
 	"google.golang.org/grpc/mem"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
 )
 
 // batch is one encoded request body with the sequence that it keeps however often it is sent. The queue owns a reference of the body; the
@@ -16,12 +18,22 @@ type batch struct {
 
 // bodies recycles the memory of batches. Without it a sidecar under load would collect garbage all the time, for the sake of bytes that live
 // for a few milliseconds.
-type bodies struct{ pool sync.Pool }
+type bodies struct {
+	pool  sync.Pool
+	bytes int // of a Record in the latest body
+}
 
-// take is a copy of p.
-func (s *bodies) take(p []byte) mem.Buffer {
-	b := s.Get(len(p))
-	copy(*b, p)
+// encode is the body of recs, which has at least half its length in use. Not for concurrent use.
+func (s *bodies) encode(recs []flow.Record) mem.Buffer {
+	b := s.Get(len(recs)*s.bytes + len(recs)*s.bytes/16)
+	*b = flow.AppendSpanBody((*b)[:0], recs)
+	s.bytes = len(*b) / len(recs)
+	if cap(*b)/2 > len(*b) {
+		fits := s.Get(len(*b))
+		copy(*fits, *b)
+		s.Put(b)
+		b = fits
+	}
 	return mem.NewBuffer(b, s)
 }
 

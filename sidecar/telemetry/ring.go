@@ -123,13 +123,13 @@ func (g *ring) add(r *flow.Record) bool {
 	return true
 }
 
-// take hands over everything, oldest first.
-func (g *ring) take() []*chunk {
+// take hands over the full chunks, oldest first, and the one being filled too if all is set.
+func (g *ring) take(all bool) []*chunk {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	out := g.full
 	g.full = nil
-	if g.cur != nil {
+	if g.cur != nil && all {
 		out = append(out, g.cur)
 		g.cur = nil
 	}

@@ -118,8 +118,7 @@ type Telemetry struct {
 	saturation atomic.Pointer[func() []flow.Saturation]
 
 	spanSequence, metricSequence uint64 // owned by the encoder; owned by whoever samples
-	scratch                      []byte // the encoder's: queued bodies are copies of about their length, for they may wait for long
-	bodies                       bodies
+	bodies                       bodies // encode is the encoder's
 	dropped                      [numDropReasons]atomic.Uint64
 	exports                      [2][3]counter // by signal, by outcome: ok, failed, retried
 	accepted                     counter
@@ -284,16 +283,18 @@ func (t *Telemetry) encode(exporting bool) {
 	timer := time.NewTimer(batchDelay)
 	timer.Stop()
 	for draining := false; !draining; {
+		all := true
 		select {
 		case <-t.ring.some:
 			timer.Reset(batchDelay)
 			continue
 		case <-t.ring.now:
+			all = false
 		case <-timer.C:
 		case <-t.draining:
 			draining = true
 		}
-		for _, c := range t.ring.take() {
+		for _, c := range t.ring.take(all) {
 			t.encodeChunk(c, exporting)
 		}
 	}
@@ -315,10 +316,7 @@ func (t *Telemetry) encodeChunk(c *chunk, exporting bool) {
 	}
 	if exporting {
 		t.spanSequence++
-		b := batch{sequence: t.spanSequence, records: len(recs)}
-		t.scratch = flow.AppendSpanBody(t.scratch[:0], recs)
-		b.body = t.bodies.take(t.scratch)
-		t.drop(dropQueue, t.queue.push(b))
+		t.drop(dropQueue, t.queue.push(batch{sequence: t.spanSequence, records: len(recs), body: t.bodies.encode(recs)}))
 	}
 	c.release()
 }
