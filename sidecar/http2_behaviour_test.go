@@ -710,6 +710,89 @@ func TestHTTP2Age(t *testing.T) {
 	}
 }
 
+// What is open when an old connection is drained may go on for ageGrace, and is then ended with an answer.
+func TestHTTP2AgeGrace(t *testing.T) {
+	up := scripted2(t, nil, func(*frames, http2.Frame) {})
+	r, addr := withLimits(t, policy.Limits{HTTP2: policy.HTTP2{Age: 50 * time.Millisecond, AgeGrace: 50 * time.Millisecond}}, up)
+	f := dialFrames(t, addr)
+	f.headers(1, true, get2("/")...)
+	announced := false
+	f.until(t, "an answer", func(fr http2.Frame) bool {
+		if g, ok := fr.(*http2.GoAwayFrame); ok {
+			announced = announced || g.ErrCode == http2.ErrCodeNo
+		}
+		h, ok := fr.(*http2.MetaHeadersFrame)
+		if ok && (h.PseudoValue("status") != "503" || value2(h, "x-tulle-reason") != "draining" || !announced) {
+			t.Errorf("announced %t, then %v", announced, h.Fields)
+		}
+		return ok
+	})
+	_ = f.ended(t)
+	r.stop()
+	if ex := r.rec.Closed(flow.KindExchange); len(ex) != 1 || ex[0].Reason != flow.ReasonDraining || !ex[0].Answered {
+		t.Errorf("%+v", ex)
+	}
+}
+
+// A stream for which the sidecar has no memory is shed, as an exchange; the connection and those on it go on.
+func TestHTTP2Crowded(t *testing.T) {
+	up := h2app(t, func(http.ResponseWriter, *http.Request) {})
+	r, addr := withLimits(t, policy.Limits{}, up)
+	f := dialFrames(t, addr)
+	f.pong(t)
+	r.Room().SetBudget(1 << 20)
+	r.Room().Need(1 << 20)
+	f.headers(1, true, get2("/")...)
+	if got, h := f.status(t, 1); got != "503" || value2(h, "x-tulle-reason") != "shed" {
+		t.Errorf("%s %v", got, h)
+	}
+	r.Room().Give(1 << 20)
+	f.headers(3, true, get2("/")...)
+	if got, _ := f.status(t, 3); got != "200" {
+		t.Errorf("%s when there was room again", got)
+	}
+	_ = f.c.Close()
+	r.stop()
+	if ex := r.rec.Closed(flow.KindExchange); len(ex) != 2 || ex[0].Reason != flow.ReasonShed || r.Room().Used() != 0 {
+		t.Errorf("%d bytes of room are left; %+v", r.Room().Used(), ex)
+	}
+}
+
+// Requests that find no connection share the one that the first of them dials.
+func TestHTTP2SharedDial(t *testing.T) {
+	const n = 50
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var dialled atomic.Int32
+	first := make(chan struct{})
+	up := scriptedOn(t, watched{l, func() { dialled.Add(1); <-first }}, nil, func(f *frames, fr http2.Frame) {
+		if h, ok := fr.(*http2.MetaHeadersFrame); ok {
+			f.headers(h.StreamID, true, ":status", "200")
+		}
+	})
+	r, addr := withLimits(t, policy.Limits{}, up)
+	f := dialFrames(t, addr)
+	for i := range n {
+		f.headers(uint32(2*i+1), true, get2("/")...)
+	}
+	testmesh.Eventually(t, "all wait for the first connection", func() bool { return r.rec.Live() == n })
+	close(first)
+	answered := 0
+	f.until(t, "all answers", func(fr http2.Frame) bool {
+		if h, ok := fr.(*http2.MetaHeadersFrame); ok {
+			if answered++; h.PseudoValue("status") != "200" {
+				t.Errorf("%v", h.Fields)
+			}
+		}
+		return answered == n
+	})
+	if d := dialled.Load(); d != 1 {
+		t.Errorf("%d connections were dialled for %d streams", d, n)
+	}
+}
+
 var begins sync.Map
 
 // began is when a test asked first.
