@@ -113,8 +113,9 @@ func (r *relay) copy(dst net.Conn, src RelayEnd, n *atomic.Uint64, readReason, w
 	}
 	buf := relayBuffers.Get().(*[relayBuffer]byte)
 	defer relayBuffers.Put(buf)
-	for {
-		if r.idle > 0 {
+	for waits := false; ; { // with a deadline, which is moved only when it has passed: a byte may have moved since it was set
+		if r.idle > 0 && !waits {
+			waits = true
 			if err := src.SetReadDeadline(time.Now().Add(max(r.left(), time.Millisecond))); err != nil {
 				return fail(readReason, err)
 			}
@@ -135,6 +136,7 @@ func (r *relay) copy(dst net.Conn, src RelayEnd, n *atomic.Uint64, readReason, w
 			return flow.ReasonNone, nil
 		case errors.Is(err, os.ErrDeadlineExceeded) && r.idle > 0 && !r.cut():
 			if r.left() > 0 {
+				waits = false
 				continue
 			}
 			return fail(flow.ReasonIdleTimeout, err)

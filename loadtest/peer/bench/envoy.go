@@ -114,6 +114,11 @@ func (r *rig) envoyConfig(s setup, at envoyPlace) object {
 	chain := object{"filters": []object{{
 		"name": "http", "typed_config": typed("extensions.filters.network.http_connection_manager.v3.HttpConnectionManager", manager),
 	}}}
+	if s.tcp {
+		chain["filters"] = []object{{
+			"name": "tcp", "typed_config": typed("extensions.filters.network.tcp_proxy.v3.TcpProxy", object{"stat_prefix": "in", "cluster": "app"}),
+		}}
+	}
 	if s.tlsIn {
 		common := r.envoyTLS("")
 		if s.two {

@@ -24,6 +24,7 @@ type job struct {
 	Conns   int            // connections at a time
 	Rate    float64        // requests per second, open loop; 0: closed loop, the next request follows the answer
 	Close   bool           // each request on a connection of its own
+	Relayed bool           // the proxy knows connections, not requests
 	Streams int            // of calls: at a time on each connection
 	TLS     *pki           // nil: plaintext
 	Groups  []tls.CurveID  // of handshakes: the key exchanges that callers offer; nil: those of crypto/tls
@@ -50,7 +51,7 @@ const (
 type result struct {
 	Requests  int // verified answers that came in the window
 	Total     int // verified answers
-	Exchanges int // what a proxy has one span and one log line of, if that is not Total: a gRPC call
+	Exchanges int // what a proxy has one span and one log line of, if that is not Total: a gRPC call, a relayed connection
 	Errors    int
 	Failure   string // the first error
 	Elapsed   time.Duration
@@ -292,6 +293,9 @@ func (l *loader) open(c *conn) error {
 		return fmt.Errorf("epoll: %w", err)
 	}
 	c.fd, c.in, c.raw = fd, c.in[:0], c.raw[:0]
+	if l.Relayed {
+		l.res.Exchanges++
+	}
 	return nil
 }
 

@@ -158,6 +158,7 @@ type setup struct {
 	tlsIn    bool // take connections over mTLS only
 	tlsOut   bool // speak mTLS to the backend
 	two      bool // HTTP/2 at both sides
+	tcp      bool // relay bytes
 
 	// In the place of backend and sink, where set:
 	service string         // Tulle: the service that outbound calls go to

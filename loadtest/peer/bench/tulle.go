@@ -105,7 +105,11 @@ func startSidecar(r *rig, p *proxy, s setup, binary, log string, flags ...string
 		if s.tlsIn {
 			mode = "strict"
 		}
-		fmt.Fprintf(&b, "  ports:\n    - {listen: %q, target: %q, mode: %s}\n", address, cmp.Or(s.to, r.plain), mode)
+		protocol := "http"
+		if s.tcp {
+			protocol = "tcp"
+		}
+		fmt.Fprintf(&b, "  ports:\n    - {listen: %q, target: %q, mode: %s, protocol: %s}\n", address, cmp.Or(s.to, r.plain), mode, protocol)
 	}
 	config := filepath.Join(r.mesh.config, name+".yaml")
 	if err := os.WriteFile(config, []byte(b.String()), 0o600); err != nil {
