@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -21,16 +22,31 @@ import (
 
 var http2Seed = flag.Uint64("http2.seed", 0, "of TestHTTP2Random; 0: a new one")
 
-// Random requests, some of whose callers leave, to a service that answers, resets, and dawdles at random, through two sidecars: every whole answer is the right
-// one, both sides count the same, and nothing is left.
+// Random requests, some of whose callers leave, to a service that answers, resets, and dawdles at random, through two sidecars, with a bridge between the
+// versions of HTTP and without: every whole answer is the right one, both sides count the same, and nothing is left.
 func TestHTTP2Random(t *testing.T) {
 	seed := *http2Seed
 	if seed == 0 {
 		seed = rand.Uint64()
 	}
 	t.Logf("to see it again: -http2.seed=%d", seed)
+	for _, v := range []struct {
+		name   string
+		caller func(testing.TB) *http.Client
+		app    func(testing.TB, http.HandlerFunc) netip.AddrPort
+		speaks flow.Protocol
+	}{
+		{"HTTP2 to HTTP2", h2client, h2app, flow.ProtocolHTTP},
+		{"HTTP2 to HTTP1", h2client, app, flow.ProtocolHTTP1},
+		{"HTTP1 to HTTP2", client, h2app, flow.ProtocolHTTP2},
+	} {
+		t.Run(v.name, func(t *testing.T) { randomly(t, seed, v.caller, v.app, v.speaks) })
+	}
+}
+
+func randomly(t *testing.T, seed uint64, caller func(testing.TB) *http.Client, app func(testing.TB, http.HandlerFunc) netip.AddrPort, speaks flow.Protocol) {
 	ca := testmesh.NewCA(t)
-	up := h2app(t, func(w http.ResponseWriter, r *http.Request) {
+	up := app(t, func(w http.ResponseWriter, r *http.Request) {
 		q := r.URL.Query()
 		read := func() int64 {
 			n, _ := io.Copy(io.Discard, r.Body)
@@ -60,7 +76,7 @@ func TestHTTP2Random(t *testing.T) {
 			w.Header().Set("sum", strconv.Itoa(size))
 		}
 	})
-	snap := serverSnapshot("catalog", up, policy.ModeStrict, flow.ProtocolHTTP1)
+	snap := serverSnapshot("catalog", up, policy.ModeStrict, speaks)
 	snap.Listeners[0].Limits.HTTP2 = policy.HTTP2{Resets: 1 << 20, StreamWindow: 32 << 10, ConnectionWindow: 80 << 10}
 	server := start(t, snap, ca.Holder("catalog"), 5*time.Second)
 	sv := mesh("catalog")
@@ -73,10 +89,7 @@ func TestHTTP2Random(t *testing.T) {
 	var sent, whole atomic.Int64
 	for i := range 16 {
 		random := rand.New(rand.NewPCG(seed, uint64(i)))
-		c := h2client(t)
-		if i%4 != 0 {
-			c = h2client(t) // a connection of its own, mostly
-		}
+		c := caller(t)
 		wg.Go(func() {
 			for range 40 {
 				method := []string{"GET", "POST", "PUT"}[random.IntN(3)]

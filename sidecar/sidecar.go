@@ -194,11 +194,11 @@ func New(cfg Config) (*Sidecar, error) {
 		services:  make(map[string]*service),
 	}
 	s.listeners = listen.New(listen.Config{Listen: cfg.Listen, Serve: s.serve, Shed: s.shed, Log: cfg.Log})
-	sendHTTP, sendTCP := &http1.Sender{Pool: s.pools}, &tcp.Sender{Pool: s.pools}
+	s.http2 = http2.NewClient(s.pools, upstream.IdleTimeout)
+	one, two, sendTCP := &http1.Sender{Pool: s.pools}, &http2.Sender{Client: s.http2}, &tcp.Sender{Pool: s.pools}
+	sendHTTP, sendHTTP2 := &bridge{one, one, two}, &bridge{two, one, two}
 	s.inHTTP = &http1.Server{Handler: s.inbound(sendHTTP), Side: flow.SideServer}
 	s.outHTTP = &http1.Server{Handler: s.outbound(sendHTTP), Side: flow.SideClient}
-	s.http2 = http2.NewClient(s.pools, upstream.IdleTimeout)
-	sendHTTP2 := &http2.Sender{Client: s.http2}
 	s.inHTTP2 = &http2.Server{Handler: s.inbound(sendHTTP2), Side: flow.SideServer}
 	s.outHTTP2 = &http2.Server{Handler: s.outbound(sendHTTP2), Side: flow.SideClient}
 	s.inTCP = &tcp.Server{Handler: s.inbound(sendTCP), Side: flow.SideServer}

@@ -105,7 +105,7 @@ func mesh(name string) policy.Service {
 }
 
 // app starts an HTTP application and returns its address.
-func app(t *testing.T, h http.HandlerFunc) netip.AddrPort {
+func app(t testing.TB, h http.HandlerFunc) netip.AddrPort {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -124,7 +124,7 @@ func app(t *testing.T, h http.HandlerFunc) netip.AddrPort {
 	return l.Addr().(*net.TCPAddr).AddrPort()
 }
 
-func client(t *testing.T) *http.Client {
+func client(t testing.TB) *http.Client {
 	tr := &http.Transport{DisableCompression: true}
 	t.Cleanup(tr.CloseIdleConnections)
 	return &http.Client{Transport: tr, Timeout: 30 * time.Second}

@@ -36,8 +36,19 @@ func chain(t *testing.T, target netip.AddrPort) (web, server *running, addr neti
 func TestWebSocket(t *testing.T) {
 	payload := make([]byte, 16<<20)
 	_, _ = rand.Read(payload)
-	for _, closer := range []string{"client", "server"} {
-		t.Run(closer+" closes", func(t *testing.T) {
+	for _, v := range []struct {
+		name   string
+		closer string
+		chain  func(*testing.T, netip.AddrPort) (web, server *running, addr netip.AddrPort)
+		status int // of the second sidecar
+	}{
+		{"client closes", "client", chain, 101},
+		{"server closes", "server", chain, 101},
+		{"client closes, over HTTP/2", "client", upAndDown, 200},
+		{"server closes, over HTTP/2", "server", upAndDown, 200},
+	} {
+		closer := v.closer
+		t.Run(v.name, func(t *testing.T) {
 			told := make(chan error, 1)
 			up := websocket.Upgrader{Subprotocols: []string{"chat"}}
 			target := app(t, func(w http.ResponseWriter, r *http.Request) {
@@ -59,7 +70,7 @@ func TestWebSocket(t *testing.T) {
 				}
 				told <- err
 			})
-			web, server, addr := chain(t, target)
+			web, server, addr := v.chain(t, target)
 			d := websocket.Dialer{Subprotocols: []string{"chat"}, HandshakeTimeout: 20 * time.Second}
 			c, resp, err := d.Dial("ws://"+addr.String()+"/ws?x=1", nil)
 			if err != nil {
@@ -105,8 +116,8 @@ func TestWebSocket(t *testing.T) {
 			_ = c.Close()
 			web.stop()
 			server.stop()
-			for _, r := range []*running{web, server} {
-				if ex := r.rec.Closed(flow.KindExchange); len(ex) != 1 || ex[0].Status != 101 || ex[0].BytesIn < 16<<20 || ex[0].BytesOut < 16<<20 {
+			for r, status := range map[*running]int{web: 101, server: v.status} {
+				if ex := r.rec.Closed(flow.KindExchange); len(ex) != 1 || ex[0].Status != status || ex[0].BytesIn < 16<<20 || ex[0].BytesOut < 16<<20 {
 					t.Errorf("exchanges %+v", ex)
 				}
 			}

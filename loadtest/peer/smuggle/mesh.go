@@ -16,18 +16,18 @@ import (
 	"github.com/tulle-mesh/tulle/internal/process"
 )
 
-// mesh is a controller, a sidecar for the caller, and one for each service.
+// mesh is a controller, a sidecar for the caller, and two for each service, of which the second is reached over HTTP/2 in plaintext.
 type mesh struct {
-	meshed, external map[string]string // service -> the caller's listener for it
-	evil             string
-	procs            []*process.Process
+	meshed, external, bridged map[string]string // service -> the caller's listener for it
+	evil                      string
+	procs                     []*process.Process
 }
 
 // way is one of the ways to a service.
 type way struct{ name, short, addr string }
 
 func (m *mesh) ways(service string) []way {
-	return []way{{"one sidecar", "one", m.external[service]}, {"two sidecars", "two", m.meshed[service]}}
+	return []way{{"one sidecar", "one", m.external[service]}, {"two sidecars", "two", m.meshed[service]}, {"two bridges", "bridges", m.bridged[service]}}
 }
 
 func (m *mesh) stop() error {
@@ -42,13 +42,13 @@ const namespace = "smuggle"
 
 // startMesh starts everything and returns when every sidecar is ready.
 func startMesh(ctx context.Context, bin, dir string, services []*service, evil string) (_ *mesh, err error) {
-	m := &mesh{meshed: map[string]string{}, external: map[string]string{}}
+	m := &mesh{meshed: map[string]string{}, external: map[string]string{}, bridged: map[string]string{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, m.stop())
 		}
 	}()
-	addrs := make([]string, 8+4*len(services))
+	addrs := make([]string, 8+8*len(services))
 	for i := range addrs {
 		if addrs[i], err = freeAddr(); err != nil {
 			return nil, err
@@ -74,7 +74,10 @@ func startMesh(ctx context.Context, bin, dir string, services []*service, evil s
 	for _, s := range services {
 		resource("Workload", s.name+"-1", fmt.Sprintf("{service: %s, ports: [{listen: %q, target: %q}]}", s.name, next(), s.addr))
 		resource("ExternalService", "bare-"+s.name, fmt.Sprintf("{addresses: [%q]}", s.addr))
-		m.meshed[s.name], m.external[s.name] = upstream(s.name), upstream("bare-"+s.name)
+		down := next()
+		resource("Workload", "down-"+s.name+"-1", fmt.Sprintf("{service: down-%s, ports: [{listen: %q, target: %q, protocol: http1, mode: permissive}]}", s.name, down, s.addr))
+		resource("ExternalService", "up-"+s.name, fmt.Sprintf("{addresses: [%q], protocol: http2}", down))
+		m.meshed[s.name], m.external[s.name], m.bridged[s.name] = upstream(s.name), upstream("bare-"+s.name), upstream("up-"+s.name)
 	}
 	resource("ExternalService", "evil", fmt.Sprintf("{addresses: [%q]}", evil))
 	m.evil = upstream("evil")
@@ -124,7 +127,7 @@ func startMesh(ctx context.Context, bin, dir string, services []*service, evil s
 	}
 	names := []string{"caller"}
 	for _, s := range services {
-		names = append(names, s.name)
+		names = append(names, s.name, "down-"+s.name)
 	}
 	for _, name := range names {
 		token, err := controller.IssueToken(data, namespace, name, time.Hour)

@@ -62,17 +62,22 @@ func outbound(t *testing.T, sv policy.Service, holder *identity.Holder, to netip
 	}, holder)
 }
 
-// paths are the ways to a service: through one sidecar, and through two with mTLS between them.
+// paths are the ways to a service: through one sidecar, through two with mTLS between them, and over two bridges, from HTTP/1.1 to HTTP/2 and back.
 func paths(t *testing.T, to netip.AddrPort) map[string]netip.AddrPort {
 	ca := testmesh.NewCA(t)
 	inbound := run(t, &policy.Snapshot{
 		Revision: "s", Workload: policy.Workload{Service: "app", Namespace: "shop", Instance: "app-1"},
 		Listeners: []policy.Listener{{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolHTTP, Address: loopback, Target: to, Service: "app"}},
 	}, ca.Holder("app"))
+	down := run(t, &policy.Snapshot{
+		Revision: "b", Workload: policy.Workload{Service: "app", Namespace: "shop", Instance: "app-2"},
+		Listeners: []policy.Listener{{Name: "l", Side: flow.SideServer, Mode: policy.ModePermissive, Protocol: flow.ProtocolHTTP1, Address: loopback, Target: to, Service: "app"}},
+	}, &identity.Holder{})
 	meshed := policy.Service{Name: "app", Namespace: "shop", Protocol: flow.ProtocolHTTP, MTLS: true, Identities: []string{testmesh.ID("app").String()}}
 	return map[string]netip.AddrPort{
 		"one sidecar":  outbound(t, policy.Service{Name: "ext", Protocol: flow.ProtocolHTTP, External: true}, &identity.Holder{}, to),
 		"two sidecars": outbound(t, meshed, ca.Holder("web"), inbound),
+		"bridges":      outbound(t, policy.Service{Name: "ext", Protocol: flow.ProtocolHTTP2, External: true}, &identity.Holder{}, down),
 	}
 }
 
