@@ -86,7 +86,7 @@ func (c *conn) startUpload(up net.Conn) {
 	c.readBy(w.x.Deadline)
 	go func() {
 		u := c.upload(up)
-		if u.reason != flow.ReasonNone && !u.upstream {
+		if u.reason != flow.ReasonNone && !u.upstream && !w.stopping.Load() {
 			w.x.Wake() // nothing more will come of this try; before the result, after which a next try may have begun
 		}
 		w.uploaded <- u
