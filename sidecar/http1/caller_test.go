@@ -24,6 +24,7 @@ import (
 func bridged(t *testing.T, b *exchange.Binding, p *exchange.Peer, send func(x *exchange.Exchange, c exchange.Caller), caller func(c net.Conn)) (outs []exchange.Outcome) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
+		freshPool()
 		down, near := net.Pipe()
 		s := &Server{Side: flow.SideServer, Handler: exchange.HandlerFunc(func(x *exchange.Exchange) {
 			send(x, x.Downstream.(exchange.Caller))
@@ -884,6 +885,7 @@ func TestCallerCut(t *testing.T) {
 // TestCallerDrains: the last answer of a session that drains says so.
 func TestCallerDrains(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		freshPool()
 		down, near := net.Pipe()
 		var sess *exchange.Session
 		s := &Server{Side: flow.SideServer, Handler: exchange.HandlerFunc(func(x *exchange.Exchange) {

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -24,6 +25,9 @@ func (o one) Connect(x *exchange.Exchange, _ bool) *exchange.Conn {
 func (o one) Put(*exchange.Conn)     { _ = o.Close() }
 func (o one) Discard(*exchange.Conn) { _ = o.Close() }
 
+// freshPool empties workPool, because a channel belongs to the bubble (testing/synctest) in which it was made.
+func freshPool() { workPool = sync.Pool{New: workPool.New} }
+
 // exchangeWith carries one exchange between a caller and a far sidecar and returns what came of it.
 func exchangeWith(t *testing.T, caller, far func(c net.Conn)) exchange.Outcome {
 	return exchangeThrough(t, func(*exchange.Exchange) {}, caller, far)
@@ -32,6 +36,7 @@ func exchangeWith(t *testing.T, caller, far func(c net.Conn)) exchange.Outcome {
 // exchangeThrough is exchangeWith with a step before the sender.
 func exchangeThrough(t *testing.T, step func(x *exchange.Exchange), caller, far func(c net.Conn)) (out exchange.Outcome) {
 	synctest.Test(t, func(t *testing.T) {
+		freshPool()
 		down, near := net.Pipe()
 		up, away := net.Pipe()
 		send := &Sender{Pool: one{up}}
