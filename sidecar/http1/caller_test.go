@@ -114,7 +114,7 @@ func TestCallerRequest(t *testing.T) {
 			exchange.Request{Method: "GET", Target: "/", Authority: "a", Length: -1, Bare: true}, "x-request-id: r",
 		},
 		"cookies": {
-			"GET / HTTP/1.1\r\nHost: a\r\nCookie: a=1\r\nX-Request-ID: r\r\ncookie: b=2; c=3\r\n\r\n",
+			"GET / HTTP/1.1\r\nHost: a\r\nCookie: a=1\r\nX-Request-ID: r\r\nCookie:\r\ncookie: b=2; c=3\r\n\r\n",
 			exchange.Request{Method: "GET", Target: "/", Authority: "a", Length: -1, Bare: true}, "cookie: a=1; b=2; c=3\nx-request-id: r",
 		},
 		"a target with an authority": {

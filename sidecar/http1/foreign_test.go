@@ -318,7 +318,7 @@ func TestForeignRequest(t *testing.T) {
 	const lines = "x-a: 1\r\nx-a: \r\ncookie: a; b\r\nx-request-id: id\r\nx-caf: caf\xe9\t.\r\n"
 	var hop []exchange.Field
 	for _, name := range []string{
-		"connection", "keep-alive", "proxy-connection", "transfer-encoding", "content-length", "upgrade", "te", "host", "http2-settings", "expect", "traceparent",
+		"connection", "keep-alive", "proxy-connection", "transfer-encoding", "content-length", "upgrade", "te", "host", "http2-settings", "expect", "traceparent", "x-tulle-timing",
 	} {
 		hop = append(hop, exchange.Field{Name: name, Value: "chunked"})
 	}
