@@ -159,7 +159,7 @@ func FuzzBridgeRequest(f *testing.F) {
 		if rest, _ := io.ReadAll(br); err == nil && len(rest) > 0 {
 			t.Errorf("behind %q is %q", sent[:len(sent)-len(rest)], rest)
 		}
-		if (len(got.TransferEncoding) == 1) != (h.chunked) || !h.chunked && got.ContentLength != max(h.length, 0) {
+		if (len(got.TransferEncoding) == 1) != h.chunked || !h.chunked && got.ContentLength != max(h.length, 0) {
 			t.Errorf("framed as %v, %d", got.TransferEncoding, got.ContentLength)
 		}
 		for name := range got.Trailer {

@@ -23,10 +23,10 @@ type bridge struct {
 	err  *exchange.BodyError
 
 	// Of ReadBody.
-	at    int        // how much of what was kept (body.first, then body.replay) it has read
-	left  int64      // of a body with Content-Length, not yet handed out
-	strip dechunker  // of a chunked one
-	stall stall      // of the connection
+	at    int       // how much of what was kept (body.first, then body.replay) it has read
+	left  int64     // of a body with Content-Length, not yet handed out
+	strip dechunker // of a chunked one
+	stall stall     // of the connection
 	ended atomic.Bool
 
 	// Of the goroutine of the exchange.
