@@ -14,6 +14,18 @@ func NewGRPCStatus(code uint64) GRPCStatus {
 	return GRPCStatus(code + 1)
 }
 
+// ReadGRPCStatus reads the value of a grpc-status; 0 when it is empty. What is no number is UNKNOWN, as clients take it.
+func ReadGRPCStatus(value string) GRPCStatus {
+	if value == "" {
+		return 0
+	}
+	code, err := strconv.ParseUint(value, 10, 32)
+	if err != nil {
+		code = 2
+	}
+	return NewGRPCStatus(code)
+}
+
 // ParseGRPCStatus is the inverse of GRPCStatus.String; false for "" and what is no name of a code.
 func ParseGRPCStatus(name string) (GRPCStatus, bool) {
 	for code, n := range grpcNames {

@@ -29,6 +29,9 @@ func TestGRPCStatus(t *testing.T) {
 		if got, ok := s.Code(); !ok || got != int(code) {
 			t.Errorf("code %d reads as %d", code, got)
 		}
+		if got := ReadGRPCStatus(strconv.FormatUint(code, 10)); got != s {
+			t.Errorf("grpc-status %d reads as %s", code, got)
+		}
 		if got, ok := ParseGRPCStatus(s.String()); !ok || got != s {
 			t.Errorf("%s reads back as %s", s, got)
 		}
@@ -105,5 +108,15 @@ func TestGRPCLine(t *testing.T) {
 	r.Protocol = ProtocolHTTP2
 	if line := string(r.AppendJSON(nil)); strings.Contains(line, "rpc.") || strings.Contains(line, "tulle.messages") {
 		t.Errorf("an exchange that is not gRPC says %s", line)
+	}
+}
+
+// TestReadGRPCStatus: what is no number, or no code that anybody has defined, is UNKNOWN; nothing is nothing.
+func TestReadGRPCStatus(t *testing.T) {
+	unknown := NewGRPCStatus(2)
+	for value, want := range map[string]GRPCStatus{"": 0, "0": NewGRPCStatus(0), "14": NewGRPCStatus(14), "17": unknown, "-1": unknown, "ok": unknown, "99999999999": unknown} {
+		if got := ReadGRPCStatus(value); got != want {
+			t.Errorf("%q reads as %s, want %s", value, got, want)
+		}
 	}
 }

@@ -25,6 +25,7 @@ type body struct {
 	done    bool   // the whole body was read from the caller
 	fault   *fault // the caller broke the framing, or a limit
 	room    *exchange.Room
+	bridge  *bridge // another speaker sends the request; nil: not so far
 }
 
 func (b *body) release() {
@@ -86,7 +87,7 @@ func (c *conn) startUpload(up net.Conn) {
 	c.readBy(w.x.Deadline)
 	go func() {
 		u := c.upload(up)
-		if u.reason != flow.ReasonNone && !u.upstream {
+		if u.reason != flow.ReasonNone && !u.upstream && !w.stopping.Load() {
 			w.x.Wake() // nothing more will come of this try; before the result, after which a next try may have begun
 		}
 		w.uploaded <- u
@@ -110,58 +111,75 @@ func (c *conn) upload(up net.Conn) (u upload) {
 	}()
 	stall := stall{c: c, by: w.x.Deadline, after: c.set.BodyTimeout}
 	for !b.done {
-		want := buf
-		if !b.chunked && b.left < int64(len(want)) {
-			want = want[:b.left]
-		}
-		stall.arm()
-		n, err := c.nc.Read(want)
-		if n > 0 {
-			stall.began = true
-			p := want[:n]
-			data := n
-			if b.chunked {
-				var f *fault
-				n, data, f = b.chunks.scan(p)
-				if f != nil {
-					b.fault = f
-					return upload{reason: flow.ReasonBadRequest, err: f}
-				}
-				b.done = b.chunks.done()
-				if n < len(p) {
-					u.leftover = append(getBytes(len(p) - n)[:0], p[n:]...)
-				}
-				p = p[:n]
-			} else {
-				b.left -= int64(n)
-				b.done = b.left == 0
-			}
-			w.x.BytesIn.Add(uint64(data))
-			b.keep(p, w.x.Gate != nil)
-			if _, werr := up.Write(p); werr != nil {
-				u.reason, u.err, u.upstream = flow.ReasonUpstreamReset, werr, true
+		var p []byte
+		p, u = c.readBody(buf, &stall)
+		if len(p) > 0 {
+			if _, err := up.Write(p); err != nil {
+				u.reason, u.err, u.upstream = flow.ReasonUpstreamReset, err, true
 				return u
 			}
 		}
-		if err != nil && !b.done {
-			switch {
-			case errors.Is(err, os.ErrDeadlineExceeded) && stall.passed():
-				b.fault = faultStalledBody
-				c.room.Reached(exchange.LimitBodyTimeout)
-				return upload{reason: flow.ReasonBadRequest, err: b.fault}
-			case errors.Is(err, os.ErrDeadlineExceeded):
-				u.reason = flow.ReasonRequestTimeout
-			case errors.Is(err, io.EOF):
-				u.reason, err = flow.ReasonDownstreamReset, errGone
-			default:
-				u.reason = flow.ReasonDownstreamReset
-			}
-			u.err = err
+		if u.reason != flow.ReasonNone {
 			return u
 		}
 	}
 	u.sent = w.x.Since()
 	return u
+}
+
+// readBody reads once on in the body, into buf, and keeps what it has read for another try. p is what of buf belongs to the body, framing included;
+// u says why no more will come before its end, and what came behind it.
+func (c *conn) readBody(buf []byte, s *stall) (p []byte, u upload) {
+	w := c.w
+	b := &w.body
+	if !b.chunked && b.left < int64(len(buf)) {
+		buf = buf[:b.left]
+	}
+	s.arm()
+	n, err := c.nc.Read(buf)
+	if k := b.bridge; k != nil {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+	}
+	if n > 0 {
+		s.began = true
+		p = buf[:n]
+		data := n
+		if b.chunked {
+			var f *fault
+			n, data, f = b.chunks.scan(p)
+			if f != nil {
+				b.fault = f
+				return nil, upload{reason: flow.ReasonBadRequest, err: f}
+			}
+			b.done = b.chunks.done()
+			if n < len(p) {
+				u.leftover = append(getBytes(len(p) - n)[:0], p[n:]...)
+			}
+			p = p[:n]
+		} else {
+			b.left -= int64(n)
+			b.done = b.left == 0
+		}
+		w.x.BytesIn.Add(uint64(data))
+		b.keep(p, w.x.Gate != nil)
+	}
+	if err != nil && !b.done {
+		u.err = err
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded) && s.passed():
+			b.fault = faultStalledBody
+			c.room.Reached(exchange.LimitBodyTimeout)
+			u.reason, u.err = flow.ReasonBadRequest, b.fault
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			u.reason = flow.ReasonRequestTimeout
+		case errors.Is(err, io.EOF):
+			u.reason, u.err = flow.ReasonDownstreamReset, errGone
+		default:
+			u.reason = flow.ReasonDownstreamReset
+		}
+	}
+	return p, u
 }
 
 // stall bounds the time without a byte of a body. A caller that waits for a 100 (RFC 9110, section 10.1.1) owes nothing before its first byte.

@@ -7,6 +7,9 @@
 // head is being uploaded, or while an upgraded connection is relayed. Buffers are taken when bytes arrive and given back when a connection
 // is idle.
 //
+// Bridges. Where the other side of an exchange speaks another version of HTTP, a connection is an exchange.Caller for that version's sender (caller.go), and Sender makes a
+// try for that version's exchange.Caller (foreign.go). Both use what parses, frames and judges here as ever; an exchange that is HTTP/1.1 on both sides touches nothing of them.
+//
 // What must stay true:
 //  1. A request whose head was parsed becomes exactly one Exchange and gets exactly one answer as long as the caller is there.
 //  2. Every byte that is passed on was checked first: no peer sees framing that we did not agree with.

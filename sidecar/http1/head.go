@@ -67,6 +67,7 @@ var (
 	faultSlowBody     = &fault{Status: 408, Text: "the body did not arrive within the request timeout; send it faster, or raise the timeout"}
 	faultStalledBody  = &fault{Status: 408, Text: "no byte of the body arrived for the body timeout; send it without pauses, or raise the timeout"}
 	faultChunk        = &fault{Status: 400, Text: "the chunked framing is malformed (RFC 9112, section 7.1)"}
+	faultProtocol     = &fault{Status: 501, Text: "extended CONNECT is for WebSocket only where the service speaks HTTP/1.1 (RFC 8441); call it without"}
 	faultTrailer      = &fault{Status: 400, Text: "a trailer field is malformed or not allowed in trailers (RFC 9110, section 6.5.1)"}
 )
 

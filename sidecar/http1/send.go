@@ -20,7 +20,7 @@ type Sender struct {
 func (s *Sender) Handle(x *exchange.Exchange) {
 	c, ok := x.Downstream.(*conn)
 	if !ok {
-		x.Outcome.Fail(flow.ReasonUpstreamProtocol, "only HTTP/1.1 can be sent as HTTP/1.1")
+		s.handleForeign(x)
 		return
 	}
 	if f := c.w.body.fault; f != nil {
@@ -64,6 +64,8 @@ type try struct {
 	w  *work
 	x  *exchange.Exchange
 	up *exchange.Conn
+
+	foreign *foreign // whose try it is when the caller speaks another version; nil: c's
 
 	reusable  bool // nothing is outstanding on up
 	heard     bool // a byte of a response arrived
@@ -120,9 +122,7 @@ func (t *try) request() bool {
 		_, err = t.up.Write(w.body.first)
 	}
 	if n < head {
-		x.Outcome.Delivered, x.Outcome.Unprocessed = false, true
-		x.Outcome.Stale = t.up.Reused
-		t.failed(flow.ReasonUpstreamReset, err)
+		t.unsent(err)
 		return false
 	}
 	x.Outcome.Delivered = true
@@ -138,6 +138,13 @@ func (t *try) request() bool {
 	return true
 }
 
+// unsent fills the outcome when the head did not go out as a whole.
+func (t *try) unsent(err error) {
+	o := &t.x.Outcome
+	o.Delivered, o.Unprocessed, o.Stale = false, true, t.up.Reused
+	t.failed(flow.ReasonUpstreamReset, err)
+}
+
 // appendRequest writes the head as it goes upstream.
 func (c *conn) appendRequest(b []byte, x *exchange.Exchange) []byte {
 	w := c.w
@@ -151,12 +158,7 @@ func (c *conn) appendRequest(b []byte, x *exchange.Exchange) []byte {
 		b = append(b, h.bytes(h.author)...)
 		b = append(b, "\r\n"...)
 	}
-	b = h.appendFields(b)
-	b = append(b, "traceparent: "...)
-	b = exchange.AppendTraceparent(b, x.Try)
-	if x.Head.B3 != 0 {
-		b = appendB3(b, x)
-	}
+	b = appendTrace(h.appendFields(b), x)
 	if h.requestID < 0 {
 		b = append(b, "\r\nx-request-id: "...)
 		b = append(b, x.Head.RequestID...)
@@ -165,6 +167,15 @@ func (c *conn) appendRequest(b []byte, x *exchange.Exchange) []byte {
 		b = append(b, "\r\nconnection: upgrade"...)
 	}
 	return append(b, "\r\n\r\n"...)
+}
+
+// appendTrace appends the fields that name x.Try, without the last CR LF.
+func appendTrace(b []byte, x *exchange.Exchange) []byte {
+	b = exchange.AppendTraceparent(append(b, "traceparent: "...), x.Try)
+	if x.Head.B3 != 0 {
+		b = appendB3(b, x)
+	}
+	return b
 }
 
 // responseHead reads and parses the next head into w.resp.
@@ -255,7 +266,9 @@ func (t *try) failed(reason flow.Reason, err error) {
 		t.fail(a, "the sidecar is stopping")
 		return
 	}
-	if t.w.uploading {
+	if t.foreign != nil {
+		t.foreign.settle()
+	} else if t.w.uploading {
 		_, ended := t.c.uploadResult()
 		switch until := x.Until(); {
 		case ended:
@@ -268,6 +281,10 @@ func (t *try) failed(reason flow.Reason, err error) {
 	if u := t.w.ended; u.reason != flow.ReasonNone && !u.upstream {
 		// A service that has read all there is of a request cannot be blamed for not having answered it, unless it was asked for a 100.
 		if u.reason == flow.ReasonRequestTimeout && !x.Outcome.Committed && (t.heard || !t.w.req.expect) {
+			if t.foreign != nil {
+				t.foreign.caller.Refuse(x, faultSlowBody)
+				return
+			}
 			t.w.body.fault = faultSlowBody
 			t.fail(flow.ReasonBadRequest, faultSlowBody.Text)
 			return
@@ -334,22 +351,26 @@ const (
 	framedClose // until the connection closes
 )
 
+// framing is how the body of a final response to a request with a method is framed (RFC 9112, section 6.3).
+func (h *head) framing(method string) framing {
+	switch {
+	case h.status == 204 || h.status == 304 || method == "HEAD":
+		return framedNone
+	case h.chunked:
+		return framedChunked
+	case h.length >= 0:
+		return framedLength
+	}
+	return framedClose
+}
+
 // response relays the final response.
 func (t *try) response() {
 	c, w, x, h := t.c, t.w, t.x, &t.w.resp
 	u := &w.up
-	framed := framedClose
-	bodiless := h.status == 204 || h.status == 304 || x.Head.Method == "HEAD"
-	switch {
-	case bodiless:
-		framed = framedNone
-		if h.status == 204 {
-			t.stripFraming()
-		}
-	case h.chunked:
-		framed = framedChunked
-	case h.length >= 0:
-		framed = framedLength
+	framed := h.framing(x.Head.Method)
+	if h.status == 204 {
+		t.stripFraming()
 	}
 	// To HEAD and with 304 a body is announced by right; services that send it all the same are found out before the connection is used again.
 	t.up.Suspect = framed == framedNone && (h.chunked || h.length > 0)

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -24,13 +25,23 @@ func (o one) Connect(x *exchange.Exchange, _ bool) *exchange.Conn {
 func (o one) Put(*exchange.Conn)     { _ = o.Close() }
 func (o one) Discard(*exchange.Conn) { _ = o.Close() }
 
+// freshPool empties workPool, because a channel belongs to the bubble (testing/synctest) in which it was made.
+func freshPool() { workPool = sync.Pool{New: workPool.New} }
+
 // exchangeWith carries one exchange between a caller and a far sidecar and returns what came of it.
-func exchangeWith(t *testing.T, caller, far func(c net.Conn)) (out exchange.Outcome) {
+func exchangeWith(t *testing.T, caller, far func(c net.Conn)) exchange.Outcome {
+	return exchangeThrough(t, func(*exchange.Exchange) {}, caller, far)
+}
+
+// exchangeThrough is exchangeWith with a step before the sender.
+func exchangeThrough(t *testing.T, step func(x *exchange.Exchange), caller, far func(c net.Conn)) (out exchange.Outcome) {
 	synctest.Test(t, func(t *testing.T) {
+		freshPool()
 		down, near := net.Pipe()
 		up, away := net.Pipe()
 		send := &Sender{Pool: one{up}}
 		s := &Server{Side: flow.SideClient, Handler: exchange.HandlerFunc(func(x *exchange.Exchange) {
+			step(x)
 			send.Handle(x)
 			out = x.Outcome
 		})}
@@ -100,5 +111,35 @@ func TestUnprocessed(t *testing.T) {
 		if out.Unprocessed != c.unprocessed || out.Delivered != c.delivered || out.Reason != flow.ReasonUpstreamReset || out.Committed {
 			t.Errorf("%s: %+v", name, out)
 		}
+	}
+}
+
+// never is a gate that lets no response be dropped.
+type never struct{}
+
+func (never) Retry(*exchange.Exchange, int) bool { return false }
+
+// TestUnretried: a 503 that is not tried again goes downstream whole, though the upload was stopped for the gate to be asked.
+func TestUnretried(t *testing.T) {
+	var got string
+	out := exchangeThrough(t, func(x *exchange.Exchange) { x.Gate = never{} }, func(c net.Conn) {
+		_, _ = io.WriteString(c, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nab")
+		if resp, err := http.ReadResponse(bufio.NewReader(c), nil); err == nil {
+			b, err := io.ReadAll(resp.Body)
+			got = string(b)
+			if err != nil {
+				t.Error(err)
+			}
+		}
+	}, func(c net.Conn) {
+		r := bufio.NewReader(c)
+		_, _ = http.ReadRequest(r)
+		_, _ = io.ReadFull(r, make([]byte, 2))
+		_, _ = io.WriteString(c, "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\n")
+		time.Sleep(time.Second) // the body comes later
+		_, _ = io.WriteString(c, "late")
+	})
+	if got != "late" || !out.Answered || out.Reason != flow.ReasonUpstreamStatus {
+		t.Errorf("got %q, %+v", got, out)
 	}
 }

@@ -88,6 +88,8 @@ type work struct {
 	ended     upload // how the upload of the current try ended; zero while there is none
 	stopping  atomic.Bool
 	broken    bool // the current try did not get the whole request upstream
+
+	bridge *bridge // for requests that another speaker sends; nil before the first
 }
 
 var errGone = errors.New("the caller closed the connection")
@@ -481,7 +483,13 @@ func (c *conn) Answer(x *exchange.Exchange) bool {
 }
 
 // Replayable implements exchange.Downstream.
-func (c *conn) Replayable() bool { return !c.w.body.lost }
+func (c *conn) Replayable() bool {
+	if k := c.w.body.bridge; k != nil { // ReadBody may be under way
+		k.mu.Lock()
+		defer k.mu.Unlock()
+	}
+	return !c.w.body.lost
+}
 
 // write writes all of p to the caller, or fails somewhen at or after by.
 func (c *conn) write(p []byte, by time.Time) (n int, err error) {
