@@ -281,7 +281,8 @@ type Exchange struct {
 
 // Waker is who waits for something that no deadline of a connection can end.
 type Waker interface {
-	// Wake makes it look at Exchange.Aborted. It may be called by any goroutine, and takes no lock that is held while an Exchange is used.
+	// Wake makes it look at what has happened, Exchange.Aborted first. It may be called by any goroutine, and takes no lock that is held while an
+	// Exchange is used.
 	Wake()
 }
 
@@ -413,12 +414,15 @@ func (x *Exchange) Abort(reason flow.Reason) {
 	}
 }
 
-// Wake makes a pending read on the attached connection fail with a time-out.
+// Wake makes a pending read on the attached connection fail with a time-out, and wakes who waits for the try. It may be called by any goroutine.
 func (x *Exchange) Wake() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.upstream != nil {
 		_ = x.upstream.SetReadDeadline(past)
+	}
+	if x.waker != nil {
+		x.waker.Wake()
 	}
 }
 

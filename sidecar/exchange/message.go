@@ -4,7 +4,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/flow"
 )
 
-// Field is one field of a head or of trailers, in the form that both versions of HTTP share.
+// Field is one field of a head or of trailers, in the form that both versions of HTTP share. Its strings are immutable and may be kept.
 type Field struct {
 	Name      string // a token in lower case
 	Value     string // valid (RFC 9110, section 5.5), without white space at its ends
@@ -22,7 +22,7 @@ type Request struct {
 	Protocol  string // of extended CONNECT (RFC 8441) or of an Upgrade, as it was asked for: then Method is "GET", and both sides of the exchange become a tunnel
 	Fields    []Field
 	Length    int64 // of the body, -1: not known
-	Bare      bool  // there is no body
+	Bare      bool  // there is no body; so for CONNECT and with Protocol, where what follows is the tunnel's
 	Expect    bool  // Expect: 100-continue, which is not among Fields
 	Trailers  bool  // the caller takes trailers (te: trailers)
 }
@@ -38,12 +38,18 @@ type Response struct {
 // Caller is a Downstream whose request another speaker can send. The goroutine of the exchange calls its methods; ReadBody alone is for another goroutine,
 // one at a time, which has ended before the sender returns.
 type Caller interface {
-	Downstream
+	Downstream // Replayable may be called while another goroutine is in ReadBody
+	// Fault says why nothing more can come of the exchange: the request is not valid, or the caller has left; nil: not that it is known. Ask it when a try
+	// begins, and when x.Wake has woken the sender.
+	Fault(x *Exchange) *BodyError
+	// Refuse makes f what Answer answers with, and fails x.Outcome: the request is at fault, or cannot be sent in the other version.
+	Refuse(x *Exchange, f *Fault)
 	// Request describes the request. It is valid until the exchange ends.
 	Request(x *Exchange) *Request
 	// ReadBody reads on in the body, without its framing, and counts it in x.BytesIn. It waits until there is something, and returns io.EOF at the end,
 	// a *BodyError when the caller or its body is at fault, or ErrStopped. Each try begins with Rewind. When it fails because of the caller, it wakes
-	// the sender by x.Wake.
+	// the sender by x.Wake before it returns; a caller that leaves while nobody is in ReadBody does so too. When x.Deadline passes it fails with
+	// ReasonRequestTimeout: whose fault that was is for the sender to judge, and to say by Refuse.
 	ReadBody(x *Exchange, p []byte) (int, error)
 	// Rewind makes the next ReadBody begin at the beginning. It may be called when Replayable says so.
 	Rewind(x *Exchange)
@@ -61,7 +67,7 @@ type Caller interface {
 	WriteBody(x *Exchange, p []byte) error
 	// WriteEnd ends the response; it flushes, and sets x.Legs.LastByte and x.Outcome.Answered.
 	WriteEnd(x *Exchange, trailers []Field) error
-	// Flush sends what was kept. It does not wait for the caller to take it. Call it before waiting for the endpoint.
+	// Flush sends what was kept; it waits no longer than WriteBody would. Call it before waiting for the endpoint. The error is a *BodyError.
 	Flush(x *Exchange) error
 	// Tunnel is the caller's end of a tunnel, after WriteHead with Response.Tunnel. Relay counts its bytes.
 	Tunnel(x *Exchange) RelayEnd
