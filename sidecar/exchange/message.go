@@ -44,7 +44,8 @@ type Caller interface {
 	Fault(x *Exchange) *BodyError
 	// Refuse makes f what Answer answers with, and fails x.Outcome: the request is at fault, or cannot be sent in the other version.
 	Refuse(x *Exchange, f *Fault)
-	// Request describes the request. It is valid until the exchange ends.
+	// Request describes the request, and is asked at every try: grpc-timeout, if it is among Fields, is what is left then. What it returns is valid until
+	// the exchange ends, but for that.
 	Request(x *Exchange) *Request
 	// ReadBody reads on in the body, without its framing, and counts it in x.BytesIn. It waits until there is something, and returns io.EOF at the end,
 	// a *BodyError when the caller or its body is at fault, or ErrStopped. Each try begins with Rewind. When it fails because of the caller, it wakes
@@ -57,10 +58,10 @@ type Caller interface {
 	StopBody()
 	// BodyDone reports whether ReadBody has returned io.EOF, or there is no body.
 	BodyDone() bool
-	// RequestTrailers are the trailers that came behind the body, after io.EOF.
+	// RequestTrailers are the trailers that came behind the body, after io.EOF. Whoever was in ReadBody may call it.
 	RequestTrailers() []Field
 	// WriteHead passes a head on: any number of interim ones, then a final one, which sets x.Outcome.Status and Committed. end: neither body nor trailers
-	// follow. What is written may be kept until Flush. The error is a *BodyError.
+	// follow, but WriteEnd does. What is written may be kept until Flush. The error is a *BodyError, like those of the methods below.
 	WriteHead(x *Exchange, r *Response, end bool) error
 	// WriteBody passes part of the body on, counts it in x.BytesOut, and waits while the caller does not take it, until x.Deadline at most. It does not
 	// keep p. The error is a *BodyError.

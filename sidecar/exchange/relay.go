@@ -16,11 +16,12 @@ import (
 type RelayEnd struct {
 	net.Conn
 	Buffered []byte // bytes of this end that were read already; relayed first
+	Counted  bool   // whoever made this end counts what it gives: Relay does not
 }
 
 // Relay copies bytes both ways, exactly, until both directions have ended, either end fails, or no byte moved for idle (≤ 0: for ever).
 // An end of stream in one direction is passed on as a half-close while the other goes on. Bytes from down count as x.BytesIn, bytes to
-// down as x.BytesOut. It returns ReasonNone when both directions ended in order. The caller closes both connections: in order after
+// down as x.BytesOut, but for those of an end that is Counted. It returns ReasonNone when both directions ended in order. The caller closes both connections: in order after
 // ReasonNone, otherwise so that the peers notice.
 func Relay(x *Exchange, down, up RelayEnd, idle time.Duration) (flow.Reason, error) {
 	r := relay{x: x, idle: idle}
@@ -102,7 +103,9 @@ func (r *relay) copy(dst net.Conn, src RelayEnd, n *atomic.Uint64, readReason, w
 			}
 		}
 		m, err := dst.Write(b)
-		n.Add(uint64(m))
+		if !src.Counted {
+			n.Add(uint64(m))
+		}
 		r.touch()
 		return err
 	}
