@@ -42,7 +42,7 @@ func (k *call) serve() {
 	}
 	k.adopt()
 	if len(x.Binding.Headers) > 0 {
-		k.capture(r.fields, false)
+		capture(x, r.fields, false)
 	}
 	s.srv.Handler.Handle(x)
 	k.finish()
