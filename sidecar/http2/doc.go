@@ -11,8 +11,8 @@
 // A call is one stream of a caller with the stream of its current try. It has two lanes, one for each direction. What arrives on a lane goes on at
 // once as far as the windows of the leaving connection allow; the rest waits in the lane.
 //
-// Where the endpoint of an exchange speaks HTTP/1.1, goroutines move what frames cannot: its call is an exchange.Caller (caller.go), which leaves the lanes,
-// and all that frames do to them, as they are.
+// Where the other side of an exchange speaks HTTP/1.1, goroutines move what frames cannot: a call whose endpoint does is an exchange.Caller (caller.go),
+// and a guest (guest.go) is a call whose caller does. Both leave the lanes, and all that frames do to them, as they are.
 //
 // # What stays true
 //
