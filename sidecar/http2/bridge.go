@@ -30,13 +30,17 @@ type bridge struct {
 	interims  []interim
 }
 
-// maxInterims is how many interim responses wait for a guest. Others are left out, as they may be (RFC 9110, section 15.2).
-const maxInterims = 8
+// maxInterims and maxInterimBytes bound the interim responses that wait for a guest. Others are left out, as they may be (RFC 9110, section 15.2).
+const (
+	maxInterims     = 8
+	maxInterimBytes = 16 << 10
+)
 
 // interim is an interim response that waits for a guest.
 type interim struct {
 	status int
 	fields []exchange.Field
+	size   int
 }
 
 func newBridge() *bridge { return &bridge{wake: make(chan struct{}, 1)} }
@@ -141,16 +145,21 @@ func fromTrailers(dst []exchange.Field, trailers []field) []exchange.Field {
 // holdInterim keeps an interim response for a guest. k.mu is held.
 func (k *call) holdInterim(status int, fields []field) {
 	b := k.b
-	if len(b.interims) == maxInterims {
-		return
-	}
 	h := interim{status: status}
 	for i := range fields {
 		switch f := &fields[i]; f.id {
 		case fieldStatus, fieldTulle, fieldContentLength:
 		default:
 			h.fields = append(h.fields, exchange.Field{Name: f.name, Value: f.value, Sensitive: f.sensitive})
+			h.size += len(f.name) + len(f.value)
 		}
+	}
+	left := maxInterimBytes - h.size
+	for i := range b.interims {
+		left -= b.interims[i].size
+	}
+	if left < 0 || len(b.interims) == maxInterims {
+		return
 	}
 	b.interims = append(b.interims, h)
 	k.signal()

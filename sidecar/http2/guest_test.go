@@ -775,6 +775,9 @@ func TestGuestInterims(t *testing.T) {
 		v := n.visit(f)
 		g := guestOf(n)
 		g.mu.Lock() // nobody takes them
+		for range 3 {
+			g.holdInterim(103, []field{{name: "link", value: strings.Repeat("l", maxInterimBytes)}})
+		}
 		for range 3 * maxInterims {
 			g.holdInterim(103, []field{{name: ":status", value: "103", id: fieldStatus}, {name: "link", value: "l"}})
 		}
