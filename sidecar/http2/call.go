@@ -28,12 +28,13 @@ type lane struct {
 	got      int64
 	trailers []field
 	messages messages
+	mover    chan struct{} // told of what comes and of room for it, where a goroutine moves what frames do not; nil: none does
 }
 
 func (l *lane) begin(keep bool, room *exchange.Room) {
 	l.q.begin(keep, room)
 	l.open, l.ended, l.passed, l.trailing = false, false, false, false
-	l.owed, l.sent, l.paid, l.length, l.got, l.messages = 0, 0, 0, -1, 0, messages{}
+	l.owed, l.sent, l.paid, l.length, l.got, l.messages, l.mover = 0, 0, 0, -1, 0, messages{}, nil
 }
 
 // release gives up what waits. The lane is closed, so that what it held cannot be taken for whole.
@@ -44,9 +45,10 @@ func (l *lane) release() {
 	l.trailers = l.trailers[:0]
 }
 
-// call is one stream of a caller, and the stream of its current try. It has a worker and is used again for other streams of the same connection.
+// call is one stream of a caller, and the stream of its current try. It has a worker and is used again for other streams of the same connection. When
+// its endpoint speaks HTTP/1.1 it has no stream of a try, and is the exchange.Caller of another sender. When its caller does, it belongs to a guest.
 type call struct {
-	sess *session
+	sess *session      // nil: a guest's
 	wake chan struct{} // a stream for the worker; closed: end
 	done chan struct{} // look at what has happened; of capacity 1
 
@@ -83,6 +85,7 @@ type call struct {
 	scratch  []byte
 	d        dirty
 	nextFree *call
+	b        *bridge // nil: one of its sides was never HTTP/1.1
 }
 
 // is reports whether s still is the stream that it was when its connection was asked.
@@ -184,6 +187,9 @@ func (k *call) pump(l *lane, p []byte, turn bool, d *dirty) {
 		p = nil
 	}
 	if !l.open || l.passed {
+		if l.mover != nil {
+			poke(l.mover)
+		}
 		return
 	}
 	src, dst := k.ends(l)
@@ -266,12 +272,8 @@ func (k *call) pump(l *lane, p []byte, turn bool, d *dirty) {
 	if len(p) > 0 {
 		l.q.append(p)
 	}
-	l.sent += moved
-	if more := l.sent - l.paid; more > 0 { // what goes on again was paid the first time
-		l.paid = l.sent
-		if !l.ended || l.owed > 0 {
-			k.repay(l, src, more, d)
-		}
+	if moved > 0 && (!l.ended || l.owed > 0) {
+		k.repay(l, src, moved, d)
 	}
 	if l.passed {
 		k.lanePassed(l)
@@ -298,12 +300,15 @@ func (k *call) endLane(l *lane, c *conn, dst *stream) {
 	c.endBlockLocked(at, dst.id, true)
 }
 
-// repay grants src what has gone on.
+// repay grants src what has gone on, n bytes, but for what goes on again, which was paid the first time.
 func (k *call) repay(l *lane, src *stream, n int, d *dirty) {
+	l.sent += n
+	n = l.sent - l.paid
 	c := src.c
-	if c == nil {
+	if n <= 0 || c == nil {
 		return
 	}
+	l.paid = l.sent
 	owed := min(n, l.owed)
 	l.owed -= owed
 	c.mu.Lock()
@@ -361,6 +366,9 @@ func (k *call) resume(s *stream, c *conn, id uint32, d *dirty) {
 		l = &k.in
 	}
 	k.pump(l, nil, true, d)
+	if l.mover != nil {
+		poke(l.mover)
+	}
 }
 
 // requestTrailers takes the second head of a caller's stream.
@@ -428,7 +436,11 @@ func (k *call) responseHead(c *conn, s *stream, id uint32) *fatal {
 		return nil
 	}
 	if r.status < 200 {
-		k.interim(b.req.fields, &c.d)
+		if k.sess == nil {
+			k.holdInterim(r.status, b.req.fields)
+		} else {
+			k.interim(b.req.fields, &c.d)
+		}
 		return nil
 	}
 	k.final = true
@@ -451,7 +463,7 @@ func (k *call) responseHead(c *conn, s *stream, id uint32) *fatal {
 	if k.req.grpc && b.end {
 		status = grpcStatus(r.grpcStatus)
 	}
-	if k.x.Gate != nil && !k.in.q.lost && k.x.Destination.Asks(r.status, status) {
+	if k.sess == nil || k.x.Gate != nil && !k.in.q.lost && k.x.Destination.Asks(r.status, status) {
 		k.x.Outcome.GRPC = status
 		k.held, k.heldEnd = r, b.end
 		k.fields = append(k.fields[:0], b.req.fields...)
@@ -514,14 +526,13 @@ func (k *call) interim(fields []field, d *dirty) {
 	d.add(c)
 }
 
-// commit passes the head of a response on; nothing can be retried any more.
-func (k *call) commit(r *response, fields []field, end, mesh bool, d *dirty) {
-	x := &k.x
+// judge takes a final head into x, and marks what of it is not passed on.
+func (k *call) judge(x *exchange.Exchange, r *response, fields []field, end, mesh bool) {
 	if r.tulle {
 		for i := range fields {
 			if f := &fields[i]; f.id == fieldTulle {
 				if f.drop = !mesh; mesh { // only a sidecar may say why
-					k.hear(f)
+					k.hear(x, f)
 				}
 			}
 		}
@@ -534,8 +545,14 @@ func (k *call) commit(r *response, fields []field, end, mesh bool, d *dirty) {
 		x.Outcome.Fail(flow.ReasonUpstreamStatus, farReason(fields, mesh))
 	}
 	if len(x.Binding.Headers) > 0 {
-		k.capture(fields, true)
+		capture(x, fields, true)
 	}
+}
+
+// commit passes the head of a response on; nothing can be retried any more.
+func (k *call) commit(r *response, fields []field, end, mesh bool, d *dirty) {
+	x := &k.x
+	k.judge(x, r, fields, end, mesh)
 	c := k.down.c
 	c.mu.Lock()
 	if c.dead || k.down.localDone {
@@ -549,11 +566,7 @@ func (k *call) commit(r *response, fields []field, end, mesh bool, d *dirty) {
 			c.putFieldLocked(f)
 		}
 	}
-	if x.Tells() {
-		if k.scratch = exchange.AppendTiming(k.scratch[:0], &x.Legs); len(k.scratch) > 0 {
-			c.enc.putNamed(namedTiming, exchange.TimingField, exchange.Aliased(k.scratch))
-		}
-	}
+	k.tellLocked(c, x)
 	c.endBlockLocked(at, k.down.id, end)
 	if end {
 		k.down.localDone = true
@@ -571,8 +584,18 @@ func (k *call) commit(r *response, fields []field, end, mesh bool, d *dirty) {
 	}
 }
 
+// tellLocked writes the last field of a final head for a sidecar that called.
+func (k *call) tellLocked(c *conn, x *exchange.Exchange) {
+	if !x.Tells() {
+		return
+	}
+	if k.scratch = exchange.AppendTiming(k.scratch[:0], &x.Legs); len(k.scratch) > 0 {
+		c.enc.putNamed(namedTiming, exchange.TimingField, exchange.Aliased(k.scratch))
+	}
+}
+
 // hear takes x-tulle-timing off. What is malformed or comes twice counts for nothing.
-func (k *call) hear(f *field) {
+func (k *call) hear(x *exchange.Exchange, f *field) {
 	if f.name != exchange.TimingField {
 		return
 	}
@@ -581,7 +604,7 @@ func (k *call) hear(f *field) {
 	if !ok || k.told {
 		far = flow.Far{}
 	}
-	k.x.Far, k.told = far, true
+	x.Far, k.told = far, true
 }
 
 // farReason says what the far sidecar said about its answer.
@@ -618,6 +641,9 @@ func (k *call) callerGone(r flow.Reason, text string) {
 	k.gone, k.goneText = r, text
 	if k.attached && !k.over && !k.x.Outcome.Answered {
 		k.fail(r, text)
+	}
+	if k.in.mover != nil {
+		k.tellSender()
 	}
 }
 
@@ -725,8 +751,7 @@ func (k *call) lost(c *conn, s *stream, id uint32, why error) {
 }
 
 // capture keeps the fields that the workload's allow-list names, in x.Captured. A field that comes more than once is one list (RFC 9110, section 5.3).
-func (k *call) capture(fields []field, response bool) {
-	x := &k.x
+func capture(x *exchange.Exchange, fields []field, response bool) {
 	for _, allowed := range x.Binding.Headers {
 		value, came := x.Scratch[:0], false
 		for i := range fields {

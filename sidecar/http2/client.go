@@ -15,8 +15,9 @@ import (
 // Client keeps the HTTP/2 connections to endpoints. Streams of all callers share them: the least loaded one with room under the endpoint's
 // MAX_CONCURRENT_STREAMS takes the next, and when all are full another is dialled. Safe for concurrent use.
 type Client struct {
-	pool exchange.Pool
-	idle time.Duration
+	pool   exchange.Pool
+	idle   time.Duration
+	guests sync.Pool // of *guest that rest
 
 	mu     sync.Mutex
 	groups map[key]*group
@@ -285,8 +286,7 @@ func (p *connection) settled(most int) {
 
 // takesTunnels reports whether the endpoint takes extended CONNECT (RFC 8441), for which its SETTINGS are waited for. x.Outcome says so when they do not
 // come.
-func (k *call) takesTunnels(c *conn) bool {
-	x := &k.x
+func (k *call) takesTunnels(x *exchange.Exchange, c *conn) bool {
 	by := x.Until()
 	if limit := time.Now().Add(policy.DefaultPingTimeout); by.IsZero() || limit.Before(by) {
 		by = limit

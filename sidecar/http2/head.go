@@ -28,13 +28,15 @@ var (
 	faultSlowBody = &exchange.Fault{Status: 408, Text: "the body did not arrive within the request timeout; send it faster, or raise the timeout"}
 	faultStalled  = &exchange.Fault{Status: 408, Text: "no byte of the body arrived for the body timeout; send it without pauses, or raise the timeout"}
 	faultProtocol = &exchange.Fault{Status: 501, Text: "the service does not take extended CONNECT (RFC 8441, section 3); call it without HTTP/2, or turn it on there"}
+
+	faultWebSocket = &exchange.Fault{Status: 501, Text: "the service does not take extended CONNECT (RFC 8441, section 3), which WebSocket needs there; turn it on, or let it be called with HTTP/1.1"}
 )
 
 // answered reports whether a request with this fault is told so; if not, its stream is reset.
 func answered(f *exchange.Fault) bool {
 	switch f {
 	case exchange.FaultTarget, exchange.FaultEscape, exchange.FaultRoot, exchange.FaultDots, exchange.FaultConnect,
-		faultTooLarge, faultTooMany, faultLongLine, faultSlowBody, faultStalled, faultProtocol:
+		faultTooLarge, faultTooMany, faultLongLine, faultSlowBody, faultStalled, faultProtocol, faultWebSocket:
 		return true
 	}
 	return false

@@ -210,7 +210,8 @@ func (c *conn) checkCalls(now time.Time) {
 func (k *call) check(c *conn, s *stream, id uint32, now time.Time) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if !s.is(c, id) || !k.attached || k.over {
+	lent := k.in.mover != nil && !k.tunnel && k.fallen() == nil // the tunnel's relay has its own time
+	if !s.is(c, id) || k.over || !k.attached && !lent {
 		return
 	}
 	still := now.Sub(k.moved)
@@ -228,4 +229,7 @@ func (k *call) check(c *conn, s *stream, id uint32, now time.Time) {
 	k.fault = faultStalled
 	c.room.Reached(exchange.LimitBodyTimeout)
 	k.fail(flow.ReasonBadRequest, faultStalled.Text)
+	if lent {
+		k.tellSender()
+	}
 }

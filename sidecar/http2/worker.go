@@ -42,7 +42,7 @@ func (k *call) serve() {
 	}
 	k.adopt()
 	if len(x.Binding.Headers) > 0 {
-		k.capture(r.fields, false)
+		capture(x, r.fields, false)
 	}
 	s.srv.Handler.Handle(x)
 	k.finish()
@@ -182,7 +182,7 @@ type Sender struct {
 func (s *Sender) Handle(x *exchange.Exchange) {
 	k, ok := x.Downstream.(*call)
 	if !ok {
-		x.Outcome.Fail(flow.ReasonUpstreamProtocol, "only HTTP/2 can be sent as HTTP/2")
+		s.bridge(x)
 		return
 	}
 	if k.fault != nil {
@@ -193,7 +193,7 @@ func (s *Sender) Handle(x *exchange.Exchange) {
 	if up == nil {
 		return
 	}
-	if k.req.protocol != "" && !k.takesTunnels(up) {
+	if k.req.protocol != "" && !k.takesTunnels(x, up) {
 		up.pool.release()
 		if x.Outcome.Reason == flow.ReasonNone {
 			k.fault = faultProtocol
@@ -294,7 +294,9 @@ func (k *call) appendRequest(c *conn, end bool) {
 			c.putPlainLocked(":path", r.target)
 		}
 	}
-	c.putLocked(":authority", r.authority)
+	if r.authority != "" { // HTTP/1.0 may do without
+		c.putLocked(":authority", r.authority)
+	}
 	if r.protocol != "" {
 		c.putLocked(":protocol", r.protocol)
 	}
