@@ -123,7 +123,7 @@ func randomly(t *testing.T, seed uint64, caller func(testing.TB) *http.Client, a
 				_ = resp.Body.Close()
 				cancel()
 				switch {
-				case err == nil && do == "cut":
+				case err == nil && do == "cut" && resp.StatusCode != 502: // a bridge may know the end before the beginning has gone on
 					t.Errorf("a cut response looks whole: %d, %d bytes of %d", resp.StatusCode, len(body), size+1)
 				case err == nil && do == "" && resp.StatusCode == 200:
 					whole.Add(1)

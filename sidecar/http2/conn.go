@@ -129,16 +129,17 @@ type conn struct {
 	resets  []uint32 // a ring of streams that we have reset, at which frames may still arrive
 	resetAt int
 	nextID  uint32
-	written uint32    // client: streams from it on were never written
-	last    uint32    // client: the peer has said, for good, that it may have processed streams up to it; 0: it has not
-	most    int       // streams that the peer takes
-	tunnels bool      // the peer takes extended CONNECT
-	going   bool      // no new streams
-	ending  end       // why the reader is to end, once
-	pinged  time.Time // a PING is out since
-	deaf    bool      // the reader waits for the peer to take what is written
-	drainAt time.Time // a drain has begun
-	drained bool      // and its last stream is announced
+	written uint32        // client: streams from it on were never written
+	last    uint32        // client: the peer has said, for good, that it may have processed streams up to it; 0: it has not
+	most    int           // streams that the peer takes
+	tunnels bool          // the peer takes extended CONNECT
+	going   bool          // no new streams
+	ending  end           // why the reader is to end, once
+	pinged  time.Time     // a PING is out since
+	lag     chan struct{} // closed when a stream leaves table; nil: nobody waits
+	deaf    bool          // the reader waits for the peer to take what is written
+	drainAt time.Time     // a drain has begun
+	drained bool          // and its last stream is announced
 	tick    *time.Timer
 	dozing  bool // tick waits for idleness, not for streams
 	born    time.Time
@@ -614,6 +615,10 @@ func (c *conn) removeLocked(s *stream) {
 		return
 	}
 	c.live--
+	if c.lag != nil {
+		close(c.lag)
+		c.lag = nil
+	}
 }
 
 // resetStream resets a stream that is in no table, or whose call does not matter.

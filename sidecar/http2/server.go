@@ -11,6 +11,9 @@ import (
 	"github.com/tulle-mesh/tulle/sidecar/exchange"
 )
 
+// lagging is how long a stream waits for the workers of those before it, when twice as many as may be open have not ended.
+const lagging = 100 * time.Millisecond
+
 // maxResting is how many workers of a connection wait for its next streams.
 const maxResting = 64
 
@@ -150,6 +153,9 @@ func (s *session) begin(id uint32) *fatal {
 		return nil // RFC 9113, section 6.8: the caller knows by GOAWAY that it was not processed
 	}
 	c.lastID = id
+	if c.open < l.Streams && c.live >= 2*l.Streams {
+		c.waitForWorkersLocked()
+	}
 	if c.open >= l.Streams || c.live >= 2*l.Streams {
 		c.forgiveLocked(id)
 		c.out = appendReset(c.out, id, codeRefused)
@@ -174,6 +180,23 @@ func (s *session) begin(id uint32) *fatal {
 	}
 	s.start(id, bound, fault)
 	return nil
+}
+
+// waitForWorkersLocked waits for a worker to end: the caller may have its answers before their workers have had their last turn, which is not its fault.
+func (c *conn) waitForWorkersLocked() {
+	ended := make(chan struct{})
+	c.lag = ended
+	c.mu.Unlock()
+	c.flushRead()
+	t := time.NewTimer(lagging)
+	select {
+	case <-ended:
+	case <-t.C:
+	case <-c.closed:
+	}
+	t.Stop()
+	c.mu.Lock()
+	c.lag = nil
 }
 
 // excess is what of a head is over the configured limits of its first line, and of all that a sidecar has sent, which was read by larger ones.
