@@ -23,10 +23,10 @@ type bridge struct {
 	err  *exchange.BodyError
 
 	// Of ReadBody.
-	at    int        // how much of what was kept (body.first, then body.replay) it has read
-	left  int64      // of a body with Content-Length, not yet handed out
-	strip dechunker  // of a chunked one
-	stall stall      // of the connection
+	at    int       // how much of what was kept (body.first, then body.replay) it has read
+	left  int64     // of a body with Content-Length, not yet handed out
+	strip dechunker // of a chunked one
+	stall stall     // of the connection
 	ended atomic.Bool
 
 	// Of the goroutine of the exchange.
@@ -100,8 +100,11 @@ func (c *conn) Request(x *exchange.Exchange) *exchange.Request {
 			if equalFold(name, "http2-settings") || k.key != "" && (equalFold(name, "sec-websocket-key") || equalFold(name, "sec-websocket-accept")) {
 				continue
 			}
-			if equalFold(name, "cookie") && !f.drop {
-				if cookie >= 0 { // as RFC 6265, section 5.4 has it: one field
+			if equalFold(name, "cookie") && !f.drop { // as RFC 6265, section 5.4 has it: one field; no value may end with a space
+				switch {
+				case len(value) == 0:
+					continue
+				case cookie >= 0:
 					fields[cookie].Value += "; " + string(value)
 					continue
 				}
@@ -156,7 +159,7 @@ func (c *conn) Rewind(x *exchange.Exchange) {
 	w, k := c.w, c.bridged()
 	b, h := &w.body, &w.req
 	w.out = w.out[:0]
-	k.at, k.left = 0, max(h.length, 0)
+	k.at, k.left, k.framed = 0, max(h.length, 0), framedNone
 	k.strip.chunks, k.strip.trailer = chunks{}, k.strip.trailer[:0]
 	clear(k.trailers)
 	k.trailers = k.trailers[:0]

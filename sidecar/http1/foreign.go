@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -149,14 +150,11 @@ func (f *foreign) appendRequest(b []byte) ([]byte, *fault) {
 	announced := false // trailers were
 	for i := range r.Fields {
 		fl := &r.Fields[i]
-		switch fl.Name {
-		case "traceparent", "sec-websocket-accept":
+		switch {
+		case fl.Name == "traceparent", strings.HasPrefix(fl.Name, "x-tulle-"),
+			r.Protocol != "" && (fl.Name == "sec-websocket-key" || fl.Name == "sec-websocket-accept"):
 			continue
-		case "sec-websocket-key":
-			if r.Protocol != "" {
-				continue
-			}
-		case "trailer":
+		case fl.Name == "trailer":
 			announced = true
 		}
 		var ok bool

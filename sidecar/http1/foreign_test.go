@@ -318,7 +318,7 @@ func TestForeignRequest(t *testing.T) {
 	const lines = "x-a: 1\r\nx-a: \r\ncookie: a; b\r\nx-request-id: id\r\nx-caf: caf\xe9\t.\r\n"
 	var hop []exchange.Field
 	for _, name := range []string{
-		"connection", "keep-alive", "proxy-connection", "transfer-encoding", "content-length", "upgrade", "te", "host", "http2-settings", "expect", "traceparent",
+		"connection", "keep-alive", "proxy-connection", "transfer-encoding", "content-length", "upgrade", "te", "host", "http2-settings", "expect", "traceparent", "x-tulle-timing",
 	} {
 		hop = append(hop, exchange.Field{Name: name, Value: "chunked"})
 	}
@@ -338,16 +338,21 @@ func TestForeignRequest(t *testing.T) {
 		"hop":             {exchange.Request{Method: "GET", Length: -1, Bare: true, Fields: hop}, "", nil, "GET / HTTP/1.1\r\nhost: shop\r\n" + tail},
 		"takes trailers":  {exchange.Request{Method: "GET", Length: -1, Bare: true, Trailers: true}, "", nil, "GET / HTTP/1.1\r\nhost: shop\r\nconnection: te\r\nte: trailers\r\n" + tail},
 		"trailers": {
-			exchange.Request{Method: "POST", Length: -1}, "a",
+			exchange.Request{Method: "POST", Length: -1},
+			"a",
 			[]exchange.Field{{Name: "x-sum", Value: "1"}, {Name: "content-length", Value: "9"}, {Name: "x-bad", Value: "\r\n0: 1"}, {Name: "authorization", Value: "x"}},
 			"POST / HTTP/1.1\r\nhost: shop\r\ntransfer-encoding: chunked\r\n" + tail + "1\r\na\r\n0\r\nx-sum: 1\r\n\r\n",
 		},
 		"trailers that are announced": {
-			exchange.Request{Method: "POST", Length: 1, Fields: []exchange.Field{{Name: "trailer", Value: "x-sum"}}}, "a", []exchange.Field{{Name: "x-sum", Value: "1"}},
+			exchange.Request{Method: "POST", Length: 1, Fields: []exchange.Field{{Name: "trailer", Value: "x-sum"}}},
+			"a",
+			[]exchange.Field{{Name: "x-sum", Value: "1"}},
 			"POST / HTTP/1.1\r\nhost: shop\r\ntrailer: x-sum\r\ntransfer-encoding: chunked\r\n" + tail + "1\r\na\r\n0\r\nx-sum: 1\r\n\r\n",
 		},
 		"trailers that have no place": {
-			exchange.Request{Method: "POST", Length: 1}, "a", []exchange.Field{{Name: "x-sum", Value: "1"}},
+			exchange.Request{Method: "POST", Length: 1},
+			"a",
+			[]exchange.Field{{Name: "x-sum", Value: "1"}},
 			"POST / HTTP/1.1\r\nhost: shop\r\ncontent-length: 1\r\n" + tail + "a",
 		},
 	} {
@@ -667,9 +672,9 @@ func TestForeignTimeouts(t *testing.T) {
 	half := exchange.Request{Method: "POST", Length: 100}
 	expects := exchange.Request{Method: "POST", Length: 100, Expect: true}
 	for name, c := range map[string]struct {
-		req       exchange.Request
-		try, all  time.Duration
-		grpc      bool
+		req      exchange.Request
+		try, all time.Duration
+		grpc     bool
 		body     string
 		far      func(c net.Conn)
 		reason   flow.Reason
@@ -853,9 +858,9 @@ func TestForeignCapture(t *testing.T) {
 // TestForeignGRPC: the status of a gRPC call is known, from its trailers or from a head that is all.
 func TestForeignGRPC(t *testing.T) {
 	for answer, want := range map[string]flow.GRPCStatus{
-		"Content-Length: 0\r\nGrpc-Status: 5\r\n\r\n":                                flow.NewGRPCStatus(5),
+		"Content-Length: 0\r\nGrpc-Status: 5\r\n\r\n":                              flow.NewGRPCStatus(5),
 		"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\ngrpc-status: 7\r\n\r\n": flow.NewGRPCStatus(7),
-		"Content-Length: 2\r\nGrpc-Status: 5\r\n\r\nok":                              0,
+		"Content-Length: 2\r\nGrpc-Status: 5\r\n\r\nok":                            0,
 	} {
 		for _, p := range []flow.Protocol{flow.ProtocolGRPC, flow.ProtocolHTTP2} {
 			o := tryWith(t, newGuest(get), func(x *exchange.Exchange, _ *exchange.Conn) { x.Protocol = p }, service(t, "HTTP/1.1 200 OK\r\n"+answer, nil))
