@@ -195,10 +195,14 @@ type shelf struct {
 	got       int
 	put, gone bool
 	at        time.Time // when it was discarded
+	during    func()    // what happens while a connection is fetched
 }
 
 func (s *shelf) Get(*exchange.Exchange) *exchange.Conn {
 	s.got++
+	if s.during != nil {
+		s.during()
+	}
 	return s.c
 }
 func (s *shelf) Connect(x *exchange.Exchange, _ bool) *exchange.Conn { return s.Get(x) }
@@ -219,6 +223,12 @@ type outcome struct {
 // tryWith makes one try for g: step prepares the exchange, far is the service. It checks what must hold after every try.
 func tryWith(t *testing.T, g *guest, step func(x *exchange.Exchange, up *exchange.Conn), far func(c net.Conn)) (o outcome) {
 	t.Helper()
+	return tryDuring(t, g, step, nil, far)
+}
+
+// tryDuring is tryWith with something that happens while a connection is fetched.
+func tryDuring(t *testing.T, g *guest, step func(x *exchange.Exchange, up *exchange.Conn), during func(x *exchange.Exchange), far func(c net.Conn)) (o outcome) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		freshPool()
 		g.changed = make(chan struct{}) // of this bubble
@@ -233,6 +243,9 @@ func tryWith(t *testing.T, g *guest, step func(x *exchange.Exchange, up *exchang
 		x.Head.Method, x.Head.RequestID = g.req.Method, "id"
 		x.Try = flow.Trace{TraceID: flow.TraceID{1}, SpanID: flow.SpanID{2}, Flags: 1}
 		o.x = x
+		if during != nil {
+			o.shelf.during = func() { during(x) }
+		}
 		if step != nil {
 			step(x, o.shelf.c)
 		}
@@ -780,6 +793,15 @@ func TestForeignCallerLeaves(t *testing.T) {
 			}
 		})
 	}
+	g := newGuest(get)
+	o := tryDuring(t, g, nil, g.leave, func(away net.Conn) {
+		if b, _ := io.ReadAll(away); len(b) > 0 {
+			t.Errorf("sent %q for nobody", b)
+		}
+	})
+	if o.Reason != flow.ReasonDownstreamReset || o.Delivered {
+		t.Errorf("while a connection was fetched: %+v", o.Outcome)
+	}
 	for name, fault := range map[string]*exchange.BodyError{
 		"a fault of its request": {Reason: flow.ReasonBadRequest, Text: "bad"},
 		"it had left":            {Reason: flow.ReasonDownstreamReset, Text: "gone"},
@@ -789,6 +811,67 @@ func TestForeignCallerLeaves(t *testing.T) {
 		if o := tryWith(t, g, nil, nil); o.Reason != fault.Reason || o.Detail != fault.Text || o.shelf.got != 0 || o.Delivered {
 			t.Errorf("%s: %+v", name, o.Outcome)
 		}
+	}
+}
+
+// TestForeignFlush: nothing that the service has sent stays here while more of it is waited for.
+func TestForeignFlush(t *testing.T) {
+	g := newGuest(get)
+	tryWith(t, g, nil, func(away net.Conn) {
+		_, _ = http.ReadRequest(bufio.NewReader(away))
+		for _, part := range []string{"HTTP/1.1 103 Early\r\n\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "2\r\nok\r\n", "0\r\n\r\n"} {
+			_, _ = io.WriteString(away, part)
+			synctest.Wait()
+			if g.kept != 0 {
+				t.Errorf("after %q: %d bytes are kept", part, g.kept)
+			}
+		}
+	})
+	if g.got.String() != "ok" || len(g.heads) != 2 {
+		t.Errorf("got %q, heads %+v", g.got.String(), g.heads)
+	}
+}
+
+// TestForeignLargeHead: a head that needs a larger buffer takes that of the room, and gives it back (see tryDuring).
+func TestForeignLargeHead(t *testing.T) {
+	g := newGuest(get)
+	value := strings.Repeat("a", 40<<10)
+	if o := tryWith(t, g, nil, service(t, "HTTP/1.1 200 OK\r\nX: "+value+"\r\nContent-Length: 0\r\n\r\n", nil)); !o.Answered || asText(g.heads[0].Fields) != "x: "+value {
+		t.Errorf("%+v", o.Outcome)
+	}
+}
+
+// TestForeignGateLate: a response that the gate has let pass, and that then stops, is late for its own sake, not for that of the body that was stopped.
+func TestForeignGateLate(t *testing.T) {
+	g := newGuest(exchange.Request{Method: "POST", Length: 10}, "half")
+	o := tryWith(t, g, func(x *exchange.Exchange, _ *exchange.Conn) {
+		x.Gate = never{}
+		x.TryDeadline, x.Deadline = x.Start.Add(time.Second), x.Start.Add(time.Minute)
+	}, func(away net.Conn) {
+		r := bufio.NewReader(away)
+		_, _ = http.ReadRequest(r)
+		_, _ = io.ReadFull(r, make([]byte, 4))
+		_, _ = io.WriteString(away, "HTTP/1.1 503 No\r\nContent-Length: 2\r\n\r\n")
+		_, _ = io.Copy(io.Discard, r)
+	})
+	if o.Reason != flow.ReasonTryTimeout || !g.cut {
+		t.Errorf("%+v", o.Outcome)
+	}
+}
+
+// TestTrailersBounded: what is written of trailers is what a sidecar reads, however much there is.
+func TestTrailersBounded(t *testing.T) {
+	var trailers []exchange.Field
+	for _, name := range []string{"a", "b", "c", "d"} {
+		trailers = append(trailers, exchange.Field{Name: name, Value: strings.Repeat("x", maxChunkExtra/3)})
+	}
+	b := append(appendTrailers([]byte("0\r\n"), trailers), "\r\n"...)
+	var d dechunker
+	if took, _, f := d.take(b); f != nil || took != len(b) || !d.done() {
+		t.Fatalf("%d of %d bytes taken, %v", took, len(b), f)
+	}
+	if got, f := d.appendTrailers(nil); f != nil || len(got) != 2 || got[1] != trailers[1] {
+		t.Errorf("%d trailers, %v", len(got), f)
 	}
 }
 
