@@ -449,6 +449,7 @@ func (f *foreign) relay() {
 	if len(x.Binding.Headers) > 0 {
 		capture(x, h, true)
 	}
+	f.uploading() // when the request was sent is part of what a caller that is a sidecar is told
 	if !f.down(f.caller.WriteHead(x, r, end)) || framed != framedNone && !f.body(framed, h.length) {
 		return
 	}

@@ -28,6 +28,7 @@ type guest struct {
 
 	heads   []exchange.Response
 	end     bool
+	legs    flow.Legs // when the last head was written
 	got     bytes.Buffer
 	ended   bool
 	after   []exchange.Field // trailers of the response
@@ -149,7 +150,7 @@ func (g *guest) WriteHead(x *exchange.Exchange, r *exchange.Response, end bool) 
 	}
 	own := *r
 	own.Fields = slices.Clone(r.Fields)
-	g.heads, g.end = append(g.heads, own), end
+	g.heads, g.end, g.legs = append(g.heads, own), end, x.Legs
 	g.kept++
 	if r.Status >= 200 || r.Tunnel {
 		x.Outcome.Status, x.Outcome.Committed = r.Status, true
@@ -926,6 +927,27 @@ func TestForeignMesh(t *testing.T) {
 		if o.x.Far != far || len(g.heads) != 1 || asText(g.heads[0].Fields) != fields || o.Reason != flow.ReasonUpstreamStatus || o.Detail != detail || !o.Answered || !o.shelf.put {
 			t.Errorf("mesh %v: %+v, %+v, %+v", mesh, o.Outcome, o.x.Far, g.heads)
 		}
+	}
+}
+
+// TestForeignLegs: when the head of a response is passed on, it is known when the request was sent.
+func TestForeignLegs(t *testing.T) {
+	g := newGuest(exchange.Request{Method: "POST", Length: 5}, "hello")
+	g.whole = true
+	o := tryWith(t, g, nil, func(away net.Conn) {
+		r, err := http.ReadRequest(bufio.NewReader(away))
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		time.Sleep(time.Second)
+		_, _ = io.ReadAll(r.Body)
+		synctest.Wait()
+		time.Sleep(time.Second)
+		_, _ = io.WriteString(away, fine)
+	})
+	if g.legs.Sent != time.Second || g.legs.FirstByte != 2*time.Second || !o.Answered || !o.shelf.put {
+		t.Errorf("%+v, %+v", g.legs, o.Outcome)
 	}
 }
 
