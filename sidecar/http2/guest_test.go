@@ -669,6 +669,30 @@ func TestGuestEarlyResponse(t *testing.T) {
 	})
 }
 
+// A body that goes on though the response has ended is not sent any more, while the caller still takes that.
+func TestGuestEnough(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newInn(t)
+		f := newFake("POST")
+		f.req.Bare, f.held, f.trailers = false, make(chan struct{}), []exchange.Field{{Name: "digest", Value: "d"}}
+		f.more <- "some"
+		v := n.visit(f)
+		n.wire().want("1 HEADERS…", "1 DATA some")
+		n.wire().head(1, false, ":status", "200")
+		n.wire().body(1, true, "enough")
+		synctest.Wait()
+		f.more <- "more"
+		close(f.more)
+		n.wire().want()
+		close(f.held)
+		if o := v.ended(); !o.Answered || o.Reason != flow.ReasonNone {
+			t.Errorf("%+v", o)
+		}
+		n.wire().want("1 RST_STREAM NO_ERROR")
+		n.close()
+	})
+}
+
 // A caller that takes nothing makes its endpoint stop at its window, and nobody else's: what is held is no more than that.
 func TestGuestSlowCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
