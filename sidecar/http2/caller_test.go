@@ -83,7 +83,7 @@ func TestCallerRequest(t *testing.T) {
 		{"asterisk", []string{":method", "OPTIONS", ":scheme", "http", ":path", "*", ":authority", "a", "x-request-id", "r"}, true, exchange.Request{
 			Method: "OPTIONS", Target: "*", Authority: "a", Length: -1, Bare: true, Fields: []exchange.Field{{Name: "x-request-id", Value: "r"}},
 		}},
-		{"CONNECT", []string{":method", "CONNECT", ":authority", "a:443", "x-request-id", "r"}, false, exchange.Request{
+		{"CONNECT", []string{":method", "CONNECT", ":authority", "a:443", "x-request-id", "r", "content-length", "3"}, false, exchange.Request{
 			Method: "CONNECT", Authority: "a:443", Length: -1, Bare: true, Fields: []exchange.Field{{Name: "x-request-id", Value: "r"}},
 		}},
 		{"WebSocket", []string{
@@ -381,6 +381,32 @@ func TestCallerReplayable(t *testing.T) {
 	})
 }
 
+// What was kept of a body is given up when a response has begun.
+func TestCallerForgets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const size = 40 << 10
+		p := lend(t, exchange.Peer{}, narrow, func(x *exchange.Exchange, c exchange.Caller) {
+			c.Request(x)
+			c.Rewind(x)
+			if _, err := readAll(x, c); err != nil {
+				t.Error(err)
+			}
+			if used := x.Binding.Room.Used(); used < size-smallChunk || !c.Replayable() {
+				t.Errorf("%d bytes are kept, replayable: %v", used, c.Replayable())
+			}
+			failed(x, c.WriteHead(x, ok200, false))
+			if used := x.Binding.Room.Used(); used != callMemory || c.Replayable() {
+				t.Errorf("%d bytes are kept behind the head, replayable: %v", used, c.Replayable())
+			}
+			failed(x, c.WriteEnd(x, nil))
+		})
+		p.head(1, false, ":method", "POST", ":scheme", "http", ":path", "/", ":authority", "a")
+		p.body(1, true, strings.Repeat("a", size))
+		<-p.results
+		p.close()
+	})
+}
+
 // TestCallerResponse: what the sender writes, as the caller sees it.
 func TestCallerResponse(t *testing.T) {
 	get := []string{":method", "GET", ":scheme", "http", ":path", "/", ":authority", "a"}
@@ -659,8 +685,9 @@ func TestCallerTunnelEnds(t *testing.T) {
 				p.head(1, false, ":method", "CONNECT", ":protocol", "websocket", ":scheme", "http", ":path", "/", ":authority", "a")
 				p.want("1 HEADERS :status: 200")
 				c.act(p, up)
-				if r := <-p.results; r.Reason != c.reason || r.Answered {
-					t.Errorf("%+v", r.Outcome)
+				begin := time.Now()
+				if r := <-p.results; r.Reason != c.reason || r.Answered || time.Since(begin) > time.Second {
+					t.Errorf("after %v: %+v", time.Since(begin), r.Outcome)
 				}
 				p.want(c.want...)
 				p.close()

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 
 	xhttp2 "golang.org/x/net/http2"
 
@@ -29,8 +30,9 @@ type fake struct {
 	lines    []string
 	trailers []exchange.Field // of the request
 	fault    *exchange.BodyError
-	fails    error // of the body, in place of its end
-	refuses  error // of WriteHead
+	leaving  *exchange.BodyError // fault from StopBody on
+	fails    error               // of the body, in place of its end
+	refuses  error               // of WriteHead
 	read     int
 	done     bool
 	stop     chan struct{} // closed by StopBody
@@ -137,6 +139,7 @@ func (f *fake) Rewind(*exchange.Exchange) {
 func (f *fake) StopBody() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.fault = f.leaving
 	close(f.stop)
 }
 
@@ -646,6 +649,33 @@ func TestGuestGate(t *testing.T) {
 	}
 }
 
+// The gate is not asked for a caller that has left meanwhile.
+func TestGuestGateForNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, g := newInn(t), &gate{again: true}
+		f := newFake("PUT")
+		f.req.Bare, f.leaving = false, &exchange.BodyError{Reason: flow.ReasonDownstreamReset, Text: "gone"}
+		v := n.visit(f, func(x *exchange.Exchange) { x.Gate = g })
+		n.wire().head(1, true, ":status", "503")
+		if o := v.ended(); len(g.asked) > 0 || o.Again || o.Reason != flow.ReasonDownstreamReset {
+			t.Errorf("%v, %+v", g.asked, o)
+		}
+		n.close()
+	})
+}
+
+// The strings of a head may be of a buffer that is used again; the tables of the compression keep theirs.
+func TestGuestStrings(t *testing.T) {
+	g := newGuest()
+	g.x, g.req = &exchange.Exchange{}, &exchange.Request{Method: "M", Target: "/t", Authority: "a", Protocol: "p"}
+	g.begin()
+	for _, s := range [][2]string{{g.k.req.target, g.req.Target}, {g.k.req.authority, g.req.Authority}, {g.k.req.protocol, g.req.Protocol}} {
+		if s[0] != s[1] || unsafe.StringData(s[0]) == unsafe.StringData(s[1]) {
+			t.Errorf("%q is kept", s)
+		}
+	}
+}
+
 // A whole response ends the exchange though its request is still on its way.
 func TestGuestEarlyResponse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -664,6 +694,30 @@ func TestGuestEarlyResponse(t *testing.T) {
 			t.Errorf("%+v", o)
 		}
 		v.want("head 200", "body enough", "end")
+		n.wire().want("1 RST_STREAM NO_ERROR")
+		n.close()
+	})
+}
+
+// A body that goes on though the response has ended is not sent any more, while the caller still takes that.
+func TestGuestEnough(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newInn(t)
+		f := newFake("POST")
+		f.req.Bare, f.held, f.trailers = false, make(chan struct{}), []exchange.Field{{Name: "digest", Value: "d"}}
+		f.more <- "some"
+		v := n.visit(f)
+		n.wire().want("1 HEADERS…", "1 DATA some")
+		n.wire().head(1, false, ":status", "200")
+		n.wire().body(1, true, "enough")
+		synctest.Wait()
+		f.more <- "more"
+		close(f.more)
+		n.wire().want()
+		close(f.held)
+		if o := v.ended(); !o.Answered || o.Reason != flow.ReasonNone {
+			t.Errorf("%+v", o)
+		}
 		n.wire().want("1 RST_STREAM NO_ERROR")
 		n.close()
 	})
@@ -894,8 +948,9 @@ func TestGuestTunnelEnds(t *testing.T) {
 				n.wire().head(1, false, ":status", "200")
 				v.want("head 200 tunnel")
 				c.act(v, caller)
-				if o := v.ended(); o.Reason != c.reason || o.Answered || o.Detail == "" {
-					t.Errorf("%+v", o)
+				begin := time.Now()
+				if o := v.ended(); o.Reason != c.reason || o.Answered || o.Detail == "" || time.Since(begin) > time.Second {
+					t.Errorf("after %v: %+v", time.Since(begin), o)
 				}
 				v.want("cut")
 				lines := n.wire().told()
