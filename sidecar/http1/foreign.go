@@ -342,11 +342,13 @@ func (f *foreign) uploadEnded(u upload) {
 // settle learns what the caller's side has to do with a read that has timed out, and leaves it in w.ended.
 func (f *foreign) settle() {
 	w, x := f.t.w, f.t.x
-	running := w.uploading
-	switch until := x.Until(); {
-	case running && !f.uploading():
-	case until.IsZero() || time.Now().Before(until): // somebody woke us
-		if running {
+	until := x.Until()
+	over := !until.IsZero() && !time.Now().Before(until)
+	ended := w.uploading && !f.uploading()
+	switch {
+	case ended && (over || w.ended.reason != flow.ReasonNone):
+	case !over: // somebody woke us
+		if w.uploading {
 			if f.stopUpload(); errors.Is(w.ended.err, exchange.ErrStopped) {
 				w.ended = upload{}
 			}
@@ -354,7 +356,7 @@ func (f *foreign) settle() {
 		if e := f.caller.Fault(x); e != nil {
 			w.ended = upload{reason: e.Reason, err: e}
 		}
-	case running && until.Equal(x.Deadline):
+	case w.uploading && until.Equal(x.Deadline):
 		if f.stopUpload(); errors.Is(w.ended.err, exchange.ErrStopped) {
 			w.ended.err = os.ErrDeadlineExceeded
 		}

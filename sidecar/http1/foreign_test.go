@@ -769,6 +769,7 @@ func TestForeignCallerLeaves(t *testing.T) {
 	}{
 		"before the response": {get, "", func(c net.Conn) { _, _ = io.Copy(io.Discard, c) }, true, false},
 		"within its body":     {upload, "half", func(c net.Conn) { _, _ = io.Copy(io.Discard, c) }, true, false},
+		"behind its body":     {upload, "whole", func(c net.Conn) { _, _ = io.Copy(io.Discard, c) }, true, false},
 		"while nobody reads its body": {upload, strings.Repeat("a", 1<<20), func(c net.Conn) {
 			_, _ = c.Read(make([]byte, 4096))
 			time.Sleep(time.Minute)
@@ -781,7 +782,7 @@ func TestForeignCallerLeaves(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := newGuest(c.req, c.body)
-			g.whole = c.req.Bare
+			g.whole = c.req.Bare || c.body == "whole"
 			o := tryWith(t, g, func(x *exchange.Exchange, _ *exchange.Conn) {
 				x.Deadline = x.Start.Add(time.Minute)
 				go func() {

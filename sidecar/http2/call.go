@@ -461,7 +461,7 @@ func (k *call) responseHead(c *conn, s *stream, id uint32) *fatal {
 	}
 	status := flow.GRPCStatus(0) // of trailers only
 	if k.req.grpc && b.end {
-		status = grpcStatus(r.grpcStatus)
+		status = flow.ReadGRPCStatus(r.grpcStatus)
 	}
 	if k.sess == nil || k.x.Gate != nil && !k.in.q.lost && k.x.Destination.Asks(r.status, status) {
 		k.x.Outcome.GRPC = status
@@ -495,7 +495,7 @@ func (k *call) responseTrailers(c *conn) {
 		return
 	}
 	if k.req.grpc {
-		k.x.Outcome.GRPC = grpcStatus(status)
+		k.x.Outcome.GRPC = flow.ReadGRPCStatus(status)
 	}
 	l.ended, l.trailing = true, true
 	kept := l.trailers[:0]
@@ -539,7 +539,7 @@ func (k *call) judge(x *exchange.Exchange, r *response, fields []field, end, mes
 	}
 	x.Outcome.Status = r.status
 	if k.req.grpc && end {
-		x.Outcome.GRPC = grpcStatus(r.grpcStatus)
+		x.Outcome.GRPC = flow.ReadGRPCStatus(r.grpcStatus)
 	}
 	if r.status >= 500 {
 		x.Outcome.Fail(flow.ReasonUpstreamStatus, farReason(fields, mesh))

@@ -39,18 +39,6 @@ func (m *messages) walk(p []byte) (n uint64) {
 	return n
 }
 
-// grpcStatus reads a grpc-status; 0 when there is none. What is no number counts as UNKNOWN, as clients take it.
-func grpcStatus(s string) flow.GRPCStatus {
-	if s == "" {
-		return 0
-	}
-	code, err := strconv.ParseUint(s, 10, 32)
-	if err != nil {
-		code = 2
-	}
-	return flow.NewGRPCStatus(code)
-}
-
 // grpcCode is the status of our own answer to a gRPC call: what https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md makes of
 // the HTTP status, but for what gRPC has a better word.
 func grpcCode(status int, r flow.Reason) uint64 {
