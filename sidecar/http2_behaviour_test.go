@@ -897,7 +897,7 @@ func TestHTTP2GRPCRecords(t *testing.T) {
 			f.headers(fr.StreamID, true, "grpc-status", "13", "grpc-message", "broken")
 		}
 	})
-	server := start(t, serverSnapshot("catalog", up, policy.ModeStrict, flow.ProtocolHTTP1), ca.Holder("catalog"), time.Second)
+	server := start(t, serverSnapshot("catalog", up, policy.ModeStrict, flow.ProtocolHTTP), ca.Holder("catalog"), time.Second)
 	web := start(t, clientSnapshot(mesh("catalog"), server.addr(t, "inbound")), ca.Holder("web"), time.Second)
 	f := dialFrames(t, web.addr(t, "outbound"))
 	f.headers(1, false, post2("/a.B/Stream", "content-type", "application/grpc", "grpc-timeout", "10S")...)
@@ -941,7 +941,7 @@ func TestHTTP2Restarts(t *testing.T) {
 		_, _ = io.Copy(w, r.Body)
 	})
 	serve := func() *running {
-		return start(t, serverSnapshot("catalog", up, policy.ModeStrict, flow.ProtocolHTTP1), ca.Holder("catalog"), 10*time.Second)
+		return start(t, serverSnapshot("catalog", up, policy.ModeStrict, flow.ProtocolHTTP), ca.Holder("catalog"), 10*time.Second)
 	}
 	servers := []*running{serve(), serve()}
 	web := start(t, clientSnapshot(mesh("catalog"), servers[0].addr(t, "inbound"), servers[1].addr(t, "inbound")), ca.Holder("web"), 10*time.Second)
