@@ -42,7 +42,6 @@ installed. --dry-run prints the rules and changes nothing; --show reads them fro
 	f.BoolVar(&dryRun, "dry-run", false, "print the rules as nft reads them, and change nothing")
 	f.BoolVar(&show, "show", false, "print what is installed")
 	f.BoolVar(&remove, "remove", false, "remove what is installed")
-	c.MarkFlagsMutuallyExclusive("dry-run", "show", "remove")
 	parse := func() error {
 		cfg.Backend, cfg.InboundMode = intercept.Backend(backend), intercept.Mode(mode)
 		ranges := func(flag string, words []string, read func([]string) ([]intercept.Range, error), to *[]intercept.Range) error {
@@ -74,6 +73,8 @@ installed. --dry-run prints the rules and changes nothing; --show reads them fro
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		out := c.OutOrStdout()
 		switch {
+		case dryRun && show, show && remove, remove && dryRun:
+			return usageError{errors.New("--dry-run, --show and --remove: give one of them")}
 		case show:
 			there, err := intercept.Show(cfg.Netns)
 			if err == nil && there.Text == "" {
