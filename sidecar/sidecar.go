@@ -140,6 +140,8 @@ type Config struct {
 	// Listen and Dial open sockets; nil means TCP. Tests put an in-memory network here.
 	Listen func(addr netip.AddrPort) (net.Listener, error)
 	Dial   upstream.Dial
+	// Original says where a redirected connection was to go; nil asks the kernel.
+	Original func(net.Conn) (netip.AddrPort, error)
 }
 
 // Sidecar is one running data plane. Its methods are safe for concurrent use.
@@ -152,6 +154,8 @@ type Sidecar struct {
 	room      exchange.Room
 
 	http2 *http2.Client
+
+	serverFirst detect.ServerFirst
 
 	inHTTP, outHTTP   *http1.Server
 	inHTTP2, outHTTP2 *http2.Server
@@ -193,7 +197,7 @@ func New(cfg Config) (*Sidecar, error) {
 		unwrapper: security.NewUnwrapper(cfg.Identity),
 		services:  make(map[string]*service),
 	}
-	s.listeners = listen.New(listen.Config{Listen: cfg.Listen, Serve: s.serve, Shed: s.shed, Log: cfg.Log})
+	s.listeners = listen.New(listen.Config{Listen: cfg.Listen, Original: cfg.Original, Serve: s.serve, Shed: s.shed, Log: cfg.Log})
 	sendHTTP, sendTCP := &http1.Sender{Pool: s.pools}, &tcp.Sender{Pool: s.pools}
 	s.inHTTP = &http1.Server{Handler: s.inbound(sendHTTP), Side: flow.SideServer}
 	s.outHTTP = &http1.Server{Handler: s.outbound(sendHTTP), Side: flow.SideClient}
@@ -310,6 +314,9 @@ func (s *Sidecar) serve(c *listen.Conn) {
 // receive unwraps a connection, learns its peer, and says who speaks with it; nobody when it was turned away.
 func (s *Sidecar) receive(c *listen.Conn) (speaker, *exchange.Session) {
 	b := c.Binding()
+	if b.Intercepted != nil {
+		return s.intercepted(c, b)
+	}
 	peer := &exchange.Peer{Addr: c.Addr(), Local: c.Local()}
 	sess := &exchange.Session{Conn: c.Conn, TCP: c.TCP, Peer: peer, Start: c.Start, Bind: c.Binding, Report: s.observer}
 	http := b.Listener.Protocol.HTTP()

@@ -43,7 +43,7 @@ func (s *Sidecar) bindings(snap *policy.Snapshot) []*exchange.Binding {
 		destinations[name] = d
 	}
 	for name := range s.services {
-		if destinations[name] == nil && !strings.HasPrefix(name, inboundKey) {
+		if destinations[name] == nil && !strings.Contains(name, " ") { // names of services have none
 			delete(s.services, name)
 		}
 	}
@@ -56,6 +56,9 @@ func (s *Sidecar) bindings(snap *policy.Snapshot) []*exchange.Binding {
 		switch l.Side {
 		case flow.SideClient:
 			b.Routes = route.New(l.Service)
+			if l.Interception != nil {
+				s.interception(b)
+			}
 		case flow.SideServer:
 			own := policy.Service{
 				Name: workload.Service, Namespace: workload.Namespace, Protocol: l.Protocol, RequestTimeout: l.RequestTimeout, IdleTimeout: l.IdleTimeout,

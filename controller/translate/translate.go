@@ -145,6 +145,16 @@ func snapshot(set *resource.Set, w *resource.Workload, services map[string]polic
 		}
 		s.Listeners = append(s.Listeners, l)
 	}
+	if i := w.Spec.Intercept.Outbound.Policy(); i != nil {
+		s.Listeners = append(s.Listeners, policy.Listener{
+			Name: "intercept:outbound", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Interception: i,
+			Address: netip.MustParseAddrPort(w.Spec.Intercept.Outbound.Listen),
+		})
+		for name, svc := range services { // whatever the application calls
+			s.Services[name] = svc
+			s.Endpoints[name] = endpoints[name]
+		}
+	}
 	for _, u := range w.Spec.Upstreams {
 		svc, ok := services[u.Service]
 		if !ok { // nobody serves it yet: the listener exists and answers no_endpoint

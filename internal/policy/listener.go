@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -38,6 +39,8 @@ type Listener struct {
 	Service  string         // inbound: own service; outbound: destination service
 	Mode     ListenerMode   // inbound only
 	Limits   Limits         // of HTTP only
+	// Interception is set where redirected connections arrive: outbound, of protocol http (what is detected as HTTP), and of no one service.
+	Interception *Interception
 
 	// Inbound only: what the callers' settings of the service (Service) are, so that the sidecar in front of it ends nothing that they let live. Defaults and "off"
 	// are those of Service.
@@ -60,7 +63,17 @@ func (l Listener) Check() error {
 	if err := checkAddress("address", l.Address); err != nil {
 		return fail(err)
 	}
-	if err := checkName("service", l.Service); err != nil {
+	if i := l.Interception; i != nil {
+		switch {
+		case l.Side != flow.SideClient || l.Protocol != flow.ProtocolHTTP:
+			return fail(errors.New("interception: must be outbound, of protocol http"))
+		case l.Service != "":
+			return fail(fmt.Errorf("service %q: a listener of redirected connections serves all; remove it", l.Service))
+		}
+		if err := i.Check(); err != nil {
+			return fail(fmt.Errorf("interception: %w", err))
+		}
+	} else if err := checkName("service", l.Service); err != nil {
 		return fail(err)
 	}
 	if l.Mode > ModePermissive {
@@ -106,6 +119,10 @@ func (l Listener) WithDefaults() Listener {
 	if l.Protocol.HTTP() {
 		l.Limits = l.Limits.WithDefaults()
 	}
+	if l.Interception != nil {
+		i := l.Interception.WithDefaults()
+		l.Interception = &i
+	}
 	if l.Side == flow.SideServer {
 		if l.Protocol.HTTP() {
 			def(&l.RequestTimeout, DefaultRequestTimeout)
@@ -116,17 +133,21 @@ func (l Listener) WithDefaults() Listener {
 }
 
 // ToXDS maps l, with its defaults applied, to an Envoy listener: one filter chain with an HttpConnectionManager or a TcpProxy whose cluster is the destination service;
-// inbound traffic goes to a cluster named like the listener.
+// inbound traffic goes to a cluster named like the listener, intercepted traffic to PassthroughCluster.
 func (l Listener) ToXDS() (*listenerv3.Listener, error) {
 	l = l.WithDefaults()
 	if err := l.Check(); err != nil {
 		return nil, err
 	}
 	cluster, direction := l.Service, corev3.TrafficDirection_OUTBOUND
+	if l.Interception != nil {
+		cluster = PassthroughCluster
+	}
 	if l.Side == flow.SideServer {
 		cluster, direction = l.Name, corev3.TrafficDirection_INBOUND
 	}
 	e := extras{}
+	var routes *routev3.RouteConfiguration
 	name, config := "envoy.filters.network.tcp_proxy", proto.Message(&tcpv3.TcpProxy{
 		StatPrefix: l.Name, ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: cluster},
 	})
@@ -139,16 +160,18 @@ func (l Listener) ToXDS() (*listenerv3.Listener, error) {
 		if l.Side == flow.SideServer {
 			action.Timeout = durationpb.New(max(l.RequestTimeout, 0)) // 0 is off
 		}
+		virtual := cmp.Or(l.Service, cluster)
+		routes = &routev3.RouteConfiguration{
+			Name: l.Name,
+			VirtualHosts: []*routev3.VirtualHost{{Name: virtual, Domains: []string{"*"}, Routes: []*routev3.Route{{
+				Match:  &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
+				Action: &routev3.Route_Route{Route: action},
+			}}}},
+		}
 		manager := &hcmv3.HttpConnectionManager{
-			StatPrefix: l.Name,
-			CodecType:  hcmv3.HttpConnectionManager_AUTO, // ALPN, or the preface of HTTP/2
-			RouteSpecifier: &hcmv3.HttpConnectionManager_RouteConfig{RouteConfig: &routev3.RouteConfiguration{
-				Name: l.Name,
-				VirtualHosts: []*routev3.VirtualHost{{Name: l.Service, Domains: []string{"*"}, Routes: []*routev3.Route{{
-					Match:  &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
-					Action: &routev3.Route_Route{Route: action},
-				}}}},
-			}},
+			StatPrefix:     l.Name,
+			CodecType:      hcmv3.HttpConnectionManager_AUTO, // ALPN, or the preface of HTTP/2
+			RouteSpecifier: &hcmv3.HttpConnectionManager_RouteConfig{RouteConfig: routes},
 			HttpFilters: []*hcmv3.HttpFilter{{
 				Name: "envoy.filters.http.router", ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: router},
 			}},
@@ -157,10 +180,20 @@ func (l Listener) ToXDS() (*listenerv3.Listener, error) {
 		e.str("protocol", ProtocolName(l.Protocol))
 		name, config = "envoy.filters.network.http_connection_manager", manager
 	}
+	x := &listenerv3.Listener{
+		Name: l.Name, Address: socketAddress(l.Address), TrafficDirection: direction,
+		FilterChains: []*listenerv3.FilterChain{{}},
+	}
+	if l.Interception != nil {
+		if err := l.Interception.toXDS(x, routes, e); err != nil {
+			return nil, err
+		}
+	}
 	filter, err := pack(config)
 	if err != nil {
 		return nil, err
 	}
+	x.FilterChains[0].Filters = []*listenerv3.Filter{{Name: name, ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: filter}}}
 	e.str("side", sideNames[l.Side])
 	e.str("service", l.Service)
 	if l.Side == flow.SideServer {
@@ -169,12 +202,8 @@ func (l Listener) ToXDS() (*listenerv3.Listener, error) {
 		e.dur("request_timeout", l.RequestTimeout)
 		e.dur("idle_timeout", l.IdleTimeout)
 	}
-	return &listenerv3.Listener{
-		Name: l.Name, Address: socketAddress(l.Address), TrafficDirection: direction, Metadata: e.metadata(),
-		FilterChains: []*listenerv3.FilterChain{{Filters: []*listenerv3.Filter{{
-			Name: name, ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: filter},
-		}}}},
-	}, nil
+	x.Metadata = e.metadata()
+	return x, nil
 }
 
 // ListenerFromXDS is the inverse of ToXDS. It refuses filters it does not know.
@@ -203,6 +232,9 @@ func ListenerFromXDS(x *listenerv3.Listener) (Listener, error) {
 	}
 	r := read(x.GetMetadata())
 	l.Service = r.str("service")
+	if x.GetUseOriginalDst().GetValue() {
+		l.Interception = interceptionFromXDS(x, r)
+	}
 	if l.Protocol.HTTP() {
 		l.Limits = limitsFromXDS(manager, r)
 		if r.has("protocol") { // controllers from before HTTP/2 do not say it

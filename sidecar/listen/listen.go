@@ -33,6 +33,8 @@ const (
 type Config struct {
 	// Listen opens a listening socket; nil means TCP.
 	Listen func(addr netip.AddrPort) (net.Listener, error)
+	// Original says where a redirected connection was to go; nil asks the kernel.
+	Original func(net.Conn) (netip.AddrPort, error)
 	// Serve carries one connection to its end and closes it. It calls Conn.Begin once it knows its session.
 	Serve func(c *Conn)
 	// Shed is told of a connection that was closed because n, the listener's workload's limit, were open. It was closed without a byte: an answer
@@ -423,6 +425,17 @@ func (c *Conn) Addr() netip.AddrPort { return addrPort(c.RemoteAddr()) }
 
 // Local is the address the caller connected to.
 func (c *Conn) Local() netip.AddrPort { return addrPort(c.LocalAddr()) }
+
+// Original is the address the caller connected to before the connection was redirected to the listener. Where that did not happen it is Local, or an error.
+func (c *Conn) Original() (netip.AddrPort, error) {
+	if f := c.l.set.cfg.Original; f != nil {
+		return f(c.Conn)
+	}
+	if c.TCP == nil {
+		return netip.AddrPort{}, errors.New("it is no TCP connection of the kernel's")
+	}
+	return original(c.TCP)
+}
 
 func addrPort(a net.Addr) netip.AddrPort {
 	if t, ok := a.(*net.TCPAddr); ok {
