@@ -75,7 +75,7 @@ type process struct {
 	records []string
 }
 
-func startSidecar(t *testing.T, n *netns.NS, snap *policy.Snapshot) *process {
+func startSidecar(t testing.TB, n *netns.NS, snap *policy.Snapshot) *process {
 	t.Helper()
 	if err := snap.Check(); err != nil {
 		t.Fatal(err)
@@ -373,6 +373,73 @@ func TestRealClients(t *testing.T) {
 					return nil
 				})
 			}
+		})
+	}
+}
+
+// BenchmarkRedirected compares requests on kept connections, and first requests on new ones, through a listener that is called and through one that is redirected to.
+func BenchmarkRedirected(b *testing.B) {
+	app, peer := netns.New(b, "app"), netns.New(b, "peer")
+	netns.Pair(app, peer, []netip.Prefix{netip.MustParsePrefix("10.72.0.1/24")}, []netip.Prefix{netip.MustParsePrefix("10.72.0.2/24")})
+	web := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") })}
+	at := peer.Listen(":80")
+	go func() { _ = web.Serve(at) }()
+	b.Cleanup(func() { _ = web.Close() })
+	snap := &policy.Snapshot{
+		Revision: "n1", Workload: policy.Workload{Service: "web", Namespace: "shop", Instance: "web-1"},
+		Listeners: []policy.Listener{
+			{Name: "intercept:outbound", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: netip.MustParseAddrPort("[::]:15001"), Interception: &policy.Interception{}},
+			{Name: "outbound:shop", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: netip.MustParseAddrPort("127.0.0.1:15100"), Service: "shop"},
+		},
+		Services:  map[string]policy.Service{"shop": {Name: "shop", Protocol: flow.ProtocolHTTP, External: true}},
+		Endpoints: map[string][]policy.Endpoint{"shop": {{Address: netip.MustParseAddrPort("10.72.0.2:80"), Weight: 100}}},
+	}
+	startSidecar(b, app, snap)
+	if _, err := intercept.Install(intercept.Config{Netns: app.Path(), OutboundPort: 15001, SidecarUID: sidecarUID}); err != nil {
+		b.Fatal(err)
+	}
+	for name, address := range map[string]string{"explicit": "127.0.0.1:15100", "redirected": "10.72.0.2:80"} {
+		dial := func() (c net.Conn) {
+			app.Do(func() (err error) {
+				c, err = net.Dial("tcp", address)
+				return err
+			})
+			return c
+		}
+		get := func(c net.Conn, in *bufio.Reader) {
+			_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: shop\r\n\r\n")
+			resp, err := http.ReadResponse(in, nil)
+			if err != nil {
+				b.Fatal(err)
+			}
+			_, _ = io.Copy(io.Discard, resp.Body)
+		}
+		median := func(b *testing.B, took []time.Duration) {
+			slices.Sort(took)
+			b.ReportMetric(float64(took[len(took)/2].Nanoseconds())/1e3, "p50-µs")
+		}
+		b.Run(name+"/kept", func(b *testing.B) {
+			c := dial()
+			defer c.Close()
+			in := bufio.NewReader(c)
+			var took []time.Duration
+			for b.Loop() {
+				begin := time.Now()
+				get(c, in)
+				took = append(took, time.Since(begin))
+			}
+			median(b, took)
+		})
+		b.Run(name+"/first", func(b *testing.B) {
+			var took []time.Duration
+			for b.Loop() {
+				c := dial()
+				begin := time.Now()
+				get(c, bufio.NewReader(c))
+				took = append(took, time.Since(begin))
+				_ = c.Close()
+			}
+			median(b, took)
 		})
 	}
 }
