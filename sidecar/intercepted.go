@@ -49,25 +49,53 @@ func (s *Sidecar) interception(b *exchange.Binding) {
 
 // intercepted is receive for a connection that was redirected: who was meant decides who speaks.
 func (s *Sidecar) intercepted(c *listen.Conn, b *exchange.Binding) (speaker, *exchange.Session) {
-	in, rules := b.Intercepted, b.Listener.Interception
 	peer := &exchange.Peer{Addr: c.Addr(), Local: c.Local()}
 	to, err := c.Original()
-	if err == nil && to == peer.Local {
+	if err == nil && to == peer.Local && (!b.Listener.Interception.Transparent || to.Port() == b.Listener.Address.Port()) {
 		err = errors.New("it was opened to the sidecar's own port, not redirected to it")
 	}
 	if err != nil {
-		s.refuse(c, passing(b, peer.Local), peer, "the connection has no original destination: "+err.Error())
+		s.refuse(c, b, peer, "the connection has no original destination: "+err.Error())
 		return nil, nil
 	}
 	peer.Local = to
+	if b.Listener.Side == flow.SideServer {
+		return s.arrived(c, b, peer)
+	}
+	return s.departing(c, b, peer)
+}
+
+// arrived is for a connection to the own application: the port that was meant says how it is served.
+func (s *Sidecar) arrived(c *listen.Conn, b *exchange.Binding, peer *exchange.Peer) (speaker, *exchange.Session) {
+	to := peer.Local
+	if port := b.Intercepted.Ports[to.Port()]; port != nil {
+		return s.welcome(c, port, peer, func() *exchange.Binding {
+			if now := c.Binding(); now.Intercepted != nil && now.Intercepted.Ports[to.Port()] != nil {
+				return now.Intercepted.Ports[to.Port()]
+			}
+			return port // gone from the policy: what is open is judged by what it began with
+		})
+	}
+	if b.Listener.Interception.Unknown == policy.UnknownRefuse {
+		s.refuse(c, b, peer, to.String()+" is no port of this workload; add it to spec.ports, or set spec.intercept.inbound.unknown to pass")
+		return nil, nil
+	}
+	passed := *b
+	passed.App = &policy.Endpoint{Address: to}
+	return s.welcome(c, &passed, peer, func() *exchange.Binding { return &passed })
+}
+
+// departing is for a connection of the own application: the service whose endpoint was meant says how it is served.
+func (s *Sidecar) departing(c *listen.Conn, b *exchange.Binding, peer *exchange.Peer) (speaker, *exchange.Session) {
+	in, rules, to := b.Intercepted, b.Listener.Interception, peer.Local
 	known, ok := in.At[to]
 	sess := &exchange.Session{Conn: c.Conn, TCP: c.TCP, Peer: peer, Start: c.Start, Report: s.observer}
 	if !ok {
-		passed := passing(b, to)
 		if rules.Unknown == policy.UnknownRefuse {
-			s.refuse(c, passed, peer, to.String()+" is no service that this sidecar knows; add one, or set spec.intercept.outbound.unknown to pass")
+			s.refuse(c, b, peer, to.String()+" is no service that this sidecar knows; add one, or set spec.intercept.outbound.unknown to pass")
 			return nil, nil
 		}
+		passed := passing(b, to)
 		sess.Bind = func() *exchange.Binding { return passed }
 		if !c.Begin(sess) {
 			return nil, nil
@@ -107,7 +135,9 @@ func (s *Sidecar) intercepted(c *listen.Conn, b *exchange.Binding) (speaker, *ex
 
 // refuse records why and resets.
 func (s *Sidecar) refuse(c *listen.Conn, b *exchange.Binding, peer *exchange.Peer, why string) {
-	s.observer.Connection(b, peer, c.Start, flow.ReasonUnknownDest, why)
+	as := *b
+	as.Listener.Protocol = flow.ProtocolTCP // nobody has looked
+	s.observer.Connection(&as, peer, c.Start, flow.ReasonUnknownDest, why)
 	if c.TCP != nil {
 		_ = c.TCP.SetLinger(0)
 	}

@@ -55,13 +55,20 @@ func redirectedSnapshot(at netip.AddrPort, i policy.Interception) *policy.Snapsh
 	return s
 }
 
-// withRedirected runs test beside a sidecar.
+// withRedirected runs test beside a sidecar whose outbound connections are redirected.
 func withRedirected(t *testing.T, i policy.Interception, test func(t *testing.T, r *redirected)) {
+	withSnapshot(t, redirectedSnapshot(redirectedAt, i), test)
+}
+
+var redirectedAt = netip.AddrPortFrom(host(0, 1), 15001)
+
+// withSnapshot runs test beside a sidecar that listens at redirectedAt.
+func withSnapshot(t *testing.T, snap *policy.Snapshot, test func(t *testing.T, r *redirected)) {
 	emptyPools()
 	defer emptyPools()
 	synctest.Test(t, func(t *testing.T) {
 		r := &redirected{
-			randomWorld: &randomWorld{t: t, net: testmesh.NewNet()}, at: netip.AddrPortFrom(host(0, 1), 15001),
+			randomWorld: &randomWorld{t: t, net: testmesh.NewNet()}, at: redirectedAt,
 			to: map[netip.AddrPort]netip.AddrPort{}, port: map[netip.AddrPort]net.Listener{},
 		}
 		r.original = func(c net.Conn) (netip.AddrPort, error) {
@@ -73,7 +80,7 @@ func withRedirected(t *testing.T, i policy.Interception, test func(t *testing.T,
 			}
 			return to, nil
 		}
-		r.running = r.launch(r.checked(redirectedSnapshot(r.at, i)), &identity.Holder{}, host(0, 1), time.Second)
+		r.running = r.launch(r.checked(snap), &identity.Holder{}, host(0, 1), time.Second)
 		test(t, r)
 		r.running.stop()
 		for _, l := range r.port {
@@ -426,5 +433,88 @@ func TestRedirectedDrain(t *testing.T) {
 			t.Errorf("%v after %s", err, time.Since(begin))
 		}
 		_ = c.Close()
+	})
+}
+
+// What comes in is served as the port says that was meant; other ports as the listener says.
+func TestRedirectedInbound(t *testing.T) {
+	at := func(port uint16) netip.AddrPort { return netip.AddrPortFrom(host(5, 5), port) } // what callers call
+	app := func(port uint16) netip.AddrPort { return netip.AddrPortFrom(host(0, 9), port) }
+	snapshot := func(unknown policy.Unknown, second bool) *policy.Snapshot {
+		s := &policy.Snapshot{
+			Revision: "i1", Workload: policy.Workload{Service: "shop", Namespace: "shop", Instance: "shop-1"},
+			Listeners: []policy.Listener{
+				{
+					Name: "intercept:inbound", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Service: "shop", Address: redirectedAt, Mode: policy.ModePermissive,
+					Interception: &policy.Interception{Unknown: unknown},
+				},
+				{Name: "inbound:80", Side: flow.SideServer, Protocol: flow.ProtocolHTTP, Service: "shop", Address: at(80), Target: app(8080), Mode: policy.ModePermissive, Unbound: true},
+				{Name: "inbound:443", Side: flow.SideServer, Protocol: flow.ProtocolHTTP, Service: "shop", Address: at(443), Target: app(8080), Unbound: true},
+			},
+		}
+		if second {
+			s.Listeners = append(s.Listeners, policy.Listener{
+				Name: "inbound:6379", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Service: "shop", Address: at(6379), Target: app(6379), Mode: policy.ModePermissive, Unbound: true,
+			})
+		}
+		return s
+	}
+	withSnapshot(t, snapshot(policy.UnknownPass, true), func(t *testing.T, r *redirected) {
+		r.serve(app(8080), web("application"))
+		r.serve(app(6379), greeter("queue"))
+		r.serve(at(7), greeter("other"))
+		get := func(to netip.AddrPort) string {
+			c, in := r.dial(to)
+			defer c.Close()
+			fmt.Fprint(c, "GET / HTTP/1.1\r\nHost: shop.example\r\nConnection: close\r\n\r\n")
+			b, _ := io.ReadAll(in)
+			return string(b)
+		}
+		if got := get(at(80)); !strings.HasSuffix(got, "application as shop.example") {
+			t.Errorf("port 80: %q", got)
+		}
+		if got := get(at(443)); !strings.HasPrefix(got, "HTTP/1.1 403 ") || !strings.Contains(got, "plaintext_refused") {
+			t.Errorf("port 443, which is strict: %q", got)
+		}
+		talk := func(to netip.AddrPort, greeting string) {
+			t.Helper()
+			c, in := r.dial(to)
+			defer c.Close()
+			fmt.Fprint(c, "PING\n")
+			if got := line(t, in); got != greeting {
+				t.Errorf("%s: %q", to, got)
+			}
+			if got := line(t, in); got != "250 PING" {
+				t.Errorf("%s: %q", to, got)
+			}
+		}
+		talk(at(6379), "queue")
+		talk(at(7), "other")
+		kept, in := r.dial(at(80)) // a connection that outlives its port's place in the policy
+		synctest.Wait()
+		r.source.Set(r.checked(snapshot(policy.UnknownRefuse, false)))
+		synctest.Wait()
+		fmt.Fprint(kept, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+		if got := line(t, in); got != "HTTP/1.1 200 OK" {
+			t.Errorf("kept: %q", got)
+		}
+		_ = kept.Close()
+		for _, to := range []netip.AddrPort{at(6379), at(7), r.at} {
+			c, in := r.dial(to)
+			if _, err := in.ReadByte(); err == nil {
+				t.Errorf("%s was answered", to)
+			}
+			_ = c.Close()
+			synctest.Wait()
+			records := r.rec.Closed(flow.KindConnection)
+			if x := records[len(records)-1]; x.Side != flow.SideServer || x.Reason != flow.ReasonUnknownDest || x.Destination.Addr != to || x.Destination.Service != "shop" {
+				t.Errorf("Record %+v", x)
+			}
+		}
+		for _, x := range r.rec.Closed(flow.KindExchange) {
+			if x.Destination.Service != "shop" || x.Endpoint != app(8080) || x.Destination.Addr != at(80) {
+				t.Errorf("Record %+v", x)
+			}
+		}
 	})
 }

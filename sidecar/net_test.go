@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health"
@@ -87,6 +88,11 @@ func startSidecar(t testing.TB, n *netns.NS, snap *policy.Snapshot) *process {
 	cmd := exec.Command("/proc/self/exe", "-test.run", "^TestSidecarProcess$")
 	cmd.Env, cmd.Dir, cmd.Stderr = append(os.Environ(), "TULLE_TEST_SNAPSHOT="+string(text)), "/", os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: sidecarUID, Gid: sidecarUID}}
+	for _, l := range snap.Listeners {
+		if l.Interception != nil && l.Interception.Transparent {
+			cmd.SysProcAttr.AmbientCaps = []uintptr{unix.CAP_NET_ADMIN}
+		}
+	}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -374,6 +380,57 @@ func TestRealClients(t *testing.T) {
 				})
 			}
 		})
+	}
+}
+
+// TestRealInbound: what comes in is served by the port that was meant, and the sidecar knows who called.
+func TestRealInbound(t *testing.T) {
+	for _, backend := range []intercept.Backend{intercept.NFTables, intercept.IPTables} {
+		for _, mode := range []intercept.Mode{intercept.Redirect, intercept.TPROXY} {
+			t.Run(fmt.Sprintf("%s, %s", backend, mode), func(t *testing.T) {
+				app, peer := netns.New(t, "app"), netns.New(t, "peer")
+				netns.Pair(app, peer, []netip.Prefix{netip.MustParsePrefix("10.72.0.1/24"), netip.MustParsePrefix("fd72::1/64")},
+					[]netip.Prefix{netip.MustParsePrefix("10.72.0.2/24"), netip.MustParsePrefix("fd72::2/64")})
+				web := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.Host) })}
+				at := app.Listen(":80")
+				go func() { _ = web.Serve(at) }()
+				t.Cleanup(func() { _ = web.Close() })
+				serveTCP(t, app.Listen(":5432"), postgres)
+				serveTCP(t, app.Listen(":25"), smtp)
+				port := func(n uint16, protocol flow.Protocol) policy.Listener {
+					a := netip.AddrPortFrom(netip.MustParseAddr("10.72.0.1"), n) // the application's own; the sidecar's call to it is not taken
+					return policy.Listener{
+						Name: fmt.Sprintf("inbound:%d", n), Side: flow.SideServer, Protocol: protocol, Service: "shop", Address: a, Target: a, Mode: policy.ModePermissive, Unbound: true,
+					}
+				}
+				sidecar := startSidecar(t, app, &policy.Snapshot{
+					Revision: "n1", Workload: policy.Workload{Service: "shop", Namespace: "shop", Instance: "shop-1"},
+					Listeners: []policy.Listener{
+						{
+							Name: "intercept:inbound", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Service: "shop", Mode: policy.ModePermissive,
+							Address: netip.MustParseAddrPort("[::]:15006"), Interception: &policy.Interception{Transparent: mode == intercept.TPROXY},
+						},
+						port(80, flow.ProtocolHTTP), port(5432, flow.ProtocolTCP),
+					},
+				})
+				c := intercept.Config{Netns: app.Path(), Backend: backend, InboundPort: 15006, InboundMode: mode, SidecarUID: sidecarUID}
+				if _, err := intercept.Install(c); err != nil {
+					t.Fatal(err)
+				}
+				for _, h := range []string{"10.72.0.1", "fd72::1"} {
+					if got := peer.Must("curl", "-sS", "-m", "10", "-H", "Host: shop.example", "http://"+net.JoinHostPort(h, "80")+"/"); got != "shop.example" {
+						t.Errorf("curl: %q", got)
+					}
+					sidecar.expect(t, fmt.Sprintf("exchange http/1.1 service=shop route= endpoint=10.72.0.1:80 to=%s status=200 reason=", net.JoinHostPort(h, "80")))
+					if got := peer.Must("psql", "-X", "-A", "-t", "-c", "select", fmt.Sprintf("host=%s port=5432 user=u dbname=d connect_timeout=10", h)); got != "tulle\n" {
+						t.Errorf("psql: %q", got)
+					}
+					sidecar.expect(t, fmt.Sprintf("connection tcp service=shop route= endpoint=10.72.0.1:5432 to=%s status=0 reason=", net.JoinHostPort(h, "5432")))
+					peer.Must("curl", "-sS", "-m", "10", "smtp://"+net.JoinHostPort(h, "25"), "--mail-from", "a@example.org", "--mail-rcpt", "b@example.org", "-T", "/dev/null")
+					sidecar.expect(t, fmt.Sprintf("connection tcp service=shop route= endpoint=%s to=%[1]s status=0 reason=", net.JoinHostPort(h, "25")))
+				}
+			})
+		}
 	}
 }
 

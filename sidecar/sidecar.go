@@ -317,8 +317,12 @@ func (s *Sidecar) receive(c *listen.Conn) (speaker, *exchange.Session) {
 	if b.Intercepted != nil {
 		return s.intercepted(c, b)
 	}
-	peer := &exchange.Peer{Addr: c.Addr(), Local: c.Local()}
-	sess := &exchange.Session{Conn: c.Conn, TCP: c.TCP, Peer: peer, Start: c.Start, Bind: c.Binding, Report: s.observer}
+	return s.welcome(c, b, &exchange.Peer{Addr: c.Addr(), Local: c.Local()}, c.Binding)
+}
+
+// welcome is receive once it is known which listener's connection it is: b now, and bind later.
+func (s *Sidecar) welcome(c *listen.Conn, b *exchange.Binding, peer *exchange.Peer, bind func() *exchange.Binding) (speaker, *exchange.Session) {
+	sess := &exchange.Session{Conn: c.Conn, TCP: c.TCP, Peer: peer, Start: c.Start, Bind: bind, Report: s.observer}
 	http := b.Listener.Protocol.HTTP()
 	isHTTP2, secured := false, false
 	if b.Listener.Side == flow.SideServer {

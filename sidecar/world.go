@@ -48,6 +48,7 @@ func (s *Sidecar) bindings(snap *policy.Snapshot) []*exchange.Binding {
 		}
 	}
 	out := make([]*exchange.Binding, 0, len(snap.Listeners))
+	ports := map[uint16]*exchange.Binding{} // of listeners that are not bound
 	for _, l := range snap.Listeners {
 		b := &exchange.Binding{
 			Listener: l.WithDefaults(), Snapshot: snap, Workload: workload, Destinations: destinations, Room: &s.room,
@@ -64,7 +65,14 @@ func (s *Sidecar) bindings(snap *policy.Snapshot) []*exchange.Binding {
 				Name: workload.Service, Namespace: workload.Namespace, Protocol: l.Protocol, RequestTimeout: l.RequestTimeout, IdleTimeout: l.IdleTimeout,
 			}
 			b.Own = s.destination(inboundKey+l.Service, own)
+			if l.Interception != nil {
+				b.Intercepted = &exchange.Intercepted{Ports: ports}
+				break
+			}
 			b.App = &policy.Endpoint{Address: l.Target}
+			if l.Unbound {
+				ports[l.Address.Port()] = b
+			}
 		default:
 			s.cfg.Log.Error("listener is neither inbound nor outbound; it is ignored: correct the configuration", "listener", l.Name)
 			continue

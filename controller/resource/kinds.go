@@ -122,6 +122,45 @@ type Upstream struct {
 // Intercept says where redirected connections arrive and what becomes of them.
 type Intercept struct {
 	Outbound InterceptOutbound `yaml:"outbound,omitempty"`
+	Inbound  InterceptInbound  `yaml:"inbound,omitempty"`
+}
+
+// InterceptInbound is about connections to the own application. Where it is set, the sidecar does not listen at the addresses of the ports itself.
+type InterceptInbound struct {
+	Listen  string `yaml:"listen,omitempty"`  // ip:port to which they are redirected; default: none are
+	Mode    string `yaml:"mode,omitempty"`    // redirect (default) | tproxy
+	Unknown string `yaml:"unknown,omitempty"` // what becomes of those to no port of the workload: pass (default) | refuse
+}
+
+// Policy is i as sidecars are told; nil when nothing is redirected. i is checked.
+func (i InterceptInbound) Policy() *policy.Interception {
+	if i.Listen == "" {
+		return nil
+	}
+	p := &policy.Interception{Transparent: i.Mode == "tproxy"}
+	p.Unknown, _ = policy.ParseUnknown(i.Unknown)
+	return p
+}
+
+func (i *InterceptInbound) check(field string) error {
+	if i.Listen == "" {
+		if i.Unknown != "" || i.Mode != "" {
+			return fmt.Errorf("%s.listen: is required beside other fields; give the address to which connections are redirected, such as [::]:15006", field)
+		}
+		return nil
+	}
+	if err := checkAddr(field+".listen", &i.Listen); err != nil {
+		return err
+	}
+	if i.Mode != "" {
+		if err := oneOf(field+".mode", i.Mode, "redirect", "tproxy"); err != nil {
+			return err
+		}
+	}
+	if _, err := policy.ParseUnknown(i.Unknown); err != nil {
+		return fmt.Errorf("%s.unknown: %w", field, err)
+	}
+	return nil
 }
 
 // InterceptOutbound is about connections of the own application. Meanings, defaults and ranges are those of policy.Interception.
@@ -229,8 +268,11 @@ func (l SidecarLimits) Sidecar() policy.SidecarLimits {
 	return policy.SidecarLimits{Connections: l.Connections, ConnectionsPerSource: l.ConnectionsPerSource, BufferBytes: l.BufferBytes}
 }
 
-// MaxPorts bounds inbound listeners of one Workload.
-const MaxPorts = 1
+// MaxPorts bounds inbound listeners of one Workload, MaxInterceptedPorts those of one whose inbound connections are redirected.
+const (
+	MaxPorts            = 1
+	MaxInterceptedPorts = 32
+)
 
 func (w *Workload) check() error {
 	if err := w.Header.check(); err != nil {
@@ -246,7 +288,11 @@ func (w *Workload) check() error {
 	if err := checkLabel("spec.serviceAccount", s.ServiceAccount); err != nil {
 		return err
 	}
-	if len(s.Ports) > MaxPorts {
+	intercepted := s.Intercept.Inbound.Listen != ""
+	if intercepted && len(s.Ports) > MaxInterceptedPorts {
+		return fmt.Errorf("spec.ports: has %d entries, at most %d are allowed", len(s.Ports), MaxInterceptedPorts)
+	}
+	if !intercepted && len(s.Ports) > MaxPorts {
 		return fmt.Errorf("spec.ports: has %d entries, this version serves %d per workload; define one Workload for each port", len(s.Ports), MaxPorts)
 	}
 	for i := range s.Ports {
@@ -271,9 +317,17 @@ func (w *Workload) check() error {
 		if err := checkAddr(field+".target", &p.Target); err != nil {
 			return err
 		}
-		if p.Listen == p.Target {
+		if p.Listen == p.Target && !intercepted {
 			return fmt.Errorf("%s.target: %s is the sidecar's own address; give the application's", field, p.Target)
 		}
+	}
+	numbers := map[string]int{} // a redirected connection is known by its port
+	for i, p := range s.Ports {
+		number := p.Listen[strings.LastIndexByte(p.Listen, ':'):]
+		if other, ok := numbers[number]; ok {
+			return fmt.Errorf("spec.ports[%d].listen: spec.ports[%d] has port %s too; give each its own", i, other, number[1:])
+		}
+		numbers[number] = i
 	}
 	seen := map[string]bool{}
 	for i := range s.Upstreams {
@@ -292,6 +346,9 @@ func (w *Workload) check() error {
 	if err := s.Intercept.Outbound.check("spec.intercept.outbound"); err != nil {
 		return err
 	}
+	if err := s.Intercept.Inbound.check("spec.intercept.inbound"); err != nil {
+		return err
+	}
 	for _, err := range []error{s.Limits.Listener().Check(), s.Limits.Sidecar().Check()} {
 		if err != nil {
 			return fmt.Errorf("spec.limits: %w", err)
@@ -307,6 +364,9 @@ func (w *Workload) check() error {
 	own := w.listens()
 	if at := s.Intercept.Outbound.Listen; at != "" { // may be that of others: each is in a network namespace of its own
 		own = append(own, listen{"spec.intercept.outbound.listen", at})
+	}
+	if at := s.Intercept.Inbound.Listen; at != "" {
+		own = append(own, listen{"spec.intercept.inbound.listen", at})
 	}
 	for _, l := range own {
 		if other, ok := taken[l.address]; ok {

@@ -35,12 +35,13 @@ const (
 	maxOpaquePorts   = 256
 )
 
-// Interception makes of an outbound listener one for redirected connections (docs/reference/interception.md): it serves whatever service has the original
-// destination among its endpoints, with that service's protocol.
+// Interception makes of a listener one for redirected connections (docs/reference/interception.md). Outbound it serves whatever service has the original
+// destination among its endpoints, with that service's protocol; inbound whatever unbound listener has its port.
 type Interception struct {
-	Unknown       Unknown
-	DetectTimeout time.Duration // default 1 s
-	OpaquePorts   []uint16      // destination ports whose connections are relayed as bytes without a look; ascending
+	Unknown       Unknown       // inbound: of a port; what is passed on has passed the listener's mode
+	DetectTimeout time.Duration // default 1 s; outbound only
+	OpaquePorts   []uint16      // destination ports whose connections are relayed as bytes without a look; ascending; outbound only
+	Transparent   bool          // connections arrive by TPROXY, with their original destination; inbound only
 }
 
 // WithDefaults fills in DetectTimeout.
@@ -94,19 +95,25 @@ func ParseUnknown(word string) (Unknown, error) {
 
 // toXDS puts i on the listener, in the words that Envoy has: its first filter chain is for what was detected as HTTP, its default one relays bytes.
 func (i Interception) toXDS(x *listenerv3.Listener, routes *routev3.RouteConfiguration, e extras) error {
+	x.UseOriginalDst = wrapperspb.Bool(true)
+	x.ListenerFiltersTimeout = durationpb.New(i.DetectTimeout)
+	e.str("unknown", i.Unknown.String())
+	if i.Transparent {
+		x.Transparent = wrapperspb.Bool(true)
+	}
+	if routes == nil { // inbound: the listener of the port decides
+		return nil
+	}
 	relay, err := pack(&tcpv3.TcpProxy{StatPrefix: x.Name, ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: PassthroughCluster}})
 	if err != nil {
 		return err
 	}
 	routes.ValidateClusters = wrapperspb.Bool(false)
-	x.UseOriginalDst = wrapperspb.Bool(true)
-	x.ListenerFiltersTimeout = durationpb.New(i.DetectTimeout)
 	x.ContinueOnListenerFiltersTimeout = true
 	x.FilterChains[0].FilterChainMatch = &listenerv3.FilterChainMatch{ApplicationProtocols: []string{"http/1.1", "h2c"}}
 	x.DefaultFilterChain = &listenerv3.FilterChain{Filters: []*listenerv3.Filter{{
 		Name: "envoy.filters.network.tcp_proxy", ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: relay},
 	}}}
-	e.str("unknown", i.Unknown.String())
 	var ports []string
 	for _, p := range i.OpaquePorts {
 		ports = append(ports, strconv.Itoa(int(p)))
@@ -117,7 +124,7 @@ func (i Interception) toXDS(x *listenerv3.Listener, routes *routev3.RouteConfigu
 
 // interceptionFromXDS is the inverse of toXDS.
 func interceptionFromXDS(x *listenerv3.Listener, r *reader) *Interception {
-	i := Interception{DetectTimeout: x.GetListenerFiltersTimeout().AsDuration()}
+	i := Interception{DetectTimeout: x.GetListenerFiltersTimeout().AsDuration(), Transparent: x.GetTransparent().GetValue()}
 	var err error
 	if i.Unknown, err = ParseUnknown(r.str("unknown")); err != nil {
 		r.fail("unknown", "%v", err)

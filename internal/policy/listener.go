@@ -15,6 +15,7 @@ import (
 	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
 )
@@ -39,8 +40,11 @@ type Listener struct {
 	Service  string         // inbound: own service; outbound: destination service
 	Mode     ListenerMode   // inbound only
 	Limits   Limits         // of HTTP only
-	// Interception is set where redirected connections arrive: outbound, of protocol http (what is detected as HTTP), and of no one service.
+	// Interception is set where redirected connections arrive: outbound, of protocol http (what is detected as HTTP), and of no one service; inbound, of protocol tcp, of
+	// the own service and without a target.
 	Interception *Interception
+	// Unbound: inbound only; not a socket of its own, its connections are those of the listener with Interception that were meant for Address' port.
+	Unbound bool
 
 	// Inbound only: what the callers' settings of the service (Service) are, so that the sidecar in front of it ends nothing that they let live. Defaults and "off"
 	// are those of Service.
@@ -65,8 +69,18 @@ func (l Listener) Check() error {
 	}
 	if i := l.Interception; i != nil {
 		switch {
-		case l.Side != flow.SideClient || l.Protocol != flow.ProtocolHTTP:
-			return fail(errors.New("interception: must be outbound, of protocol http"))
+		case l.Side == flow.SideServer && (l.Protocol != flow.ProtocolTCP || l.Target.IsValid() || l.Unbound):
+			return fail(errors.New("interception: inbound it must be of protocol tcp, bound, and without a target"))
+		case l.Side == flow.SideServer && len(i.OpaquePorts) > 0:
+			return fail(errors.New("interception: opaquePorts: are of outbound listeners; inbound the port's protocol says it"))
+		case l.Side == flow.SideServer:
+			if err := checkName("service", l.Service); err != nil {
+				return fail(err)
+			}
+		case l.Protocol != flow.ProtocolHTTP:
+			return fail(errors.New("interception: outbound it must be of protocol http"))
+		case i.Transparent:
+			return fail(errors.New("interception: transparent: outbound connections are redirected; remove it"))
 		case l.Service != "":
 			return fail(fmt.Errorf("service %q: a listener of redirected connections serves all; remove it", l.Service))
 		}
@@ -88,14 +102,20 @@ func (l Listener) Check() error {
 	if err := l.Limits.Check(); err != nil {
 		return fail(fmt.Errorf("limits: %w", err))
 	}
+	if l.Side == flow.SideServer && l.Interception != nil {
+		return nil
+	}
 	if l.Side == flow.SideServer {
 		if err := checkAddress("target", l.Target); err != nil {
 			return fail(err)
 		}
-		if l.Target == l.Address {
+		if l.Target == l.Address && !l.Unbound {
 			return fail(fmt.Errorf("target %s: is the listener's own address; give the application's", l.Target))
 		}
 		return nil
+	}
+	if l.Unbound {
+		return fail(errors.New("unbound: only inbound listeners can be; remove it"))
 	}
 	if l.Target.IsValid() {
 		return fail(fmt.Errorf("target %s: only inbound listeners have one; remove it", l.Target))
@@ -140,7 +160,7 @@ func (l Listener) ToXDS() (*listenerv3.Listener, error) {
 		return nil, err
 	}
 	cluster, direction := l.Service, corev3.TrafficDirection_OUTBOUND
-	if l.Interception != nil {
+	if l.Interception != nil && l.Side == flow.SideClient {
 		cluster = PassthroughCluster
 	}
 	if l.Side == flow.SideServer {
@@ -194,10 +214,15 @@ func (l Listener) ToXDS() (*listenerv3.Listener, error) {
 		return nil, err
 	}
 	x.FilterChains[0].Filters = []*listenerv3.Filter{{Name: name, ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: filter}}}
+	if l.Unbound {
+		x.BindToPort = wrapperspb.Bool(false)
+	}
 	e.str("side", sideNames[l.Side])
 	e.str("service", l.Service)
 	if l.Side == flow.SideServer {
-		e.str("target", l.Target.String())
+		if l.Interception == nil {
+			e.str("target", l.Target.String())
+		}
 		e.str("mode", modeNames[l.Mode])
 		e.dur("request_timeout", l.RequestTimeout)
 		e.dur("idle_timeout", l.IdleTimeout)
@@ -246,9 +271,11 @@ func ListenerFromXDS(x *listenerv3.Listener) (Listener, error) {
 	switch side := r.str("side"); side {
 	case "inbound":
 		l.Side = flow.SideServer
-		target := r.str("target")
-		if l.Target, err = netip.ParseAddrPort(target); err != nil {
-			r.fail("target", "%q is not ip:port", target)
+		l.Unbound = x.GetBindToPort() != nil && !x.GetBindToPort().GetValue()
+		if target := r.str("target"); l.Interception == nil {
+			if l.Target, err = netip.ParseAddrPort(target); err != nil {
+				r.fail("target", "%q is not ip:port", target)
+			}
 		}
 		switch mode := r.str("mode"); mode {
 		case "strict":

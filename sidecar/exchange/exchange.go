@@ -70,6 +70,8 @@ type Binding struct {
 
 // Intercepted is where connections go that were redirected to a listener. Immutable.
 type Intercepted struct {
+	Ports map[uint16]*Binding // inbound: by original port; the rest is outbound's
+
 	At          map[netip.AddrPort]Known // by original destination
 	Services    map[string]*Binding      // what an explicit listener of each service would have
 	Passthrough *Destination             // the rest; its Picker is each connection's own

@@ -110,9 +110,6 @@ func (s *Set) OfOneSource() (n int) {
 
 // New makes an empty Set.
 func New(cfg Config) *Set {
-	if cfg.Listen == nil {
-		cfg.Listen = openTCP
-	}
 	return &Set{cfg: cfg, open: make(map[netip.AddrPort]*listener), sources: make(map[source]int)}
 }
 
@@ -177,14 +174,24 @@ func (s *Set) Apply(bindings []*exchange.Binding) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	keep := make(map[netip.AddrPort]bool, len(bindings))
+	bound := make([]*exchange.Binding, 0, len(bindings))
 	for _, b := range bindings {
+		if b.Listener.Unbound {
+			continue // another listener has its connections
+		}
+		bound = append(bound, b)
 		addr := b.Listener.Address
 		if keep[addr] {
 			s.cfg.Log.Error("two listeners have the same address; the second is ignored: give it another port", "listener", b.Listener.Name, "address", addr.String())
 			continue
 		}
 		keep[addr] = true
-		if l := s.open[addr]; l != nil {
+		switch l := s.open[addr]; {
+		case l == nil:
+		case transparent(l.binding.Load()) != transparent(b): // it takes another socket
+			delete(s.open, addr)
+			s.shutLocked(l)
+		default:
 			l.binding.Store(b)
 		}
 	}
@@ -194,7 +201,7 @@ func (s *Set) Apply(bindings []*exchange.Binding) {
 			s.shutLocked(l)
 		}
 	}
-	for _, b := range bindings {
+	for _, b := range bound {
 		if addr := b.Listener.Address; s.open[addr] == nil {
 			l := &listener{set: s, addr: addr, conns: make(map[*Conn]struct{})}
 			l.binding.Store(b)
@@ -226,7 +233,13 @@ func (s *Set) Retry(now time.Time) (next time.Time) {
 
 func (s *Set) bindLocked(l *listener, now time.Time) {
 	b := l.binding.Load()
-	nl, err := s.cfg.Listen(l.addr)
+	open := s.cfg.Listen
+	if open == nil {
+		if open = openTCP; transparent(b) {
+			open = openTransparent
+		}
+	}
+	nl, err := open(l.addr)
 	if err != nil {
 		l.err = fmt.Errorf("cannot listen on %s for %q: %w; %s", l.addr, b.Listener.Name, err, advice(err))
 		if l.since.IsZero() {
@@ -244,12 +257,19 @@ func (s *Set) bindLocked(l *listener, now time.Time) {
 	s.wg.Go(func() { l.accept(nl) })
 }
 
+// transparent reports whether connections come to b's listener with their original destination.
+func transparent(b *exchange.Binding) bool {
+	return b.Listener.Interception != nil && b.Listener.Interception.Transparent
+}
+
 func advice(err error) string {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return "another process has the port: stop it, or give the listener another port"
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		return "this host does not have the address: correct it in the configuration"
+	case errors.Is(err, syscall.EPERM):
+		return "interception by TPROXY takes CAP_NET_ADMIN: give it to the sidecar, or use the mode redirect"
 	case errors.Is(err, syscall.EACCES):
 		return "ports below 1024 need privileges: use a higher port"
 	}
@@ -430,6 +450,9 @@ func (c *Conn) Local() netip.AddrPort { return addrPort(c.LocalAddr()) }
 func (c *Conn) Original() (netip.AddrPort, error) {
 	if f := c.l.set.cfg.Original; f != nil {
 		return f(c.Conn)
+	}
+	if transparent(c.Binding()) {
+		return c.Local(), nil
 	}
 	if c.TCP == nil {
 		return netip.AddrPort{}, errors.New("it is no TCP connection of the kernel's")
