@@ -109,11 +109,11 @@ func TestRemovedExactly(t *testing.T) {
 				c := all[names[i%len(names)]]
 				c.Backend = backend
 				install(t, n, c)
-				once := ruleset(n)
-				if once == before {
-					t.Fatal("nothing was installed")
-				}
 				if i < len(names) {
+					once := ruleset(n)
+					if once == before {
+						t.Fatal("nothing was installed")
+					}
 					install(t, n, all[names[(i+1)%len(names)]]) // of the default backend
 					install(t, n, c)
 					if twice := ruleset(n); twice != once {
