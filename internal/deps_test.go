@@ -43,6 +43,7 @@ var (
 	forbidden = []string{
 		module + "/store", module + "/collector", module + "/dashboard", module + "/alert", module + "/controller", module + "/observer",
 		"go.opentelemetry.io/collector", "github.com/prometheus", "k8s.io", "sigs.k8s.io",
+		"github.com/google/nftables", "github.com/mdlayher/netlink", "github.com/vishvananda/netlink", // rules are installed by another program, which has the privileges
 	}
 )
 

@@ -1142,6 +1142,7 @@ func TestHTTP2OldPeer(t *testing.T) {
 	_ = f.c.Close()
 	web.stop()
 	at := web.rec.Closed(flow.KindAttempt)
+	slices.SortFunc(at, func(a, b flow.Record) int { return a.Start.Compare(b.Start) })
 	if len(at) != 2 || !at[0].Delivered || at[1].Delivered || !strings.Contains(at[1].Detail, "does not speak HTTP/2") {
 		t.Errorf("%+v", at)
 	}

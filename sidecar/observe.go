@@ -142,6 +142,9 @@ func (o *observer) Connection(b *exchange.Binding, p *exchange.Peer, start time.
 	o.fill(&x.Record, x, x.Kind)
 	x.Record.Legs = x.Legs
 	x.Record.Reason, x.Record.Detail = reason, detail
+	if b.Intercepted != nil {
+		x.Record.Destination.Addr = p.Local
+	}
 	o.rec.Record(&x.Record)
 }
 

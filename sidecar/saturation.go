@@ -21,7 +21,7 @@ type target struct {
 func targets(bindings []*exchange.Binding, snap *policy.Snapshot) []target {
 	var out []target
 	for _, b := range bindings {
-		if b.Own != nil {
+		if b.Own != nil && b.App != nil {
 			out = append(out, target{flow.SideServer, b.Listener.Protocol, b.Own, []policy.Endpoint{*b.App}})
 		}
 	}

@@ -140,6 +140,8 @@ type Config struct {
 	// Listen and Dial open sockets; nil means TCP. Tests put an in-memory network here.
 	Listen func(addr netip.AddrPort) (net.Listener, error)
 	Dial   upstream.Dial
+	// Original says where a redirected connection was to go; nil asks the kernel.
+	Original func(net.Conn) (netip.AddrPort, error)
 }
 
 // Sidecar is one running data plane. Its methods are safe for concurrent use.
@@ -152,6 +154,8 @@ type Sidecar struct {
 	room      exchange.Room
 
 	http2 *http2.Client
+
+	serverFirst detect.ServerFirst
 
 	inHTTP, outHTTP   *http1.Server
 	inHTTP2, outHTTP2 *http2.Server
@@ -193,7 +197,7 @@ func New(cfg Config) (*Sidecar, error) {
 		unwrapper: security.NewUnwrapper(cfg.Identity),
 		services:  make(map[string]*service),
 	}
-	s.listeners = listen.New(listen.Config{Listen: cfg.Listen, Serve: s.serve, Shed: s.shed, Log: cfg.Log})
+	s.listeners = listen.New(listen.Config{Listen: cfg.Listen, Original: cfg.Original, Serve: s.serve, Shed: s.shed, Log: cfg.Log})
 	s.http2 = http2.NewClient(s.pools, upstream.IdleTimeout)
 	one, two, sendTCP := &http1.Sender{Pool: s.pools}, &http2.Sender{Client: s.http2}, &tcp.Sender{Pool: s.pools}
 	sendHTTP, sendHTTP2 := &bridge{one, one, two}, &bridge{two, one, two}
@@ -310,8 +314,15 @@ func (s *Sidecar) serve(c *listen.Conn) {
 // receive unwraps a connection, learns its peer, and says who speaks with it; nobody when it was turned away.
 func (s *Sidecar) receive(c *listen.Conn) (speaker, *exchange.Session) {
 	b := c.Binding()
-	peer := &exchange.Peer{Addr: c.Addr(), Local: c.Local()}
-	sess := &exchange.Session{Conn: c.Conn, TCP: c.TCP, Peer: peer, Start: c.Start, Bind: c.Binding, Report: s.observer}
+	if b.Intercepted != nil {
+		return s.intercepted(c, b)
+	}
+	return s.welcome(c, b, &exchange.Peer{Addr: c.Addr(), Local: c.Local()}, c.Binding)
+}
+
+// welcome is receive once it is known which listener's connection it is: b now, and bind later.
+func (s *Sidecar) welcome(c *listen.Conn, b *exchange.Binding, peer *exchange.Peer, bind func() *exchange.Binding) (speaker, *exchange.Session) {
+	sess := &exchange.Session{Conn: c.Conn, TCP: c.TCP, Peer: peer, Start: c.Start, Bind: bind, Report: s.observer}
 	http := b.Listener.Protocol.HTTP()
 	isHTTP2, secured := false, false
 	if b.Listener.Side == flow.SideServer {

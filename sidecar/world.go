@@ -43,11 +43,12 @@ func (s *Sidecar) bindings(snap *policy.Snapshot) []*exchange.Binding {
 		destinations[name] = d
 	}
 	for name := range s.services {
-		if destinations[name] == nil && !strings.HasPrefix(name, inboundKey) {
+		if destinations[name] == nil && !strings.Contains(name, " ") { // names of services have none
 			delete(s.services, name)
 		}
 	}
 	out := make([]*exchange.Binding, 0, len(snap.Listeners))
+	ports := map[uint16]*exchange.Binding{} // of listeners that are not bound
 	for _, l := range snap.Listeners {
 		b := &exchange.Binding{
 			Listener: l.WithDefaults(), Snapshot: snap, Workload: workload, Destinations: destinations, Room: &s.room,
@@ -56,12 +57,22 @@ func (s *Sidecar) bindings(snap *policy.Snapshot) []*exchange.Binding {
 		switch l.Side {
 		case flow.SideClient:
 			b.Routes = route.New(l.Service)
+			if l.Interception != nil {
+				s.interception(b)
+			}
 		case flow.SideServer:
 			own := policy.Service{
 				Name: workload.Service, Namespace: workload.Namespace, Protocol: l.Protocol, RequestTimeout: l.RequestTimeout, IdleTimeout: l.IdleTimeout,
 			}
 			b.Own = s.destination(inboundKey+l.Service, own)
+			if l.Interception != nil {
+				b.Intercepted = &exchange.Intercepted{Ports: ports}
+				break
+			}
 			b.App = &policy.Endpoint{Address: l.Target}
+			if l.Unbound {
+				ports[l.Address.Port()] = b
+			}
 		default:
 			s.cfg.Log.Error("listener is neither inbound nor outbound; it is ignored: correct the configuration", "listener", l.Name)
 			continue

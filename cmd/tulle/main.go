@@ -118,6 +118,7 @@ func commands() []*cobra.Command {
 		traceCommand(),
 		eventsCommand(),
 		caCommand(),
+		interceptCommand(),
 		versionCommand(),
 		shopServiceCommand(), // hidden: started by demo
 		loadgenCommand(),     // hidden: started by demo

@@ -98,8 +98,11 @@ func plain(f *pflag.Flag) string {
 		d = strings.TrimSuffix(d, "m0s") + map[bool]string{true: "m"}[strings.HasSuffix(d, "m0s")]
 		d = strings.TrimSuffix(d, "h0m") + map[bool]string{true: "h"}[strings.HasSuffix(d, "h0m")]
 	}
+	if f.Value.Type() == "stringSlice" {
+		d = strings.Trim(d, "[]")
+	}
 	switch d {
-	case "false", "0", "0s", "[]":
+	case "false", "0", "0s":
 		return ""
 	}
 	return d

@@ -16,7 +16,7 @@ func FromSet(set *resource.Set, trustDomain string) ([]Endpoint, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", w.Key(), err)
 		}
-		for _, p := range w.Spec.Ports {
+		for _, p := range w.Spec.Ports[:min(1, len(w.Spec.Ports))] {
 			addr, err := netip.ParseAddrPort(p.Listen)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", w.Key(), err)

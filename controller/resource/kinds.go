@@ -81,6 +81,7 @@ type WorkloadSpec struct {
 	ServiceAccount string        `yaml:"serviceAccount,omitempty"` // default: Service
 	Ports          []Port        `yaml:"ports,omitempty"`          // the first is where peers reach the service; none for a pure client
 	Upstreams      []Upstream    `yaml:"upstreams,omitempty"`
+	Intercept      Intercept     `yaml:"intercept,omitempty"`
 	Limits         SidecarLimits `yaml:"limits,omitempty"`
 	Telemetry      Telemetry     `yaml:"telemetry,omitempty"`
 }
@@ -116,6 +117,99 @@ type Port struct {
 type Upstream struct {
 	Service string `yaml:"service"`
 	Listen  string `yaml:"listen"` // ip:port on which the sidecar serves its application
+}
+
+// Intercept says where redirected connections arrive and what becomes of them.
+type Intercept struct {
+	Outbound InterceptOutbound `yaml:"outbound,omitempty"`
+	Inbound  InterceptInbound  `yaml:"inbound,omitempty"`
+}
+
+// InterceptInbound is about connections to the own application. Where it is set, the sidecar does not listen at the addresses of the ports itself.
+type InterceptInbound struct {
+	Listen  string `yaml:"listen,omitempty"`  // ip:port to which they are redirected; default: none are
+	Mode    string `yaml:"mode,omitempty"`    // redirect (default) | tproxy
+	Unknown string `yaml:"unknown,omitempty"` // what becomes of those to no port of the workload: pass (default) | refuse
+}
+
+// Policy is i as sidecars are told; nil when nothing is redirected. i is checked.
+func (i InterceptInbound) Policy() *policy.Interception {
+	if i.Listen == "" {
+		return nil
+	}
+	p := &policy.Interception{Transparent: i.Mode == "tproxy"}
+	p.Unknown, _ = policy.ParseUnknown(i.Unknown)
+	return p
+}
+
+func (i *InterceptInbound) check(field string) error {
+	if i.Listen == "" {
+		if i.Unknown != "" || i.Mode != "" {
+			return fmt.Errorf("%s.listen: is required beside other fields; give the address to which connections are redirected, such as [::]:15006", field)
+		}
+		return nil
+	}
+	if err := checkAddr(field+".listen", &i.Listen); err != nil {
+		return err
+	}
+	if i.Mode != "" {
+		if err := oneOf(field+".mode", i.Mode, "redirect", "tproxy"); err != nil {
+			return err
+		}
+	}
+	if _, err := policy.ParseUnknown(i.Unknown); err != nil {
+		return fmt.Errorf("%s.unknown: %w", field, err)
+	}
+	return nil
+}
+
+// InterceptOutbound is about connections of the own application. Meanings, defaults and ranges are those of policy.Interception.
+type InterceptOutbound struct {
+	Listen        string   `yaml:"listen,omitempty"` // ip:port to which they are redirected; default: none are
+	Unknown       string   `yaml:"unknown,omitempty"`
+	DetectTimeout Duration `yaml:"detectTimeout,omitempty"`
+	OpaquePorts   []int    `yaml:"opaquePorts,omitempty"`
+}
+
+// Policy is i as sidecars are told; nil when nothing is redirected. i is checked.
+func (i InterceptOutbound) Policy() *policy.Interception {
+	if i.Listen == "" {
+		return nil
+	}
+	p := &policy.Interception{DetectTimeout: time.Duration(i.DetectTimeout)}
+	p.Unknown, _ = policy.ParseUnknown(i.Unknown)
+	for _, n := range i.OpaquePorts {
+		p.OpaquePorts = append(p.OpaquePorts, uint16(n))
+	}
+	slices.Sort(p.OpaquePorts)
+	return p
+}
+
+func (i *InterceptOutbound) check(field string) error {
+	if i.Listen == "" {
+		if i.Unknown != "" || i.DetectTimeout != 0 || len(i.OpaquePorts) > 0 {
+			return fmt.Errorf("%s.listen: is required beside other fields; give the address to which connections are redirected, such as 127.0.0.1:15001", field)
+		}
+		return nil
+	}
+	if err := checkAddr(field+".listen", &i.Listen); err != nil {
+		return err
+	}
+	if _, err := policy.ParseUnknown(i.Unknown); err != nil {
+		return fmt.Errorf("%s.unknown: %w", field, err)
+	}
+	for _, n := range i.OpaquePorts {
+		if n < 1 || n > 65535 {
+			return fmt.Errorf("%s.opaquePorts: %d: must be from 1 to 65535", field, n)
+		}
+	}
+	if i.DetectTimeout < 0 {
+		return fmt.Errorf("%s.detectTimeout: cannot be off; list ports where the server speaks first in opaquePorts", field)
+	}
+	if err := i.Policy().Check(); err != nil {
+		return fmt.Errorf("%s.%w", field, err)
+	}
+	return nil
 }
 
 // SidecarLimits of a Workload's sidecar. Connections, ConnectionsPerSource and BufferBytes hold for all of its traffic, the others for each caller of each of
@@ -174,8 +268,11 @@ func (l SidecarLimits) Sidecar() policy.SidecarLimits {
 	return policy.SidecarLimits{Connections: l.Connections, ConnectionsPerSource: l.ConnectionsPerSource, BufferBytes: l.BufferBytes}
 }
 
-// MaxPorts bounds inbound listeners of one Workload.
-const MaxPorts = 1
+// MaxPorts bounds inbound listeners of one Workload, MaxInterceptedPorts those of one whose inbound connections are redirected.
+const (
+	MaxPorts            = 1
+	MaxInterceptedPorts = 32
+)
 
 func (w *Workload) check() error {
 	if err := w.Header.check(); err != nil {
@@ -191,7 +288,11 @@ func (w *Workload) check() error {
 	if err := checkLabel("spec.serviceAccount", s.ServiceAccount); err != nil {
 		return err
 	}
-	if len(s.Ports) > MaxPorts {
+	intercepted := s.Intercept.Inbound.Listen != ""
+	if intercepted && len(s.Ports) > MaxInterceptedPorts {
+		return fmt.Errorf("spec.ports: has %d entries, at most %d are allowed", len(s.Ports), MaxInterceptedPorts)
+	}
+	if !intercepted && len(s.Ports) > MaxPorts {
 		return fmt.Errorf("spec.ports: has %d entries, this version serves %d per workload; define one Workload for each port", len(s.Ports), MaxPorts)
 	}
 	for i := range s.Ports {
@@ -216,9 +317,17 @@ func (w *Workload) check() error {
 		if err := checkAddr(field+".target", &p.Target); err != nil {
 			return err
 		}
-		if p.Listen == p.Target {
+		if p.Listen == p.Target && !intercepted {
 			return fmt.Errorf("%s.target: %s is the sidecar's own address; give the application's", field, p.Target)
 		}
+	}
+	numbers := map[string]int{} // a redirected connection is known by its port
+	for i, p := range s.Ports {
+		number := p.Listen[strings.LastIndexByte(p.Listen, ':'):]
+		if other, ok := numbers[number]; ok {
+			return fmt.Errorf("spec.ports[%d].listen: spec.ports[%d] has port %s too; give each its own", i, other, number[1:])
+		}
+		numbers[number] = i
 	}
 	seen := map[string]bool{}
 	for i := range s.Upstreams {
@@ -234,6 +343,12 @@ func (w *Workload) check() error {
 			return err
 		}
 	}
+	if err := s.Intercept.Outbound.check("spec.intercept.outbound"); err != nil {
+		return err
+	}
+	if err := s.Intercept.Inbound.check("spec.intercept.inbound"); err != nil {
+		return err
+	}
 	for _, err := range []error{s.Limits.Listener().Check(), s.Limits.Sidecar().Check()} {
 		if err != nil {
 			return fmt.Errorf("spec.limits: %w", err)
@@ -246,7 +361,14 @@ func (w *Workload) check() error {
 		return fmt.Errorf("spec.telemetry.%w", err)
 	}
 	taken := map[string]string{}
-	for _, l := range w.listens() {
+	own := w.listens()
+	if at := s.Intercept.Outbound.Listen; at != "" { // may be that of others: each is in a network namespace of its own
+		own = append(own, listen{"spec.intercept.outbound.listen", at})
+	}
+	if at := s.Intercept.Inbound.Listen; at != "" {
+		own = append(own, listen{"spec.intercept.inbound.listen", at})
+	}
+	for _, l := range own {
 		if other, ok := taken[l.address]; ok {
 			return fmt.Errorf("%s: %s is already taken by %s; give one of them another port", l.field, l.address, other)
 		}

@@ -3,6 +3,7 @@
 package translate
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -115,6 +116,14 @@ func longer(a, b time.Duration) time.Duration {
 	return a
 }
 
+// modeOf is a port's mode: its own, or the mesh's.
+func modeOf(set *resource.Set, own string) policy.ListenerMode {
+	if cmp.Or(own, set.Mesh.Spec.Mode) == "permissive" {
+		return policy.ModePermissive
+	}
+	return policy.ModeStrict
+}
+
 // snapshot is w's share: its own listeners and the services it calls.
 func snapshot(set *resource.Set, w *resource.Workload, services map[string]policy.Service, endpoints map[string][]policy.Endpoint) *policy.Snapshot {
 	s := &policy.Snapshot{
@@ -131,19 +140,29 @@ func snapshot(set *resource.Set, w *resource.Workload, services map[string]polic
 			Address: netip.MustParseAddrPort(p.Listen), Target: netip.MustParseAddrPort(p.Target), // checked by resource
 		}
 		l.Name = fmt.Sprintf("inbound:%d", l.Address.Port())
-		mode := p.Mode
-		if mode == "" {
-			mode = set.Mesh.Spec.Mode
-		}
-		if mode == "permissive" {
-			l.Mode = policy.ModePermissive
-		}
+		l.Mode, l.Unbound = modeOf(set, p.Mode), w.Spec.Intercept.Inbound.Listen != ""
 		l = l.WithDefaults()
 		own := services[w.Spec.Service]
 		if l.IdleTimeout = longer(l.IdleTimeout, own.IdleTimeout); l.Protocol.HTTP() {
 			l.RequestTimeout = longer(l.RequestTimeout, own.RequestTimeout)
 		}
 		s.Listeners = append(s.Listeners, l)
+	}
+	if i := w.Spec.Intercept.Inbound.Policy(); i != nil {
+		s.Listeners = append(s.Listeners, policy.Listener{
+			Name: "intercept:inbound", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Interception: i, Service: w.Spec.Service,
+			Address: netip.MustParseAddrPort(w.Spec.Intercept.Inbound.Listen), Mode: modeOf(set, ""),
+		}.WithDefaults())
+	}
+	if i := w.Spec.Intercept.Outbound.Policy(); i != nil {
+		s.Listeners = append(s.Listeners, policy.Listener{
+			Name: "intercept:outbound", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Interception: i,
+			Address: netip.MustParseAddrPort(w.Spec.Intercept.Outbound.Listen),
+		})
+		for name, svc := range services { // whatever the application calls
+			s.Services[name] = svc
+			s.Endpoints[name] = endpoints[name]
+		}
 	}
 	for _, u := range w.Spec.Upstreams {
 		svc, ok := services[u.Service]

@@ -113,11 +113,20 @@ func render(b *strings.Builder, s *policy.Snapshot) {
 	for _, l := range s.Listeners {
 		to := l.Service
 		if l.Side == flow.SideServer {
-			to = l.Target.String() + []string{" strict", " permissive"}[l.Mode]
+			if to = l.Target.String(); l.Interception != nil {
+				to = "original"
+			}
+			if l.Unbound {
+				to += " unbound"
+			}
+			to += []string{" strict", " permissive"}[l.Mode]
 		}
 		fmt.Fprintf(b, "  listener %s %s %s -> %s\n", l.Name, policy.ProtocolName(l.Protocol), l.Address, to)
 		if d := (policy.Listener{Side: l.Side, Protocol: l.Protocol}).WithDefaults(); l.RequestTimeout != d.RequestTimeout || l.IdleTimeout != d.IdleTimeout {
 			fmt.Fprintf(b, "    timeouts request=%s idle=%s\n", l.RequestTimeout, l.IdleTimeout)
+		}
+		if i := l.Interception; i != nil {
+			fmt.Fprintf(b, "    intercept unknown=%s detect=%s opaque=%d transparent=%v\n", i.Unknown, i.DetectTimeout, i.OpaquePorts, i.Transparent)
 		}
 		if v := l.Limits; v != (policy.Limits{}) && v != (policy.Limits{}).WithDefaults() {
 			fmt.Fprintf(b, "    limits head=%d fields=%d line=%d timeouts head=%s body=%s idle=%s\n",

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -14,6 +15,7 @@ import (
 	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
 )
@@ -38,6 +40,11 @@ type Listener struct {
 	Service  string         // inbound: own service; outbound: destination service
 	Mode     ListenerMode   // inbound only
 	Limits   Limits         // of HTTP only
+	// Interception is set where redirected connections arrive: outbound, of protocol http (what is detected as HTTP), and of no one service; inbound, of protocol tcp, of
+	// the own service and without a target.
+	Interception *Interception
+	// Unbound: inbound only; not a socket of its own, its connections are those of the listener with Interception that were meant for Address' port.
+	Unbound bool
 
 	// Inbound only: what the callers' settings of the service (Service) are, so that the sidecar in front of it ends nothing that they let live. Defaults and "off"
 	// are those of Service.
@@ -60,7 +67,27 @@ func (l Listener) Check() error {
 	if err := checkAddress("address", l.Address); err != nil {
 		return fail(err)
 	}
-	if err := checkName("service", l.Service); err != nil {
+	if i := l.Interception; i != nil {
+		switch {
+		case l.Side == flow.SideServer && (l.Protocol != flow.ProtocolTCP || l.Target.IsValid() || l.Unbound):
+			return fail(errors.New("interception: inbound it must be of protocol tcp, bound, and without a target"))
+		case l.Side == flow.SideServer && len(i.OpaquePorts) > 0:
+			return fail(errors.New("interception: opaquePorts: are of outbound listeners; inbound the port's protocol says it"))
+		case l.Side == flow.SideServer:
+			if err := checkName("service", l.Service); err != nil {
+				return fail(err)
+			}
+		case l.Protocol != flow.ProtocolHTTP:
+			return fail(errors.New("interception: outbound it must be of protocol http"))
+		case i.Transparent:
+			return fail(errors.New("interception: transparent: outbound connections are redirected; remove it"))
+		case l.Service != "":
+			return fail(fmt.Errorf("service %q: a listener of redirected connections serves all; remove it", l.Service))
+		}
+		if err := i.Check(); err != nil {
+			return fail(fmt.Errorf("interception: %w", err))
+		}
+	} else if err := checkName("service", l.Service); err != nil {
 		return fail(err)
 	}
 	if l.Mode > ModePermissive {
@@ -75,14 +102,20 @@ func (l Listener) Check() error {
 	if err := l.Limits.Check(); err != nil {
 		return fail(fmt.Errorf("limits: %w", err))
 	}
+	if l.Side == flow.SideServer && l.Interception != nil {
+		return nil
+	}
 	if l.Side == flow.SideServer {
 		if err := checkAddress("target", l.Target); err != nil {
 			return fail(err)
 		}
-		if l.Target == l.Address {
+		if l.Target == l.Address && !l.Unbound {
 			return fail(fmt.Errorf("target %s: is the listener's own address; give the application's", l.Target))
 		}
 		return nil
+	}
+	if l.Unbound {
+		return fail(errors.New("unbound: only inbound listeners can be; remove it"))
 	}
 	if l.Target.IsValid() {
 		return fail(fmt.Errorf("target %s: only inbound listeners have one; remove it", l.Target))
@@ -106,6 +139,10 @@ func (l Listener) WithDefaults() Listener {
 	if l.Protocol.HTTP() {
 		l.Limits = l.Limits.WithDefaults()
 	}
+	if l.Interception != nil {
+		i := l.Interception.WithDefaults()
+		l.Interception = &i
+	}
 	if l.Side == flow.SideServer {
 		if l.Protocol.HTTP() {
 			def(&l.RequestTimeout, DefaultRequestTimeout)
@@ -116,17 +153,21 @@ func (l Listener) WithDefaults() Listener {
 }
 
 // ToXDS maps l, with its defaults applied, to an Envoy listener: one filter chain with an HttpConnectionManager or a TcpProxy whose cluster is the destination service;
-// inbound traffic goes to a cluster named like the listener.
+// inbound traffic goes to a cluster named like the listener, intercepted traffic to PassthroughCluster.
 func (l Listener) ToXDS() (*listenerv3.Listener, error) {
 	l = l.WithDefaults()
 	if err := l.Check(); err != nil {
 		return nil, err
 	}
 	cluster, direction := l.Service, corev3.TrafficDirection_OUTBOUND
+	if l.Interception != nil && l.Side == flow.SideClient {
+		cluster = PassthroughCluster
+	}
 	if l.Side == flow.SideServer {
 		cluster, direction = l.Name, corev3.TrafficDirection_INBOUND
 	}
 	e := extras{}
+	var routes *routev3.RouteConfiguration
 	name, config := "envoy.filters.network.tcp_proxy", proto.Message(&tcpv3.TcpProxy{
 		StatPrefix: l.Name, ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: cluster},
 	})
@@ -139,16 +180,18 @@ func (l Listener) ToXDS() (*listenerv3.Listener, error) {
 		if l.Side == flow.SideServer {
 			action.Timeout = durationpb.New(max(l.RequestTimeout, 0)) // 0 is off
 		}
+		virtual := cmp.Or(l.Service, cluster)
+		routes = &routev3.RouteConfiguration{
+			Name: l.Name,
+			VirtualHosts: []*routev3.VirtualHost{{Name: virtual, Domains: []string{"*"}, Routes: []*routev3.Route{{
+				Match:  &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
+				Action: &routev3.Route_Route{Route: action},
+			}}}},
+		}
 		manager := &hcmv3.HttpConnectionManager{
-			StatPrefix: l.Name,
-			CodecType:  hcmv3.HttpConnectionManager_AUTO, // ALPN, or the preface of HTTP/2
-			RouteSpecifier: &hcmv3.HttpConnectionManager_RouteConfig{RouteConfig: &routev3.RouteConfiguration{
-				Name: l.Name,
-				VirtualHosts: []*routev3.VirtualHost{{Name: l.Service, Domains: []string{"*"}, Routes: []*routev3.Route{{
-					Match:  &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
-					Action: &routev3.Route_Route{Route: action},
-				}}}},
-			}},
+			StatPrefix:     l.Name,
+			CodecType:      hcmv3.HttpConnectionManager_AUTO, // ALPN, or the preface of HTTP/2
+			RouteSpecifier: &hcmv3.HttpConnectionManager_RouteConfig{RouteConfig: routes},
 			HttpFilters: []*hcmv3.HttpFilter{{
 				Name: "envoy.filters.http.router", ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: router},
 			}},
@@ -157,24 +200,35 @@ func (l Listener) ToXDS() (*listenerv3.Listener, error) {
 		e.str("protocol", ProtocolName(l.Protocol))
 		name, config = "envoy.filters.network.http_connection_manager", manager
 	}
+	x := &listenerv3.Listener{
+		Name: l.Name, Address: socketAddress(l.Address), TrafficDirection: direction,
+		FilterChains: []*listenerv3.FilterChain{{}},
+	}
+	if l.Interception != nil {
+		if err := l.Interception.toXDS(x, routes, e); err != nil {
+			return nil, err
+		}
+	}
 	filter, err := pack(config)
 	if err != nil {
 		return nil, err
 	}
+	x.FilterChains[0].Filters = []*listenerv3.Filter{{Name: name, ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: filter}}}
+	if l.Unbound {
+		x.BindToPort = wrapperspb.Bool(false)
+	}
 	e.str("side", sideNames[l.Side])
 	e.str("service", l.Service)
 	if l.Side == flow.SideServer {
-		e.str("target", l.Target.String())
+		if l.Interception == nil {
+			e.str("target", l.Target.String())
+		}
 		e.str("mode", modeNames[l.Mode])
 		e.dur("request_timeout", l.RequestTimeout)
 		e.dur("idle_timeout", l.IdleTimeout)
 	}
-	return &listenerv3.Listener{
-		Name: l.Name, Address: socketAddress(l.Address), TrafficDirection: direction, Metadata: e.metadata(),
-		FilterChains: []*listenerv3.FilterChain{{Filters: []*listenerv3.Filter{{
-			Name: name, ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: filter},
-		}}}},
-	}, nil
+	x.Metadata = e.metadata()
+	return x, nil
 }
 
 // ListenerFromXDS is the inverse of ToXDS. It refuses filters it does not know.
@@ -203,6 +257,9 @@ func ListenerFromXDS(x *listenerv3.Listener) (Listener, error) {
 	}
 	r := read(x.GetMetadata())
 	l.Service = r.str("service")
+	if x.GetUseOriginalDst().GetValue() {
+		l.Interception = interceptionFromXDS(x, r)
+	}
 	if l.Protocol.HTTP() {
 		l.Limits = limitsFromXDS(manager, r)
 		if r.has("protocol") { // controllers from before HTTP/2 do not say it
@@ -214,9 +271,11 @@ func ListenerFromXDS(x *listenerv3.Listener) (Listener, error) {
 	switch side := r.str("side"); side {
 	case "inbound":
 		l.Side = flow.SideServer
-		target := r.str("target")
-		if l.Target, err = netip.ParseAddrPort(target); err != nil {
-			r.fail("target", "%q is not ip:port", target)
+		l.Unbound = x.GetBindToPort() != nil && !x.GetBindToPort().GetValue()
+		if target := r.str("target"); l.Interception == nil {
+			if l.Target, err = netip.ParseAddrPort(target); err != nil {
+				r.fail("target", "%q is not ip:port", target)
+			}
 		}
 		switch mode := r.str("mode"); mode {
 		case "strict":

@@ -72,6 +72,18 @@ func genListener(r *rand.Rand, i int, service string) Listener {
 	if r.IntN(2) == 0 {
 		l.Side, l.Target, l.Mode, l.IdleTimeout = flow.SideServer, genAddr(r, 2*i+1), pick(r, ModeStrict, ModePermissive), genDuration(r)
 	}
+	switch {
+	case l.Side == flow.SideServer && r.IntN(4) == 0:
+		l.Protocol, l.Target = flow.ProtocolTCP, netip.AddrPort{}
+		l.Interception = &Interception{Unknown: pick(r, UnknownPass, UnknownRefuse), Transparent: r.IntN(2) == 0}
+	case l.Side == flow.SideServer:
+		l.Unbound = r.IntN(4) == 0
+	case r.IntN(3) == 0:
+		l.Protocol, l.Service = flow.ProtocolHTTP, ""
+		l.Interception = &Interception{
+			Unknown: pick(r, UnknownPass, UnknownRefuse), DetectTimeout: pick(r, 0, time.Millisecond, 3*time.Second), OpaquePorts: pick(r, nil, []uint16{25, 3306}),
+		}
+	}
 	if l.Protocol.HTTP() {
 		l.Limits = genLimits(r)
 		if l.Side == flow.SideServer {
@@ -256,6 +268,14 @@ func TestChecksNameFieldValueAndRemedy(t *testing.T) {
 		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Target: at, Service: "s"}, "is the listener's own address"},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Service: "s", RequestTimeout: 1}, "timeouts: of outbound traffic they are the service's"},
 		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Service: "s", RequestTimeout: 1}, "request timeout 1ns: only http listeners have one"},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTCP, Address: at, Interception: &Interception{}}, "interception: outbound it must be of protocol http"},
+		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolHTTP, Address: at, Service: "s", Interception: &Interception{}}, "inbound it must be of protocol tcp"},
+		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Interception: &Interception{}}, "service: must not be empty"},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Interception: &Interception{Transparent: true}}, "transparent: outbound connections"},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTCP, Address: at, Service: "s", Unbound: true}, "unbound: only inbound"},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Service: "s", Interception: &Interception{}}, "serves all; remove it"},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Interception: &Interception{DetectTimeout: time.Hour}}, "detectTimeout 1h0m0s: must be from 1ms to 1m0s"},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Interception: &Interception{OpaquePorts: []uint16{9, 3}}}, "opaquePorts [9 3]: must be in ascending order"},
 		{mod(func(s *Service) { s.MTLS = true }), "needs at least one identity"},
 		{mod(func(s *Service) { s.Identities = []string{"x"} }), `must start with spiffe://`},
 		{mod(func(s *Service) { s.TryTimeout = time.Minute }), "try timeout 1m0s: is longer than the request timeout 15s"},

@@ -59,7 +59,7 @@ func (s *Snapshot) Check() error {
 			return fmt.Errorf("listener %q: address %s is already taken by listener %q; give one of them another port", l.Name, l.Address, other)
 		}
 		addresses[l.Address] = l.Name
-		if _, ok := s.Services[l.Service]; !ok && l.Side == flow.SideClient {
+		if _, ok := s.Services[l.Service]; !ok && l.Side == flow.SideClient && l.Interception == nil {
 			return fmt.Errorf("listener %q: service %q is not in this snapshot", l.Name, l.Service)
 		}
 	}

@@ -46,7 +46,7 @@ func Chain(last Handler, steps ...Step) Handler {
 // Peer is the downstream end of a connection. Immutable.
 type Peer struct {
 	Addr      netip.AddrPort
-	Local     netip.AddrPort // the address it connected to
+	Local     netip.AddrPort // the address it connected to; of a redirected connection the original one
 	Identity  string         // SPIFFE ID proven by mTLS; "" for plaintext
 	Service   string         // service account of Identity; "" for plaintext
 	Namespace string
@@ -65,6 +65,22 @@ type Binding struct {
 	Headers      []string     // fields whose values are kept, policy.Telemetry.Headers
 	Own          *Destination // inbound: settings towards the application
 	Room         *Room        // of the sidecar
+	Intercepted  *Intercepted // nil: its callers mean the listener's service
+}
+
+// Intercepted is where connections go that were redirected to a listener. Immutable.
+type Intercepted struct {
+	Ports map[uint16]*Binding // inbound: by original port; the rest is outbound's
+
+	At          map[netip.AddrPort]Known // by original destination
+	Services    map[string]*Binding      // what an explicit listener of each service would have
+	Passthrough *Destination             // the rest; its Picker is each connection's own
+}
+
+// Known is an original destination that is an endpoint of a service.
+type Known struct {
+	Binding  *Binding
+	Endpoint *policy.Endpoint
 }
 
 // Destination is a service as the steps need it: its settings with defaults applied, and its state, which outlives Snapshots.

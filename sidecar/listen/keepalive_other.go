@@ -3,6 +3,7 @@
 package listen
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 )
@@ -10,4 +11,9 @@ import (
 // openTCP listens; Go sets keep-alive on each accepted socket.
 func openTCP(addr netip.AddrPort) (net.Listener, error) {
 	return net.ListenTCP("tcp", net.TCPAddrFromAddrPort(addr))
+}
+
+// openTransparent: connections are handed over by Linux only.
+func openTransparent(netip.AddrPort) (net.Listener, error) {
+	return nil, errors.New("interception by TPROXY needs Linux")
 }

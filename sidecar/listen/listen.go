@@ -33,6 +33,8 @@ const (
 type Config struct {
 	// Listen opens a listening socket; nil means TCP.
 	Listen func(addr netip.AddrPort) (net.Listener, error)
+	// Original says where a redirected connection was to go; nil asks the kernel.
+	Original func(net.Conn) (netip.AddrPort, error)
 	// Serve carries one connection to its end and closes it. It calls Conn.Begin once it knows its session.
 	Serve func(c *Conn)
 	// Shed is told of a connection that was closed because n, the listener's workload's limit, were open. It was closed without a byte: an answer
@@ -108,9 +110,6 @@ func (s *Set) OfOneSource() (n int) {
 
 // New makes an empty Set.
 func New(cfg Config) *Set {
-	if cfg.Listen == nil {
-		cfg.Listen = openTCP
-	}
 	return &Set{cfg: cfg, open: make(map[netip.AddrPort]*listener), sources: make(map[source]int)}
 }
 
@@ -175,14 +174,24 @@ func (s *Set) Apply(bindings []*exchange.Binding) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	keep := make(map[netip.AddrPort]bool, len(bindings))
+	bound := make([]*exchange.Binding, 0, len(bindings))
 	for _, b := range bindings {
+		if b.Listener.Unbound {
+			continue // another listener has its connections
+		}
+		bound = append(bound, b)
 		addr := b.Listener.Address
 		if keep[addr] {
 			s.cfg.Log.Error("two listeners have the same address; the second is ignored: give it another port", "listener", b.Listener.Name, "address", addr.String())
 			continue
 		}
 		keep[addr] = true
-		if l := s.open[addr]; l != nil {
+		switch l := s.open[addr]; {
+		case l == nil:
+		case transparent(l.binding.Load()) != transparent(b): // it takes another socket
+			delete(s.open, addr)
+			s.shutLocked(l)
+		default:
 			l.binding.Store(b)
 		}
 	}
@@ -192,7 +201,7 @@ func (s *Set) Apply(bindings []*exchange.Binding) {
 			s.shutLocked(l)
 		}
 	}
-	for _, b := range bindings {
+	for _, b := range bound {
 		if addr := b.Listener.Address; s.open[addr] == nil {
 			l := &listener{set: s, addr: addr, conns: make(map[*Conn]struct{})}
 			l.binding.Store(b)
@@ -224,7 +233,13 @@ func (s *Set) Retry(now time.Time) (next time.Time) {
 
 func (s *Set) bindLocked(l *listener, now time.Time) {
 	b := l.binding.Load()
-	nl, err := s.cfg.Listen(l.addr)
+	open := s.cfg.Listen
+	if open == nil {
+		if open = openTCP; transparent(b) {
+			open = openTransparent
+		}
+	}
+	nl, err := open(l.addr)
 	if err != nil {
 		l.err = fmt.Errorf("cannot listen on %s for %q: %w; %s", l.addr, b.Listener.Name, err, advice(err))
 		if l.since.IsZero() {
@@ -242,12 +257,19 @@ func (s *Set) bindLocked(l *listener, now time.Time) {
 	s.wg.Go(func() { l.accept(nl) })
 }
 
+// transparent reports whether connections come to b's listener with their original destination.
+func transparent(b *exchange.Binding) bool {
+	return b.Listener.Interception != nil && b.Listener.Interception.Transparent
+}
+
 func advice(err error) string {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return "another process has the port: stop it, or give the listener another port"
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		return "this host does not have the address: correct it in the configuration"
+	case errors.Is(err, syscall.EPERM):
+		return "interception by TPROXY takes CAP_NET_ADMIN: give it to the sidecar, or use the mode redirect"
 	case errors.Is(err, syscall.EACCES):
 		return "ports below 1024 need privileges: use a higher port"
 	}
@@ -423,6 +445,20 @@ func (c *Conn) Addr() netip.AddrPort { return addrPort(c.RemoteAddr()) }
 
 // Local is the address the caller connected to.
 func (c *Conn) Local() netip.AddrPort { return addrPort(c.LocalAddr()) }
+
+// Original is the address the caller connected to before the connection was redirected to the listener. Where that did not happen it is Local, or an error.
+func (c *Conn) Original() (netip.AddrPort, error) {
+	if f := c.l.set.cfg.Original; f != nil {
+		return f(c.Conn)
+	}
+	if transparent(c.Binding()) {
+		return c.Local(), nil
+	}
+	if c.TCP == nil {
+		return netip.AddrPort{}, errors.New("it is no TCP connection of the kernel's")
+	}
+	return original(c.TCP)
+}
 
 func addrPort(a net.Addr) netip.AddrPort {
 	if t, ok := a.(*net.TCPAddr); ok {

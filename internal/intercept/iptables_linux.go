@@ -1,0 +1,88 @@
+package intercept
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strings"
+)
+
+// program is "iptables-restore" or "ip6tables-save".
+func (f family) program(verb string) string {
+	if f == ipv6 {
+		return "ip6tables-" + verb
+	}
+	return "iptables-" + verb
+}
+
+// iptablesThere reports whether the programs of f are installed.
+func (f family) iptablesThere() bool {
+	for _, verb := range []string{"save", "restore"} {
+		if _, err := exec.LookPath(f.program(verb)); err != nil {
+			return false
+		}
+	}
+	return true
+}
+
+func run(input, name string, args ...string) (string, error) {
+	cmd := exec.Command(name, args...)
+	cmd.Stdin = strings.NewReader(input)
+	var out, complaint bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &complaint
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("%s: %w: %s", name, err, strings.TrimSpace(complaint.String()))
+	}
+	return out.String(), nil
+}
+
+// saved is the text of iptables-save, by table.
+func (f family) saved() (map[string]string, error) {
+	out := map[string]string{}
+	for _, t := range iptablesTables {
+		text, err := run("", f.program("save"), "-t", t)
+		if err != nil {
+			return nil, err
+		}
+		out[t] = text
+	}
+	return out, nil
+}
+
+// setIPTables exchanges the chains of Tulle for chains, in one transaction per table; with none it removes them.
+func (f family) setIPTables(chains []chain) error {
+	saved, err := f.saved()
+	if err != nil {
+		return err
+	}
+	text := restoreText(f, saved, chains)
+	if text == "" {
+		return nil
+	}
+	if _, err := run(text, f.program("restore"), "--noflush", "--wait=10"); err != nil {
+		return errors.Join(err, fmt.Errorf("what it was told:\n%s", text))
+	}
+	return nil
+}
+
+// readIPTables is what there is of Tulle, as iptables-save prints it; "" when there is nothing.
+func (f family) readIPTables() (string, error) {
+	saved, err := f.saved()
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	for _, t := range iptablesTables {
+		var lines []string
+		for line := range strings.Lines(saved[t]) {
+			if strings.Contains(line, "TULLE_") {
+				lines = append(lines, strings.TrimSpace(line))
+			}
+		}
+		if len(lines) > 0 {
+			fmt.Fprintf(&b, "# %s\n*%s\n%s\nCOMMIT\n", f, t, strings.Join(lines, "\n"))
+		}
+	}
+	return b.String(), nil
+}

@@ -1,0 +1,141 @@
+package policy
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+)
+
+// Unknown says what becomes of a redirected connection whose destination is no service of the Snapshot.
+type Unknown uint8
+
+const (
+	// UnknownPass relays it to its original destination.
+	UnknownPass Unknown = iota
+	// UnknownRefuse resets it.
+	UnknownRefuse
+)
+
+// PassthroughCluster is what a stock Envoy would call where connections to unknown destinations go. Tulle's sidecars have no such service.
+const PassthroughCluster = "passthrough"
+
+// DefaultDetectTimeout is how long a redirected connection's first bytes are awaited before it is taken for one where the server speaks first.
+const DefaultDetectTimeout = time.Second
+
+const (
+	minDetectTimeout = time.Millisecond
+	maxDetectTimeout = time.Minute
+	maxOpaquePorts   = 256
+)
+
+// Interception makes of a listener one for redirected connections (docs/reference/interception.md). Outbound it serves whatever service has the original
+// destination among its endpoints, with that service's protocol; inbound whatever unbound listener has its port.
+type Interception struct {
+	Unknown       Unknown       // inbound: of a port; what is passed on has passed the listener's mode
+	DetectTimeout time.Duration // default 1 s; outbound only
+	OpaquePorts   []uint16      // destination ports whose connections are relayed as bytes without a look; ascending; outbound only
+	Transparent   bool          // connections arrive by TPROXY, with their original destination; inbound only
+}
+
+// WithDefaults fills in DetectTimeout.
+func (i Interception) WithDefaults() Interception {
+	def(&i.DetectTimeout, DefaultDetectTimeout)
+	return i
+}
+
+// Check refuses what a sidecar could not act on.
+func (i Interception) Check() error {
+	i = i.WithDefaults()
+	switch {
+	case i.Unknown > UnknownRefuse:
+		return fmt.Errorf("unknown %d: must be pass or refuse", i.Unknown)
+	case i.DetectTimeout < minDetectTimeout || i.DetectTimeout > maxDetectTimeout:
+		return fmt.Errorf("detectTimeout %s: must be from %s to %s", i.DetectTimeout, minDetectTimeout, maxDetectTimeout)
+	case len(i.OpaquePorts) > maxOpaquePorts:
+		return fmt.Errorf("opaquePorts: has %d entries, at most %d are allowed", len(i.OpaquePorts), maxOpaquePorts)
+	case !slices.IsSorted(i.OpaquePorts):
+		return fmt.Errorf("opaquePorts %v: must be in ascending order", i.OpaquePorts)
+	}
+	for _, p := range i.OpaquePorts {
+		if p == 0 {
+			return fmt.Errorf("opaquePorts: 0 is no port; use 1 to 65535")
+		}
+	}
+	return nil
+}
+
+// Opaque reports whether connections to port are not to be looked at.
+func (i *Interception) Opaque(port uint16) bool {
+	_, found := slices.BinarySearch(i.OpaquePorts, port)
+	return found
+}
+
+var unknownNames = map[Unknown]string{UnknownPass: "pass", UnknownRefuse: "refuse"}
+
+// String is "pass" or "refuse".
+func (u Unknown) String() string { return unknownNames[u] }
+
+// ParseUnknown is the inverse of String; "" is the default, pass.
+func ParseUnknown(word string) (Unknown, error) {
+	switch word {
+	case "", "pass":
+		return UnknownPass, nil
+	case "refuse":
+		return UnknownRefuse, nil
+	}
+	return 0, fmt.Errorf("%q: must be pass or refuse", word)
+}
+
+// toXDS puts i on the listener, in the words that Envoy has: its first filter chain is for what was detected as HTTP, its default one relays bytes.
+func (i Interception) toXDS(x *listenerv3.Listener, routes *routev3.RouteConfiguration, e extras) error {
+	x.UseOriginalDst = wrapperspb.Bool(true)
+	x.ListenerFiltersTimeout = durationpb.New(i.DetectTimeout)
+	e.str("unknown", i.Unknown.String())
+	if i.Transparent {
+		x.Transparent = wrapperspb.Bool(true)
+	}
+	if routes == nil { // inbound: the listener of the port decides
+		return nil
+	}
+	relay, err := pack(&tcpv3.TcpProxy{StatPrefix: x.Name, ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: PassthroughCluster}})
+	if err != nil {
+		return err
+	}
+	routes.ValidateClusters = wrapperspb.Bool(false)
+	x.ContinueOnListenerFiltersTimeout = true
+	x.FilterChains[0].FilterChainMatch = &listenerv3.FilterChainMatch{ApplicationProtocols: []string{"http/1.1", "h2c"}}
+	x.DefaultFilterChain = &listenerv3.FilterChain{Filters: []*listenerv3.Filter{{
+		Name: "envoy.filters.network.tcp_proxy", ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: relay},
+	}}}
+	var ports []string
+	for _, p := range i.OpaquePorts {
+		ports = append(ports, strconv.Itoa(int(p)))
+	}
+	e.strs("opaque_ports", ports)
+	return nil
+}
+
+// interceptionFromXDS is the inverse of toXDS.
+func interceptionFromXDS(x *listenerv3.Listener, r *reader) *Interception {
+	i := Interception{DetectTimeout: x.GetListenerFiltersTimeout().AsDuration(), Transparent: x.GetTransparent().GetValue()}
+	var err error
+	if i.Unknown, err = ParseUnknown(r.str("unknown")); err != nil {
+		r.fail("unknown", "%v", err)
+	}
+	for _, word := range r.strs("opaque_ports") {
+		p, err := strconv.ParseUint(word, 10, 16)
+		if err != nil {
+			r.fail("opaque_ports", "%q must be a port", word)
+		}
+		i.OpaquePorts = append(i.OpaquePorts, uint16(p))
+	}
+	i = i.WithDefaults()
+	return &i
+}

@@ -1,0 +1,116 @@
+package detect
+
+import (
+	"bytes"
+	"time"
+
+	"github.com/tulle-mesh/tulle/sidecar/exchange"
+)
+
+// Spoken is what a caller's first bytes say.
+type Spoken uint8
+
+const (
+	// Bytes: not HTTP.
+	Bytes Spoken = iota
+	// HTTP1 is a request line of HTTP/1.
+	HTTP1
+	// Prefaced is HTTP/2, by its preface.
+	Prefaced
+	// Silence: nothing came in time; the server may be the one that speaks first.
+	Silence
+	// Left: the caller closed without a byte, or the session is draining.
+	Left
+)
+
+// HTTP reads until the caller's first bytes tell whether they are HTTP, and leaves them in sess.Buffered. A caller that sends nothing within wait is Silence; one that
+// stops within what may become a request is taken by its word. While nothing has come, the session is idle.
+func HTTP(sess *exchange.Session, wait time.Duration) Spoken {
+	b := make([]byte, readSize)
+	n := copy(b, sess.Buffered)
+	spoken, decided := classify(b[:n])
+	if decided {
+		return spoken
+	}
+	if n == 0 && !sess.SetIdle() {
+		return Left
+	}
+	_ = sess.Conn.SetReadDeadline(time.Now().Add(wait))
+	begun := n > 0
+	var err error
+	for !decided && err == nil {
+		var m int
+		m, err = sess.Conn.Read(b[n:])
+		if n += m; n > 0 && !begun {
+			begun = true
+			if sess.SetBusy() {
+				_ = sess.Conn.SetReadDeadline(time.Now().Add(wait))
+			}
+		}
+		spoken, decided = classify(b[:n])
+	}
+	if !begun {
+		if sess.SetBusy() {
+			return Left
+		}
+	}
+	_ = sess.Conn.SetReadDeadline(time.Time{})
+	switch {
+	case n > 0:
+		sess.Buffered = b[:n]
+		if !decided { // stopped within what may become a request
+			return HTTP1
+		}
+		return spoken
+	case timedOut(err):
+		return Silence
+	}
+	return Left
+}
+
+// classify says what b begins with; undecided while it may become either.
+func classify(b []byte) (s Spoken, decided bool) {
+	if len(b) == 0 {
+		return Silence, false
+	}
+	if matches(b) {
+		return Prefaced, len(b) >= len(preface)
+	}
+	// A request line (RFC 9112, section 3): method SP target SP HTTP-version CRLF. Empty lines may come before it.
+	line := bytes.TrimLeft(b, "\r\n")
+	if len(line) == 0 {
+		return HTTP1, len(b) > 8
+	}
+	method := 0
+	for method < len(line) && token(line[method]) {
+		method++
+	}
+	switch {
+	case method > longestMethod, method < len(line) && (method == 0 || line[method] != ' '):
+		return Bytes, true
+	case method == len(line):
+		return HTTP1, false
+	}
+	end := bytes.IndexByte(line, '\n')
+	if end < 0 {
+		return HTTP1, len(b) >= readSize // a target that is longer than we look
+	}
+	line = bytes.TrimSuffix(line[:end], []byte("\r"))
+	at := bytes.LastIndexByte(line, ' ')
+	if version := line[at+1:]; at > method && len(version) == len("HTTP/1.1") && bytes.HasPrefix(version, []byte("HTTP/1.")) {
+		return HTTP1, true
+	}
+	return Bytes, true
+}
+
+// longestMethod is well above any that is registered (RFC 9110, section 16.1.1; the longest has 16).
+const longestMethod = 32
+
+// token is tchar (RFC 9110, section 5.6.2).
+func token(c byte) bool {
+	switch {
+	case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
+		return true
+	}
+	return bytes.IndexByte([]byte("!#$%&'*+-.^_`|~"), c) >= 0
+}

@@ -1,0 +1,174 @@
+package sidecar
+
+import (
+	"errors"
+	"net/netip"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/internal/policy"
+	"github.com/tulle-mesh/tulle/internal/route"
+	"github.com/tulle-mesh/tulle/sidecar/detect"
+	"github.com/tulle-mesh/tulle/sidecar/exchange"
+	"github.com/tulle-mesh/tulle/sidecar/listen"
+)
+
+// passthroughRoute is what Records call the way of a connection whose destination is no service.
+const passthroughRoute = "passthrough"
+
+// passthroughKey sets its state apart from those of services.
+const passthroughKey = "passthrough "
+
+// passthroughTimeout is how long a connect may take: what is passed through is often far away.
+const passthroughTimeout = 10 * time.Second
+
+// interception makes of a listener's binding one for redirected connections. Of services that share an address the first by name serves it.
+func (s *Sidecar) interception(b *exchange.Binding) {
+	snap := b.Snapshot
+	in := &exchange.Intercepted{
+		At:       make(map[netip.AddrPort]exchange.Known),
+		Services: make(map[string]*exchange.Binding, len(snap.Services)),
+		Passthrough: s.destination(passthroughKey, policy.Service{
+			Protocol: flow.ProtocolTCP, External: true, ConnectTimeout: passthroughTimeout, MaxConnections: -1, Retry: policy.Retry{Attempts: 1},
+		}),
+	}
+	for name, sv := range snap.Services {
+		of := *b
+		of.Listener.Service, of.Listener.Protocol, of.Routes = name, sv.Protocol, route.New(name)
+		in.Services[name] = &of
+		endpoints := snap.Endpoints[name]
+		for i := range endpoints {
+			e := &endpoints[i]
+			if other, taken := in.At[e.Address]; !taken || name < other.Binding.Listener.Service {
+				in.At[e.Address] = exchange.Known{Binding: &of, Endpoint: e}
+			}
+		}
+	}
+	b.Intercepted = in
+}
+
+// intercepted is receive for a connection that was redirected: who was meant decides who speaks.
+func (s *Sidecar) intercepted(c *listen.Conn, b *exchange.Binding) (speaker, *exchange.Session) {
+	peer := &exchange.Peer{Addr: c.Addr(), Local: c.Local()}
+	to, err := c.Original()
+	if err == nil && to == peer.Local && (!b.Listener.Interception.Transparent || to.Port() == b.Listener.Address.Port()) {
+		err = errors.New("it was opened to the sidecar's own port, not redirected to it")
+	}
+	if err != nil {
+		s.refuse(c, b, peer, "the connection has no original destination: "+err.Error())
+		return nil, nil
+	}
+	peer.Local = to
+	if b.Listener.Side == flow.SideServer {
+		return s.arrived(c, b, peer)
+	}
+	return s.departing(c, b, peer)
+}
+
+// arrived is for a connection to the own application: the port that was meant says how it is served.
+func (s *Sidecar) arrived(c *listen.Conn, b *exchange.Binding, peer *exchange.Peer) (speaker, *exchange.Session) {
+	to := peer.Local
+	if port := b.Intercepted.Ports[to.Port()]; port != nil {
+		return s.welcome(c, port, peer, func() *exchange.Binding {
+			if now := c.Binding(); now.Intercepted != nil && now.Intercepted.Ports[to.Port()] != nil {
+				return now.Intercepted.Ports[to.Port()]
+			}
+			return port // gone from the policy: what is open is judged by what it began with
+		})
+	}
+	if b.Listener.Interception.Unknown == policy.UnknownRefuse {
+		s.refuse(c, b, peer, to.String()+" is no port of this workload; add it to spec.ports, or set spec.intercept.inbound.unknown to pass")
+		return nil, nil
+	}
+	passed := *b
+	passed.App = &policy.Endpoint{Address: to}
+	return s.welcome(c, &passed, peer, func() *exchange.Binding { return &passed })
+}
+
+// departing is for a connection of the own application: the service whose endpoint was meant says how it is served.
+func (s *Sidecar) departing(c *listen.Conn, b *exchange.Binding, peer *exchange.Peer) (speaker, *exchange.Session) {
+	in, rules, to := b.Intercepted, b.Listener.Interception, peer.Local
+	known, ok := in.At[to]
+	sess := &exchange.Session{Conn: c.Conn, TCP: c.TCP, Peer: peer, Start: c.Start, Report: s.observer}
+	if !ok {
+		if rules.Unknown == policy.UnknownRefuse {
+			s.refuse(c, b, peer, to.String()+" is no service that this sidecar knows; add one, or set spec.intercept.outbound.unknown to pass")
+			return nil, nil
+		}
+		passed := passing(b, to)
+		sess.Bind = func() *exchange.Binding { return passed }
+		if !c.Begin(sess) {
+			return nil, nil
+		}
+		return s.outTCP, sess
+	}
+	service := known.Binding
+	sess.Bind = func() *exchange.Binding {
+		if now := c.Binding(); now.Intercepted != nil && now.Intercepted.Services[service.Listener.Service] != nil {
+			return now.Intercepted.Services[service.Listener.Service]
+		}
+		return service // gone from the policy: what is open is judged by what it began with
+	}
+	if !c.Begin(sess) {
+		return nil, nil
+	}
+	if service.Listener.Protocol.HTTP() && !rules.Opaque(to.Port()) {
+		spoken := detect.Silence
+		if !s.serverFirst.Has(to) {
+			spoken = detect.HTTP(sess, rules.DetectTimeout)
+		}
+		switch spoken {
+		case detect.Left:
+			return nil, nil
+		case detect.HTTP1:
+			return s.outHTTP, sess
+		case detect.Prefaced:
+			return s.outHTTP2, sess
+		case detect.Silence:
+			sess.Conn = s.serverFirst.Watch(sess.Conn, to)
+		}
+	}
+	pinned := pin(service, known.Endpoint)
+	sess.Bind = func() *exchange.Binding { return pinned }
+	return s.outTCP, sess
+}
+
+// refuse records why and resets.
+func (s *Sidecar) refuse(c *listen.Conn, b *exchange.Binding, peer *exchange.Peer, why string) {
+	as := *b
+	as.Listener.Protocol = flow.ProtocolTCP // nobody has looked
+	s.observer.Connection(&as, peer, c.Start, flow.ReasonUnknownDest, why)
+	if c.TCP != nil {
+		_ = c.TCP.SetLinger(0)
+	}
+}
+
+// pin is the binding of one connection whose bytes go to the very endpoint that was meant: of what is not HTTP nothing says that another would do.
+func pin(b *exchange.Binding, e *policy.Endpoint) *exchange.Binding {
+	p, d := *b, *b.Destinations[b.Listener.Service]
+	d.Picker, d.Retry.Attempts = only{e}, 1
+	p.Listener.Protocol = flow.ProtocolTCP
+	p.Destinations = map[string]*exchange.Destination{d.Name: &d}
+	return &p
+}
+
+// passing is the binding of one connection that is passed through to address.
+func passing(b *exchange.Binding, to netip.AddrPort) *exchange.Binding {
+	p, d := *b, *b.Intercepted.Passthrough
+	d.Picker = only{&policy.Endpoint{Address: to}}
+	p.Listener.Protocol = flow.ProtocolTCP
+	p.Routes = route.New("", route.Rule{Name: passthroughRoute})
+	p.Destinations = map[string]*exchange.Destination{"": &d}
+	return &p
+}
+
+// only is the Picker of one endpoint, about which it learns nothing.
+type only struct{ endpoint *policy.Endpoint }
+
+// Pick implements exchange.Picker.
+func (o only) Pick(time.Time, []netip.AddrPort) (exchange.Choice, flow.Reason) {
+	return exchange.Choice{Endpoint: o.endpoint, Load: o}, flow.ReasonNone
+}
+
+// End implements exchange.Load.
+func (only) End(time.Time, time.Duration, exchange.Result) {}
