@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/identity"
@@ -1145,5 +1146,57 @@ func TestHTTP2OldPeer(t *testing.T) {
 	slices.SortFunc(at, func(a, b flow.Record) int { return a.Start.Compare(b.Start) })
 	if len(at) != 2 || !at[0].Delivered || at[1].Delivered || !strings.Contains(at[1].Detail, "does not speak HTTP/2") {
 		t.Errorf("%+v", at)
+	}
+}
+
+// A response behind which the endpoint closes at once reaches the caller at once.
+func TestHTTP2AnswerAndClose(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	t.Cleanup(func() {
+		_ = l.Close()
+		wg.Wait()
+	})
+	wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			var b [len(http2.ClientPreface)]byte
+			_, _ = io.ReadFull(c, b[:])
+			var out bytes.Buffer
+			f := newFrames(c)
+			f.Framer = http2.NewFramer(&out, c)
+			f.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+			for {
+				fr, err := f.ReadFrame()
+				if err != nil {
+					break
+				}
+				if h, ok := fr.(*http2.MetaHeadersFrame); ok {
+					_ = f.WriteSettings()
+					f.headers(h.StreamID, false, ":status", "200")
+					_ = f.WriteData(h.StreamID, true, []byte("all"))
+					_, _ = c.Write(out.Bytes())
+					break
+				}
+			}
+			_ = c.Close()
+		}
+	})
+	_, addr := withLimits(t, policy.Limits{}, l.Addr().(*net.TCPAddr).AddrPort())
+	f := dialFrames(t, addr)
+	for id := uint32(1); id < 40; id += 2 {
+		f.headers(id, true, get2("/")...)
+		if got, _ := f.status(t, id); got != "200" {
+			t.Fatalf("stream %d: %s", id, got)
+		}
+		f.until(t, "its end", func(fr http2.Frame) bool {
+			return fr.Header().StreamID == id && fr.Header().Flags.Has(http2.FlagDataEndStream)
+		})
 	}
 }

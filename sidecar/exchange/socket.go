@@ -20,8 +20,8 @@ type Socket struct {
 	Raw     syscall.RawConn
 	in, out transfer
 	once    func(fd uintptr) bool // of WriteReady
+	look    func(fd uintptr) bool // of a Read that does not wait
 	waits   func()                // of BeforeWait; nil: none
-	waited  bool                  // was called in this Read
 }
 
 // transfer is a Read or a Write under way. do is made once, for a closure per call would be garbage.
@@ -43,11 +43,12 @@ func NewSocket(c net.Conn) net.Conn {
 		return c
 	}
 	s := &Socket{TCPConn: tcp, Raw: raw}
-	s.in.do, s.out.do, s.once = s.readNow, s.writeNow, s.writeOnce
+	s.in.do, s.out.do, s.once, s.look = s.readNow, s.writeNow, s.writeOnce, s.readOnce
 	return s
 }
 
-// BeforeWait makes each Read call f, at most once, when there is nothing to read and it is about to wait. Not while a Read is under way.
+// BeforeWait makes each Read call f, at most once, when there is nothing to read and it is about to wait. f may do anything with s but read: it may close
+// it. Not while a Read is under way.
 func (s *Socket) BeforeWait(f func()) { s.waits = f }
 
 // Read implements net.Conn.
@@ -57,7 +58,19 @@ func (s *Socket) Read(p []byte) (int, error) {
 	}
 	t := &s.in
 	t.p, t.n, t.err = p, 0, nil
-	s.waited = s.waits == nil
+	if s.waits != nil {
+		// f is called between two reads, and never in one: Close waits for those under way.
+		if err := s.Raw.Read(s.look); err == nil && t.err == syscall.EAGAIN { //nolint:errorlint // of a system call
+			s.waits()
+			t.n, t.err = 0, nil
+		} else {
+			t.p = nil
+			if err == nil {
+				err = t.err
+			}
+			return t.n, s.explain("read", err)
+		}
+	}
 	err := s.Raw.Read(t.do)
 	t.p = nil
 	if err == nil {
@@ -70,14 +83,13 @@ func (s *Socket) Read(p []byte) (int, error) {
 
 func (s *Socket) readNow(fd uintptr) bool {
 	t := &s.in
-	if t.n, t.err = TryRead(fd, t.p); t.err != syscall.EAGAIN { //nolint:errorlint // of a system call
-		return true
-	}
-	if !s.waited {
-		s.waited = true
-		s.waits()
-	}
-	return false
+	t.n, t.err = TryRead(fd, t.p)
+	return t.err != syscall.EAGAIN //nolint:errorlint // of a system call
+}
+
+func (s *Socket) readOnce(fd uintptr) bool {
+	s.readNow(fd)
+	return true
 }
 
 // ReadReady reads what is there, without waiting. ready is false when there is nothing yet; err is io.EOF at the end.

@@ -121,3 +121,42 @@ func TestSocketErrors(t *testing.T) {
 		t.Errorf("closed: %v", err)
 	}
 }
+
+// What is called before a Read waits may close the connection, or bring what is waited for.
+func TestSocketBeforeWait(t *testing.T) {
+	c, peer := pair(t)
+	s, ok := c.(*Socket)
+	if !ok {
+		return // this system has none
+	}
+	calls := 0
+	s.BeforeWait(func() {
+		calls++
+		_, _ = peer.Write([]byte("ab"))
+	})
+	buf := make([]byte, 1)
+	for _, want := range []string{"a", "b"} {
+		if n, err := s.Read(buf); string(buf[:n]) != want || err != nil {
+			t.Fatalf("got %q, %v", buf[:n], err)
+		}
+	}
+	if calls != 1 {
+		t.Errorf("it was called %d times", calls)
+	}
+	s.BeforeWait(func() { _ = s.Close() })
+	read := make(chan error, 1)
+	go func() {
+		_, err := s.Read(buf)
+		read <- err
+	}()
+	late := time.NewTimer(10 * time.Second)
+	defer late.Stop()
+	select {
+	case err := <-read:
+		if !errors.Is(err, net.ErrClosed) {
+			t.Error(err)
+		}
+	case <-late.C:
+		t.Fatal("it waits for itself")
+	}
+}

@@ -305,7 +305,9 @@ func (c *conn) WriteHead(x *exchange.Exchange, r *exchange.Response, end bool) e
 		announced = announced || f.Name == "trailer"
 	}
 	if interim {
-		w.out = append(b, "\r\n"...)
+		if w.out = append(b, "\r\n"...); len(w.out) > smallBuffer { // there may be any number
+			return c.Flush(x)
+		}
 		return nil
 	}
 	k.framed = framedNone

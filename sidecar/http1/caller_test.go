@@ -922,3 +922,24 @@ func TestCallerDrains(t *testing.T) {
 		_ = near.Close()
 	})
 }
+
+// TestCallerInterims: heads that come without end do not wait here for the last one.
+func TestCallerInterims(t *testing.T) {
+	hint := &exchange.Response{Status: 103, Length: -1, Fields: []exchange.Field{{Name: "link", Value: strings.Repeat("a", 1000)}}}
+	plainly(t, func(x *exchange.Exchange, call exchange.Caller) {
+		for range 1000 {
+			if err := call.WriteHead(x, hint, false); err != nil {
+				t.Fatal(err)
+			}
+			if n := len(call.(*conn).w.out); n > 2*smallBuffer {
+				t.Fatalf("%d bytes wait", n)
+			}
+		}
+		ok(x, call)
+	}, func(near net.Conn) {
+		_, _ = io.WriteString(near, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+		if b, err := io.ReadAll(near); err != nil || bytes.Count(b, []byte(" 103 ")) != 1000 {
+			t.Errorf("%d bytes, %v", len(b), err)
+		}
+	})
+}

@@ -131,9 +131,10 @@ func (cl *Client) get(x *exchange.Exchange) *conn {
 		}
 		g.mu.Lock()
 		g.dial = nil
+		empty := len(g.conns) == 0
 		g.mu.Unlock()
 		close(d.done)
-		if c == nil {
+		if empty { // it has failed, or ended already
 			cl.sweep(g)
 		}
 		return c

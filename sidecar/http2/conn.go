@@ -93,6 +93,7 @@ type conn struct {
 	heading bool   // headAt is set
 	// bytes read since what they led to was written: as long as more is there, it is read first
 	unflushed int
+	acking    int // control frames answered since then
 
 	heard  atomic.Int64 // unix ns of the latest read
 	headAt atomic.Int64 // unix ns of the beginning of a head, while it is not complete
@@ -203,6 +204,7 @@ func (c *conn) settingsLocked() {
 
 // run reads until the connection has ended. It returns why, nil for an end in order.
 func (c *conn) run() error {
+	defer c.flushOthers() // what the last frames have led to: nobody else may have anything for those connections
 	for {
 		for c.w-c.r >= frameHeader {
 			f := parseFrame(c.in[c.r:c.w])
@@ -221,7 +223,7 @@ func (c *conn) run() error {
 			}
 			c.r += frameHeader + f.length
 		}
-		if c.sock == nil || c.unflushed >= maxUnflushed {
+		if c.sock == nil || c.unflushed >= maxUnflushed || c.acking >= c.set.HTTP2.ControlFrames/2 {
 			c.flushRead()
 		}
 		c.timeHead(!c.client && c.waitForReader())
@@ -254,8 +256,19 @@ func (c *conn) run() error {
 
 // flushRead writes what the frames that were read have led to.
 func (c *conn) flushRead() {
-	c.unflushed = 0
+	c.unflushed, c.acking = 0, 0
 	c.d.flush()
+}
+
+// flushOthers is flushRead at the end of c, to which nothing more is written: what was not written before has not left.
+func (c *conn) flushOthers() {
+	for i, o := range c.d.list {
+		if o == c {
+			c.d.list = append(c.d.list[:i], c.d.list[i+1:]...)
+			break
+		}
+	}
+	c.flushRead()
 }
 
 // beforeWait is called when everything was read that has come: now it is written, with what other readers that are ready have for the same connections.
@@ -324,6 +337,10 @@ func (c *conn) waitForReader() (waited bool) {
 			c.full = make(chan struct{})
 		}
 		full := c.full
+		if c.mu.Unlock(); !waited {
+			c.flushRead() // it may take long
+		}
+		c.mu.Lock()
 		waited, c.deaf = true, true
 		c.mu.Unlock()
 		select {
@@ -833,6 +850,7 @@ func (c *conn) settings(f frame, p []byte) *fatal {
 	}
 	c.out = appendFrame(c.out, 0, frameSettings, flagEnd, 0)
 	c.acks++
+	c.acking++
 	fail := c.guard.controlLocked(c)
 	places := make([]place, 0, len(starved))
 	for _, s := range starved {
@@ -888,6 +906,7 @@ func (c *conn) ping(f frame, p []byte) *fatal {
 	}
 	c.out = appendPing(c.out, true, [8]byte(p))
 	c.acks++
+	c.acking++
 	return c.guard.controlLocked(c)
 }
 

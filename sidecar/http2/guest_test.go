@@ -925,6 +925,12 @@ func TestGuestTunnelEnds(t *testing.T) {
 		{"the caller resets", func(_ *visit, caller *wireless) { caller.reset() }, flow.ReasonDownstreamReset, true},
 		{"nothing moves", func(*visit, *wireless) { time.Sleep(2 * time.Minute) }, flow.ReasonIdleTimeout, true},
 		{"the sidecar stops", func(v *visit, _ *wireless) { v.x.Abort(flow.ReasonDraining) }, flow.ReasonDraining, true},
+		{"the endpoint ends its half and resets", func(v *visit, caller *wireless) {
+			v.n.wire().body(1, true, "bye")
+			_ = v.n.wire().fr.WriteRSTStream(1, xhttp2.ErrCodeCancel)
+			synctest.Wait()
+			_, _ = caller.Write([]byte("to nobody"))
+		}, flow.ReasonUpstreamReset, false},
 		{"the endpoint takes nothing", func(v *visit, caller *wireless) {
 			go func() { _, _ = caller.Write(make([]byte, 4*initialWindow)) }()
 			for range 6 { // it says something all the same, or nothing would move

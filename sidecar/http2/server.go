@@ -29,6 +29,7 @@ type session struct {
 	sess    *exchange.Session
 	c       *conn
 	workers sync.WaitGroup
+	lagged  time.Time   // when workers were waited for in vain; the reader's
 	abortBy flow.Reason // guarded by c.mu
 
 	// Guarded by c.mu.
@@ -153,8 +154,8 @@ func (s *session) begin(id uint32) *fatal {
 		return nil // RFC 9113, section 6.8: the caller knows by GOAWAY that it was not processed
 	}
 	c.lastID = id
-	if c.open < l.Streams && c.live >= 2*l.Streams {
-		c.waitForWorkersLocked()
+	if c.open < l.Streams && c.live >= 2*l.Streams && c.now.Sub(s.lagged) > 10*lagging {
+		s.waitForWorkersLocked()
 	}
 	if c.open >= l.Streams || c.live >= 2*l.Streams {
 		c.forgiveLocked(id)
@@ -183,7 +184,9 @@ func (s *session) begin(id uint32) *fatal {
 }
 
 // waitForWorkersLocked waits for a worker to end: the caller may have its answers before their workers have had their last turn, which is not its fault.
-func (c *conn) waitForWorkersLocked() {
+// When none ends it is not done again for a while: what others have on the connection comes behind it.
+func (s *session) waitForWorkersLocked() {
+	c := s.c
 	ended := make(chan struct{})
 	c.lag = ended
 	c.mu.Unlock()
@@ -191,7 +194,8 @@ func (c *conn) waitForWorkersLocked() {
 	t := time.NewTimer(lagging)
 	select {
 	case <-ended:
-	case <-t.C:
+	case now := <-t.C:
+		s.lagged = now
 	case <-c.closed:
 	}
 	t.Stop()

@@ -79,6 +79,9 @@ func (t *tunnel) Write(p []byte) (int, error) {
 	k.pump(l, p, false, t.written)
 	for {
 		err := t.broken()
+		if err == nil && t.closed() {
+			err = errEnded
+		}
 		by, late := t.until(&t.writeBy)
 		if err == nil && late {
 			err = os.ErrDeadlineExceeded
@@ -94,6 +97,17 @@ func (t *tunnel) Write(p []byte) (int, error) {
 		}
 		k.wait(l, t.written, &t.writing, by)
 	}
+}
+
+var errEnded = errors.New("the stream was closed by its peer")
+
+// closed reports whether the stream takes nothing any more, though it was not ended here: the peer may have ended its own half before. k.mu is held.
+func (t *tunnel) closed() bool {
+	_, s := t.k.ends(t.w)
+	c := s.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !t.w.passed && (c.dead || s.localDone)
 }
 
 // CloseWrite ends what is written: the peer reads to its end.
