@@ -679,6 +679,7 @@ func TestHTTP2Keepalive(t *testing.T) {
 	up := scripted2(t, nil, func(*frames, http2.Frame) {})
 	r, addr := withLimits(t, policy.Limits{HTTP2: policy.HTTP2{PingInterval: 50 * time.Millisecond, PingTimeout: 50 * time.Millisecond}}, up)
 	f := dialFrames(t, addr)
+	f.pong(t) // nothing else that it sends may count as a sign of life
 	f.headers(1, true, get2("/")...)
 	f.until(t, "a PING", func(fr http2.Frame) bool {
 		p, ok := fr.(*http2.PingFrame)

@@ -95,7 +95,7 @@ func TestHTTP2ApplicationRefuses(t *testing.T) {
 
 // An endpoint that says 103 for ever to a caller that reads nothing costs no more than the caller's buffer.
 func TestHTTP2EndlessInterim(t *testing.T) {
-	const many = 30_000 // of 1 KiB: more than sockets hold
+	const many = 15_000 // of 1 KiB: more than sockets hold
 	said := make(chan struct{})
 	up := scripted2(t, nil, func(f *frames, fr http2.Frame) {
 		h, ok := fr.(*http2.MetaHeadersFrame)

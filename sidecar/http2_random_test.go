@@ -80,7 +80,7 @@ func randomly(t *testing.T, seed uint64, caller func(testing.TB) *http.Client, a
 	snap.Listeners[0].Limits.HTTP2 = policy.HTTP2{Resets: 1 << 20, StreamWindow: 32 << 10, ConnectionWindow: 80 << 10}
 	server := start(t, snap, ca.Holder("catalog"), 5*time.Second)
 	sv := mesh("catalog")
-	sv.RequestTimeout = 500 * time.Millisecond
+	sv.RequestTimeout = time.Second
 	snap = clientSnapshot(sv, server.addr(t, "inbound"))
 	snap.Listeners[0].Limits.HTTP2 = policy.HTTP2{Resets: 1 << 20, StreamWindow: 16 << 10, ConnectionWindow: 65535}
 	web := start(t, snap, ca.Holder("web"), 5*time.Second)
@@ -123,7 +123,7 @@ func randomly(t *testing.T, seed uint64, caller func(testing.TB) *http.Client, a
 				_ = resp.Body.Close()
 				cancel()
 				switch {
-				case err == nil && do == "cut" && resp.StatusCode != 502: // a bridge may know the end before the beginning has gone on
+				case err == nil && do == "cut" && resp.StatusCode < 500: // a bridge may know the end before the beginning has gone on
 					t.Errorf("a cut response looks whole: %d, %d bytes of %d", resp.StatusCode, len(body), size+1)
 				case err == nil && do == "" && resp.StatusCode == 200:
 					whole.Add(1)
@@ -149,6 +149,18 @@ func randomly(t *testing.T, seed uint64, caller func(testing.TB) *http.Client, a
 	for _, a := range web.rec.Closed(flow.KindAttempt) {
 		if a.Delivered {
 			delivered++
+		}
+	}
+	if exchanges != delivered {
+		for _, a := range web.rec.Closed(flow.KindAttempt) {
+			if !a.Delivered {
+				t.Logf("not delivered: %s %s: %s %s", a.Method, a.RequestID, a.Reason, a.Detail)
+				for _, e := range server.rec.Closed(flow.KindExchange) {
+					if e.RequestID == a.RequestID {
+						t.Logf("at the server: %s %s: %d %s %s", e.Method, e.RequestID, e.Status, e.Reason, e.Detail)
+					}
+				}
+			}
 		}
 	}
 	if n := int64(len(web.rec.Closed(flow.KindExchange))); n > sent.Load() || exchanges != delivered || whole.Load() == 0 {

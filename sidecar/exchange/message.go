@@ -60,8 +60,8 @@ type Caller interface {
 	BodyDone() bool
 	// RequestTrailers are the trailers that came behind the body, after io.EOF. Whoever was in ReadBody may call it.
 	RequestTrailers() []Field
-	// WriteHead passes a head on: any number of interim ones, then a final one, which sets x.Outcome.Status and Committed. end: neither body nor trailers
-	// follow, but WriteEnd does. What is written may be kept until Flush. The error is a *BodyError, like those of the methods below.
+	// WriteHead passes a head on: any number of interim ones, then a final one, which sets x.Outcome.Status, and Committed when it leaves. end: neither body nor trailers
+	// follow, but WriteEnd does. What is written may be kept until Flush; if the try fails before that, another answer may take its place. The error is a *BodyError, like those of the methods below.
 	WriteHead(x *Exchange, r *Response, end bool) error
 	// WriteBody passes part of the body on, counts it in x.BytesOut, and waits while the caller does not take it, until x.Deadline at most. It does not
 	// keep p. The error is a *BodyError.

@@ -36,6 +36,7 @@ type bridge struct {
 	trailers []exchange.Field
 	key      string  // Sec-WebSocket-Key
 	framed   framing // of the response
+	final    bool    // its head was written, if only into work.out
 	owed     int64   // of its Content-Length
 }
 
@@ -159,7 +160,8 @@ func (c *conn) Rewind(x *exchange.Exchange) {
 	w, k := c.w, c.bridged()
 	b, h := &w.body, &w.req
 	w.out = w.out[:0]
-	k.at, k.left, k.framed = 0, max(h.length, 0), framedNone
+	k.at, k.left, k.framed, k.final = 0, max(h.length, 0), framedNone, false
+	x.BytesOut.Store(0)
 	k.strip.chunks, k.strip.trailer = chunks{}, k.strip.trailer[:0]
 	clear(k.trailers)
 	k.trailers = k.trailers[:0]
@@ -351,7 +353,7 @@ func (c *conn) WriteHead(x *exchange.Exchange, r *exchange.Response, end bool) e
 		b = appendTiming(b, &x.Legs)
 	}
 	w.out = append(b, "\r\n"...)
-	x.Outcome.Status, x.Outcome.Committed = status, true
+	x.Outcome.Status, k.final = status, true
 	return nil
 }
 
@@ -425,6 +427,7 @@ func (c *conn) Flush(x *exchange.Exchange) error {
 }
 
 func (c *conn) toCaller(x *exchange.Exchange, p []byte) error {
+	x.Outcome.Committed = c.w.body.bridge.final // as long as the head waits here another answer may take its place
 	if _, err := c.write(p, x.Deadline); err != nil {
 		return &exchange.BodyError{Reason: flow.ReasonDownstreamReset, Text: "writing to the caller: " + err.Error()}
 	}

@@ -474,6 +474,9 @@ func (c *conn) Answer(x *exchange.Exchange) bool {
 	if c.sess.Draining() || !w.body.done {
 		w.keep = false
 	}
+	if w.body.bridge != nil {
+		x.BytesOut.Store(0) // what was to go in its place has not
+	}
 	w.out = appendAnswer(w.out[:0], o.Status, o.Reason, exchange.AnswerText(o.Reason), o.Detail, x.Head.Method == "HEAD", w.keep)
 	n, err := c.write(w.out, time.Now().Add(c.set.HeadTimeout))
 	if n > 0 {
