@@ -426,3 +426,58 @@ func TestAnswersComeBack(t *testing.T) {
 		})
 	}
 }
+
+// Connections that were open before the rules go on, whoever speaks first after them. Conntrack, which the rules bring into a fresh namespace, has never met them.
+func TestOpenBefore(t *testing.T) {
+	for _, backend := range []Backend{NFTables, IPTables} {
+		for _, mode := range []Mode{Redirect, TPROXY} {
+			t.Run(fmt.Sprintf("%s, %s", backend, mode), func(t *testing.T) {
+				w := newWorld(t)
+				type ends struct {
+					name        string
+					first, then net.Conn // who speaks first
+				}
+				var open []ends
+				connect := func(from, at *netns.NS, host netip.Addr) (out, in net.Conn) {
+					l := at.Listen(netip.AddrPortFrom(host, 8080).String())
+					defer l.Close()
+					from.Do(func() (err error) {
+						out, err = net.DialTimeout("tcp", l.Addr().String(), 10*time.Second) // the first SYN may be ahead of the link
+						return err
+					})
+					in, err := l.Accept()
+					if err != nil {
+						t.Fatal(err)
+					}
+					t.Cleanup(func() { _, _ = out.Close(), in.Close() })
+					return out, in
+				}
+				for _, host := range []struct{ app, peer netip.Addr }{{app4.Addr(), peer4.Addr()}, {app6.Addr(), peer6.Addr()}} {
+					out, in := connect(w.app, w.peer, host.peer)
+					open = append(open, ends{"out, the application first", out, in})
+					out, in = connect(w.app, w.peer, host.peer)
+					open = append(open, ends{"out, the peer first", in, out})
+					out, in = connect(w.peer, w.app, host.app)
+					open = append(open, ends{"in, the peer first", out, in})
+					out, in = connect(w.peer, w.app, host.app)
+					open = append(open, ends{"in, the application first", in, out})
+				}
+				install(t, w.app, Config{Backend: backend, OutboundPort: 15001, InboundPort: 15006, InboundMode: mode, SidecarUID: 1337})
+				for _, e := range open {
+					for i, c := range []struct{ from, to net.Conn }{{e.first, e.then}, {e.then, e.first}, {e.first, e.then}} {
+						b := make([]byte, 5)
+						_ = c.to.SetReadDeadline(time.Now().Add(3 * time.Second))
+						if _, err := io.WriteString(c.from, "hello"); err != nil {
+							t.Errorf("%s: write %d: %v", e.name, i, err)
+							break
+						}
+						if _, err := io.ReadFull(c.to, b); err != nil || string(b) != "hello" {
+							t.Errorf("%s: read %d: %q, %v", e.name, i, b, err)
+							break
+						}
+					}
+				}
+			})
+		}
+	}
+}
