@@ -82,7 +82,16 @@ func (s *Sidecar) arrived(c *listen.Conn, b *exchange.Binding, peer *exchange.Pe
 	}
 	passed := *b
 	passed.App = &policy.Endpoint{Address: to}
-	return s.welcome(c, &passed, peer, func() *exchange.Binding { return &passed })
+	bind := func() *exchange.Binding { return &passed }
+	if b.Listener.Mode == policy.ModeStrict { // mTLS only, at any port
+		return s.welcome(c, &passed, peer, bind)
+	}
+	// The application may speak TLS of its own: the bytes are its alone.
+	sess := &exchange.Session{Conn: c.Conn, TCP: c.TCP, Peer: peer, Start: c.Start, Bind: bind, Report: s.observer}
+	if !c.Begin(sess) {
+		return nil, nil
+	}
+	return s.inTCP, sess
 }
 
 // departing is for a connection of the own application: the service whose endpoint was meant says how it is served.

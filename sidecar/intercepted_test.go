@@ -463,6 +463,8 @@ func TestRedirectedInbound(t *testing.T) {
 		r.serve(app(8080), web("application"))
 		r.serve(app(6379), greeter("queue"))
 		r.serve(at(7), greeter("other"))
+		const hello = "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
+		r.serve(at(8443), func(c net.Conn, in *bufio.Reader) { _, _ = io.Copy(c, in) })
 		get := func(to netip.AddrPort) string {
 			c, in := r.dial(to)
 			defer c.Close()
@@ -490,6 +492,13 @@ func TestRedirectedInbound(t *testing.T) {
 		}
 		talk(at(6379), "queue")
 		talk(at(7), "other")
+		own, theirs := r.dial(at(8443)) // an application's own TLS, which is none of the sidecar's business
+		fmt.Fprint(own, hello)
+		b := make([]byte, len(hello))
+		if _, err := io.ReadFull(theirs, b); err != nil || string(b) != hello {
+			t.Errorf("port 8443: %q, %v", b, err)
+		}
+		_ = own.Close()
 		kept, in := r.dial(at(80)) // a connection that outlives its port's place in the policy
 		synctest.Wait()
 		r.source.Set(r.checked(snapshot(policy.UnknownRefuse, false)))
