@@ -481,3 +481,84 @@ func TestOpenBefore(t *testing.T) {
 		}
 	}
 }
+
+// programs puts scripts in place of iptables' programs, ahead of the path.
+func programs(t *testing.T, script string) {
+	t.Helper()
+	dir := t.TempDir()
+	for _, f := range families {
+		for _, verb := range []string{"save", "restore"} {
+			if err := os.WriteFile(dir+"/"+f.program(verb), []byte("#!/bin/sh\n"+script+"\n"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+}
+
+// routed reports whether there is routing policy of Tulle in n.
+func routed(n *netns.NS) bool {
+	return strings.Contains(n.Must("ip", "rule")+n.Must("ip", "-6", "rule"), "0x74756c6c") || n.Must("ip", "route", "show", "table", "15006") != ""
+}
+
+// Where iptables fails, what is nftables' is installed and removed all the same.
+func TestIPTablesFails(t *testing.T) {
+	tproxy, plain := configs(t)["inbound"], configs(t)["pod"]
+	fresh, used := netns.New(t, "fresh"), netns.New(t, "used")
+	for _, program := range []string{"iptables", "ip6tables"} {
+		used.Must(program, "-t", "nat", "-A", "OUTPUT", "-j", "RETURN")
+	}
+	programs(t, "echo broken >&2; exit 1")
+
+	// It is not asked where it has never been.
+	install(t, fresh, tproxy)
+	if shown, err := Show(fresh.Path()); err != nil || shown.Text != tproxy.Text() {
+		t.Errorf("shown: %v\n%s", err, shown.Text)
+	}
+	install(t, fresh, plain)
+	remove(t, fresh)
+	if got := fresh.Must("nft", "list", "ruleset"); got != "" || routed(fresh) {
+		t.Errorf("left: %s", got)
+	}
+
+	for i, c := range []Config{tproxy, plain} { // the second needs no routing policy
+		c.Netns = used.Path()
+		if _, err := Install(c); err == nil || !strings.Contains(err.Error(), "in force") || !strings.Contains(err.Error(), "iptables-save") || !strings.Contains(err.Error(), "ip6tables-save") {
+			t.Errorf("installed: %v", err)
+		}
+		if !strings.Contains(used.Must("nft", "list", "tables"), "table inet tulle") || routed(used) != (i == 0) {
+			t.Errorf("%d: not in force, or routing policy is wrong", i)
+		}
+	}
+	install := tproxy
+	install.Netns = used.Path()
+	_, _ = Install(install)
+	if err := Remove(used.Path()); err == nil || !strings.Contains(err.Error(), "iptables-save") {
+		t.Errorf("removed: %v", err)
+	}
+	if got := used.Must("nft", "list", "tables"); strings.Contains(got, "tulle") || routed(used) {
+		t.Errorf("left: %s", got)
+	}
+}
+
+// Chains that it cannot remove are no success.
+func TestIPTablesGone(t *testing.T) {
+	n := netns.New(t, "n")
+	c := configs(t)["full"]
+	c.Backend = IPTables
+	install(t, n, c)
+	path := os.Getenv("PATH")
+	t.Setenv("PATH", t.TempDir())
+	err := Remove(n.Path())
+	t.Setenv("PATH", path)
+	if err == nil || !strings.Contains(err.Error(), "TULLE_OUTBOUND") || !strings.Contains(err.Error(), "ip6tables-restore") || !strings.Contains(err.Error(), "apt-get install iptables") {
+		t.Errorf("removed without iptables: %v", err)
+	}
+	if routed(n) {
+		t.Error("routing policy is left")
+	}
+	remove(t, n)
+	if got := n.Must("nft", "list", "ruleset"); strings.Contains(got, "TULLE") {
+		t.Errorf("left: %s", got)
+	}
+}
