@@ -55,6 +55,11 @@ func (s *Sidecar) intercepted(c *listen.Conn, b *exchange.Binding) (speaker, *ex
 		err = errors.New("it was opened to the sidecar's own port, not redirected to it")
 	}
 	if err != nil {
+		if b.Listener.Side == flow.SideClient { // whoever called: nothing says that it was the own application
+			as := *b
+			as.Workload = policy.Workload{}
+			b = &as
+		}
 		s.refuse(c, b, peer, "the connection has no original destination: "+err.Error())
 		return nil, nil
 	}

@@ -413,6 +413,9 @@ func TestRedirectedRefused(t *testing.T) {
 			if x.Reason != flow.ReasonUnknownDest || !strings.Contains(x.Detail, want) || x.Destination.Service != "" || to.IsValid() && x.Destination.Addr != to {
 				t.Errorf("Record %+v, want %q", x, want)
 			}
+			if from := map[bool]string{true: "web"}[to == outside]; x.Source.Service != from || !x.Source.Addr.IsValid() { // what was not redirected is anybody's
+				t.Errorf("Record of %s: source %+v, want %q", to, x.Source, from)
+			}
 		}
 		c, in := r.dial(queue1)
 		if got := line(t, in); got != "known" {
