@@ -3,6 +3,7 @@ package sidecar
 import (
 	"errors"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
@@ -74,11 +75,12 @@ func (s *Sidecar) intercepted(c *listen.Conn, b *exchange.Binding) (speaker, *ex
 func (s *Sidecar) arrived(c *listen.Conn, b *exchange.Binding, peer *exchange.Peer) (speaker, *exchange.Session) {
 	to := peer.Local
 	if port := b.Intercepted.Ports[to.Port()]; port != nil {
+		left := sync.OnceValue(func() *exchange.Binding { return gone(c, port) })
 		return s.welcome(c, port, peer, func() *exchange.Binding {
 			if now := c.Binding(); now.Intercepted != nil && now.Intercepted.Ports[to.Port()] != nil {
 				return now.Intercepted.Ports[to.Port()]
 			}
-			return port // gone from the policy: what is open is judged by what it began with
+			return left()
 		})
 	}
 	if b.Listener.Interception.Unknown == policy.UnknownRefuse {
@@ -117,11 +119,12 @@ func (s *Sidecar) departing(c *listen.Conn, b *exchange.Binding, peer *exchange.
 		return s.outTCP, sess
 	}
 	service := known.Binding
+	left := sync.OnceValue(func() *exchange.Binding { return gone(c, service) })
 	sess.Bind = func() *exchange.Binding {
 		if now := c.Binding(); now.Intercepted != nil && now.Intercepted.Services[service.Listener.Service] != nil {
 			return now.Intercepted.Services[service.Listener.Service]
 		}
-		return service // gone from the policy: what is open is judged by what it began with
+		return left()
 	}
 	if !c.Begin(sess) {
 		return nil, nil
@@ -145,6 +148,13 @@ func (s *Sidecar) departing(c *listen.Conn, b *exchange.Binding, peer *exchange.
 	pinned := pin(service, known.Endpoint)
 	sess.Bind = func() *exchange.Binding { return pinned }
 	return s.outTCP, sess
+}
+
+// gone is what b, of an open connection, becomes when its port or service has left the policy: further requests have nowhere to go, and are answered so.
+func gone(c *listen.Conn, b *exchange.Binding) *exchange.Binding {
+	g := *b
+	g.App, g.Destinations, g.Snapshot = nil, nil, c.Binding().Snapshot
+	return &g
 }
 
 // refuse records why and resets.

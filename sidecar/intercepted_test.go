@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -203,6 +204,31 @@ func TestRedirectedHTTP(t *testing.T) {
 		if len(records) != 41 {
 			t.Fatalf("%d Records, want 41", len(records))
 		}
+		// Once the service is gone, there is nowhere to go; a service that comes again is called again.
+		c, in = r.dial(shop2)
+		for i, want := range []string{"HTTP/1.1 200 OK", "HTTP/1.1 502 Bad Gateway", "HTTP/1.1 502 Bad Gateway", "HTTP/1.1 200 OK"} {
+			now := redirectedSnapshot(r.at, policy.Interception{})
+			if now.Revision = fmt.Sprintf("i%d", 3+i); strings.Contains(want, "502") {
+				delete(now.Services, "shop")
+				delete(now.Endpoints, "shop")
+			}
+			r.source.Set(r.checked(now))
+			synctest.Wait()
+			fmt.Fprint(c, "GET /c HTTP/1.1\r\nHost: shop.example\r\n\r\n")
+			resp, err := http.ReadResponse(in, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, _ = io.Copy(io.Discard, resp.Body)
+			synctest.Wait()
+			list := r.rec.Closed(flow.KindExchange)
+			x := list[len(list)-1]
+			if got := "HTTP/1.1 " + resp.Status; got != want || x.Status != resp.StatusCode || (x.Reason == flow.ReasonUnknownDest) != (x.Status == 502) {
+				t.Errorf("%d: %q, want %q; Record %+v", i, got, want, x)
+			}
+		}
+		_ = c.Close()
+		synctest.Wait()
 		if x := records[40]; x.Destination.Service != "shop" || x.Protocol != flow.ProtocolHTTP1 || x.Status != 200 || x.Revision != "i2" || x.Endpoint != shop2 || x.Authority != "shop.example" {
 			t.Errorf("Record %+v", x)
 		}
@@ -511,6 +537,22 @@ func TestRedirectedInbound(t *testing.T) {
 			t.Errorf("kept: %q", got)
 		}
 		_ = kept.Close()
+		kept, in = r.dial(at(80))
+		fmt.Fprint(kept, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+		if resp, err := http.ReadResponse(in, nil); err != nil || resp.StatusCode != 200 {
+			t.Fatalf("kept: %v, %v", resp, err)
+		} else if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+			t.Fatal(err)
+		}
+		less := snapshot(policy.UnknownRefuse, false)
+		less.Listeners = slices.DeleteFunc(less.Listeners, func(l policy.Listener) bool { return l.Name == "inbound:80" })
+		r.source.Set(r.checked(less))
+		synctest.Wait()
+		fmt.Fprint(kept, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+		if b, err := io.ReadAll(in); err != nil || !strings.HasPrefix(string(b), "HTTP/1.1 503 ") || !strings.Contains(string(b), "no_endpoint") {
+			t.Errorf("kept, its port gone: %q, %v", b, err)
+		}
+		_ = kept.Close()
 		for _, to := range []netip.AddrPort{at(6379), at(7), r.at} {
 			c, in := r.dial(to)
 			if _, err := in.ReadByte(); err == nil {
@@ -524,7 +566,7 @@ func TestRedirectedInbound(t *testing.T) {
 			}
 		}
 		for _, x := range r.rec.Closed(flow.KindExchange) {
-			if x.Destination.Service != "shop" || x.Endpoint != app(8080) || x.Destination.Addr != at(80) {
+			if x.Destination.Service != "shop" || x.Endpoint != app(8080) && x.Reason != flow.ReasonNoEndpoint || x.Destination.Addr != at(80) {
 				t.Errorf("Record %+v", x)
 			}
 		}
