@@ -36,7 +36,7 @@ func (c Config) install() (Backend, error) {
 	// Routing policy first: without marks it does nothing. Then the rules; then what only an earlier Config needed.
 	if c.routed() {
 		for _, f := range families {
-			if f.present() {
+			if f.routed() {
 				if err := f.addRouting(); err != nil {
 					return "", err
 				}

@@ -562,3 +562,23 @@ func TestIPTablesGone(t *testing.T) {
 		t.Errorf("left: %s", got)
 	}
 }
+
+// Where IPv6 is switched off, IPv4 is taken all the same, and all is removed.
+func TestIPv6Off(t *testing.T) {
+	for _, backend := range []Backend{NFTables, IPTables} {
+		t.Run(string(backend), func(t *testing.T) {
+			n := netns.New(t, "n")
+			n.Do(func() error { return os.WriteFile("/proc/sys/net/ipv6/conf/all/disable_ipv6", []byte("1"), 0o644) })
+			c := configs(t)["full"]
+			c.Backend = backend
+			install(t, n, c)
+			if !routed(n) || strings.Contains(n.Must("ip", "-6", "rule"), "15006") {
+				t.Error("routing policy is not IPv4's alone")
+			}
+			remove(t, n)
+			if routed(n) {
+				t.Error("routing policy is left")
+			}
+		})
+	}
+}
