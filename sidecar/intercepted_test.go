@@ -528,6 +528,15 @@ func TestRedirectedInbound(t *testing.T) {
 			t.Errorf("port 8443: %q, %v", b, err)
 		}
 		_ = own.Close()
+		n := 0
+		for _, x := range r.Saturation() { // three ports, one destination
+			if x.Side == flow.SideServer && x.Destination == "shop" {
+				n++
+			}
+		}
+		if n != 1 {
+			t.Errorf("%d figures of the own service: %+v", n, r.Saturation())
+		}
 		kept, in := r.dial(at(80)) // a connection that outlives its port's place in the policy
 		synctest.Wait()
 		r.source.Set(r.checked(snapshot(policy.UnknownRefuse, false)))
