@@ -40,8 +40,9 @@ func (s *Sidecar) interception(b *exchange.Binding) {
 		endpoints := snap.Endpoints[name]
 		for i := range endpoints {
 			e := &endpoints[i]
-			if other, taken := in.At[e.Address]; !taken || name < other.Binding.Listener.Service {
-				in.At[e.Address] = exchange.Known{Binding: &of, Endpoint: e}
+			at := plain(e.Address)
+			if other, taken := in.At[at]; !taken || name < other.Binding.Listener.Service {
+				in.At[at] = exchange.Known{Binding: &of, Endpoint: e}
 			}
 		}
 	}
@@ -52,7 +53,7 @@ func (s *Sidecar) interception(b *exchange.Binding) {
 func (s *Sidecar) intercepted(c *listen.Conn, b *exchange.Binding) (speaker, *exchange.Session) {
 	peer := &exchange.Peer{Addr: c.Addr(), Local: c.Local()}
 	to, err := c.Original()
-	if err == nil && to == peer.Local && (!b.Listener.Interception.Transparent || to.Port() == b.Listener.Address.Port()) {
+	if err == nil && plain(to) == plain(peer.Local) && (!b.Listener.Interception.Transparent || to.Port() == b.Listener.Address.Port()) {
 		err = errors.New("it was opened to the sidecar's own port, not redirected to it")
 	}
 	if err != nil {
@@ -104,7 +105,7 @@ func (s *Sidecar) arrived(c *listen.Conn, b *exchange.Binding, peer *exchange.Pe
 // departing is for a connection of the own application: the service whose endpoint was meant says how it is served.
 func (s *Sidecar) departing(c *listen.Conn, b *exchange.Binding, peer *exchange.Peer) (speaker, *exchange.Session) {
 	in, rules, to := b.Intercepted, b.Listener.Interception, peer.Local
-	known, ok := in.At[to]
+	known, ok := in.At[plain(to)]
 	sess := &exchange.Session{Conn: c.Conn, TCP: c.TCP, Peer: peer, Start: c.Start, Report: s.observer}
 	if !ok {
 		if rules.Unknown == policy.UnknownRefuse {
@@ -148,6 +149,11 @@ func (s *Sidecar) departing(c *listen.Conn, b *exchange.Binding, peer *exchange.
 	pinned := pin(service, known.Endpoint)
 	sess.Bind = func() *exchange.Binding { return pinned }
 	return s.outTCP, sess
+}
+
+// plain is a as any way of learning it says it: a socket's own address may have a zone, and be IPv4 mapped into IPv6, an original destination has neither.
+func plain(a netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
 }
 
 // gone is what b, of an open connection, becomes when its port or service has left the policy: further requests have nowhere to go, and are answered so.

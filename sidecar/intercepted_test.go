@@ -419,6 +419,33 @@ func TestRedirectedPassthrough(t *testing.T) {
 	})
 }
 
+// An address is the same with a zone, or mapped into IPv6.
+func TestPlain(t *testing.T) {
+	for text, want := range map[string]string{
+		"10.0.0.1:80": "10.0.0.1:80", "[::ffff:10.0.0.1]:80": "10.0.0.1:80", "[fe80::1%eth0]:80": "[fe80::1]:80", "[fd00::1]:80": "[fd00::1]:80",
+	} {
+		if got := plain(netip.MustParseAddrPort(text)); got != netip.MustParseAddrPort(want) {
+			t.Errorf("%s is %s, want %s", text, got, want)
+		}
+	}
+	withRedirected(t, policy.Interception{Unknown: policy.UnknownRefuse}, func(t *testing.T, r *redirected) {
+		next := redirectedSnapshot(r.at, policy.Interception{Unknown: policy.UnknownRefuse})
+		for _, list := range next.Endpoints {
+			for i, e := range list {
+				list[i].Address = netip.AddrPortFrom(netip.AddrFrom16(e.Address.Addr().As16()), e.Address.Port())
+			}
+		}
+		r.serve(next.Endpoints["queue"][0].Address, greeter("known"))
+		r.source.Set(r.checked(next))
+		synctest.Wait()
+		c, in := r.dial(queue1)
+		if got := line(t, in); got != "known" {
+			t.Errorf("%q", got)
+		}
+		_ = c.Close()
+	})
+}
+
 func TestRedirectedRefused(t *testing.T) {
 	withRedirected(t, policy.Interception{Unknown: policy.UnknownRefuse}, func(t *testing.T, r *redirected) {
 		r.serve(outside, greeter("hello"))

@@ -568,6 +568,6 @@ func checkAddr(field string, v *string) error {
 	if err != nil || a.Port() == 0 {
 		return fmt.Errorf("%s: %q must be ip:port with a port from 1 to 65535, for example 127.0.0.1:8080", field, *v)
 	}
-	*v = a.String()
+	*v = netip.AddrPortFrom(a.Addr().Unmap(), a.Port()).String() // as callers' sidecars learn it
 	return nil
 }

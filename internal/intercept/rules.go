@@ -94,10 +94,14 @@ func (c Config) chains() []chain {
 
 func one(n uint32) Range { return Range{n, n} }
 
+// linkLocal is RFC 4291, section 2.5.6.
+var linkLocal = netip.MustParsePrefix("fe80::/10")
+
 func (c Config) outbound() (out []rule) {
 	pass := func(t term) { out = append(out, rule{[]term{t}, leave{}}) }
 	pass(loopback{out: true})
 	pass(owner{ids: one(c.SidecarUID)})
+	pass(address{prefix: linkLocal}) // says nothing without the interface, which the sidecar is not told
 	for _, r := range c.ExcludeUIDs {
 		pass(owner{ids: r})
 	}
