@@ -3,6 +3,7 @@ package sidecar
 import (
 	"errors"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
@@ -39,8 +40,9 @@ func (s *Sidecar) interception(b *exchange.Binding) {
 		endpoints := snap.Endpoints[name]
 		for i := range endpoints {
 			e := &endpoints[i]
-			if other, taken := in.At[e.Address]; !taken || name < other.Binding.Listener.Service {
-				in.At[e.Address] = exchange.Known{Binding: &of, Endpoint: e}
+			at := plain(e.Address)
+			if other, taken := in.At[at]; !taken || name < other.Binding.Listener.Service {
+				in.At[at] = exchange.Known{Binding: &of, Endpoint: e}
 			}
 		}
 	}
@@ -51,10 +53,15 @@ func (s *Sidecar) interception(b *exchange.Binding) {
 func (s *Sidecar) intercepted(c *listen.Conn, b *exchange.Binding) (speaker, *exchange.Session) {
 	peer := &exchange.Peer{Addr: c.Addr(), Local: c.Local()}
 	to, err := c.Original()
-	if err == nil && to == peer.Local && (!b.Listener.Interception.Transparent || to.Port() == b.Listener.Address.Port()) {
+	if err == nil && plain(to) == plain(peer.Local) && (!b.Listener.Interception.Transparent || to.Port() == b.Listener.Address.Port()) {
 		err = errors.New("it was opened to the sidecar's own port, not redirected to it")
 	}
 	if err != nil {
+		if b.Listener.Side == flow.SideClient { // whoever called: nothing says that it was the own application
+			as := *b
+			as.Workload = policy.Workload{}
+			b = &as
+		}
 		s.refuse(c, b, peer, "the connection has no original destination: "+err.Error())
 		return nil, nil
 	}
@@ -69,11 +76,12 @@ func (s *Sidecar) intercepted(c *listen.Conn, b *exchange.Binding) (speaker, *ex
 func (s *Sidecar) arrived(c *listen.Conn, b *exchange.Binding, peer *exchange.Peer) (speaker, *exchange.Session) {
 	to := peer.Local
 	if port := b.Intercepted.Ports[to.Port()]; port != nil {
+		left := sync.OnceValue(func() *exchange.Binding { return gone(c, port) })
 		return s.welcome(c, port, peer, func() *exchange.Binding {
 			if now := c.Binding(); now.Intercepted != nil && now.Intercepted.Ports[to.Port()] != nil {
 				return now.Intercepted.Ports[to.Port()]
 			}
-			return port // gone from the policy: what is open is judged by what it began with
+			return left()
 		})
 	}
 	if b.Listener.Interception.Unknown == policy.UnknownRefuse {
@@ -82,13 +90,22 @@ func (s *Sidecar) arrived(c *listen.Conn, b *exchange.Binding, peer *exchange.Pe
 	}
 	passed := *b
 	passed.App = &policy.Endpoint{Address: to}
-	return s.welcome(c, &passed, peer, func() *exchange.Binding { return &passed })
+	bind := func() *exchange.Binding { return &passed }
+	if b.Listener.Mode == policy.ModeStrict { // mTLS only, at any port
+		return s.welcome(c, &passed, peer, bind)
+	}
+	// The application may speak TLS of its own: the bytes are its alone.
+	sess := &exchange.Session{Conn: c.Conn, TCP: c.TCP, Peer: peer, Start: c.Start, Bind: bind, Report: s.observer}
+	if !c.Begin(sess) {
+		return nil, nil
+	}
+	return s.inTCP, sess
 }
 
 // departing is for a connection of the own application: the service whose endpoint was meant says how it is served.
 func (s *Sidecar) departing(c *listen.Conn, b *exchange.Binding, peer *exchange.Peer) (speaker, *exchange.Session) {
 	in, rules, to := b.Intercepted, b.Listener.Interception, peer.Local
-	known, ok := in.At[to]
+	known, ok := in.At[plain(to)]
 	sess := &exchange.Session{Conn: c.Conn, TCP: c.TCP, Peer: peer, Start: c.Start, Report: s.observer}
 	if !ok {
 		if rules.Unknown == policy.UnknownRefuse {
@@ -103,11 +120,12 @@ func (s *Sidecar) departing(c *listen.Conn, b *exchange.Binding, peer *exchange.
 		return s.outTCP, sess
 	}
 	service := known.Binding
+	left := sync.OnceValue(func() *exchange.Binding { return gone(c, service) })
 	sess.Bind = func() *exchange.Binding {
 		if now := c.Binding(); now.Intercepted != nil && now.Intercepted.Services[service.Listener.Service] != nil {
 			return now.Intercepted.Services[service.Listener.Service]
 		}
-		return service // gone from the policy: what is open is judged by what it began with
+		return left()
 	}
 	if !c.Begin(sess) {
 		return nil, nil
@@ -131,6 +149,18 @@ func (s *Sidecar) departing(c *listen.Conn, b *exchange.Binding, peer *exchange.
 	pinned := pin(service, known.Endpoint)
 	sess.Bind = func() *exchange.Binding { return pinned }
 	return s.outTCP, sess
+}
+
+// plain is a as any way of learning it says it: a socket's own address may have a zone, and be IPv4 mapped into IPv6, an original destination has neither.
+func plain(a netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
+}
+
+// gone is what b, of an open connection, becomes when its port or service has left the policy: further requests have nowhere to go, and are answered so.
+func gone(c *listen.Conn, b *exchange.Binding) *exchange.Binding {
+	g := *b
+	g.App, g.Destinations, g.Snapshot = nil, nil, c.Binding().Snapshot
+	return &g
 }
 
 // refuse records why and resets.

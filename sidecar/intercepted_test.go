@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -203,6 +204,31 @@ func TestRedirectedHTTP(t *testing.T) {
 		if len(records) != 41 {
 			t.Fatalf("%d Records, want 41", len(records))
 		}
+		// Once the service is gone, there is nowhere to go; a service that comes again is called again.
+		c, in = r.dial(shop2)
+		for i, want := range []string{"HTTP/1.1 200 OK", "HTTP/1.1 502 Bad Gateway", "HTTP/1.1 502 Bad Gateway", "HTTP/1.1 200 OK"} {
+			now := redirectedSnapshot(r.at, policy.Interception{})
+			if now.Revision = fmt.Sprintf("i%d", 3+i); strings.Contains(want, "502") {
+				delete(now.Services, "shop")
+				delete(now.Endpoints, "shop")
+			}
+			r.source.Set(r.checked(now))
+			synctest.Wait()
+			fmt.Fprint(c, "GET /c HTTP/1.1\r\nHost: shop.example\r\n\r\n")
+			resp, err := http.ReadResponse(in, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, _ = io.Copy(io.Discard, resp.Body)
+			synctest.Wait()
+			list := r.rec.Closed(flow.KindExchange)
+			x := list[len(list)-1]
+			if got := "HTTP/1.1 " + resp.Status; got != want || x.Status != resp.StatusCode || (x.Reason == flow.ReasonUnknownDest) != (x.Status == 502) {
+				t.Errorf("%d: %q, want %q; Record %+v", i, got, want, x)
+			}
+		}
+		_ = c.Close()
+		synctest.Wait()
 		if x := records[40]; x.Destination.Service != "shop" || x.Protocol != flow.ProtocolHTTP1 || x.Status != 200 || x.Revision != "i2" || x.Endpoint != shop2 || x.Authority != "shop.example" {
 			t.Errorf("Record %+v", x)
 		}
@@ -393,6 +419,33 @@ func TestRedirectedPassthrough(t *testing.T) {
 	})
 }
 
+// An address is the same with a zone, or mapped into IPv6.
+func TestPlain(t *testing.T) {
+	for text, want := range map[string]string{
+		"10.0.0.1:80": "10.0.0.1:80", "[::ffff:10.0.0.1]:80": "10.0.0.1:80", "[fe80::1%eth0]:80": "[fe80::1]:80", "[fd00::1]:80": "[fd00::1]:80",
+	} {
+		if got := plain(netip.MustParseAddrPort(text)); got != netip.MustParseAddrPort(want) {
+			t.Errorf("%s is %s, want %s", text, got, want)
+		}
+	}
+	withRedirected(t, policy.Interception{Unknown: policy.UnknownRefuse}, func(t *testing.T, r *redirected) {
+		next := redirectedSnapshot(r.at, policy.Interception{Unknown: policy.UnknownRefuse})
+		for _, list := range next.Endpoints {
+			for i, e := range list {
+				list[i].Address = netip.AddrPortFrom(netip.AddrFrom16(e.Address.Addr().As16()), e.Address.Port())
+			}
+		}
+		r.serve(next.Endpoints["queue"][0].Address, greeter("known"))
+		r.source.Set(r.checked(next))
+		synctest.Wait()
+		c, in := r.dial(queue1)
+		if got := line(t, in); got != "known" {
+			t.Errorf("%q", got)
+		}
+		_ = c.Close()
+	})
+}
+
 func TestRedirectedRefused(t *testing.T) {
 	withRedirected(t, policy.Interception{Unknown: policy.UnknownRefuse}, func(t *testing.T, r *redirected) {
 		r.serve(outside, greeter("hello"))
@@ -412,6 +465,9 @@ func TestRedirectedRefused(t *testing.T) {
 			x := records[before]
 			if x.Reason != flow.ReasonUnknownDest || !strings.Contains(x.Detail, want) || x.Destination.Service != "" || to.IsValid() && x.Destination.Addr != to {
 				t.Errorf("Record %+v, want %q", x, want)
+			}
+			if from := map[bool]string{true: "web"}[to == outside]; x.Source.Service != from || !x.Source.Addr.IsValid() { // what was not redirected is anybody's
+				t.Errorf("Record of %s: source %+v, want %q", to, x.Source, from)
 			}
 		}
 		c, in := r.dial(queue1)
@@ -463,6 +519,8 @@ func TestRedirectedInbound(t *testing.T) {
 		r.serve(app(8080), web("application"))
 		r.serve(app(6379), greeter("queue"))
 		r.serve(at(7), greeter("other"))
+		const hello = "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
+		r.serve(at(8443), func(c net.Conn, in *bufio.Reader) { _, _ = io.Copy(c, in) })
 		get := func(to netip.AddrPort) string {
 			c, in := r.dial(to)
 			defer c.Close()
@@ -490,6 +548,22 @@ func TestRedirectedInbound(t *testing.T) {
 		}
 		talk(at(6379), "queue")
 		talk(at(7), "other")
+		own, theirs := r.dial(at(8443)) // an application's own TLS, which is none of the sidecar's business
+		fmt.Fprint(own, hello)
+		b := make([]byte, len(hello))
+		if _, err := io.ReadFull(theirs, b); err != nil || string(b) != hello {
+			t.Errorf("port 8443: %q, %v", b, err)
+		}
+		_ = own.Close()
+		n := 0
+		for _, x := range r.Saturation() { // three ports, one destination
+			if x.Side == flow.SideServer && x.Destination == "shop" {
+				n++
+			}
+		}
+		if n != 1 {
+			t.Errorf("%d figures of the own service: %+v", n, r.Saturation())
+		}
 		kept, in := r.dial(at(80)) // a connection that outlives its port's place in the policy
 		synctest.Wait()
 		r.source.Set(r.checked(snapshot(policy.UnknownRefuse, false)))
@@ -497,6 +571,22 @@ func TestRedirectedInbound(t *testing.T) {
 		fmt.Fprint(kept, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
 		if got := line(t, in); got != "HTTP/1.1 200 OK" {
 			t.Errorf("kept: %q", got)
+		}
+		_ = kept.Close()
+		kept, in = r.dial(at(80))
+		fmt.Fprint(kept, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+		if resp, err := http.ReadResponse(in, nil); err != nil || resp.StatusCode != 200 {
+			t.Fatalf("kept: %v, %v", resp, err)
+		} else if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+			t.Fatal(err)
+		}
+		less := snapshot(policy.UnknownRefuse, false)
+		less.Listeners = slices.DeleteFunc(less.Listeners, func(l policy.Listener) bool { return l.Name == "inbound:80" })
+		r.source.Set(r.checked(less))
+		synctest.Wait()
+		fmt.Fprint(kept, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+		if b, err := io.ReadAll(in); err != nil || !strings.HasPrefix(string(b), "HTTP/1.1 503 ") || !strings.Contains(string(b), "no_endpoint") {
+			t.Errorf("kept, its port gone: %q, %v", b, err)
 		}
 		_ = kept.Close()
 		for _, to := range []netip.AddrPort{at(6379), at(7), r.at} {
@@ -512,7 +602,7 @@ func TestRedirectedInbound(t *testing.T) {
 			}
 		}
 		for _, x := range r.rec.Closed(flow.KindExchange) {
-			if x.Destination.Service != "shop" || x.Endpoint != app(8080) || x.Destination.Addr != at(80) {
+			if x.Destination.Service != "shop" || x.Endpoint != app(8080) && x.Reason != flow.ReasonNoEndpoint || x.Destination.Addr != at(80) {
 				t.Errorf("Record %+v", x)
 			}
 		}

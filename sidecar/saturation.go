@@ -20,9 +20,19 @@ type target struct {
 // targets lists what a Snapshot's bindings lead to.
 func targets(bindings []*exchange.Binding, snap *policy.Snapshot) []target {
 	var out []target
+	own := map[string]int{} // by name where in out: ports of one service are one destination
 	for _, b := range bindings {
-		if b.Own != nil && b.App != nil {
-			out = append(out, target{flow.SideServer, b.Listener.Protocol, b.Own, []policy.Endpoint{*b.App}})
+		if b.Own == nil || b.App == nil {
+			continue
+		}
+		i, ok := own[b.Own.Name]
+		if !ok {
+			i = len(out)
+			own[b.Own.Name] = i
+			out = append(out, target{side: flow.SideServer, protocol: b.Listener.Protocol, d: b.Own})
+		}
+		if !slices.ContainsFunc(out[i].endpoints, func(e policy.Endpoint) bool { return e.Address == b.App.Address }) {
+			out[i].endpoints = append(out[i].endpoints, *b.App)
 		}
 	}
 	if len(bindings) > 0 {

@@ -101,7 +101,7 @@ func own(next exchange.Handler) exchange.Handler {
 func application(next exchange.Handler) exchange.Handler {
 	return exchange.HandlerFunc(func(x *exchange.Exchange) {
 		if x.Binding.App == nil {
-			x.Outcome.Fail(flow.ReasonNoEndpoint, "the listener has changed its direction")
+			x.Outcome.Fail(flow.ReasonNoEndpoint, "the port is gone from the policy, or its listener has changed its direction")
 			return
 		}
 		x.Choice.Endpoint = x.Binding.App

@@ -129,7 +129,7 @@ type Intercept struct {
 type InterceptInbound struct {
 	Listen  string `yaml:"listen,omitempty"`  // ip:port to which they are redirected; default: none are
 	Mode    string `yaml:"mode,omitempty"`    // redirect (default) | tproxy
-	Unknown string `yaml:"unknown,omitempty"` // what becomes of those to no port of the workload: pass (default) | refuse
+	Unknown string `yaml:"unknown,omitempty"` // what becomes of those to no port of the workload: refuse (default) | pass
 }
 
 // Policy is i as sidecars are told; nil when nothing is redirected. i is checked.
@@ -138,7 +138,7 @@ func (i InterceptInbound) Policy() *policy.Interception {
 		return nil
 	}
 	p := &policy.Interception{Transparent: i.Mode == "tproxy"}
-	p.Unknown, _ = policy.ParseUnknown(i.Unknown)
+	p.Unknown, _ = policy.ParseUnknown(i.Unknown, flow.SideServer)
 	return p
 }
 
@@ -157,7 +157,7 @@ func (i *InterceptInbound) check(field string) error {
 			return err
 		}
 	}
-	if _, err := policy.ParseUnknown(i.Unknown); err != nil {
+	if _, err := policy.ParseUnknown(i.Unknown, flow.SideServer); err != nil {
 		return fmt.Errorf("%s.unknown: %w", field, err)
 	}
 	return nil
@@ -177,7 +177,7 @@ func (i InterceptOutbound) Policy() *policy.Interception {
 		return nil
 	}
 	p := &policy.Interception{DetectTimeout: time.Duration(i.DetectTimeout)}
-	p.Unknown, _ = policy.ParseUnknown(i.Unknown)
+	p.Unknown, _ = policy.ParseUnknown(i.Unknown, flow.SideClient)
 	for _, n := range i.OpaquePorts {
 		p.OpaquePorts = append(p.OpaquePorts, uint16(n))
 	}
@@ -195,7 +195,7 @@ func (i *InterceptOutbound) check(field string) error {
 	if err := checkAddr(field+".listen", &i.Listen); err != nil {
 		return err
 	}
-	if _, err := policy.ParseUnknown(i.Unknown); err != nil {
+	if _, err := policy.ParseUnknown(i.Unknown, flow.SideClient); err != nil {
 		return fmt.Errorf("%s.unknown: %w", field, err)
 	}
 	for _, n := range i.OpaquePorts {
@@ -568,6 +568,6 @@ func checkAddr(field string, v *string) error {
 	if err != nil || a.Port() == 0 {
 		return fmt.Errorf("%s: %q must be ip:port with a port from 1 to 65535, for example 127.0.0.1:8080", field, *v)
 	}
-	*v = a.String()
+	*v = netip.AddrPortFrom(a.Addr().Unmap(), a.Port()).String() // as callers' sidecars learn it
 	return nil
 }

@@ -252,7 +252,7 @@ func (a *admission) finish() {
 	}
 }
 
-// warnings are about references that lead nowhere.
+// warnings are about references that lead nowhere, and ports that nobody is told of.
 func (a *admission) warnings() []Problem {
 	var out []Problem
 	for _, e := range sortedEntries(a.set) {
@@ -261,6 +261,10 @@ func (a *admission) warnings() []Problem {
 		}
 		switch o := e.Object.(type) {
 		case *Workload:
+			if len(o.Spec.Ports) > 1 {
+				warn("spec.ports[1]: only the first of spec.ports is an endpoint of service %q; to the sidecars of callers the others are unknown destinations, "+
+					"without mTLS. Put the port that peers call first", o.Spec.Service)
+			}
 			for i, u := range o.Spec.Upstreams {
 				if _, ok := a.services[u.Service]; !ok {
 					warn("spec.upstreams[%d].service: no service %q in the mesh%s; until there is one its listener answers no_endpoint. "+

@@ -289,6 +289,8 @@ func nodeNote(n *graph.Node, v *NodeView) string {
 	case len(notes) > 0:
 	case n.Kind == graph.KindExternal:
 		notes = append(notes, "outside the mesh")
+	case n.Kind == graph.KindPassthrough:
+		notes = append(notes, "no service of the mesh")
 	case n.Kind == graph.KindUnmeshed:
 		notes = append(notes, "no sidecar")
 	case len(n.Versions) > 1:
@@ -472,6 +474,8 @@ func kindIcon(k graph.NodeKind) string {
 	switch k {
 	case graph.KindTCP, graph.KindExternal, graph.KindUnmeshed:
 		return string(k)
+	case graph.KindPassthrough:
+		return string(graph.KindExternal)
 	}
 	return string(graph.KindService)
 }

@@ -168,6 +168,8 @@ func kindText(k graph.NodeKind) string {
 		return "TCP service"
 	case graph.KindExternal:
 		return "outside the mesh"
+	case graph.KindPassthrough:
+		return "whatever is no service of the mesh"
 	case graph.KindUnmeshed:
 		return "callers without identity"
 	}

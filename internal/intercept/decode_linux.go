@@ -118,6 +118,8 @@ func (d *decoder) expression(name string, a map[uint16][]byte) (known bool) {
 		switch at {
 		case [3]uint32{unix.NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2}:
 			d.loaded = port{}
+		case [3]uint32{unix.NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1}:
+			d.loaded = opens{}
 		case [3]uint32{unix.NFT_PAYLOAD_NETWORK_HEADER, 12, 4}, [3]uint32{unix.NFT_PAYLOAD_NETWORK_HEADER, 8, 16}:
 			d.loaded = address{source: true}
 		case [3]uint32{unix.NFT_PAYLOAD_NETWORK_HEADER, 16, 4}, [3]uint32{unix.NFT_PAYLOAD_NETWORK_HEADER, 24, 16}:
@@ -140,8 +142,6 @@ func (d *decoder) expression(name string, a map[uint16][]byte) (known bool) {
 		switch number(a[unix.NFTA_CT_KEY]) {
 		case unix.NFT_CT_DIRECTION:
 			d.loaded = reply{}
-		case unix.NFT_CT_STATE:
-			d.loaded = fresh{}
 		case unix.NFT_CT_MARK:
 			d.loaded = ours{}
 		default:

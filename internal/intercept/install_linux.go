@@ -36,7 +36,7 @@ func (c Config) install() (Backend, error) {
 	// Routing policy first: without marks it does nothing. Then the rules; then what only an earlier Config needed.
 	if c.routed() {
 		for _, f := range families {
-			if f.present() {
+			if f.routed() {
 				if err := f.addRouting(); err != nil {
 					return "", err
 				}
@@ -49,9 +49,7 @@ func (c Config) install() (Backend, error) {
 			return "", fmt.Errorf("nftables: %w%s", err, adviceFor(err))
 		}
 		c.reached("nftables")
-		if err := eachIPTables(func(f family) error { return f.setIPTables(nil) }); err != nil {
-			return "", err
-		}
+		err = removeIPTables()
 	} else {
 		for _, f := range families {
 			if f.present() {
@@ -61,16 +59,13 @@ func (c Config) install() (Backend, error) {
 				c.reached("iptables " + f.String())
 			}
 		}
-		if there, err := hasTable(); err == nil && there {
-			if err := setTable(nil); err != nil {
-				return "", fmt.Errorf("nftables: %w", err)
-			}
-		}
+		err = removeTable()
 	}
 	if !c.routed() {
-		if err := removeRouting(); err != nil {
-			return "", err
-		}
+		err = errors.Join(err, removeRouting())
+	}
+	if err != nil {
+		return "", fmt.Errorf("the rules are in force (%s), but what an earlier installation has left could not be removed: %w", backend, err)
 	}
 	return backend, nil
 }
@@ -117,41 +112,67 @@ func adviceFor(err error) string {
 	return ""
 }
 
-// eachIPTables does f where the programs are.
-func eachIPTables(do func(f family) error) error {
-	for _, f := range families {
-		if f.present() && f.iptablesThere() {
-			if err := do(f); err != nil {
-				return err
-			}
-		}
+// removeTable removes Tulle's table of nftables. A kernel without nftables has none.
+func removeTable() error {
+	there, err := hasTable()
+	switch {
+	case err != nil && noNFTables(err):
+		return nil
+	case there:
+		err = setTable(nil)
+	}
+	if err != nil {
+		return fmt.Errorf("nftables: %w%s", err, adviceFor(err))
 	}
 	return nil
+}
+
+// noNFTables reports whether err, of a list of tables, is how the kernel says that it lacks nftables: no such protocol of netlink, or no such subsystem of it (EINVAL).
+func noNFTables(err error) bool {
+	return errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EINVAL)
+}
+
+// removeIPTables removes Tulle's chains of iptables, of one family also where another's fail.
+func removeIPTables() error {
+	return eachIPTables(func(f family) error { return f.setIPTables(nil) })
+}
+
+// eachIPTables does do where iptables has been used, and joins the errors. Elsewhere iptables is not called: it would make tables at the first look, and its older variant may not work at all.
+func eachIPTables(do func(f family) error) error {
+	var errs []error
+	for _, f := range families {
+		used := f.present() && f.iptablesUsed()
+		switch {
+		case !used:
+		case !f.iptablesThere():
+			chains, err := f.compatChains()
+			if len(chains) > 0 {
+				err = fmt.Errorf("%s: the chains %s are there, and %s and %s, which show and remove them, are not: install iptables (Debian/Ubuntu: apt-get install iptables), and do it again",
+					f, strings.Join(chains, ", "), f.program("save"), f.program("restore"))
+			}
+			errs = append(errs, err)
+		default:
+			errs = append(errs, do(f))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func removeRouting() error {
+	var errs []error
 	for _, f := range families {
 		if f.present() {
-			if err := f.removeRouting(); err != nil {
-				return err
-			}
+			errs = append(errs, f.removeRouting())
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
-// Remove removes what Install has left in the network namespace at path netns ("" for that of the process), however far it came; nothing when there is nothing.
+// Remove removes what Install has left in the network namespace at path netns ("" for that of the process), however far it came; nothing when there is nothing. What one part of it cannot
+// do does not keep it from the others.
 func Remove(netns string) error {
 	err := inside(netns, func() error {
-		if there, err := hasTable(); err == nil && there {
-			if err := setTable(nil); err != nil {
-				return fmt.Errorf("nftables: %w%s", err, adviceFor(err))
-			}
-		}
-		if err := eachIPTables(func(f family) error { return f.setIPTables(nil) }); err != nil {
-			return err
-		}
-		return removeRouting() // last: while packets are marked they must find their way
+		return errors.Join(removeTable(), removeIPTables(), removeRouting()) // routing last: while packets are marked they must find their way
 	})
 	if err != nil {
 		return fmt.Errorf("cannot remove interception: %w", err)

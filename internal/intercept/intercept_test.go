@@ -88,7 +88,7 @@ COMMIT
 -X TULLE_INBOUND
 -A TULLE_OUTBOUND -o lo -j RETURN
 -A TULLE_OUTBOUND -m owner --uid-owner 7 -j RETURN
--A TULLE_OUTBOUND -p tcp -j REDIRECT --to-ports 4140
+-A TULLE_OUTBOUND -p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -j REDIRECT --to-ports 4140
 -A OUTPUT -p tcp -j TULLE_OUTBOUND
 COMMIT
 `

@@ -91,7 +91,11 @@ func ofTulle(saved, table string) (jumps, names []string) {
 // iptables is r after "-A CHAIN"; false where the family has no such thing.
 func (r rule) iptables(f family) (string, bool) {
 	var b strings.Builder
-	for _, t := range r.terms {
+	terms := r.terms
+	if _, ok := r.action.(tproxy); ok { // TPROXY drops what has no listener, and that would be the packets of connections that were open before
+		terms = append(slices.DeleteFunc(slices.Clone(terms), func(t term) bool { return t == term(tcp{}) }), opens{})
+	}
+	for i, t := range terms {
 		switch t := t.(type) {
 		case loopback:
 			if t.out {
@@ -129,8 +133,11 @@ func (r rule) iptables(f family) (string, bool) {
 			b.WriteString(" -m socket --transparent")
 		case reply:
 			b.WriteString(" -m conntrack --ctdir REPLY")
-		case fresh:
-			b.WriteString(" -m conntrack --ctstate NEW")
+		case opens:
+			if !ported(terms[:i]) {
+				b.WriteString(" -p tcp -m tcp")
+			}
+			b.WriteString(" --tcp-flags FIN,SYN,RST,ACK SYN")
 		case ours:
 			fmt.Fprintf(&b, " -m connmark --mark 0x%x", mark)
 		case tcp:
@@ -145,8 +152,7 @@ func (r rule) iptables(f family) (string, bool) {
 	case redirect:
 		fmt.Fprintf(&b, " -j REDIRECT --to-ports %d", a.to)
 	case tproxy:
-		// TPROXY drops what has no listener, and that would be the packets of connections that were open before.
-		fmt.Fprintf(&b, " -m conntrack --ctstate NEW -j TPROXY --on-port %d --tproxy-mark 0x0/0x0", a.to)
+		fmt.Fprintf(&b, " -j TPROXY --on-port %d --tproxy-mark 0x0/0x0", a.to)
 	case drop:
 		return "", false // TPROXY does it
 	case markConn:

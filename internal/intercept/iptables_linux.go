@@ -4,8 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
+	"slices"
 	"strings"
+
+	"github.com/google/nftables"
 )
 
 // program is "iptables-restore" or "ip6tables-save".
@@ -24,6 +28,63 @@ func (f family) iptablesThere() bool {
 		}
 	}
 	return true
+}
+
+// iptablesUsed reports whether there may be chains of Tulle: whether there is one of iptablesTables, of the older variant, of which the kernel lists the names, or of the one that writes to
+// nftables. Where that cannot be told, there may.
+func (f family) iptablesUsed() bool {
+	text, err := os.ReadFile("/proc/thread-self/net/" + f.tableNames())
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return true
+	}
+	for _, name := range strings.Fields(string(text)) {
+		if slices.Contains(iptablesTables, name) {
+			return true
+		}
+	}
+	c, err := nftables.New()
+	if err != nil {
+		return !noNFTables(err)
+	}
+	tables, err := c.ListTablesOfFamily(f.nft())
+	if err != nil {
+		return !noNFTables(err)
+	}
+	return slices.ContainsFunc(tables, func(t *nftables.Table) bool { return slices.Contains(iptablesTables, t.Name) })
+}
+
+// tableNames is the file in which the kernel lists the tables of the older variant.
+func (f family) tableNames() string {
+	if f == ipv6 {
+		return "ip6_tables_names"
+	}
+	return "ip_tables_names"
+}
+
+// nft is f in nftables.
+func (f family) nft() nftables.TableFamily {
+	if f == ipv6 {
+		return nftables.TableFamilyIPv6
+	}
+	return nftables.TableFamilyIPv4
+}
+
+// compatChains are the chains of Tulle that iptables keeps in nftables.
+func (f family) compatChains() (names []string, err error) {
+	c, err := nftables.New()
+	if err != nil {
+		return nil, err
+	}
+	chains, err := c.ListChainsOfTableFamily(f.nft())
+	if err != nil && !noNFTables(err) {
+		return nil, err
+	}
+	for _, ch := range chains {
+		if slices.Contains(iptablesNames[ch.Table.Name], ch.Name) {
+			names = append(names, ch.Name)
+		}
+	}
+	return names, nil
 }
 
 func run(input, name string, args ...string) (string, error) {

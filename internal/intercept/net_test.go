@@ -426,3 +426,159 @@ func TestAnswersComeBack(t *testing.T) {
 		})
 	}
 }
+
+// Connections that were open before the rules go on, whoever speaks first after them. Conntrack, which the rules bring into a fresh namespace, has never met them.
+func TestOpenBefore(t *testing.T) {
+	for _, backend := range []Backend{NFTables, IPTables} {
+		for _, mode := range []Mode{Redirect, TPROXY} {
+			t.Run(fmt.Sprintf("%s, %s", backend, mode), func(t *testing.T) {
+				w := newWorld(t)
+				type ends struct {
+					name        string
+					first, then net.Conn // who speaks first
+				}
+				var open []ends
+				connect := func(from, at *netns.NS, host netip.Addr) (out, in net.Conn) {
+					l := at.Listen(netip.AddrPortFrom(host, 8080).String())
+					defer l.Close()
+					from.Do(func() (err error) {
+						out, err = net.DialTimeout("tcp", l.Addr().String(), 10*time.Second) // the first SYN may be ahead of the link
+						return err
+					})
+					in, err := l.Accept()
+					if err != nil {
+						t.Fatal(err)
+					}
+					t.Cleanup(func() { _, _ = out.Close(), in.Close() })
+					return out, in
+				}
+				for _, host := range []struct{ app, peer netip.Addr }{{app4.Addr(), peer4.Addr()}, {app6.Addr(), peer6.Addr()}} {
+					out, in := connect(w.app, w.peer, host.peer)
+					open = append(open, ends{"out, the application first", out, in})
+					out, in = connect(w.app, w.peer, host.peer)
+					open = append(open, ends{"out, the peer first", in, out})
+					out, in = connect(w.peer, w.app, host.app)
+					open = append(open, ends{"in, the peer first", out, in})
+					out, in = connect(w.peer, w.app, host.app)
+					open = append(open, ends{"in, the application first", in, out})
+				}
+				install(t, w.app, Config{Backend: backend, OutboundPort: 15001, InboundPort: 15006, InboundMode: mode, SidecarUID: 1337})
+				for _, e := range open {
+					for i, c := range []struct{ from, to net.Conn }{{e.first, e.then}, {e.then, e.first}, {e.first, e.then}} {
+						b := make([]byte, 5)
+						_ = c.to.SetReadDeadline(time.Now().Add(3 * time.Second))
+						if _, err := io.WriteString(c.from, "hello"); err != nil {
+							t.Errorf("%s: write %d: %v", e.name, i, err)
+							break
+						}
+						if _, err := io.ReadFull(c.to, b); err != nil || string(b) != "hello" {
+							t.Errorf("%s: read %d: %q, %v", e.name, i, b, err)
+							break
+						}
+					}
+				}
+			})
+		}
+	}
+}
+
+// programs puts scripts in place of iptables' programs, ahead of the path.
+func programs(t *testing.T, script string) {
+	t.Helper()
+	dir := t.TempDir()
+	for _, f := range families {
+		for _, verb := range []string{"save", "restore"} {
+			if err := os.WriteFile(dir+"/"+f.program(verb), []byte("#!/bin/sh\n"+script+"\n"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+}
+
+// routed reports whether there is routing policy of Tulle in n.
+func routed(n *netns.NS) bool {
+	return strings.Contains(n.Must("ip", "rule")+n.Must("ip", "-6", "rule"), "0x74756c6c") || n.Must("ip", "route", "show", "table", "15006") != ""
+}
+
+// Where iptables fails, what is nftables' is installed and removed all the same.
+func TestIPTablesFails(t *testing.T) {
+	tproxy, plain := configs(t)["inbound"], configs(t)["pod"]
+	fresh, used := netns.New(t, "fresh"), netns.New(t, "used")
+	for _, program := range []string{"iptables", "ip6tables"} {
+		used.Must(program, "-t", "nat", "-A", "OUTPUT", "-j", "RETURN")
+	}
+	programs(t, "echo broken >&2; exit 1")
+
+	// It is not asked where it has never been.
+	install(t, fresh, tproxy)
+	if shown, err := Show(fresh.Path()); err != nil || shown.Text != tproxy.Text() {
+		t.Errorf("shown: %v\n%s", err, shown.Text)
+	}
+	install(t, fresh, plain)
+	remove(t, fresh)
+	if got := fresh.Must("nft", "list", "ruleset"); got != "" || routed(fresh) {
+		t.Errorf("left: %s", got)
+	}
+
+	for i, c := range []Config{tproxy, plain} { // the second needs no routing policy
+		c.Netns = used.Path()
+		if _, err := Install(c); err == nil || !strings.Contains(err.Error(), "in force") || !strings.Contains(err.Error(), "iptables-save") || !strings.Contains(err.Error(), "ip6tables-save") {
+			t.Errorf("installed: %v", err)
+		}
+		if !strings.Contains(used.Must("nft", "list", "tables"), "table inet tulle") || routed(used) != (i == 0) {
+			t.Errorf("%d: not in force, or routing policy is wrong", i)
+		}
+	}
+	install := tproxy
+	install.Netns = used.Path()
+	_, _ = Install(install)
+	if err := Remove(used.Path()); err == nil || !strings.Contains(err.Error(), "iptables-save") {
+		t.Errorf("removed: %v", err)
+	}
+	if got := used.Must("nft", "list", "tables"); strings.Contains(got, "tulle") || routed(used) {
+		t.Errorf("left: %s", got)
+	}
+}
+
+// Chains that it cannot remove are no success.
+func TestIPTablesGone(t *testing.T) {
+	n := netns.New(t, "n")
+	c := configs(t)["full"]
+	c.Backend = IPTables
+	install(t, n, c)
+	path := os.Getenv("PATH")
+	t.Setenv("PATH", t.TempDir())
+	err := Remove(n.Path())
+	t.Setenv("PATH", path)
+	if err == nil || !strings.Contains(err.Error(), "TULLE_OUTBOUND") || !strings.Contains(err.Error(), "ip6tables-restore") || !strings.Contains(err.Error(), "apt-get install iptables") {
+		t.Errorf("removed without iptables: %v", err)
+	}
+	if routed(n) {
+		t.Error("routing policy is left")
+	}
+	remove(t, n)
+	if got := n.Must("nft", "list", "ruleset"); strings.Contains(got, "TULLE") {
+		t.Errorf("left: %s", got)
+	}
+}
+
+// Where IPv6 is switched off, IPv4 is taken all the same, and all is removed.
+func TestIPv6Off(t *testing.T) {
+	for _, backend := range []Backend{NFTables, IPTables} {
+		t.Run(string(backend), func(t *testing.T) {
+			n := netns.New(t, "n")
+			n.Do(func() error { return os.WriteFile("/proc/sys/net/ipv6/conf/all/disable_ipv6", []byte("1"), 0o644) })
+			c := configs(t)["full"]
+			c.Backend = backend
+			install(t, n, c)
+			if !routed(n) || strings.Contains(n.Must("ip", "-6", "rule"), "15006") {
+				t.Error("routing policy is not IPv4's alone")
+			}
+			remove(t, n)
+			if routed(n) {
+				t.Error("routing policy is left")
+			}
+		})
+	}
+}

@@ -94,7 +94,7 @@ func (t local) String() string {
 
 func (taken) String() string { return "socket transparent 1" }
 func (reply) String() string { return "ct direction reply" }
-func (fresh) String() string { return "ct state new" }
+func (opens) String() string { return "tcp flags & (fin | syn | rst | ack) == syn" }
 func (ours) String() string  { return fmt.Sprintf("ct mark 0x%08x", mark) }
 func (tcp) String() string   { return "meta l4proto tcp" }
 

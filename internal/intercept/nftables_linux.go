@@ -82,10 +82,16 @@ func isTCP() []expr.Any {
 	return []expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg}, eq([]byte{unix.IPPROTO_TCP})}
 }
 
+// Flags of TCP (RFC 9293, section 3.1): of FIN, SYN, RST and ACK what opens a connection has SYN alone.
+const (
+	flagSYN     = 0x02
+	flagsLooked = 0x01 | flagSYN | 0x04 | 0x10
+)
+
 // expressions is r as nft would have written it.
 func (r rule) expressions() (out []expr.Any) {
 	add := func(e ...expr.Any) { out = append(out, e...) }
-	for _, t := range r.terms {
+	for i, t := range r.terms {
 		switch t := t.(type) {
 		case loopback:
 			key := expr.MetaKeyIIFNAME
@@ -126,10 +132,12 @@ func (r rule) expressions() (out []expr.Any) {
 			add(&expr.Socket{Key: expr.SocketKeyTransparent, Register: reg}, eq([]byte{1}))
 		case reply:
 			add(&expr.Ct{Key: expr.CtKeyDIRECTION, Register: reg}, eq([]byte{1}))
-		case fresh:
-			add(&expr.Ct{Key: expr.CtKeySTATE, Register: reg},
-				&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: 4, Mask: native32(expr.CtStateBitNEW), Xor: native32(0)},
-				&expr.Cmp{Op: expr.CmpOpNeq, Register: reg, Data: native32(0)})
+		case opens:
+			if !ported(r.terms[:i]) { // which has looked
+				add(isTCP()...)
+			}
+			add(&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseTransportHeader, Offset: 13, Len: 1},
+				&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: 1, Mask: []byte{flagsLooked}, Xor: []byte{0}}, eq([]byte{flagSYN}))
 		case ours:
 			add(&expr.Ct{Key: expr.CtKeyMARK, Register: reg}, eq(native32(mark)))
 		case tcp:
@@ -229,6 +237,13 @@ type decoder struct {
 
 func (d *decoder) term(t term) { d.r.terms = append(d.r.terms, t) }
 
+// implied takes back a term that the next one says, too.
+func (d *decoder) implied() {
+	if n := len(d.r.terms); n > 0 && d.r.terms[n-1] == (tcp{}) {
+		d.r.terms = d.r.terms[:n-1]
+	}
+}
+
 type loadedMeta uint32
 
 // compare ends a term.
@@ -259,9 +274,7 @@ func (d *decoder) compare(not bool, from, to []byte) (known bool) {
 		if len(from) != 2 || len(to) != 2 {
 			return false
 		}
-		if n := len(d.r.terms); n > 0 && d.r.terms[n-1] == (tcp{}) { // implied
-			d.r.terms = d.r.terms[:n-1]
-		}
+		d.implied()
 		d.term(port{Range{uint32(binary.BigEndian.Uint16(from)), uint32(binary.BigEndian.Uint16(to))}})
 	case address:
 		addr, ok := netip.AddrFromSlice(from)
@@ -275,6 +288,12 @@ func (d *decoder) compare(not bool, from, to []byte) (known bool) {
 		d.term(address{l.source, netip.PrefixFrom(addr, bits)})
 	case local:
 		d.term(local{l.source, not})
+	case opens:
+		if not || string(d.mask) != string([]byte{flagsLooked}) || string(from) != string([]byte{flagSYN}) {
+			return false
+		}
+		d.implied()
+		d.term(l)
 	default:
 		d.term(l)
 	}

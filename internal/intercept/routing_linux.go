@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -24,6 +25,19 @@ func (f family) present() bool {
 	}
 	_, err := os.Stat("/proc/thread-self/net/if_inet6")
 	return err == nil
+}
+
+// routed reports whether f can have routing policy: where IPv6 is switched off on lo, as it is where it is switched off on all interfaces, no route leads there, and no
+// packet of it comes.
+func (f family) routed() bool {
+	if !f.present() {
+		return false
+	}
+	if f == ipv4 {
+		return true
+	}
+	off, err := os.ReadFile("/proc/sys/net/ipv6/conf/lo/disable_ipv6")
+	return err != nil || strings.TrimSpace(string(off)) == "0"
 }
 
 func (f family) rule() *netlink.Rule {

@@ -1,6 +1,9 @@
 package intercept
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // A chain is a list of rules at a hook. Of a packet the first rule that matches counts; what no rule matches is left alone.
 type chain struct {
@@ -22,7 +25,7 @@ const (
 type purpose uint8
 
 const (
-	nat     purpose = iota + 1 // destinations are rewritten; sees the first packet of a connection
+	nat     purpose = iota + 1 // destinations are rewritten; sees the first packet that conntrack meets of a connection, which need not be its first
 	hand                       // packets are handed to sockets; sees every packet
 	reroute                    // a new mark makes a new route; sees every packet
 )
@@ -51,7 +54,7 @@ type (
 	local struct{ source, not bool } // source, else destination, is an address of this host
 	taken struct{}                   // there is a transparent socket for it: the sidecar's
 	reply struct{}                   // against the direction in which the connection was opened
-	fresh struct{}                   // begins a connection
+	opens struct{}                   // opens a connection: a SYN. Conntrack's "new" is not that: of what was open before it the next packet is new, too
 	ours  struct{}                   // the connection bears the mark
 	tcp   struct{}
 
@@ -62,6 +65,15 @@ type (
 	markConn struct{}            // the connection gets the mark
 	markIt   struct{}            // the packet gets the mark
 )
+
+// ported reports whether the last of terms is one of a port: the packet is TCP then.
+func ported(terms []term) bool {
+	if len(terms) == 0 {
+		return false
+	}
+	_, ok := terms[len(terms)-1].(port)
+	return ok
+}
 
 // chains are the rules of c. TCP only.
 func (c Config) chains() []chain {
@@ -82,10 +94,14 @@ func (c Config) chains() []chain {
 
 func one(n uint32) Range { return Range{n, n} }
 
+// linkLocal is RFC 4291, section 2.5.6.
+var linkLocal = netip.MustParsePrefix("fe80::/10")
+
 func (c Config) outbound() (out []rule) {
 	pass := func(t term) { out = append(out, rule{[]term{t}, leave{}}) }
 	pass(loopback{out: true})
 	pass(owner{ids: one(c.SidecarUID)})
+	pass(address{prefix: linkLocal}) // says nothing without the interface, which the sidecar is not told
 	for _, r := range c.ExcludeUIDs {
 		pass(owner{ids: r})
 	}
@@ -99,10 +115,10 @@ func (c Config) outbound() (out []rule) {
 		pass(port{r})
 	}
 	if len(c.OutboundUIDs) == 0 {
-		return append(out, rule{[]term{tcp{}}, redirect{c.OutboundPort}})
+		return append(out, rule{[]term{opens{}}, redirect{c.OutboundPort}})
 	}
 	for _, r := range c.OutboundUIDs {
-		out = append(out, rule{[]term{owner{ids: r}, tcp{}}, redirect{c.OutboundPort}})
+		out = append(out, rule{[]term{owner{ids: r}, opens{}}, redirect{c.OutboundPort}})
 	}
 	return out
 }
@@ -124,16 +140,20 @@ func (c Config) inbound() (out []rule) {
 	for _, r := range c.ExcludeInboundPorts {
 		pass(port{r})
 	}
-	take := func(t term) {
+	take := func(t ...term) {
+		opening := append(slices.Clone(t), opens{})
 		if c.InboundMode != TPROXY {
-			out = append(out, rule{[]term{t}, redirect{c.InboundPort}})
+			out = append(out, rule{opening, redirect{c.InboundPort}})
 			return
 		}
 		// Without a sidecar nothing may reach the application that a sidecar would have refused. Connections that were open before stay as they are.
-		out = append(out, rule{[]term{t}, tproxy{c.InboundPort}}, rule{[]term{t, fresh{}}, drop{}})
+		if len(t) == 0 {
+			t = []term{tcp{}}
+		}
+		out = append(out, rule{t, tproxy{c.InboundPort}}, rule{opening, drop{}})
 	}
 	if len(c.InboundPorts) == 0 {
-		take(tcp{})
+		take()
 	}
 	for _, r := range c.InboundPorts {
 		take(port{r})

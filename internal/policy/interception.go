@@ -11,6 +11,8 @@ import (
 	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
 )
 
 // Unknown says what becomes of a redirected connection whose destination is no service of the Snapshot.
@@ -82,10 +84,21 @@ var unknownNames = map[Unknown]string{UnknownPass: "pass", UnknownRefuse: "refus
 // String is "pass" or "refuse".
 func (u Unknown) String() string { return unknownNames[u] }
 
-// ParseUnknown is the inverse of String; "" is the default, pass.
-func ParseUnknown(word string) (Unknown, error) {
+// DefaultUnknown is to pass on what goes out, and to refuse what comes in: passing it would open to others what the host's own filter, which sees the sidecar's
+// port and not the one that was meant, keeps from them.
+func DefaultUnknown(side flow.Side) Unknown {
+	if side == flow.SideServer {
+		return UnknownRefuse
+	}
+	return UnknownPass
+}
+
+// ParseUnknown is the inverse of String; "" is the default of side.
+func ParseUnknown(word string, side flow.Side) (Unknown, error) {
 	switch word {
-	case "", "pass":
+	case "":
+		return DefaultUnknown(side), nil
+	case "pass":
 		return UnknownPass, nil
 	case "refuse":
 		return UnknownRefuse, nil
@@ -123,10 +136,10 @@ func (i Interception) toXDS(x *listenerv3.Listener, routes *routev3.RouteConfigu
 }
 
 // interceptionFromXDS is the inverse of toXDS.
-func interceptionFromXDS(x *listenerv3.Listener, r *reader) *Interception {
+func interceptionFromXDS(x *listenerv3.Listener, side flow.Side, r *reader) *Interception {
 	i := Interception{DetectTimeout: x.GetListenerFiltersTimeout().AsDuration(), Transparent: x.GetTransparent().GetValue()}
 	var err error
-	if i.Unknown, err = ParseUnknown(r.str("unknown")); err != nil {
+	if i.Unknown, err = ParseUnknown(r.str("unknown"), side); err != nil {
 		r.fail("unknown", "%v", err)
 	}
 	for _, word := range r.strs("opaque_ports") {

@@ -257,9 +257,7 @@ func ListenerFromXDS(x *listenerv3.Listener) (Listener, error) {
 	}
 	r := read(x.GetMetadata())
 	l.Service = r.str("service")
-	if x.GetUseOriginalDst().GetValue() {
-		l.Interception = interceptionFromXDS(x, r)
-	}
+	intercepts := x.GetUseOriginalDst().GetValue()
 	if l.Protocol.HTTP() {
 		l.Limits = limitsFromXDS(manager, r)
 		if r.has("protocol") { // controllers from before HTTP/2 do not say it
@@ -272,7 +270,7 @@ func ListenerFromXDS(x *listenerv3.Listener) (Listener, error) {
 	case "inbound":
 		l.Side = flow.SideServer
 		l.Unbound = x.GetBindToPort() != nil && !x.GetBindToPort().GetValue()
-		if target := r.str("target"); l.Interception == nil {
+		if target := r.str("target"); !intercepts {
 			if l.Target, err = netip.ParseAddrPort(target); err != nil {
 				r.fail("target", "%q is not ip:port", target)
 			}
@@ -289,6 +287,9 @@ func ListenerFromXDS(x *listenerv3.Listener) (Listener, error) {
 		l.Side = flow.SideClient
 	default:
 		r.fail("side", "%q must be inbound or outbound", side)
+	}
+	if intercepts {
+		l.Interception = interceptionFromXDS(x, l.Side, r)
 	}
 	if r.err != nil {
 		return fail(r.err)

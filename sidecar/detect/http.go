@@ -32,13 +32,13 @@ func HTTP(sess *exchange.Session, wait time.Duration) Spoken {
 	if decided {
 		return spoken
 	}
-	if n == 0 && !sess.SetIdle() {
+	_ = sess.Conn.SetReadDeadline(time.Now().Add(wait))
+	if n == 0 && !sess.SetIdle() { // not before: a drain moves the deadline of an idle session
 		return Left
 	}
-	_ = sess.Conn.SetReadDeadline(time.Now().Add(wait))
 	begun := n > 0
 	var err error
-	for !decided && err == nil {
+	for !decided && err == nil && n < len(b) { // a Read into nothing returns at once, for ever
 		var m int
 		m, err = sess.Conn.Read(b[n:])
 		if n += m; n > 0 && !begun {
@@ -68,7 +68,7 @@ func HTTP(sess *exchange.Session, wait time.Duration) Spoken {
 	return Left
 }
 
-// classify says what b begins with; undecided while it may become either.
+// classify says what b begins with; undecided while it may become either and is shorter than readSize.
 func classify(b []byte) (s Spoken, decided bool) {
 	if len(b) == 0 {
 		return Silence, false
@@ -76,10 +76,11 @@ func classify(b []byte) (s Spoken, decided bool) {
 	if matches(b) {
 		return Prefaced, len(b) >= len(preface)
 	}
+	full := len(b) >= readSize // no more will be seen
 	// A request line (RFC 9112, section 3): method SP target SP HTTP-version CRLF. Empty lines may come before it.
 	line := bytes.TrimLeft(b, "\r\n")
 	if len(line) == 0 {
-		return HTTP1, len(b) > 8
+		return HTTP1, full
 	}
 	method := 0
 	for method < len(line) && token(line[method]) {
@@ -89,11 +90,11 @@ func classify(b []byte) (s Spoken, decided bool) {
 	case method > longestMethod, method < len(line) && (method == 0 || line[method] != ' '):
 		return Bytes, true
 	case method == len(line):
-		return HTTP1, false
+		return HTTP1, full
 	}
 	end := bytes.IndexByte(line, '\n')
 	if end < 0 {
-		return HTTP1, len(b) >= readSize // a target that is longer than we look
+		return HTTP1, full // a target that is longer than we look
 	}
 	line = bytes.TrimSuffix(line[:end], []byte("\r"))
 	at := bytes.LastIndexByte(line, ' ')

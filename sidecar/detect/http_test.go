@@ -2,8 +2,14 @@ package detect
 
 import (
 	"bytes"
+	"io"
+	"net"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tulle-mesh/tulle/sidecar/exchange"
 )
 
 func TestClassify(t *testing.T) {
@@ -22,6 +28,10 @@ func TestClassify(t *testing.T) {
 		{"GET /a b HTTP/1.1\r\n", HTTP1, true}, // not valid, but HTTP: its speaker says so
 		{"GET", HTTP1, false},
 		{"GET / HTTP/1.1", HTTP1, false},
+		{strings.Repeat("\r\n", 5), HTTP1, false}, // what follows them decides
+		{strings.Repeat("\r\n", 5) + "\x16", Bytes, true},
+		{strings.Repeat("\r\n", readSize/2), HTTP1, true},
+		{strings.Repeat("\r\n", readSize/2-12) + strings.Repeat("A", 24), HTTP1, true}, // within a method, and no more will be seen
 		{"P", Prefaced, false},
 		{"PRI * HTTP/2.0\r\n\r\nSM\r\n\r", Prefaced, false},
 		{preface, Prefaced, true},
@@ -59,6 +69,76 @@ func FuzzClassify(f *testing.F) {
 				t.Fatalf("%q was %d, and with more %q it is %d, %v", b[:n-1], was, bytes.TrimPrefix(b, b[:n-1]), s, d)
 			}
 			was, decided = s, d
+		}
+	})
+}
+
+// hooked is a connection with an eye on how it is used.
+type hooked struct {
+	net.Conn
+	read     func(p []byte)
+	deadline func()
+}
+
+func (h *hooked) Read(p []byte) (int, error) {
+	if h.read != nil {
+		h.read(p)
+	}
+	return h.Conn.Read(p)
+}
+
+func (h *hooked) SetReadDeadline(t time.Time) error {
+	if f := h.deadline; f != nil {
+		h.deadline = nil
+		f()
+	}
+	return h.Conn.SetReadDeadline(t)
+}
+
+// However a caller fills the buffer, HTTP decides, and never reads into nothing: of a socket that returns at once, whatever its deadline.
+func TestFullBuffer(t *testing.T) {
+	for name, sent := range map[string]string{
+		"empty lines":                 strings.Repeat("\r\n", readSize/2),
+		"a method behind empty lines": strings.Repeat("\r\n", readSize/2-12) + strings.Repeat("A", 24),
+		"a target":                    "GET /" + strings.Repeat("a", readSize-5),
+	} {
+		for _, before := range []int{0, 7, readSize} { // read already
+			synctest.Test(t, func(t *testing.T) {
+				near, away := net.Pipe()
+				defer near.Close()
+				defer away.Close()
+				sess := &exchange.Session{Buffered: []byte(sent[:before]), Conn: &hooked{Conn: near, read: func(p []byte) {
+					if len(p) == 0 {
+						t.Errorf("%s: a read into nothing", name)
+						_ = near.Close()
+					}
+				}}}
+				go func() { _, _ = io.WriteString(away, sent[before:]) }()
+				began := time.Now()
+				if got := HTTP(sess, time.Minute); got != HTTP1 || string(sess.Buffered) != sent {
+					t.Errorf("%s: %d, with %d bytes in the buffer", name, got, len(sess.Buffered))
+				}
+				if took := time.Since(began); took != 0 {
+					t.Errorf("%s: it took %v", name, took)
+				}
+				synctest.Wait()
+			})
+		}
+	}
+}
+
+// A drain while HTTP gets ready to wait is not overwritten by its deadline.
+func TestHTTPDrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, away := net.Pipe()
+		defer near.Close()
+		defer away.Close()
+		h := &hooked{Conn: near}
+		sess := &exchange.Session{Conn: h}
+		h.deadline = sess.Drain
+		began := time.Now()
+		if got := HTTP(sess, time.Hour); got != Left || time.Since(began) != 0 {
+			t.Errorf("%d after %v", got, time.Since(began))
 		}
 	})
 }

@@ -14,8 +14,7 @@ import (
 	"github.com/tulle-mesh/tulle/store/event"
 )
 
-// point identifies one series of one boot: the metric and the attributes that metrics of sidecars have. Source and destination are as on
-// the wire.
+// point identifies one series of one boot: the metric and the attributes that metrics of sidecars have. Source is as on the wire, destination the name of a node.
 type point struct {
 	metric                        family
 	side                          flow.Side
@@ -469,6 +468,16 @@ func (in *ingestion) point(f family, attrs pcommon.Map) (point, bool) {
 		}
 	case famDropped, famFolded:
 		return p, true
+	}
+	switch f {
+	case famTraceBreaks, famTraceKept: // are about a source alone
+	default:
+		if p.side == flow.SideClient && p.destination == "" {
+			if p.source == "" { // a connection to the sidecar's own port: nobody's call to nothing
+				return p, false
+			}
+			p.destination = passthrough
+		}
 	}
 	var ok bool
 	switch p.side {

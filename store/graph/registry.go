@@ -59,6 +59,8 @@ func (x *index) kind(service string) NodeKind {
 	switch {
 	case service == unmeshed:
 		return KindUnmeshed
+	case service == passthrough && x.services[service] == nil && !x.meshed(service):
+		return KindPassthrough
 	case x.services[service].GetExternal() || !x.meshed(service) && x.services[service] == nil:
 		return KindExternal
 	case x.services[service].GetProtocol() == "tcp":

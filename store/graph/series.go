@@ -9,7 +9,7 @@ import (
 )
 
 // Names of the series that the graph writes. Counters count since the observer started, so rate() and increase() see its restarts as
-// resets. Labels: source, destination (service names; "unmeshed" for callers without identity), side (client, server), protocol, code_class (2xx … ,
+// resets. Labels: source, destination (service names; "unmeshed" for callers without identity, "passthrough" for destinations that are no service), side (client, server), protocol, code_class (2xx … ,
 // none), grpc_response_status (name of the gRPC status, which decides code_class; absent without one), reason (absent on success). Series of marked half-open probes carry probe="true" and are apart from all others.
 //
 // Families are never crossed: edge × code class; destination × route; endpoint; version. Histograms are native, at scale 3.

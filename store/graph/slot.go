@@ -10,6 +10,9 @@ import (
 // unmeshed is the node of callers without identity; on the wire their service is "".
 const unmeshed = "unmeshed"
 
+// passthrough is the node of whatever is no service and is called through a sidecar; on the wire its service is "".
+const passthrough = "passthrough"
+
 // edgeKey names an edge.
 type edgeKey struct{ source, destination, protocol string }
 

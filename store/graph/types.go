@@ -12,6 +12,8 @@ const (
 	KindTCP      NodeKind = "tcp"      // meshed workload, opaque TCP
 	KindExternal NodeKind = "external" // a host outside the mesh that a sidecar called
 	KindUnmeshed NodeKind = "unmeshed" // a plaintext caller without identity
+	// KindPassthrough is all that is no service together: what redirected connections are passed through to.
+	KindPassthrough NodeKind = "passthrough"
 )
 
 // Snapshot is the graph over one window, immutable, safe to share.
@@ -23,9 +25,9 @@ type Snapshot struct {
 	Edges    []Edge        `json:"edges"`    // sorted by Source, Destination, Protocol
 }
 
-// Node is one service, external host or unmeshed caller.
+// Node is one service, external host, unmeshed caller or all that is passed through.
 type Node struct {
-	ID        string     `json:"id"` // service name; "unmeshed" for callers without identity
+	ID        string     `json:"id"` // service name; "unmeshed" for callers without identity, "passthrough" for what is no service
 	Name      string     `json:"name"`
 	Namespace string     `json:"namespace,omitempty"`
 	Kind      NodeKind   `json:"kind"`
