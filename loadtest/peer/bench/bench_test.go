@@ -86,6 +86,26 @@ func TestRatios(t *testing.T) {
 	}
 }
 
+// What does not carry the rate that all were given is no measure.
+func TestBehind(t *testing.T) {
+	c := example()
+	c.rate = 1000
+	for i := range c.series {
+		c.series[i].rate = []float64{1000}
+	}
+	c.find("envoy").rate = []float64{900}
+	if got := c.ratios(); !slices.ContainsFunc(got, func(r ratio) bool { return r.behind && r.against == "envoy" && r.limit == 0 }) || len(c.problems()) != 0 {
+		t.Errorf("%+v %q", got, c.problems())
+	}
+	if text := c.markdown(); !strings.Contains(text, "| Envoy | 0.62 | 0.60 | none: it did not carry 1000 requests/s |") {
+		t.Error(text)
+	}
+	c.find(subject).rate = []float64{900}
+	if p := c.problems(); len(p) != 1 || !strings.Contains(p[0], "Tulle carried 900 of 1000") {
+		t.Errorf("%q", p)
+	}
+}
+
 // A proxy that dropped or corrupted has no figures, whoever it is, and nobody is compared with it.
 func TestDisqualified(t *testing.T) {
 	c := example()

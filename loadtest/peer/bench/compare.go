@@ -41,7 +41,7 @@ type contest struct {
 // compare lets all chosen proxies run side by side and gives each a window in turn, in another order every round, so that whatever disturbs the
 // machine disturbs all of them.
 func (r *rig) compare(w *workload, c contest) (_ outcome, err error) {
-	out := &comparison{title: w.title, unit: c.unit, bars: c.bars}
+	out := &comparison{title: w.title, unit: c.unit, bars: c.bars, rate: c.job.Rate}
 	var all []*running
 	defer func() {
 		for _, p := range all {

@@ -58,7 +58,7 @@ func hopTable() []*hop {
 }
 
 func (r *rig) hops(w *workload, rate float64) (_ outcome, err error) {
-	out := &comparison{title: w.title, unit: "request", bars: []bar{{"envoy", 0.85}, {"envoy-jaeger", 0.35}}}
+	out := &comparison{title: w.title, unit: "request", bars: []bar{{"envoy", 0.85}, {"envoy-jaeger", 0.35}}, rate: rate}
 	var all []*hop
 	defer func() {
 		for _, h := range all {

@@ -36,6 +36,7 @@ type comparison struct {
 	unit   string // of what is counted: request, handshake
 	series []series
 	bars   []bar
+	rate   float64 // that all were to carry, requests per second; 0: as many as they could
 }
 
 // ratio is the subject's cost relative to another's, by the medians of all rounds and by the best round of each.
@@ -43,6 +44,7 @@ type ratio struct {
 	against     string
 	median, min float64
 	limit       float64 // 0: no bar
+	behind      bool    // the other did not carry the rate: what it needs for a request at another rate is no measure
 }
 
 // met says that both hold.
@@ -70,8 +72,9 @@ func (c *comparison) ratios() []ratio {
 			continue
 		}
 		r := ratio{against: other.name, median: median(s.cpu) / median(other.cpu), min: slices.Min(s.cpu) / slices.Min(other.cpu)}
+		r.behind = c.rate > 0 && median(other.rate) < 0.98*c.rate
 		for _, b := range c.bars {
-			if b.against == other.name {
+			if b.against == other.name && !r.behind {
 				r.limit = b.limit
 			}
 		}
@@ -99,6 +102,9 @@ func (c *comparison) problems() (out []string) {
 			say("%s: %s", s.title, f)
 		}
 	}
+	if s := c.find(subject); s != nil && len(s.rate) > 0 && median(s.rate) < 0.98*c.rate {
+		say("Tulle carried %.0f of %.0f requests/s", median(s.rate), c.rate)
+	}
 	for _, r := range c.ratios() {
 		if !r.met() {
 			say("%.2f × %s on medians, %.2f × on the best rounds; the bar is %.2f", r.median, r.against, r.min, r.limit)
@@ -125,6 +131,9 @@ func (c *comparison) markdown() string {
 		b.WriteString("\n| Tulle relative to | on medians | on best rounds | bar |\n|---|---|---|---|\n")
 		for _, r := range ratios {
 			verdict := ""
+			if r.behind {
+				verdict = fmt.Sprintf("none: it did not carry %.0f requests/s", c.rate)
+			}
 			if r.limit > 0 {
 				verdict = fmt.Sprintf("≤ %.2f: met", r.limit)
 				if !r.met() {
