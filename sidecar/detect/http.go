@@ -83,7 +83,7 @@ func classify(b []byte) (s Spoken, decided bool) {
 		return HTTP1, full
 	}
 	method := 0
-	for method < len(line) && token(line[method]) {
+	for method < len(line) && exchange.Class[line[method]]&exchange.IsToken != 0 {
 		method++
 	}
 	switch {
@@ -106,12 +106,3 @@ func classify(b []byte) (s Spoken, decided bool) {
 
 // longestMethod is well above any that is registered (RFC 9110, section 16.1.1; the longest has 16).
 const longestMethod = 32
-
-// token is tchar (RFC 9110, section 5.6.2).
-func token(c byte) bool {
-	switch {
-	case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
-		return true
-	}
-	return bytes.IndexByte([]byte("!#$%&'*+-.^_`|~"), c) >= 0
-}

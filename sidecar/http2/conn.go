@@ -262,12 +262,7 @@ func (c *conn) flushRead() {
 
 // flushOthers is flushRead at the end of c, to which nothing more is written: what was not written before has not left.
 func (c *conn) flushOthers() {
-	for i, o := range c.d.list {
-		if o == c {
-			c.d.list = append(c.d.list[:i], c.d.list[i+1:]...)
-			break
-		}
-	}
+	c.d.remove(c)
 	c.flushRead()
 }
 
@@ -336,13 +331,12 @@ func (c *conn) waitForReader() (waited bool) {
 		if c.full == nil {
 			c.full = make(chan struct{})
 		}
-		full := c.full
-		if c.mu.Unlock(); !waited {
-			c.flushRead() // it may take long
-		}
-		c.mu.Lock()
+		full, first := c.full, !waited
 		waited, c.deaf = true, true
 		c.mu.Unlock()
+		if first {
+			c.flushRead() // it may take long
+		}
 		select {
 		case <-full:
 		case <-c.closed:

@@ -109,12 +109,7 @@ func (g *guest) leave() {
 // try sends the request by c and carries the response until the try has ended.
 func (g *guest) try(c *conn) {
 	k, x := &g.k, g.x
-	select { // of an earlier exchange; what comes from here on counts
-	case <-k.done:
-	default:
-	}
-	if !x.Await(k) {
-		x.Outcome.Fail(x.Aborted(), "the sidecar is stopping")
+	if !k.awaits(x) {
 		return
 	}
 	defer x.Awaited()

@@ -3,6 +3,7 @@ package http2
 import (
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,6 +34,12 @@ func (d *dirty) add(c *conn) {
 		}
 	}
 	d.list = append(d.list, c)
+}
+
+func (d *dirty) remove(c *conn) {
+	if i := slices.Index(d.list, c); i >= 0 {
+		d.list = slices.Delete(d.list, i, i+1)
+	}
 }
 
 // flush writes all of them, and those that this makes dirty.

@@ -129,12 +129,7 @@ func (k *call) flushSoon(c *conn) {
 		c.mu.Unlock()
 		k.d.add(c)
 	} else {
-		for i, o := range k.d.list { // whoever is first does it
-			if o == c {
-				k.d.list = append(k.d.list[:i], k.d.list[i+1:]...)
-				break
-			}
-		}
+		k.d.remove(c) // whoever is first does it
 	}
 	k.d.flush()
 }
@@ -208,12 +203,7 @@ func (s *Sender) Handle(x *exchange.Exchange) {
 func (k *call) try(c *conn) {
 	x := &k.x
 	defer c.pool.release()
-	select { // of an earlier try; what comes from here on counts
-	case <-k.done:
-	default:
-	}
-	if !x.Await(k) {
-		x.Outcome.Fail(x.Aborted(), "the sidecar is stopping")
+	if !k.awaits(x) {
 		return
 	}
 	defer x.Awaited()
@@ -239,6 +229,19 @@ func (k *call) try(c *conn) {
 	k.mu.Unlock()
 	k.flushSoon(c)
 	k.await()
+}
+
+// awaits makes k hear what comes of a try of x, and nothing of what came before, until x.Awaited. False: x was aborted, which its outcome says.
+func (k *call) awaits(x *exchange.Exchange) bool {
+	select {
+	case <-k.done:
+	default:
+	}
+	if x.Await(k) {
+		return true
+	}
+	x.Outcome.Fail(x.Aborted(), "the sidecar is stopping")
+	return false
 }
 
 // open opens the stream of the try and appends its head. False: c takes no more streams, which x.Outcome says. k.mu is held.

@@ -32,7 +32,7 @@ func workloads() []*workload {
 // contest is a workload that compares CPU time.
 type contest struct {
 	setup setup
-	job   job // Address, Warmup, Window, PIDs are filled in
+	job   job // Address, TLS, Warmup, Window, PIDs are filled in
 	unit  string
 	bars  []bar
 	among []string // proxies that can do it; nil: all
@@ -85,6 +85,9 @@ func (r *rig) round(p *running, s *series, c contest) error {
 		return nil
 	}
 	j := c.job
+	if c.setup.tlsIn {
+		j.TLS = &r.pki
+	}
 	j.Address, j.PIDs, j.Warmup, j.Window = p.address, p.pids(), r.o.warmup, r.o.window
 	e, err := r.before(p)
 	if err != nil {

@@ -11,10 +11,6 @@ var speakTwo = []string{subject, "envoy", "envoy-traced"}
 func calls(s setup, j job, unit string, bars ...bar) func(*rig, *workload) (outcome, error) {
 	s.two = true
 	return func(r *rig, w *workload) (outcome, error) {
-		j := j
-		if s.tlsIn {
-			j.TLS = &r.pki
-		}
 		return r.compare(w, contest{unit: unit, setup: s, job: j, bars: bars, among: speakTwo})
 	}
 }

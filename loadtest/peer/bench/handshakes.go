@@ -18,7 +18,7 @@ var handshakesFull = &workload{
 	name: "tls-full", title: "full mTLS handshake with X25519, 1 KB, per connection",
 	run: func(r *rig, w *workload) (outcome, error) {
 		return r.compare(w, contest{
-			unit: "connection", setup: setup{tlsIn: true}, job: job{Kind: jobFull, Size: 1 << 10, Conns: 32, TLS: &r.pki, Groups: classical},
+			unit: "connection", setup: setup{tlsIn: true}, job: job{Kind: jobFull, Size: 1 << 10, Conns: 32, Groups: classical},
 			bars: []bar{{"envoy", 1.10}},
 		})
 	},
@@ -28,7 +28,7 @@ var handshakesResumed = &workload{
 	name: "tls-resumed", title: "resumed mTLS handshake with X25519, 1 KB, per connection",
 	run: func(r *rig, w *workload) (outcome, error) {
 		return r.compare(w, contest{
-			unit: "connection", setup: setup{tlsIn: true}, job: job{Kind: jobResumed, Size: 1 << 10, Conns: 32, TLS: &r.pki, Groups: classical},
+			unit: "connection", setup: setup{tlsIn: true}, job: job{Kind: jobResumed, Size: 1 << 10, Conns: 32, Groups: classical},
 			bars: []bar{{"envoy", 1.15}},
 		})
 	},
@@ -38,7 +38,7 @@ var handshakesHybrid = &workload{
 	name: "tls-hybrid", title: "full mTLS handshake with X25519MLKEM768 where there is one, 1 KB, per connection",
 	run: func(r *rig, w *workload) (outcome, error) {
 		return r.compare(w, contest{
-			unit: "connection", setup: setup{tlsIn: true}, job: job{Kind: jobFull, Size: 1 << 10, Conns: 32, TLS: &r.pki, Groups: hybrid},
+			unit: "connection", setup: setup{tlsIn: true}, job: job{Kind: jobFull, Size: 1 << 10, Conns: 32, Groups: hybrid},
 		})
 	},
 }

@@ -8,7 +8,7 @@ var mtlsIn = &workload{
 	name: "mtls-in", title: "1 KB over mTLS, inbound",
 	run: func(r *rig, w *workload) (outcome, error) {
 		return r.compare(w, contest{
-			unit: "request", setup: setup{tlsIn: true}, job: job{Size: 1 << 10, Conns: 64, TLS: &r.pki},
+			unit: "request", setup: setup{tlsIn: true}, job: job{Size: 1 << 10, Conns: 64},
 			bars: []bar{{"envoy", 0.60}, {"envoy-traced", 0.40}},
 		})
 	},

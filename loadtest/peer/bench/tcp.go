@@ -11,10 +11,6 @@ var relays = []string{subject, "envoy"}
 func relayed(s setup, j job, unit string, bars ...bar) func(*rig, *workload) (outcome, error) {
 	s.tcp, j.Relayed = true, true
 	return func(r *rig, w *workload) (outcome, error) {
-		j := j
-		if s.tlsIn {
-			j.TLS = &r.pki
-		}
 		return r.compare(w, contest{unit: unit, setup: s, job: j, bars: bars, among: relays})
 	}
 }
