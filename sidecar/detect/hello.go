@@ -26,16 +26,18 @@ const (
 	Greeted
 )
 
+// HandshakeRecord is the first byte of a ClientHello (RFC 8446, section 5.1).
+const HandshakeRecord = 0x16
+
 const (
 	// maxHello bounds a ClientHello, maxHelloBytes the records that it comes in, which may be as small as one byte. With post-quantum key shares they have about
 	// 2 KiB; crypto/tls takes 64 KiB.
 	maxHello      = 32 << 10
 	maxHelloBytes = 64 << 10
 
-	recordHeader    = 5
-	maxRecord       = 1 << 14
-	recordHandshake = 0x16 // RFC 8446, section 5.1
-	clientHello     = 1    // RFC 8446, section 4
+	recordHeader = 5
+	maxRecord    = 1 << 14
+	clientHello  = 1 // RFC 8446, section 4
 
 	extensionServerName = 0
 	extensionALPN       = 16
@@ -47,8 +49,9 @@ func ReadClientHello(b []byte) (ClientHello, Greeting) {
 	var whole []byte // the handshake message; aliases b while it is in one record
 	for at := 0; ; {
 		r := b[at:]
-		// The content type, and the major version that all of TLS shares. One byte is judged too: most protocols differ in it.
-		if len(r) > 0 && r[0] != recordHandshake || len(r) > 1 && r[1] != 3 {
+		// The content type, and at the beginning the major version that all of TLS shares; else a record's version says nothing (RFC 8446, section 5.1). One byte is
+		// judged too: most protocols differ in it.
+		if len(r) > 0 && r[0] != HandshakeRecord || at == 0 && len(r) > 1 && r[1] != 3 {
 			return ClientHello{}, NotTLS
 		}
 		if len(r) < recordHeader {
