@@ -190,6 +190,7 @@ func (o *observer) fill(r *flow.Record, x *exchange.Exchange, kind flow.Kind) {
 	if x.Side == flow.SideClient {
 		own.Addr = x.Peer.Addr
 		r.Source = own
+		r.Application = x.Peer.Application
 		r.Destination.Service = x.Decision.Service
 		if x.Destination != nil {
 			r.Destination.Namespace = x.Destination.Namespace
@@ -218,6 +219,9 @@ func (o *observer) endpoint(r *flow.Record, x *exchange.Exchange) {
 	r.Endpoint = e.Address
 	r.Probe, r.Override = x.Choice.Probe, x.Choice.Override
 	if x.Side != flow.SideClient {
+		if r.Application = x.Application; e.Unix != nil {
+			r.Application.Socket = e.Unix.Path
+		}
 		return
 	}
 	r.Destination.Addr, r.Destination.Version, r.Destination.Instance = e.Address, e.Version, e.Instance

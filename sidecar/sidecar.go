@@ -39,6 +39,7 @@ func (s *Sidecar) outbound(send exchange.Handler) exchange.Handler {
 		s.observer.observe,     // one Record, whatever follows
 		answer,                 // what failed below is answered here
 		resilience.Room,        // no buffers left: shed
+		security.Attest,        // is it the own application
 		known,                  // no route, no service
 		resilience.Limit,       // endure: at most so many at a time
 		resilience.Deadline,    //         until then
@@ -140,6 +141,9 @@ type Config struct {
 	// Listen and Dial open sockets; nil means TCP. Tests put an in-memory network here.
 	Listen func(addr netip.AddrPort) (net.Listener, error)
 	Dial   upstream.Dial
+	// ListenUnix and DialUnix open Unix sockets; nil means those of this process' mount and network namespaces.
+	ListenUnix func(u *policy.Unix) (net.Listener, error)
+	DialUnix   upstream.DialUnix
 	// Original says where a redirected connection was to go; nil asks the kernel.
 	Original func(net.Conn) (netip.AddrPort, error)
 }
@@ -169,7 +173,7 @@ type Sidecar struct {
 // Problem is something that keeps a listener from serving.
 type Problem struct {
 	Listener string    // name in the Snapshot
-	Address  string    // ip:port
+	Address  string    // ip:port or unix:/path
 	Err      string    // what failed and what to do
 	Since    time.Time // when it was first met
 }
@@ -193,11 +197,11 @@ func New(cfg Config) (*Sidecar, error) {
 	s := &Sidecar{
 		cfg:       cfg,
 		observer:  &observer{rec: cfg.Recorder, holder: cfg.Identity},
-		pools:     upstream.New(cfg.Dial),
+		pools:     upstream.New(cfg.Dial, cfg.DialUnix),
 		unwrapper: security.NewUnwrapper(cfg.Identity),
 		services:  make(map[string]*service),
 	}
-	s.listeners = listen.New(listen.Config{Listen: cfg.Listen, Original: cfg.Original, Serve: s.serve, Shed: s.shed, Log: cfg.Log})
+	s.listeners = listen.New(listen.Config{Listen: cfg.Listen, ListenUnix: cfg.ListenUnix, Original: cfg.Original, Serve: s.serve, Shed: s.shed, Log: cfg.Log})
 	s.http2 = http2.NewClient(s.pools, upstream.IdleTimeout)
 	one, two, sendTCP := &http1.Sender{Pool: s.pools}, &http2.Sender{Client: s.http2}, &tcp.Sender{Pool: s.pools}
 	sendHTTP, sendHTTP2 := &bridge{one, one, two}, &bridge{two, one, two}
@@ -265,7 +269,7 @@ func (s *Sidecar) Ready() bool { return s.applied.Load() != nil && len(s.listene
 func (s *Sidecar) Problems() []Problem {
 	var out []Problem
 	for _, p := range s.listeners.Problems() {
-		out = append(out, Problem{Listener: p.Name, Address: p.Addr.String(), Err: p.Err.Error(), Since: p.Since})
+		out = append(out, Problem{Listener: p.Name, Address: p.At, Err: p.Err.Error(), Since: p.Since})
 	}
 	return out
 }
@@ -317,7 +321,7 @@ func (s *Sidecar) receive(c *listen.Conn) (speaker, *exchange.Session) {
 	if b.Intercepted != nil {
 		return s.intercepted(c, b)
 	}
-	return s.welcome(c, b, &exchange.Peer{Addr: c.Addr(), Local: c.Local()}, c.Binding)
+	return s.welcome(c, b, &exchange.Peer{Addr: c.Addr(), Local: c.Local(), Application: c.Application}, c.Binding)
 }
 
 // welcome is receive once it is known which listener's connection it is: b now, and bind later.
@@ -376,7 +380,7 @@ func (s *Sidecar) welcome(c *listen.Conn, b *exchange.Binding, peer *exchange.Pe
 }
 
 // shed records a connection that was closed because there are too many.
-func (s *Sidecar) shed(b *exchange.Binding, addr netip.AddrPort, limit exchange.Limit, n int) {
+func (s *Sidecar) shed(b *exchange.Binding, peer *exchange.Peer, limit exchange.Limit, n int) {
 	s.room.Reached(limit)
-	s.observer.Connection(b, &exchange.Peer{Addr: addr}, time.Now(), flow.ReasonShed, limit.String()+" of "+strconv.Itoa(n)+" in this sidecar")
+	s.observer.Connection(b, peer, time.Now(), flow.ReasonShed, limit.String()+" of "+strconv.Itoa(n)+" in this sidecar")
 }

@@ -1,9 +1,11 @@
 package resource
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -84,6 +86,18 @@ type WorkloadSpec struct {
 	Intercept      Intercept     `yaml:"intercept,omitempty"`
 	Limits         SidecarLimits `yaml:"limits,omitempty"`
 	Telemetry      Telemetry     `yaml:"telemetry,omitempty"`
+	Attest         Attest        `yaml:"attest,omitempty"`
+}
+
+// Attest names the application by what the kernel says of the process at the other end of a Unix socket. It holds for all Unix sockets of the workload.
+type Attest struct {
+	UIDs []uint32 `yaml:"uids,omitempty"` // one of these; default any
+	GIDs []uint32 `yaml:"gids,omitempty"` // and one of these; default any
+}
+
+// policy is a as sidecars are told.
+func (a Attest) policy() policy.Attest {
+	return policy.Attest{UIDs: slices.Sorted(slices.Values(a.UIDs)), GIDs: slices.Sorted(slices.Values(a.GIDs))}
 }
 
 // Telemetry says what the sidecar may write down beyond what every Record has, and how it passes trace context on. Its ranges are those of
@@ -108,15 +122,47 @@ func (t Telemetry) Policy() policy.Telemetry {
 type Port struct {
 	Name     string `yaml:"name,omitempty"`     // default: the protocol
 	Listen   string `yaml:"listen"`             // ip:port on which the sidecar serves peers
-	Target   string `yaml:"target"`             // ip:port of the application
+	Target   string `yaml:"target"`             // ip:port or unix:/path of the application
 	Protocol string `yaml:"protocol,omitempty"` // one of policy.Protocols: what the application speaks; default http
 	Mode     string `yaml:"mode,omitempty"`     // strict (default) | permissive; default from MeshConfig
 }
 
 // Upstream is an outbound listener.
 type Upstream struct {
-	Service string `yaml:"service"`
-	Listen  string `yaml:"listen"` // ip:port on which the sidecar serves its application
+	Service    string     `yaml:"service"`
+	Listen     string     `yaml:"listen"`               // ip:port or unix:/path on which the sidecar serves its application
+	SocketMode SocketMode `yaml:"socketMode,omitempty"` // permissions of the Unix socket's file; default 0660
+}
+
+// SocketMode is permissions of a file, written in octal: "0660".
+type SocketMode uint32
+
+// UnmarshalYAML implements yaml.Unmarshaler.
+func (m *SocketMode) UnmarshalYAML(n *yaml.Node) error {
+	v, err := strconv.ParseUint(strings.TrimPrefix(n.Value, "0o"), 8, 32)
+	if err != nil || v == 0 || v > 0o777 {
+		return fmt.Errorf("line %d: %q is not the permissions of a file", n.Line, n.Value) // decode.go says it better, with the field
+	}
+	*m = SocketMode(v)
+	return nil
+}
+
+// Unix is u's Unix socket as sidecars are told, nil when it listens on a port. w is checked.
+func (w *Workload) Unix(u Upstream) *policy.Unix {
+	path, ok := policy.ParseUnix(u.Listen)
+	if !ok {
+		return nil
+	}
+	return &policy.Unix{Path: path, Mode: uint32(u.SocketMode), Attest: w.Spec.Attest.policy()}
+}
+
+// TargetUnix is the application's Unix socket of p as sidecars are told, nil when it listens on a port. w is checked.
+func (w *Workload) TargetUnix(p Port) *policy.Unix {
+	path, ok := policy.ParseUnix(p.Target)
+	if !ok {
+		return nil
+	}
+	return &policy.Unix{Path: path, Attest: w.Spec.Attest.policy()}
 }
 
 // Intercept says where redirected connections arrive and what becomes of them.
@@ -317,7 +363,7 @@ func (w *Workload) check() error {
 		if err := checkAddr(field+".listen", &p.Listen); err != nil {
 			return err
 		}
-		if err := checkAddr(field+".target", &p.Target); err != nil {
+		if err := checkHop(field+".target", &p.Target); err != nil {
 			return err
 		}
 		if p.Listen == p.Target && !intercepted {
@@ -342,9 +388,18 @@ func (w *Workload) check() error {
 			return fmt.Errorf("%s.service: %q is listed twice; remove one", field, u.Service)
 		}
 		seen[u.Service] = true
-		if err := checkAddr(field+".listen", &u.Listen); err != nil {
+		if err := checkHop(field+".listen", &u.Listen); err != nil {
 			return err
 		}
+		switch path, unix := policy.ParseUnix(u.Listen); {
+		case u.SocketMode != 0 && !unix:
+			return fmt.Errorf("%s.socketMode: %s is no Unix socket; remove it", field, u.Listen)
+		case u.SocketMode != 0 && strings.HasPrefix(path, "@"):
+			return fmt.Errorf("%s.socketMode: %s is an abstract socket, which has no file; remove it, and say in spec.attest who may connect", field, u.Listen)
+		}
+	}
+	if err := w.checkAttest(); err != nil {
+		return err
 	}
 	if err := s.Intercept.Outbound.check("spec.intercept.outbound"); err != nil {
 		return err
@@ -380,7 +435,35 @@ func (w *Workload) check() error {
 	return nil
 }
 
+// checkAttest wants ids that a sidecar can act on, and a Unix socket for which they hold.
+func (w *Workload) checkAttest() error {
+	a := w.Spec.Attest
+	if len(a.UIDs)+len(a.GIDs) == 0 {
+		return nil
+	}
+	if err := a.policy().Check(); err != nil {
+		return fmt.Errorf("spec.attest.%w", err)
+	}
+	for _, p := range w.Spec.Ports {
+		if _, ok := policy.ParseUnix(p.Target); ok {
+			return nil
+		}
+	}
+	for _, u := range w.Spec.Upstreams {
+		if _, ok := policy.ParseUnix(u.Listen); ok {
+			return nil
+		}
+	}
+	return errors.New("spec.attest: no target and no upstream of the workload is a Unix socket, and at a port nobody is attested; write unix:/path there, or remove attest")
+}
+
 type listen struct{ field, address string }
+
+// local reports whether l is of a host: workloads of two may have the same.
+func (l listen) local() bool {
+	_, ok := policy.ParseUnix(l.address)
+	return ok
+}
 
 func (w *Workload) listens() []listen {
 	var out []listen
@@ -563,6 +646,21 @@ func oneOf(field, v string, allowed ...string) error {
 		return nil
 	}
 	return fmt.Errorf("%s: %q is not one of %s", field, v, strings.Join(allowed, ", "))
+}
+
+// checkHop wants ip:port or a Unix socket, and rewrites it in its canonical form.
+func checkHop(field string, v *string) error {
+	p, ok := policy.ParseUnix(*v)
+	if !ok {
+		if err := checkAddr(field, v); err != nil {
+			return fmt.Errorf("%w, or unix:/path", err)
+		}
+		return nil
+	}
+	if err := policy.CheckUnixPath(p); err != nil {
+		return fmt.Errorf("%s: %w", field, err)
+	}
+	return nil
 }
 
 // checkAddr wants ip:port and rewrites it in its canonical form.

@@ -227,7 +227,7 @@ func (a *admission) admitWorkload(w *Workload) string {
 		}
 	}
 	for _, l := range w.listens() {
-		if other, ok := a.listeners[l.address]; ok {
+		if other, ok := a.listeners[l.address]; ok && !l.local() {
 			return fmt.Sprintf("%s: %s is already taken by %s; give one of them another port", l.field, l.address, other)
 		}
 	}

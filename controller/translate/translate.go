@@ -145,7 +145,10 @@ func snapshot(set *resource.Set, w *resource.Workload, services map[string]polic
 	for _, p := range w.Spec.Ports {
 		l := policy.Listener{
 			Side: flow.SideServer, Protocol: protocol(p.Protocol), Service: w.Spec.Service,
-			Address: netip.MustParseAddrPort(p.Listen), Target: netip.MustParseAddrPort(p.Target), // checked by resource
+			Address: netip.MustParseAddrPort(p.Listen), Unix: w.TargetUnix(p), // checked by resource
+		}
+		if l.Unix == nil {
+			l.Target = netip.MustParseAddrPort(p.Target)
 		}
 		l.Name = fmt.Sprintf("inbound:%d", l.Address.Port())
 		if l.Mode = modeOf(set, p.Mode); l.Protocol == flow.ProtocolTLS {
@@ -182,10 +185,11 @@ func snapshot(set *resource.Set, w *resource.Workload, services map[string]polic
 		}
 		s.Services[u.Service] = svc
 		s.Endpoints[u.Service] = endpoints[u.Service]
-		s.Listeners = append(s.Listeners, policy.Listener{
-			Name: "outbound:" + u.Service, Side: flow.SideClient, Protocol: svc.Protocol, Service: u.Service,
-			Address: netip.MustParseAddrPort(u.Listen),
-		})
+		l := policy.Listener{Name: "outbound:" + u.Service, Side: flow.SideClient, Protocol: svc.Protocol, Service: u.Service, Unix: w.Unix(u)}
+		if l.Unix == nil {
+			l.Address = netip.MustParseAddrPort(u.Listen)
+		}
+		s.Listeners = append(s.Listeners, l.WithDefaults())
 	}
 	for i := range s.Listeners {
 		if l := &s.Listeners[i]; l.Protocol.HTTP() {

@@ -113,15 +113,21 @@ func render(b *strings.Builder, s *policy.Snapshot) {
 	for _, l := range s.Listeners {
 		to := l.Service
 		if l.Side == flow.SideServer {
-			if to = l.Target.String(); l.Interception != nil {
+			switch to = l.Target.String(); {
+			case l.Interception != nil:
 				to = "original"
+			case l.Unix != nil:
+				to = l.Unix.String()
 			}
 			if l.Unbound {
 				to += " unbound"
 			}
 			to += []string{" strict", " permissive"}[l.Mode]
 		}
-		fmt.Fprintf(b, "  listener %s %s %s -> %s\n", l.Name, policy.ProtocolName(l.Protocol), l.Address, to)
+		fmt.Fprintf(b, "  listener %s %s %s -> %s\n", l.Name, policy.ProtocolName(l.Protocol), l.At(), to)
+		if u := l.Unix; u != nil {
+			fmt.Fprintf(b, "    socket mode=%#o attest=%q\n", u.Mode, &u.Attest)
+		}
 		if d := (policy.Listener{Side: l.Side, Protocol: l.Protocol}).WithDefaults(); l.RequestTimeout != d.RequestTimeout || l.IdleTimeout != d.IdleTimeout {
 			fmt.Fprintf(b, "    timeouts request=%s idle=%s\n", l.RequestTimeout, l.IdleTimeout)
 		}

@@ -64,6 +64,9 @@ var (
 	keyDestIdentity    = newKey(AttrDestIdentity)
 	keyDestAddress     = newKey(AttrDestAddress)
 	keyEndpoint        = newKey(AttrEndpoint)
+	keyApplicationPID  = newKey(AttrApplicationPID)
+	keyApplicationUID  = newKey(AttrApplicationUID)
+	keyApplicationGID  = newKey(AttrApplicationGID)
 
 	keyMethod      = newKey(AttrMethod)
 	keyPath        = newKey(AttrPath)
@@ -174,6 +177,14 @@ func (r *Record) visitShape(s sink) {
 	word(s, keyDestIdentity, r.Destination.Identity)
 	address(s, keyDestAddress, r.Destination.Addr)
 	address(s, keyEndpoint, r.Endpoint)
+	if a := &r.Application; a.Socket != "" && !r.Endpoint.IsValid() {
+		word(s, keyEndpoint, UnixPrefix+a.Socket)
+	}
+	if a := &r.Application; a.Known { // 0 is root's, not unknown
+		s.number(keyApplicationPID, int64(a.PID))
+		s.number(keyApplicationUID, int64(a.UID))
+		s.number(keyApplicationGID, int64(a.GID))
+	}
 
 	word(s, keyMethod, r.Method)
 	word(s, keyAuthority, withoutUser(r.Authority))

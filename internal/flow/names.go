@@ -30,9 +30,13 @@ const (
 	AttrRevision   = "tulle.policy.revision"
 	AttrOverride   = "tulle.override.id"
 	AttrRoute      = "http.route"
-	AttrEndpoint   = "tulle.endpoint" // ip:port
+	AttrEndpoint   = "tulle.endpoint" // ip:port, or unix:PATH of an application's Unix socket
 	AttrRequestID  = "http.request.header.x-request-id"
 	AttrTraceBegun = "tulle.trace.started"
+
+	AttrApplicationPID = "tulle.application.pid" // int; of the application at the other end of a Unix socket, as the kernel says
+	AttrApplicationUID = "tulle.application.uid" // int
+	AttrApplicationGID = "tulle.application.gid" // int
 
 	AttrSourceService   = "tulle.source.service"
 	AttrSourceNamespace = "tulle.source.namespace"
@@ -72,6 +76,9 @@ const (
 	AttrFarSent         = "tulle.far.sent"
 	AttrFarFirstByte    = "tulle.far.first_byte"
 	AttrFlags           = "response_flags" // Envoy's name for it, and Envoy's flags, comma separated
+
+	// UnixPrefix begins an endpoint that is a Unix socket; its path follows.
+	UnixPrefix = "unix:"
 
 	// AttrRequestHeader and AttrResponseHeader begin the names of header fields kept by allow-list; the field's name in lower case follows.
 	AttrRequestHeader  = "http.request.header."

@@ -93,6 +93,14 @@ type Peer struct {
 	Addr      netip.AddrPort
 }
 
+// Application is the reporter's own application as the kernel shows it, where a Unix socket joins it and its sidecar; the zero value elsewhere.
+type Application struct {
+	Socket   string // server side: path of the socket where it listens, "@name" of an abstract one
+	Known    bool   // the kernel said which process it is
+	PID      int32  // that opened the socket, in the sidecar's PID namespace; 0 when it is in none that the sidecar sees
+	UID, GID uint32 // that process' effective ones, in the sidecar's user namespace
+}
+
 // Legs are offsets from Record.Start, each ≥ 0, or Unset where the leg was not reached or does not apply. They are
 // monotonic-clock differences taken inside one process, so they never need clocks of two machines to agree.
 type Legs struct {
@@ -138,7 +146,8 @@ type Record struct {
 	Destination Peer
 	// Endpoint is the address an attempt went to, or the last attempt's for an exchange. On the server side it is the
 	// application's address.
-	Endpoint netip.AddrPort
+	Endpoint    netip.AddrPort
+	Application Application
 
 	// Method, Path and Authority are of the request head. Path never has a query string (dropped in the sidecar).
 	Method    string

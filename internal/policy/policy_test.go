@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -88,6 +89,14 @@ func genListener(r *rand.Rand, i int, service string) Listener {
 		l.Protocol, l.Service = flow.ProtocolHTTP, ""
 		l.Interception = &Interception{
 			Unknown: pick(r, UnknownPass, UnknownRefuse), DetectTimeout: pick(r, 0, time.Millisecond, 3*time.Second), OpaquePorts: pick(r, nil, []uint16{25, 3306}),
+		}
+	}
+	if l.Interception == nil && r.IntN(3) == 0 {
+		l.Unix = &Unix{Path: pick(r, "/run/app.sock", "@app"), Attest: Attest{UIDs: pick(r, nil, []uint32{0, 1000}), GIDs: pick(r, nil, []uint32{7})}}
+		if l.Unix.Path += strconv.Itoa(i); l.Side == flow.SideServer {
+			l.Target = netip.AddrPort{}
+		} else if l.Address = (netip.AddrPort{}); !l.Unix.Abstract() {
+			l.Unix.Mode = pick[uint32](r, 0, 0o600)
 		}
 	}
 	if l.Protocol.HTTP() {
@@ -285,6 +294,14 @@ func TestChecksNameFieldValueAndRemedy(t *testing.T) {
 		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTLS, Address: at, Target: at, Service: "s", Mode: ModePermissive}, "could not be told from the application's"},
 		{mod(func(s *Service) { s.Hosts = []string{"a.example"} }), "hosts: only external services have them"},
 		{mod(func(s *Service) { s.External, s.Hosts = true, []string{"*"} }), `hosts[0]: "*" is no host name; write one such as api.example.com`},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTCP, Address: at, Service: "s", Unix: &Unix{Path: "/s"}}, "address 127.0.0.1:80: the listener has unix:/s too"},
+		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Target: at, Service: "s", Unix: &Unix{Path: "/s"}}, "target 127.0.0.1:80: the listener has unix:/s too"},
+		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Service: "s", Unix: &Unix{Path: "/s", Mode: 1}}, "mode 01: the application makes the file"},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTCP, Service: "s", Unix: &Unix{Path: "@s", Mode: 1}}, "mode 01: an abstract socket has no file"},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTCP, Service: "s", Unix: &Unix{Path: "/a/../s"}}, "must be an absolute path without . and .."},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTCP, Service: "s", Unix: &Unix{Path: "/" + strings.Repeat("x", 107)}}, "has 108 bytes, a socket's path has at most 107"},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTCP, Service: "s", Unix: &Unix{Path: "/s", Attest: Attest{UIDs: []uint32{2, 1}}}}, "uids [2 1]: must be in ascending order"},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Unix: &Unix{Path: "/s"}, Interception: &Interception{}}, "unix:/s: redirected connections are of TCP"},
 		{mod(func(s *Service) { s.MTLS = true }), "needs at least one identity"},
 		{mod(func(s *Service) { s.Identities = []string{"x"} }), `must start with spiffe://`},
 		{mod(func(s *Service) { s.TryTimeout = time.Minute }), "try timeout 1m0s: is longer than the request timeout 15s"},

@@ -5,7 +5,6 @@ package policy
 
 import (
 	"fmt"
-	"net/netip"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
 )
@@ -46,7 +45,7 @@ func (s *Snapshot) Check() error {
 			}
 		}
 	}
-	names, addresses := map[string]bool{}, map[netip.AddrPort]string{}
+	names, addresses := map[string]bool{}, map[string]string{}
 	for _, l := range s.Listeners {
 		if err := l.Check(); err != nil {
 			return err
@@ -55,10 +54,10 @@ func (s *Snapshot) Check() error {
 			return fmt.Errorf("listener %q: the name is used twice", l.Name)
 		}
 		names[l.Name] = true
-		if other, ok := addresses[l.Address]; ok {
-			return fmt.Errorf("listener %q: address %s is already taken by listener %q; give one of them another port", l.Name, l.Address, other)
+		if other, ok := addresses[l.At()]; ok {
+			return fmt.Errorf("listener %q: address %s is already taken by listener %q; give one of them another", l.Name, l.At(), other)
 		}
-		addresses[l.Address] = l.Name
+		addresses[l.At()] = l.Name
 		if _, ok := s.Services[l.Service]; !ok && l.Side == flow.SideClient && l.Interception == nil {
 			return fmt.Errorf("listener %q: service %q is not in this snapshot", l.Name, l.Service)
 		}

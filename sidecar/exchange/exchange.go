@@ -50,6 +50,8 @@ type Peer struct {
 	Identity  string         // SPIFFE ID proven by mTLS; "" for plaintext
 	Service   string         // service account of Identity; "" for plaintext
 	Namespace string
+	// Application is the process that connected, where it did by a Unix socket; without Socket.
+	Application flow.Application
 }
 
 // Binding is what one listener does under one Snapshot. An exchange takes it once and is judged by it to its end. Immutable, but for the
@@ -164,12 +166,14 @@ type Budget interface {
 // Conn is an established upstream connection, handshake included.
 type Conn struct {
 	net.Conn
-	TCP      *net.TCPConn // the socket below Conn; nil for in-memory connections
+	TCP      *net.TCPConn // the socket below Conn; nil for Unix and in-memory connections
 	Identity string       // SPIFFE ID proven by the peer; "" for plaintext
-	Mesh     bool         // the peer is a sidecar: mTLS was used
-	Reused   bool         // it carried an exchange before
-	Suspect  bool         // bytes that nobody asked for may arrive: look before it is used again
-	Key      any          // the pool's own
+	// Application is who listens at the other end of a Unix socket; the zero value elsewhere.
+	Application flow.Application
+	Mesh        bool // the peer is a sidecar: mTLS was used
+	Reused      bool // it carried an exchange before
+	Suspect     bool // bytes that nobody asked for may arrive: look before it is used again
+	Key         any  // the pool's own
 }
 
 // Pool hands out upstream connections. Safe for concurrent use.
@@ -271,8 +275,9 @@ type Exchange struct {
 	Deadline    time.Time // zero: none
 	TryDeadline time.Time // ≤ Deadline; zero: none
 	Choice      Choice
-	Remote      string // identity proven by the upstream peer
-	Fresh       bool   // do not reuse a pooled connection
+	Remote      string           // identity proven by the upstream peer
+	Application flow.Application // at the upstream end of a Unix socket; the zero value elsewhere
+	Fresh       bool             // do not reuse a pooled connection
 
 	Tries   int // made so far
 	Tried   [MaxTries]netip.AddrPort
@@ -323,6 +328,7 @@ func (x *Exchange) Reset() {
 	x.Trace, x.Try = flow.Trace{}, flow.Trace{}
 	x.Deadline, x.TryDeadline = time.Time{}, time.Time{}
 	x.Choice, x.Remote, x.Fresh = Choice{}, "", false
+	x.Application = flow.Application{}
 	x.Tries, x.Gate, x.Outcome, x.Folded = 0, nil, Outcome{}, false
 	x.BytesIn.Store(0)
 	x.BytesOut.Store(0)

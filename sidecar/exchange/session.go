@@ -12,7 +12,7 @@ import (
 // closed: a drain closes it only while it is idle, which the speaker alone can know.
 type Session struct {
 	Conn     net.Conn     // after the handshake, if there was one
-	TCP      *net.TCPConn // the socket below Conn; nil for in-memory connections
+	TCP      *net.TCPConn // the socket below Conn; nil for Unix and in-memory connections
 	Buffered []byte       // bytes of Conn that were read already
 	Peer     *Peer
 	Start    time.Time     // when it was accepted

@@ -10,18 +10,25 @@ import (
 	"syscall"
 )
 
-// Socket is a TCP connection whose system calls the Go scheduler does not hear of: they never block, because the descriptor is non-blocking, and
+// Socket is a TCP or Unix connection whose system calls the Go scheduler does not hear of: they never block, because the descriptor is non-blocking, and
 // telling the scheduler of each costs more than most of them, above all at low load, where the first one after a pause wakes the runtime's
 // monitor thread. Waiting is left to the runtime's poller as ever, and so are deadlines.
 //
-// At most one goroutine reads and one writes at a time. Everything else is the TCP connection's.
+// At most one goroutine reads and one writes at a time. Everything else is the connection's.
 type Socket struct {
-	*net.TCPConn
+	stream
 	Raw     syscall.RawConn
 	in, out transfer
 	once    func(fd uintptr) bool // of WriteReady
 	look    func(fd uintptr) bool // of a Read that does not wait
 	waits   func()                // of BeforeWait; nil: none
+}
+
+// stream is what TCP and Unix connections have in common.
+type stream interface {
+	net.Conn
+	CloseWrite() error
+	SyscallConn() (syscall.RawConn, error)
 }
 
 // transfer is a Read or a Write under way. do is made once, for a closure per call would be garbage.
@@ -32,17 +39,22 @@ type transfer struct {
 	err error
 }
 
-// NewSocket is c as a Socket, or c itself when it is not a TCP connection that allows it.
+// NewSocket is c as a Socket, or c itself when it is not a TCP or Unix connection that allows it.
 func NewSocket(c net.Conn) net.Conn {
-	tcp, ok := c.(*net.TCPConn)
-	if !ok {
+	var of stream
+	switch c := c.(type) {
+	case *net.TCPConn:
+		of = c
+	case *net.UnixConn:
+		of = c
+	default:
 		return c
 	}
-	raw, err := tcp.SyscallConn()
+	raw, err := of.SyscallConn()
 	if err != nil {
 		return c
 	}
-	s := &Socket{TCPConn: tcp, Raw: raw}
+	s := &Socket{stream: of, Raw: raw}
 	s.in.do, s.out.do, s.once, s.look = s.readNow, s.writeNow, s.writeOnce, s.readOnce
 	return s
 }
@@ -170,5 +182,5 @@ func (s *Socket) explain(op string, err error) error {
 			err = oe.Err
 		}
 	}
-	return &net.OpError{Op: op, Net: "tcp", Source: s.LocalAddr(), Addr: s.RemoteAddr(), Err: err}
+	return &net.OpError{Op: op, Net: s.LocalAddr().Network(), Source: s.LocalAddr(), Addr: s.RemoteAddr(), Err: err}
 }

@@ -5,7 +5,7 @@ package exchange
 import "net"
 
 // Socket is for systems whose sockets can be tried; here there is none.
-type Socket struct{ *net.TCPConn }
+type Socket struct{ net.Conn }
 
 // NewSocket is c.
 func NewSocket(c net.Conn) net.Conn { return c }

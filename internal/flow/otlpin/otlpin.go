@@ -97,6 +97,8 @@ func Record(span ptrace.Span) (flow.Record, error) {
 			Identity:  a.text(flow.AttrDestIdentity),
 			Addr:      a.addr(flow.AttrDestAddress),
 		},
+		Application: a.application(),
+
 		Endpoint:   a.addr(flow.AttrEndpoint),
 		Method:     a.text(flow.AttrMethod),
 		Path:       a.text(flow.AttrPath),
@@ -195,6 +197,18 @@ func (a attrs) headers() flow.Headers {
 		}
 	}
 	return flow.Headers(out)
+}
+
+// application is the zero value unless a Unix socket joins it and its sidecar.
+func (a attrs) application() (out flow.Application) {
+	if path, ok := strings.CutPrefix(a.text(flow.AttrEndpoint), flow.UnixPrefix); ok {
+		out.Socket = path
+	}
+	if v, ok := a.m.Get(flow.AttrApplicationPID); ok && v.Type() == pcommon.ValueTypeInt {
+		out.Known, out.PID = true, int32(v.Int())
+		out.UID, out.GID = uint32(a.number(flow.AttrApplicationUID)), uint32(a.number(flow.AttrApplicationGID))
+	}
+	return out
 }
 
 func (a attrs) addr(key string) netip.AddrPort {

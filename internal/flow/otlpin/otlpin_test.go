@@ -54,6 +54,12 @@ func random(r *rand.Rand) flow.Record {
 	} {
 		*leg = max(*leg, flow.Unset)
 	}
+	if rec.Endpoint.IsValid() { // an application is at a port or at a socket
+		rec.Application.Socket = ""
+	}
+	if !rec.Application.Known {
+		rec.Application = flow.Application{Socket: rec.Application.Socket}
+	}
 	if !rec.Far.Known() {
 		rec.Far = flow.Far{}
 	}
@@ -95,6 +101,10 @@ func fill(r *rand.Rand, v reflect.Value) {
 		v.SetBool(true)
 	case reflect.Int, reflect.Int64:
 		v.SetInt(r.Int64N(1 << 40))
+	case reflect.Int32:
+		v.SetInt(int64(r.Int32()))
+	case reflect.Uint32:
+		v.SetUint(uint64(r.Uint32()))
 	case reflect.Uint64:
 		v.SetUint(r.Uint64N(1 << 62))
 	case reflect.Uint8:
