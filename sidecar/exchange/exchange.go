@@ -52,8 +52,8 @@ type Peer struct {
 	Namespace string
 	// Application is the process that connected, where it did by a Unix socket; without Socket.
 	Application flow.Application
-	Via       netip.AddrPort // who connected, when its PROXY protocol header said that it did so for Addr
-	TLS       *flow.TLS      // of a connection to a TCP listener; nil: plaintext, or not asked
+	Via         netip.AddrPort // who connected, when its PROXY protocol header said that it did so for Addr
+	TLS         *flow.TLS      // of a connection to a TCP listener; nil: plaintext, or not asked
 }
 
 // Binding is what one listener does under one Snapshot. An exchange takes it once and is judged by it to its end. Immutable, but for the

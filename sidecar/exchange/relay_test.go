@@ -24,11 +24,11 @@ type opaque struct{ net.Conn }
 
 func (o opaque) CloseWrite() error { return CloseWrite(o.Conn) }
 
-// stream is what one peer sends, to any length, and what the other must get.
-type stream struct{ block []byte }
+// sequence is what one peer sends, to any length, and what the other must get.
+type sequence struct{ block []byte }
 
-func newStream(r *rand.Rand) stream {
-	s := stream{make([]byte, 65521)} // a prime: no buffer's size divides it
+func newSequence(r *rand.Rand) sequence {
+	s := sequence{make([]byte, 65521)} // a prime: no buffer's size divides it
 	for i := range s.block {
 		s.block[i] = byte(r.Uint32())
 	}
@@ -36,7 +36,7 @@ func newStream(r *rand.Rand) stream {
 }
 
 // at are up to n bytes from offset.
-func (s stream) at(offset, n int) []byte {
+func (s sequence) at(offset, n int) []byte {
 	from := offset % len(s.block)
 	return s.block[from:min(from+n, len(s.block))]
 }
@@ -46,8 +46,8 @@ type far struct {
 	t       *testing.T
 	conn    net.Conn      // TLS, perhaps
 	tcp     *net.TCPConn  // below it
-	sends   stream        // and gets, of the other
-	gets    stream        //
+	sends   sequence      // and gets, of the other
+	gets    sequence      //
 	length  int           // to send; then it ends its half
 	pieces  func() int    // sizes of writes
 	waits   chan struct{} // before it reads; nil: it reads at once
@@ -160,7 +160,7 @@ func TestRelayRandom(t *testing.T) {
 func relayStory(t *testing.T, r *rand.Rand, ca *testmesh.CA, story, downKind, upKind string) {
 	down, caller, callerTCP := ends(t, ca, downKind, true)
 	up, app, appTCP := ends(t, ca, upKind, false)
-	there, back := newStream(r), newStream(r)
+	there, back := newSequence(r), newSequence(r)
 	peers := [2]*far{
 		{t: t, conn: caller, tcp: callerTCP, sends: there, gets: back},
 		{t: t, conn: app, tcp: appTCP, sends: back, gets: there},
@@ -195,7 +195,7 @@ func relayStory(t *testing.T, r *rand.Rand, ca *testmesh.CA, story, downKind, up
 				t.Fatal(err)
 			}
 			rest := peers[0].sends.block
-			peers[0].sends = stream{append(append([]byte(nil), rest[1000:]...), rest[:1000]...)}
+			peers[0].sends = sequence{append(append([]byte(nil), rest[1000:]...), rest[:1000]...)}
 			peers[0].length -= 1000
 			peers[0].sent.Store(1000)
 			defer func() { peers[0].sent.Add(1000) }()

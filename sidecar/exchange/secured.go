@@ -17,6 +17,6 @@ func Secured(c net.Conn) *flow.TLS {
 	s := secure.ConnectionState()
 	return &flow.TLS{
 		Version: strings.TrimPrefix(tls.VersionName(s.Version), "TLS "), Cipher: tls.CipherSuiteName(s.CipherSuite), Resumed: s.DidResume,
-		ALPN: s.NegotiatedProtocol, ServerName: s.ServerName,
+		ALPN: s.NegotiatedProtocol,
 	}
 }
