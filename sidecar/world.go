@@ -64,6 +64,7 @@ func (s *Sidecar) bindings(snap *policy.Snapshot) []*exchange.Binding {
 		case flow.SideServer:
 			own := policy.Service{
 				Name: workload.Service, Namespace: workload.Namespace, Protocol: l.Protocol, RequestTimeout: l.RequestTimeout, IdleTimeout: l.IdleTimeout,
+				Proxy: l.TargetProxy,
 			}
 			b.Own = s.destination(inboundKey+l.Service, own)
 			if l.Interception != nil {
@@ -117,7 +118,8 @@ func (s *Sidecar) destination(key string, sv policy.Service) *exchange.Destinati
 		st.ratio, st.floor = sv.Retry.BudgetRatio, sv.Retry.BudgetMin
 		st.budget = resilience.NewBudget(st.ratio, st.floor)
 	}
-	d := &exchange.Destination{Service: sv, InFlight: &st.inFlight, Shed: &st.shed, Budget: st.budget}
+	greet := greeting(sv.Proxy)
+	d := &exchange.Destination{Service: sv, InFlight: &st.inFlight, Shed: &st.shed, Budget: st.budget, Greet: greet}
 	if sv.MTLS && !sv.External {
 		ids := slices.Sorted(slices.Values(sv.Identities))
 		if want := strings.Join(ids, "\n"); st.tls == nil || st.tlsFor != want {

@@ -99,7 +99,7 @@ func index(in Input) (map[string]policy.Service, map[string][]policy.Endpoint) {
 		if !ok { // known by its names alone
 			svc = policy.Service{Name: e.Metadata.Name, Namespace: e.Metadata.Namespace, Protocol: protocol(e.Spec.Protocol), External: true}
 		}
-		svc.Hosts = e.Spec.Names()
+		svc.Hosts, svc.Proxy = e.Spec.Names(), resource.ProxyVersion(e.Spec.ProxyProtocol)
 		services[e.Metadata.Name] = svc
 	}
 	for _, p := range in.Set.Policies {
@@ -155,6 +155,7 @@ func snapshot(set *resource.Set, w *resource.Workload, services map[string]polic
 			l.Mode = policy.ModeStrict
 		}
 		l.Unbound = w.Spec.Intercept.Inbound.Listen != ""
+		l.Proxy, l.TargetProxy = p.ProxyProtocol.Policy(), resource.ProxyVersion(p.TargetProxyProtocol)
 		l = l.WithDefaults()
 		own := services[w.Spec.Service]
 		if l.IdleTimeout = longer(l.IdleTimeout, own.IdleTimeout); l.Protocol.HTTP() {
