@@ -375,6 +375,9 @@ func (s *Sidecar) welcome(c *listen.Conn, b *exchange.Binding, peer *exchange.Pe
 		}
 		sess.Conn, sess.Buffered = u.Conn, u.Buffered
 		isHTTP2, secured = u.HTTP2, !u.Peer.IsZero()
+		if !http {
+			peer.TLS = exchange.Secured(u.Conn)
+		}
 		if !u.Peer.IsZero() {
 			peer.Identity = u.Peer.String()
 			if ns, account, ok := u.Peer.Account(); ok {
