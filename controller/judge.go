@@ -231,26 +231,30 @@ func (j *judge) publish(endpoints []discovery.Endpoint) error {
 }
 
 func (j *judge) newFleet() *brain.Fleet {
-	f := &brain.Fleet{Services: map[string]brain.Service{}, Reporters: map[string]brain.Reporter{}, Revision: j.revision}
+	f := &brain.Fleet{Services: map[string]brain.Service{}, Ports: map[string][]string{}, Reporters: map[string]brain.Reporter{}, Revision: j.revision}
 	enabled := map[string]bool{}
 	for _, p := range j.set.Policies {
 		if p.Spec.Ejection.Enabled != nil {
 			enabled[p.Spec.TargetService] = *p.Spec.Ejection.Enabled
 		}
 	}
-	address := map[string]netip.AddrPort{}
+	addresses := map[string][]netip.AddrPort{}
 	for _, e := range j.endpoints {
-		s, ok := f.Services[e.Service]
+		name := e.Name()
+		s, ok := f.Services[name]
 		if !ok {
 			s = brain.Service{Endpoints: map[netip.AddrPort]string{}, Eject: j.set.Mesh.Spec.Ejection.On()}
 			if on, set := enabled[e.Service]; set {
 				s.Eject = on
 			}
-			f.Services[e.Service] = s
+			f.Services[name] = s
+			if e.Port != "" {
+				f.Ports[e.Service] = append(f.Ports[e.Service], name)
+			}
 		}
 		s.Endpoints[e.Address] = e.Instance
 		if e.Instance != "" {
-			address[e.Instance] = e.Address
+			addresses[e.Instance] = append(addresses[e.Instance], e.Address)
 		}
 	}
 	for _, w := range j.set.Workloads {
@@ -258,7 +262,7 @@ func (j *judge) newFleet() *brain.Fleet {
 		if err != nil {
 			continue // translate would have failed
 		}
-		f.Reporters[w.Metadata.Name] = brain.Reporter{Service: w.Spec.Service, Identity: id.String(), Address: address[w.Metadata.Name]}
+		f.Reporters[w.Metadata.Name] = brain.Reporter{Service: w.Spec.Service, Identity: id.String(), Addresses: addresses[w.Metadata.Name]}
 	}
 	return f
 }
@@ -290,17 +294,23 @@ func recorded(word string) string {
 
 func (j *judge) registry() *tullev1.Registry {
 	r := &tullev1.Registry{Revision: j.revision}
-	protocol, address := map[string]string{}, map[string]string{}
+	ports := map[string][]*tullev1.RegistryPort{}
 	services := map[string]*tullev1.RegistryService{}
-	for _, e := range j.endpoints {
-		address[e.Instance], protocol[e.Instance] = e.Address.String(), recorded(e.Protocol)
-		services[e.Service] = &tullev1.RegistryService{Name: e.Service, Namespace: e.Namespace, Protocol: recorded(e.Protocol), External: e.External}
+	for _, e := range j.endpoints { // a service's first port comes first
+		ports[e.Instance] = append(ports[e.Instance], &tullev1.RegistryPort{Name: e.Port, Address: e.Address.String(), Protocol: recorded(e.Protocol)})
+		if services[e.Service] == nil {
+			services[e.Service] = &tullev1.RegistryService{Name: e.Service, Namespace: e.Namespace, Protocol: recorded(e.Protocol), External: e.External}
+		}
 	}
 	for _, w := range j.set.Workloads {
-		r.Workloads = append(r.Workloads, &tullev1.RegistryWorkload{
+		rw := &tullev1.RegistryWorkload{
 			Service: w.Spec.Service, Namespace: w.Metadata.Namespace, Version: w.Spec.Version, Instance: w.Metadata.Name,
-			Identity: j.fleet.Reporters[w.Metadata.Name].Identity, Address: address[w.Metadata.Name], Protocol: protocol[w.Metadata.Name],
-		})
+			Identity: j.fleet.Reporters[w.Metadata.Name].Identity, Ports: ports[w.Metadata.Name],
+		}
+		if len(rw.Ports) > 0 {
+			rw.Address, rw.Protocol = rw.Ports[0].Address, rw.Ports[0].Protocol
+		}
+		r.Workloads = append(r.Workloads, rw)
 		if services[w.Spec.Service] == nil { // a pure client
 			services[w.Spec.Service] = &tullev1.RegistryService{Name: w.Spec.Service, Namespace: w.Metadata.Namespace}
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/identity"
+	"github.com/tulle-mesh/tulle/internal/policy"
 	"github.com/tulle-mesh/tulle/sidecar/exchange"
 )
 
@@ -166,7 +167,7 @@ func beginTrace(x *exchange.Exchange) {
 func activeKey(x *exchange.Exchange) flow.ActiveKey {
 	k := flow.ActiveKey{Side: x.Side, Kind: x.Kind, Protocol: x.Protocol}
 	if x.Side == flow.SideClient {
-		k.Source, k.Destination = x.Binding.Workload.Service, x.Decision.Service
+		k.Source, k.Destination = x.Binding.Workload.Service, policy.ServiceOf(x.Decision.Service)
 	} else {
 		k.Source, k.Destination = x.Peer.Service, x.Binding.Workload.Service
 	}
@@ -191,7 +192,7 @@ func (o *observer) fill(r *flow.Record, x *exchange.Exchange, kind flow.Kind) {
 		own.Addr = x.Peer.Addr
 		r.Source = own
 		r.Application = x.Peer.Application
-		r.Destination.Service = x.Decision.Service
+		r.Destination.Service = policy.ServiceOf(x.Decision.Service)
 		if x.Destination != nil {
 			r.Destination.Namespace = x.Destination.Namespace
 		}
