@@ -53,6 +53,8 @@ type judge struct {
 	brain     *brain.Brain
 	fleet     *brain.Fleet
 	overrides []brain.Override
+	edges     edges
+	callers   map[string]bool // services with a workload whose connections are redirected
 	revision  string
 }
 
@@ -119,7 +121,7 @@ func (j *judge) Run(ctx context.Context, ready func()) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	var pending []resource.Document
-	var debounce, publish <-chan time.Time
+	var debounce, publish, learnt <-chan time.Time
 	first := true
 	for {
 		j.beat.Store(time.Now().UnixNano())
@@ -138,8 +140,17 @@ func (j *judge) Run(ctx context.Context, ready func()) error {
 			j.resolve(pending)
 		case w := <-j.windows:
 			j.advise(w)
+			if j.edges.learn(w, j.fleet, j.callers, time.Now()) && learnt == nil {
+				learnt = time.After(edgeDelay)
+			}
 		case <-tick.C:
 			j.advise(nil)
+			if j.edges.forget(time.Now()) && learnt == nil {
+				learnt = time.After(edgeDelay)
+			}
+		case <-learnt:
+			learnt = nil
+			j.recompute()
 		case <-j.dirty:
 			if publish == nil {
 				publish = time.After(Debounce)
@@ -204,21 +215,35 @@ func (j *judge) publish(endpoints []discovery.Endpoint) error {
 	for _, o := range j.overrides {
 		overrides[o.Endpoint] = o.Override
 	}
-	out, err := translate.Translate(translate.Input{TrustDomain: j.trustDomain, Set: j.set, Endpoints: endpoints, Overrides: overrides})
+	out, err := translate.Translate(translate.Input{TrustDomain: j.trustDomain, Set: j.set, Endpoints: endpoints, Overrides: overrides, Called: j.edges.list()})
 	if err != nil {
 		return err
 	}
-	state := &xds.State{Nodes: map[string]xds.Node{}, Destinations: map[string]policy.Resource{}, Published: time.Now()}
+	state := &xds.State{Nodes: map[string]xds.Node{}, Services: out.Services, Destinations: map[string]policy.Resource{}, Published: time.Now()}
 	h := sha256.New()
 	for _, instance := range slices.Sorted(maps.Keys(out.Workloads)) {
 		w := out.Workloads[instance]
-		state.Nodes[instance] = xds.Node{Identity: w.Identity, Workload: w.Snapshot.Workload, Revision: w.Snapshot.Revision, Resources: w.Resources}
+		state.Nodes[instance] = xds.Node{
+			Identity: w.Identity, Workload: w.Snapshot.Workload, Telemetry: w.Snapshot.Telemetry, Revision: w.Snapshot.Revision, Resources: w.Resources,
+			Redirected: slices.ContainsFunc(w.Snapshot.Listeners, func(l policy.Listener) bool { return l.Interception != nil && l.Side == flow.SideClient }),
+		}
 		fmt.Fprintln(h, instance, w.Snapshot.Revision)
+	}
+	for _, name := range slices.Sorted(maps.Keys(out.Services)) { // which sidecars are told of on demand
+		for _, r := range out.Services[name] {
+			fmt.Fprintln(h, name, r.Version)
+		}
 	}
 	for _, r := range out.Destinations {
 		state.Destinations[r.Name] = r
 	}
 	j.endpoints = endpoints
+	j.callers = map[string]bool{}
+	for _, w := range j.set.Workloads {
+		if w.Spec.Intercept.Outbound.Listen != "" {
+			j.callers[w.Spec.Service] = true
+		}
+	}
 	j.revision = hex.EncodeToString(h.Sum(nil)[:6])
 	j.fleet = j.newFleet()
 	j.xds.Publish(state)

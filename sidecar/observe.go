@@ -65,6 +65,9 @@ func (o *observer) observe(next exchange.Handler) exchange.Handler {
 			r.Status = out.Status
 		}
 		r.Reason, r.Detail, r.Answered = out.Reason, out.Detail, out.Answered
+		if r.Detail == "" {
+			r.Detail = x.Binding.Note
+		}
 		r.Legs, r.Far, r.GRPC = x.Legs, x.Far, out.GRPC
 		if x.Folded && !x.Live.Reported {
 			r.Trace.SpanID = x.Try.SpanID // the parent that the other side knows

@@ -130,9 +130,11 @@ const resetGrace = time.Second
 
 // Config is what one sidecar needs. Policy, Identity and Recorder are required.
 type Config struct {
-	Policy   policy.Source
-	Identity *identity.Holder
-	Recorder flow.Recorder
+	Policy policy.Source
+	// Directory is asked about destinations of redirected connections that the Snapshot does not have; nil: they are unknown.
+	Directory policy.Directory
+	Identity  *identity.Holder
+	Recorder  flow.Recorder
 	// Workload is what this sidecar serves; a zero value means the Workload of the Snapshot.
 	Workload policy.Workload
 	Log      *slog.Logger // default: slog.Default()
@@ -160,6 +162,8 @@ type Sidecar struct {
 	http2 *http2.Client
 
 	serverFirst detect.ServerFirst
+	lookups     Lookups
+	running     context.Context // until the drain begins; set by Run before anything is accepted
 
 	inHTTP, outHTTP   *http1.Server
 	inHTTP2, outHTTP2 *http2.Server
@@ -167,6 +171,7 @@ type Sidecar struct {
 
 	services map[string]*service // owned by Run
 	applied  atomic.Pointer[policy.Snapshot]
+	turned   atomic.Pointer[chan struct{}] // closed when the listeners have the next Snapshot
 	targets  atomic.Pointer[[]target]
 }
 
@@ -201,6 +206,8 @@ func New(cfg Config) (*Sidecar, error) {
 		unwrapper: security.NewUnwrapper(cfg.Identity),
 		services:  make(map[string]*service),
 	}
+	turned := make(chan struct{})
+	s.turned.Store(&turned)
 	s.listeners = listen.New(listen.Config{Listen: cfg.Listen, ListenUnix: cfg.ListenUnix, Original: cfg.Original, Serve: s.serve, Shed: s.shed, Log: cfg.Log})
 	s.http2 = http2.NewClient(s.pools, upstream.IdleTimeout)
 	one, two, sendTCP := &http1.Sender{Pool: s.pools}, &http2.Sender{Client: s.http2}, &tcp.Sender{Pool: s.pools}
@@ -220,6 +227,7 @@ func New(cfg Config) (*Sidecar, error) {
 // Drain, in order: listeners close; idle connections close; exchanges in flight finish, their answers saying "Connection: close"; after
 // DrainTimeout what is left is aborted, answers "draining" if it has not answered yet, and is reset a second later; pools close.
 func (s *Sidecar) Run(ctx context.Context, ready func()) error {
+	s.running = ctx
 	behind, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	pooled, stopPools := context.WithCancel(context.WithoutCancel(ctx))
@@ -242,6 +250,8 @@ func (s *Sidecar) Run(ctx context.Context, ready func()) error {
 			s.targets.Store(&list)
 			s.listeners.Apply(bindings)
 			first := s.applied.Swap(snap) == nil
+			next := make(chan struct{})
+			close(*s.turned.Swap(&next))
 			s.cfg.Log.Debug("snapshot applied", "revision", snap.Revision, "listeners", len(snap.Listeners), "services", len(snap.Services))
 			if first {
 				ready()
@@ -312,6 +322,9 @@ type speaker interface {
 func (s *Sidecar) serve(c *listen.Conn) {
 	if speak, sess := s.receive(c); speak != nil {
 		speak.Serve(sess)
+		if sess.Ended != nil {
+			sess.Ended()
+		}
 	}
 }
 

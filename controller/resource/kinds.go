@@ -1,6 +1,7 @@
 package resource
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -214,6 +215,8 @@ func (i *InterceptInbound) check(field string) error {
 type InterceptOutbound struct {
 	Listen        string   `yaml:"listen,omitempty"` // ip:port to which they are redirected; default: none are
 	Unknown       string   `yaml:"unknown,omitempty"`
+	Away          string   `yaml:"away,omitempty"` // default: unknown
+	LookupTimeout Duration `yaml:"lookupTimeout,omitempty"`
 	DetectTimeout Duration `yaml:"detectTimeout,omitempty"`
 	OpaquePorts   []int    `yaml:"opaquePorts,omitempty"`
 }
@@ -223,8 +226,9 @@ func (i InterceptOutbound) Policy() *policy.Interception {
 	if i.Listen == "" {
 		return nil
 	}
-	p := &policy.Interception{DetectTimeout: time.Duration(i.DetectTimeout)}
+	p := &policy.Interception{DetectTimeout: time.Duration(i.DetectTimeout), LookupTimeout: time.Duration(i.LookupTimeout)}
 	p.Unknown, _ = policy.ParseUnknown(i.Unknown, flow.SideClient)
+	p.Away, _ = policy.ParseUnknown(cmp.Or(i.Away, i.Unknown), flow.SideClient)
 	for _, n := range i.OpaquePorts {
 		p.OpaquePorts = append(p.OpaquePorts, uint16(n))
 	}
@@ -234,7 +238,7 @@ func (i InterceptOutbound) Policy() *policy.Interception {
 
 func (i *InterceptOutbound) check(field string) error {
 	if i.Listen == "" {
-		if i.Unknown != "" || i.DetectTimeout != 0 || len(i.OpaquePorts) > 0 {
+		if i.Unknown != "" || i.Away != "" || i.LookupTimeout != 0 || i.DetectTimeout != 0 || len(i.OpaquePorts) > 0 {
 			return fmt.Errorf("%s.listen: is required beside other fields; give the address to which connections are redirected, such as 127.0.0.1:15001", field)
 		}
 		return nil
@@ -244,6 +248,12 @@ func (i *InterceptOutbound) check(field string) error {
 	}
 	if _, err := policy.ParseUnknown(i.Unknown, flow.SideClient); err != nil {
 		return fmt.Errorf("%s.unknown: %w", field, err)
+	}
+	if _, err := policy.ParseUnknown(i.Away, flow.SideClient); err != nil {
+		return fmt.Errorf("%s.away: %w", field, err)
+	}
+	if i.LookupTimeout < 0 {
+		return fmt.Errorf("%s.lookupTimeout: cannot be off; a connection would wait for a controller that is away for ever", field)
 	}
 	for _, n := range i.OpaquePorts {
 		if n < 1 || n > 65535 {

@@ -23,12 +23,14 @@ type Input struct {
 	Set         *resource.Set
 	Endpoints   []discovery.Endpoint
 	Overrides   map[netip.AddrPort]policy.Override
+	Called      map[string][]string // by service: names of what it was seen to call; workloads whose connections are redirected are told of it beforehand
 }
 
 // Output is what the fleet is to be told.
 type Output struct {
-	Workloads    map[string]Workload // by instance
-	Destinations []policy.Resource   // answers on demand, the same for every workload
+	Workloads    map[string]Workload          // by instance
+	Services     map[string][]policy.Resource // on demand, the same for every workload: by name, what a Snapshot that has the service has of it
+	Destinations []policy.Resource            // answers on demand, the same for every workload
 }
 
 // Workload is one sidecar's share.
@@ -47,19 +49,26 @@ func protocol(word string) flow.Protocol {
 // Translate computes everything. An error is a bug or a resource that slipped past its checks: the caller keeps what was in force.
 func Translate(in Input) (*Output, error) {
 	services, endpoints := index(in)
-	out := &Output{Workloads: make(map[string]Workload, len(in.Set.Workloads))}
+	out := &Output{Workloads: make(map[string]Workload, len(in.Set.Workloads)), Services: make(map[string][]policy.Resource, len(services))}
 	first := firstPorts(in.Set)
 	for _, w := range in.Set.Workloads {
 		id, err := identity.Workload(in.TrustDomain, w.Metadata.Namespace, w.Spec.ServiceAccount)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", w.Key(), err)
 		}
-		s := snapshot(in.Set, w, first, services, endpoints)
+		s := snapshot(in, w, first, services, endpoints)
 		resources, err := policy.Seal(s)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", w.Key(), err)
 		}
 		out.Workloads[w.Metadata.Name] = Workload{Identity: id, Snapshot: s, Resources: resources}
+	}
+	for name, svc := range services {
+		resources, err := policy.ServiceResources(svc, endpoints[name])
+		if err != nil {
+			return nil, err
+		}
+		out.Services[name] = resources
 	}
 	seen := make(map[netip.AddrPort]bool, len(in.Endpoints))
 	for _, e := range in.Endpoints {
@@ -155,8 +164,9 @@ func modeOf(set *resource.Set, own string) policy.ListenerMode {
 	return policy.ModeStrict
 }
 
-// snapshot is w's share: its own listeners and the services it calls.
-func snapshot(set *resource.Set, w *resource.Workload, first map[portName]bool, services map[string]policy.Service, endpoints map[string][]policy.Endpoint) *policy.Snapshot {
+// snapshot is w's share: its own listeners and the services that it is known to call.
+func snapshot(in Input, w *resource.Workload, first map[portName]bool, services map[string]policy.Service, endpoints map[string][]policy.Endpoint) *policy.Snapshot {
+	set := in.Set
 	s := &policy.Snapshot{
 		Workload: policy.Workload{
 			Service: w.Spec.Service, Namespace: w.Metadata.Namespace, Version: w.Spec.Version, Instance: w.Metadata.Name,
@@ -196,9 +206,17 @@ func snapshot(set *resource.Set, w *resource.Workload, first map[portName]bool, 
 			Name: "intercept:outbound", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Interception: i,
 			Address: netip.MustParseAddrPort(w.Spec.Intercept.Outbound.Listen),
 		})
-		for name, svc := range services { // whatever the application calls
-			s.Services[name] = svc
-			s.Endpoints[name] = endpoints[name]
+		for _, name := range in.Called[w.Spec.Service] { // whatever else the application calls its sidecar asks for
+			if svc, ok := services[name]; ok {
+				s.Services[name] = svc
+				s.Endpoints[name] = endpoints[name]
+			}
+		}
+		for name, svc := range services { // found by the name that TLS says, not by an address
+			if len(svc.Hosts) > 0 {
+				s.Services[name] = svc
+				s.Endpoints[name] = endpoints[name]
+			}
 		}
 	}
 	for _, u := range w.Spec.Upstreams {
