@@ -22,6 +22,8 @@ const (
 	AttrState      = "tulle.state"      // metrics only: busy | idle
 	AttrLimit      = "tulle.limit"      // metrics only: max_requests | max_connections
 	AttrFamily     = "tulle.family"     // metrics only: name of a metric
+	AttrPort       = "server.port"      // metrics only: decimal
+	AttrOutcome    = "tulle.outcome"    // metrics only: told | timeout | remembered | left
 	AttrDelivered  = "tulle.delivered"
 	AttrAnswered   = "tulle.answered"
 	AttrProbe      = "tulle.probe"
@@ -125,6 +127,11 @@ const (
 	MetricPoolWait = "tulle.destination.wait"
 	// MetricSeriesFolded: Sum {family}: new series that did not fit the budget and were counted under other.
 	MetricSeriesFolded = "tulle.series.folded"
+	// MetricDetections: Sum {side, destination service, port, protocol, outcome}: connections whose protocol was to be told from their first bytes; protocol "" where
+	// nobody said anything.
+	MetricDetections = "tulle.detections"
+	// MetricDetectionDuration: exponential histogram {side, destination service, port}: how long the first bytes were awaited.
+	MetricDetectionDuration = "tulle.detection.duration"
 	// MetricBackoff and other sidecar self-metrics are on the sidecar's /metrics only.
 )
 

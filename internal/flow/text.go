@@ -6,7 +6,7 @@ var (
 	kindNames     = [...]string{"", "exchange", "attempt", "connection"}
 	phaseNames    = [...]string{"close", "progress"}
 	sideNames     = [...]string{"", "client", "server"}
-	protocolNames = [...]string{"", "tcp", "tls", "http/1.1", "h2", "grpc", "http"}
+	protocolNames = [...]string{"", "tcp", "tls", "http/1.1", "h2", "grpc", "http", "auto"}
 	classNames    = [...]string{"none", "1xx", "2xx", "3xx", "4xx", "5xx"}
 )
 

@@ -21,7 +21,8 @@ type point struct {
 	source, destination, protocol string
 	class, grpc, reason           string
 	endpoint, route, version      string
-	direction, kind, detail       string // detail: state, limit or family
+	direction, kind, detail       string // detail: state, limit, family or outcome
+	port                          string
 	answered, delivered, probe    bool
 }
 
@@ -64,6 +65,8 @@ const (
 	famPool
 	famShed
 	famPoolWait
+	famDetections
+	famDetectionDuration
 	famFolded
 )
 
@@ -90,6 +93,8 @@ var families = []struct {
 	{flow.MetricPool, famPool},
 	{flow.MetricShed, famShed},
 	{flow.MetricPoolWait, famPoolWait},
+	{flow.MetricDetections, famDetections},
+	{flow.MetricDetectionDuration, famDetectionDuration},
 	{flow.MetricSeriesFolded, famFolded},
 }
 
@@ -443,7 +448,9 @@ func (in *ingestion) point(f family, attrs pcommon.Map) (point, bool) {
 			p.direction = v.Str()
 		case flow.AttrKind:
 			p.kind = v.Str()
-		case flow.AttrState, flow.AttrLimit, flow.AttrFamily: // each family has at most one of these
+		case flow.AttrPort:
+			p.port = v.Str()
+		case flow.AttrState, flow.AttrLimit, flow.AttrFamily, flow.AttrOutcome: // each family has at most one of these
 			p.detail = v.Str()
 		case flow.AttrAnswered:
 			p.answered = v.Bool()
@@ -462,7 +469,7 @@ func (in *ingestion) point(f family, attrs pcommon.Map) (point, bool) {
 		p.side = flow.SideServer
 	case famPoolWait:
 		p.side, p.source = flow.SideClient, in.r.service
-	case famInFlight, famLimit, famPool, famShed:
+	case famInFlight, famLimit, famPool, famShed, famDetections, famDetectionDuration:
 		if p.side == flow.SideClient {
 			p.source = in.r.service
 		}
