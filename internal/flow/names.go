@@ -132,6 +132,8 @@ const (
 	MetricDetections = "tulle.detections"
 	// MetricDetectionDuration: exponential histogram {side, destination service, port}: how long the first bytes were awaited.
 	MetricDetectionDuration = "tulle.detection.duration"
+	// MetricCertificate: Gauge {}: end of the sidecar's certificate in force, unix seconds by its clock; absent before the first.
+	MetricCertificate = "tulle.certificate.expiry"
 	// MetricBackoff and other sidecar self-metrics are on the sidecar's /metrics only.
 )
 

@@ -67,6 +67,7 @@ const (
 	famPoolWait
 	famDetections
 	famDetectionDuration
+	famCertificate
 	famFolded
 )
 
@@ -95,6 +96,7 @@ var families = []struct {
 	{flow.MetricPoolWait, famPoolWait},
 	{flow.MetricDetections, famDetections},
 	{flow.MetricDetectionDuration, famDetectionDuration},
+	{flow.MetricCertificate, famCertificate},
 	{flow.MetricSeriesFolded, famFolded},
 }
 
@@ -473,7 +475,7 @@ func (in *ingestion) point(f family, attrs pcommon.Map) (point, bool) {
 		if p.side == flow.SideClient {
 			p.source = in.r.service
 		}
-	case famDropped, famFolded:
+	case famDropped, famFolded, famCertificate:
 		return p, true
 	}
 	switch f {
@@ -511,6 +513,10 @@ func (in *ingestion) number(f family, dp pmetric.NumberDataPoint) {
 	v := dp.IntValue()
 	if dp.ValueType() == pmetric.NumberDataPointValueTypeDouble {
 		v = int64(math.Round(dp.DoubleValue()))
+	}
+	if f == famCertificate {
+		in.b.certificate = time.Unix(v, 0).UTC()
+		return
 	}
 	if f == famInFlight || f == famLimit || f == famPool {
 		s := saturationSeries(&p)
