@@ -410,6 +410,51 @@ func TestPlaintextAuto(t *testing.T) {
 	})
 }
 
+// HTTP that comes late over a hop is HTTP at both ends, beside a relay that nobody used, which both have written down, too; so is TLS of the application's own, by its name.
+func TestHopLate(t *testing.T) {
+	withHop(t, hopPolicy{out: flow.ProtocolAuto, in: flow.ProtocolAuto}, answers, func(t *testing.T, h *hop) {
+		c, in := h.dial(hopFront)
+		time.Sleep(3 * time.Second)
+		for range 2 {
+			fmt.Fprint(c, "GET / HTTP/1.1\r\nHost: shop\r\n\r\n")
+			if got := line(t, in); got != "HTTP/1.1 200 OK" {
+				t.Errorf("%q", got)
+			}
+			for got := "x"; got != ""; {
+				got = line(t, in)
+			}
+			_, _ = in.Discard(len("shop as shop"))
+		}
+		_ = c.Close()
+		synctest.Wait()
+		const want = "http/1.1 http/1.1 tcp"
+		if web, shop := spoken(h.web), spoken(h.shop); web != want || shop != want {
+			t.Errorf("web says %q, shop %q", web, shop)
+		}
+		for _, r := range []*running{h.web, h.shop} {
+			if x := r.rec.Closed(flow.KindConnection)[0]; x.BytesIn+x.BytesOut != 0 {
+				t.Errorf("Record %+v", x)
+			}
+		}
+	})
+	for _, pause := range []time.Duration{0, 3 * time.Second} {
+		withHop(t, hopPolicy{out: flow.ProtocolAuto, in: flow.ProtocolAuto}, func(_ net.Conn, in *bufio.Reader) { _, _ = in.ReadByte() }, func(t *testing.T, h *hop) {
+			c, _ := h.dial(hopFront)
+			time.Sleep(pause)
+			go func() { _ = tls.Client(c, &tls.Config{ServerName: "db.example.com"}).HandshakeContext(t.Context()) }()
+			time.Sleep(time.Second)
+			_ = c.Close()
+			synctest.Wait()
+			for name, r := range map[string]*running{"web": h.web, "shop": h.shop} {
+				records := r.rec.Closed(flow.KindConnection)
+				if x := records[len(records)-1]; x.Protocol != flow.ProtocolTLS || x.ServerName != "db.example.com" {
+					t.Errorf("%s after %s: Record %+v", name, pause, x)
+				}
+			}
+		})
+	}
+}
+
 // A drain ends connections on which nobody has spoken, also those that are connected already.
 func TestSilentDrain(t *testing.T) {
 	withHop(t, hopPolicy{out: flow.ProtocolAuto, in: flow.ProtocolAuto}, func(_ net.Conn, in *bufio.Reader) { _, _ = in.ReadByte() }, func(t *testing.T, h *hop) {
