@@ -80,7 +80,8 @@ func serve(ctx context.Context, c config, stdout, stderr io.Writer) error {
 	}
 	says := telemetry.Config{
 		Workload: c.workload, Version: version(), Target: c.otlp, Log: log, Series: c.series, BootID: boot, Predecessor: predecessor(taking),
-		TLS: func() *tls.Config { return holder.ClientTLS(observer) },
+		TLS:         func() *tls.Config { return holder.ClientTLS(observer) },
+		Certificate: func() time.Time { return joining.Status().NotAfter },
 	}
 	if c.compression != "none" {
 		says.Compression = c.compression
