@@ -54,6 +54,20 @@ func OpenUnix(u *policy.Unix) (net.Listener, error) {
 	return f, nil
 }
 
+// adopt makes of a listening socket that another process has handed over what listen would have opened for u, nil where it is a port. The file stays the
+// other process's, which may go on with it, until Own.
+func adopt(nl net.Listener, u *policy.Unix) net.Listener {
+	ul, ok := nl.(*net.UnixListener)
+	if !ok || u == nil || u.Abstract() {
+		return nl
+	}
+	ul.SetUnlinkOnClose(false)
+	f := &socketFile{UnixListener: ul, path: u.Path, kept: true}
+	f.file, _ = os.Lstat(u.Path) // when it is gone, there is none to remove
+	_ = f.permit(u.Mode)
+	return f
+}
+
 // socketFile is a listening Unix socket with its file. Of its methods only Accept, Close and Addr may be called concurrently.
 type socketFile struct {
 	*net.UnixListener
