@@ -10,11 +10,14 @@ import (
 	"github.com/tulle-mesh/tulle/internal/flow"
 )
 
+// ErrCeased is of First, with ReasonNone: nobody has spoken, and nobody shall.
+var ErrCeased = errors.New("the sidecar stops and nobody has spoken")
+
 // firstSize is how much of a first word is read at most.
 const firstSize = 1 << 10
 
 // First waits until either end of what is to be relayed speaks, and returns what it said; both may have, and then nothing says in which order. It returns without
-// a word when an end has ended, which Relay meets again, or when cease returned true after the wait: the session drains. Other failures have a reason, as those of Relay have, and
+// a word when an end has ended, which Relay meets again, or, with ErrCeased, when cease returned true after the wait: the session drains. Other failures have a reason, as those of Relay have, and
 // idle (≤ 0: for ever) is as there. ready is called once the deadlines are set and before the wait; false means that there is no need to wait.
 //
 // No byte is lost or sent: what is returned must go on before what is read afterwards.
@@ -32,7 +35,7 @@ func First(x *Exchange, down, up net.Conn, idle time.Duration, ready, cease func
 		}
 	}
 	if !ready() {
-		return nil, nil, flow.ReasonNone, nil
+		return nil, nil, flow.ReasonNone, ErrCeased
 	}
 	type word struct {
 		b   []byte
@@ -64,8 +67,10 @@ func First(x *Exchange, down, up net.Conn, idle time.Duration, ready, cease func
 		return nil, nil, flow.ReasonDownstreamReset, d.err
 	case failed(u.err):
 		return nil, nil, flow.ReasonUpstreamReset, u.err
-	case ceased || errors.Is(d.err, io.EOF) || errors.Is(u.err, io.EOF):
+	case errors.Is(d.err, io.EOF) || errors.Is(u.err, io.EOF):
 		return nil, nil, flow.ReasonNone, nil
+	case ceased:
+		return nil, nil, flow.ReasonNone, ErrCeased
 	}
 	return nil, nil, flow.ReasonIdleTimeout, os.ErrDeadlineExceeded
 }

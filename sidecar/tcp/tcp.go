@@ -4,6 +4,7 @@ package tcp
 
 import (
 	"cmp"
+	"errors"
 	"net"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
@@ -122,7 +123,7 @@ func (d *downstream) first(x *exchange.Exchange, up *exchange.Conn) (greeting []
 		}
 		d.over = d.left
 	default:
-		d.over = d.sess.Draining()
+		d.over = errors.Is(err, exchange.ErrCeased)
 	}
 	return greeting, reason, err
 }
