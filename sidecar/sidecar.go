@@ -141,9 +141,9 @@ type Config struct {
 	// Listen and Dial open sockets; nil means TCP. Tests put an in-memory network here.
 	Listen func(addr netip.AddrPort) (net.Listener, error)
 	Dial   upstream.Dial
-	// ListenUnix and DialUnix open Unix sockets; nil means those of this process' mount and network namespaces.
-	ListenUnix func(u *policy.Unix) (net.Listener, error)
-	DialUnix   upstream.DialUnix
+	// Within calls f where listening sockets, and Unix ones, are to be made: in another network namespace, for one, and then Dial makes the others there too. nil
+	// means here. f does not wait.
+	Within upstream.Within
 	// Original says where a redirected connection was to go; nil asks the kernel.
 	Original func(net.Conn) (netip.AddrPort, error)
 }
@@ -165,9 +165,42 @@ type Sidecar struct {
 	inHTTP2, outHTTP2 *http2.Server
 	inTCP, outTCP     *tcp.Server
 
+	share  atomic.Pointer[Share]
+	shared chan struct{} // has one when share was changed
+
 	services map[string]*service // owned by Run
 	applied  atomic.Pointer[policy.Snapshot]
 	targets  atomic.Pointer[[]target]
+}
+
+// Share is what a sidecar may take of a process that it has not to itself; what its own policy allows is less where that is less. 0 is all.
+type Share struct {
+	BufferBytes int64 // of policy.SidecarLimits
+	Connections int   // of policy.SidecarLimits; of one source no more either
+}
+
+// SetShare puts s in force, now and for further Snapshots; what is open and in flight stays.
+func (s *Sidecar) SetShare(share Share) {
+	s.share.Store(&share)
+	select {
+	case s.shared <- struct{}{}:
+	default: // Run will see this one
+	}
+}
+
+// limits are those of a Snapshot, with their defaults, within the share.
+func (s *Sidecar) limits(l policy.SidecarLimits) policy.SidecarLimits {
+	l = l.WithDefaults()
+	if share := s.share.Load(); share != nil {
+		if share.BufferBytes > 0 {
+			l.BufferBytes = min(l.BufferBytes, share.BufferBytes)
+		}
+		if share.Connections > 0 {
+			l.Connections = min(l.Connections, share.Connections)
+			l.ConnectionsPerSource = min(l.ConnectionsPerSource, share.Connections)
+		}
+	}
+	return l
 }
 
 // Problem is something that keeps a listener from serving.
@@ -197,11 +230,12 @@ func New(cfg Config) (*Sidecar, error) {
 	s := &Sidecar{
 		cfg:       cfg,
 		observer:  &observer{rec: cfg.Recorder, holder: cfg.Identity},
-		pools:     upstream.New(cfg.Dial, cfg.DialUnix),
+		pools:     upstream.New(cfg.Dial, cfg.Within),
 		unwrapper: security.NewUnwrapper(cfg.Identity),
 		services:  make(map[string]*service),
+		shared:    make(chan struct{}, 1),
 	}
-	s.listeners = listen.New(listen.Config{Listen: cfg.Listen, ListenUnix: cfg.ListenUnix, Original: cfg.Original, Serve: s.serve, Shed: s.shed, Log: cfg.Log})
+	s.listeners = listen.New(listen.Config{Listen: cfg.Listen, Within: cfg.Within, Original: cfg.Original, Serve: s.serve, Shed: s.shed, Log: cfg.Log})
 	s.http2 = http2.NewClient(s.pools, upstream.IdleTimeout)
 	one, two, sendTCP := &http1.Sender{Pool: s.pools}, &http2.Sender{Client: s.http2}, &tcp.Sender{Pool: s.pools}
 	sendHTTP, sendHTTP2 := &bridge{one, one, two}, &bridge{two, one, two}
@@ -234,9 +268,10 @@ func (s *Sidecar) Run(ctx context.Context, ready func()) error {
 
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
-	for ctx.Err() == nil {
+	for shared := false; ctx.Err() == nil; {
 		changed := s.cfg.Policy.Changed() // before Current, to miss nothing
-		if snap := s.cfg.Policy.Current(); snap != nil && snap != s.applied.Load() {
+		if snap := s.cfg.Policy.Current(); snap != nil && (snap != s.applied.Load() || shared) {
+			shared = false
 			bindings := s.bindings(snap)
 			list := targets(bindings, snap)
 			s.targets.Store(&list)
@@ -255,6 +290,8 @@ func (s *Sidecar) Run(ctx context.Context, ready func()) error {
 		select {
 		case <-ctx.Done():
 		case <-changed:
+		case <-s.shared:
+			shared = true
 		case <-retry:
 		}
 	}
@@ -292,7 +329,7 @@ func (s *Sidecar) Limits() policy.SidecarLimits {
 	if snap := s.Snapshot(); snap != nil {
 		l = snap.Workload.Limits
 	}
-	return l.WithDefaults()
+	return s.limits(l)
 }
 
 // Room shows the memory of buffers in use and how often each limit was reached.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -11,7 +10,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/identity/join"
 	"github.com/tulle-mesh/tulle/internal/run"
 	"github.com/tulle-mesh/tulle/sidecar"
@@ -32,77 +30,22 @@ func serve(ctx context.Context, c config, stdout, stderr io.Writer) error {
 	defer drain()
 	log := logger(c, stderr)
 
-	self, err := identity.Workload(c.trustDomain, c.workload.Namespace, c.account)
-	if err != nil {
-		return fmt.Errorf("--namespace or --service-account: %w", err)
-	}
-	controller, err := identity.Controller(c.trustDomain)
-	if err != nil {
-		return fmt.Errorf("--trust-domain: %w", err)
-	}
-	observer, err := identity.Observer(c.trustDomain)
-	if err != nil {
-		return fmt.Errorf("--trust-domain: %w", err)
-	}
-
-	holder := &identity.Holder{}
-	joining, err := join.New(join.Config{
-		Controller: c.controller, ControllerID: controller, ID: self, Token: c.token, BundleFile: c.bundle,
-		StateDir: c.stateDir, Holder: holder, Log: log,
-	})
+	w, err := assemble(ctx, c, nil, log, stdout)
 	if err != nil {
 		return err
 	}
-	watching, err := watch.New(watch.Config{
-		Controller: c.controller, ControllerID: controller, Identity: holder, Workload: c.workload, Version: version(),
-		StateDir: c.stateDir, Log: log,
-	})
-	if err != nil {
-		return err
-	}
-	says := telemetry.Config{
-		Workload: c.workload, Version: version(), Target: c.otlp, Log: log, Series: c.series,
-		TLS: func() *tls.Config { return holder.ClientTLS(observer) },
-	}
-	if c.compression != "none" {
-		says.Compression = c.compression
-	}
-	if c.accessLog != "off" {
-		w, closeLog, err := openLog(ctx, c.accessFile, stdout)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = closeLog() }()
-		says.AccessLog = w
-		if c.accessLog == "text" {
-			says.AccessLogFormat = telemetry.LogText
-		}
-	}
-	telling := telemetry.New(says)
-	carrying, err := sidecar.New(sidecar.Config{
-		Policy: watching, Identity: holder, Recorder: recorder(telling), Workload: c.workload, Log: log, DrainTimeout: c.drainTimeout,
-	})
-	if err != nil {
-		return err
-	}
-	telling.Saturation(carrying.Saturation)
+	defer func() { _ = w.close() }()
 	page := admin.New(admin.Config{
-		Address: c.admin, Hosts: c.adminHosts, Metrics: telling.WritePrometheus, Open: telling.WriteOpenMetrics, Snapshot: watching.Current, Drain: drain, Log: log,
-		Ready: func() error { return ready(ctx, holder, joining, watching, carrying) },
+		Address: c.admin, Hosts: c.adminHosts, Metrics: w.telling.WritePrometheus, Open: w.telling.WriteOpenMetrics, Snapshot: w.watching.Current, Drain: drain, Log: log,
+		Ready: func() error { return w.ready(ctx) },
 	})
-	gauges(telling, joining, watching)
-	saturation(telling, carrying)
 
-	log.Info("tulle-sidecar starts", "version", version(), "identity", self.String(), "instance", c.workload.Instance, "boot_id", telling.BootID(),
+	log.Info("tulle-sidecar starts", "version", version(), "identity", w.self.String(), "instance", c.workload.Instance, "boot_id", w.telling.BootID(),
 		"controller", c.controller, "otlp", c.otlp, "admin", c.admin, "state_dir", filepath.Clean(c.stateDir))
-	err = run.All(ctx,
-		run.Actor{Name: "garbage", Run: garbage.Actor(os.LookupEnv)},
-		run.Actor{Name: "admin", Run: page.Run},
-		run.Actor{Name: "identity", Run: joining.Run},
-		run.Actor{Name: "telemetry", Run: telling.Run},
-		run.Actor{Name: "watch", Run: watching.Run},
-		run.Actor{Name: "sidecar", Run: carrying.Run, StopTimeout: c.drainTimeout + 10*time.Second},
-	)
+	err = run.All(ctx, append([]run.Actor{
+		{Name: "garbage", Run: garbage.Actor(os.LookupEnv)},
+		{Name: "admin", Run: page.Run},
+	}, w.actors()...)...)
 	if err == nil {
 		log.Info("tulle-sidecar stopped")
 	}
@@ -115,25 +58,6 @@ func logger(c config, w io.Writer) *slog.Logger {
 		return slog.New(slog.NewJSONHandler(w, options))
 	}
 	return slog.New(slog.NewTextHandler(w, options))
-}
-
-// ready says what is missing before traffic may be sent, the first cause first.
-func ready(ctx context.Context, holder *identity.Holder, joining *join.Client, watching *watch.Watcher, carrying *sidecar.Sidecar) error {
-	switch {
-	case ctx.Err() != nil:
-		return errors.New("draining")
-	case holder.Get() == nil:
-		return missing("no certificate yet", joining.Status().LastError)
-	case watching.Current() == nil:
-		return missing("no policy yet", watching.Status().LastError)
-	case carrying.Ready():
-		return nil
-	}
-	if problems := carrying.Problems(); len(problems) > 0 {
-		p := problems[0]
-		return fmt.Errorf("listener %s on %s: %s (%d in all)", p.Listener, p.Address, p.Err, len(problems))
-	}
-	return errors.New("listeners are being opened")
 }
 
 func missing(what, why string) error {

@@ -33,7 +33,9 @@ type Config struct {
 	Open     func(io.Writer)         // the same as OpenMetrics 1.0, for those who ask for it; nil: text for all
 	Snapshot func() *policy.Snapshot // may return nil before the first one
 	Drain    func()                  // begins an orderly stop and returns at once; called at most once per request
-	Log      *slog.Logger            // default: discard
+	// Workloads are those of a process with several, in the order in which they are shown, and what is wrong with their configuration; nil: there is one.
+	Workloads func() ([]Workload, []string)
+	Log       *slog.Logger // default: discard
 }
 
 // Server is the page. Make it with New, run it with Run.
@@ -66,6 +68,9 @@ func New(cfg Config) *Server {
 		{"GET", "/debug/pprof/symbol", "", pprof.Symbol},
 		{"GET", "/debug/pprof/trace", "", pprof.Trace},
 		{"GET", "/{$}", "", s.index},
+	}
+	if cfg.Workloads != nil {
+		s.pages = append(s.pages, s.workloadPages()...)
 	}
 	return s
 }

@@ -33,8 +33,8 @@ const (
 type Config struct {
 	// Listen opens a listening socket; nil means TCP.
 	Listen func(addr netip.AddrPort) (net.Listener, error)
-	// ListenUnix opens a listening Unix socket; nil means one of this process' mount and network namespaces.
-	ListenUnix func(u *policy.Unix) (net.Listener, error)
+	// Within calls f where listening sockets are to be made, in another network namespace for one; nil means here. f does not wait.
+	Within func(f func() error) error
 	// Original says where a redirected connection was to go; nil asks the kernel.
 	Original func(net.Conn) (netip.AddrPort, error)
 	// Serve carries one connection to its end and closes it. It calls Conn.Begin once it knows its session.
@@ -278,18 +278,33 @@ func (s *Set) bindLocked(l *listener, now time.Time) {
 }
 
 // listen opens the listening socket of l.
-func (s *Set) listen(l *policy.Listener, transparent bool) (net.Listener, error) {
+func (s *Set) listen(l *policy.Listener, transparent bool) (nl net.Listener, err error) {
 	switch u := l.Socket(); {
-	case u != nil && s.cfg.ListenUnix != nil:
-		return s.cfg.ListenUnix(u)
 	case u != nil:
-		return OpenUnix(u)
+		err = s.within(func() (err error) {
+			nl, err = OpenUnix(u)
+			return err
+		})
 	case s.cfg.Listen != nil:
 		return s.cfg.Listen(l.Address)
-	case transparent:
-		return openTransparent(l.Address)
+	default:
+		open := openTCP
+		if transparent {
+			open = openTransparent
+		}
+		err = s.within(func() (err error) {
+			nl, err = open(l.Address)
+			return err
+		})
 	}
-	return openTCP(l.Address)
+	return nl, err
+}
+
+func (s *Set) within(f func() error) error {
+	if s.cfg.Within == nil {
+		return f()
+	}
+	return s.cfg.Within(f)
 }
 
 // transparent reports whether connections come to b's listener with their original destination.
