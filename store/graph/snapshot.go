@@ -102,7 +102,7 @@ func (g *Graph) snapshotLocked(now time.Time) *Snapshot {
 		})
 		if !r.missing && !r.boot.goodbye {
 			for k, n := range r.boot.active {
-				if k.kind == flow.KindExchange.String() || k.kind == flow.KindConnection.String() && k.protocol == flow.ProtocolTCP.String() {
+				if k.kind == flow.KindExchange.String() || k.kind == flow.KindConnection.String() && relayed(k.protocol) {
 					w.active[k.sideKey] += n
 				}
 			}
