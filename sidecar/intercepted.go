@@ -2,7 +2,9 @@ package sidecar
 
 import (
 	"errors"
+	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,19 +31,24 @@ func (s *Sidecar) interception(b *exchange.Binding) {
 	in := &exchange.Intercepted{
 		At:       make(map[netip.AddrPort]exchange.Known),
 		Services: make(map[string]*exchange.Binding, len(snap.Services)),
+		Names:    &route.Hosts[*exchange.Binding]{},
 		Passthrough: s.destination(passthroughKey, policy.Service{
 			Protocol: flow.ProtocolTCP, External: true, ConnectTimeout: passthroughTimeout, MaxConnections: -1, Retry: policy.Retry{Attempts: 1},
 		}),
 	}
-	for name, sv := range snap.Services {
+	for _, name := range slices.Sorted(maps.Keys(snap.Services)) {
+		sv := snap.Services[name]
 		of := *b
 		of.Listener.Service, of.Listener.Protocol, of.Routes = name, sv.Protocol, route.New(name)
 		in.Services[name] = &of
+		for _, host := range sv.Hosts {
+			in.Names.Add(host, &of)
+		}
 		endpoints := snap.Endpoints[name]
 		for i := range endpoints {
 			e := &endpoints[i]
 			at := plain(e.Address)
-			if other, taken := in.At[at]; !taken || name < other.Binding.Listener.Service {
+			if _, taken := in.At[at]; !taken {
 				in.At[at] = exchange.Known{Binding: &of, Endpoint: e}
 			}
 		}
@@ -108,16 +115,7 @@ func (s *Sidecar) departing(c *listen.Conn, b *exchange.Binding, peer *exchange.
 	known, ok := in.At[plain(to)]
 	sess := &exchange.Session{Conn: c.Conn, TCP: c.TCP, Peer: peer, Start: c.Start, Report: s.observer}
 	if !ok {
-		if rules.Unknown == policy.UnknownRefuse {
-			s.refuse(c, b, peer, to.String()+" is no service that this sidecar knows; add one, or set spec.intercept.outbound.unknown to pass")
-			return nil, nil
-		}
-		passed := passing(b, to)
-		sess.Bind = func() *exchange.Binding { return passed }
-		if !c.Begin(sess) {
-			return nil, nil
-		}
-		return s.outTCP, sess
+		return s.passing(c, b, sess)
 	}
 	service := known.Binding
 	left := sync.OnceValue(func() *exchange.Binding { return gone(c, service) })
@@ -144,6 +142,11 @@ func (s *Sidecar) departing(c *listen.Conn, b *exchange.Binding, peer *exchange.
 			return s.outHTTP2, sess
 		case detect.Silence:
 			sess.Conn = s.serverFirst.Watch(sess.Conn, to)
+		}
+	}
+	if first := sess.Buffered; service.Listener.Protocol == flow.ProtocolTLS || len(first) > 0 && first[0] == detect.HandshakeRecord {
+		if named(sess, rules.DetectTimeout) == detect.Left {
+			return nil, nil
 		}
 	}
 	pinned := pin(service, known.Endpoint)
@@ -182,8 +185,8 @@ func pin(b *exchange.Binding, e *policy.Endpoint) *exchange.Binding {
 	return &p
 }
 
-// passing is the binding of one connection that is passed through to address.
-func passing(b *exchange.Binding, to netip.AddrPort) *exchange.Binding {
+// passThrough is the binding of one connection that is passed through to address.
+func passThrough(b *exchange.Binding, to netip.AddrPort) *exchange.Binding {
 	p, d := *b, *b.Intercepted.Passthrough
 	d.Picker = only{&policy.Endpoint{Address: to}}
 	p.Listener.Protocol = flow.ProtocolTCP

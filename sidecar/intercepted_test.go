@@ -390,7 +390,7 @@ func TestRedirectedPassthrough(t *testing.T) {
 		r.serve(outside, greeter("hello"))
 		begin := time.Now()
 		c, in := r.dial(outside)
-		if got := line(t, in); got != "hello" || time.Since(begin) != 0 {
+		if got := line(t, in); got != "hello" || time.Since(begin) != nameTimeout {
 			t.Errorf("%q after %s", got, time.Since(begin))
 		}
 		fmt.Fprint(c, "x\n")

@@ -180,7 +180,7 @@ func (o *observer) fill(r *flow.Record, x *exchange.Exchange, kind flow.Kind) {
 		Trace: x.Trace, Start: x.Start, Duration: x.Since(),
 		Method: x.Head.Method, Path: x.Head.Path, Authority: x.Head.Authority,
 		UserAgent: x.Head.UserAgent, RequestID: x.Head.RequestID,
-		Route:   x.Decision.Route,
+		Route: x.Decision.Route, ServerName: x.ServerName,
 		BytesIn: x.BytesIn.Load(), BytesOut: x.BytesOut.Load(),
 		MessagesIn: x.MessagesIn.Load(), MessagesOut: x.MessagesOut.Load(),
 		Revision: x.Binding.Snapshot.Revision,

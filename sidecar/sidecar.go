@@ -382,6 +382,10 @@ func (s *Sidecar) welcome(c *listen.Conn, b *exchange.Binding, peer *exchange.Pe
 		isHTTP2 = detect.HTTP2(sess, b.Listener.Limits.HeadTimeout)
 	}
 	switch {
+	case b.Listener.Protocol == flow.ProtocolTLS && b.Listener.Side == flow.SideServer:
+		return s.relayTLS(sess, s.inTCP)
+	case b.Listener.Protocol == flow.ProtocolTLS:
+		return s.relayTLS(sess, s.outTCP)
 	case isHTTP2 && b.Listener.Side == flow.SideServer:
 		return s.inHTTP2, sess
 	case isHTTP2:

@@ -120,7 +120,7 @@ func (s Style) Edges(w io.Writer, g *graph.Snapshot) error {
 			mtls = cell{"yes", green}
 		}
 		requests := rate(v.Rate)
-		if e.Protocol == "tcp" {
+		if e.Protocol == "tcp" || e.Protocol == "tls" {
 			requests = fmt.Sprintf("%d open", v.Active)
 		}
 		rows = append(rows, []cell{

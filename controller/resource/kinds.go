@@ -310,6 +310,9 @@ func (w *Workload) check() error {
 			if err := oneOf(field+".mode", p.Mode, "strict", "permissive"); err != nil {
 				return err
 			}
+			if p.Mode == "permissive" && p.Protocol == "tls" {
+				return fmt.Errorf("%s.mode: of protocol tls the mesh's TLS could not be told from the application's; use strict", field)
+			}
 		}
 		if err := checkAddr(field+".listen", &p.Listen); err != nil {
 			return err
@@ -398,9 +401,10 @@ type ExternalService struct {
 
 // ExternalServiceSpec of an ExternalService.
 type ExternalServiceSpec struct {
-	Host      string   `yaml:"host,omitempty"`     // shown; the name people know it by
-	Addresses []string `yaml:"addresses"`          // ip:port, at least one
-	Protocol  string   `yaml:"protocol,omitempty"` // one of policy.Protocols; default http
+	Host      string   `yaml:"host,omitempty"`      // shown; the name people know it by; one of Hosts where it is a host name
+	Hosts     []string `yaml:"hosts,omitempty"`     // names by which it is called, "*.example.com" too
+	Addresses []string `yaml:"addresses,omitempty"` // ip:port, at least one unless it has Hosts
+	Protocol  string   `yaml:"protocol,omitempty"`  // one of policy.Protocols; default http
 }
 
 func (e *ExternalService) check() error {
@@ -413,8 +417,11 @@ func (e *ExternalService) check() error {
 	if err := oneOf("spec.protocol", e.Spec.Protocol, policy.Protocols()...); err != nil {
 		return err
 	}
-	if len(e.Spec.Addresses) == 0 {
-		return fmt.Errorf("spec.addresses: must list at least one ip:port")
+	if err := e.Spec.checkHosts(); err != nil {
+		return err
+	}
+	if len(e.Spec.Addresses) == 0 && len(e.Spec.Names()) == 0 {
+		return fmt.Errorf("spec.addresses: must list at least one ip:port, unless spec.hosts has names to know it by")
 	}
 	for i := range e.Spec.Addresses {
 		if err := checkAddr(fmt.Sprintf("spec.addresses[%d]", i), &e.Spec.Addresses[i]); err != nil {

@@ -108,7 +108,7 @@ func EmptySet() *Set { return &Set{Entries: map[Key]Entry{}, Mesh: &MeshConfig{}
 // is admitted in its place. Problems come in the order of the documents.
 func Resolve(documents []Document, last *Set) (*Set, []Problem) {
 	var problems []Problem
-	a := admission{set: EmptySet(), listeners: map[string]Key{}, instances: map[string]Key{}, services: map[string]serviceOwner{}}
+	a := admission{set: EmptySet(), listeners: map[string]Key{}, instances: map[string]Key{}, services: map[string]serviceOwner{}, hosts: map[string]Key{}}
 	refuse := func(d Document, message string) {
 		p := Problem{Position: d.Position, Key: d.Key, Severity: Refused, Message: message}
 		if old, ok := last.Entries[d.Key]; ok && d.Key != (Key{}) && a.admit(old) == "" {
@@ -168,6 +168,7 @@ type admission struct {
 	listeners map[string]Key // "host:port" of sidecar listeners
 	instances map[string]Key
 	services  map[string]serviceOwner
+	hosts     map[string]Key // of external services
 }
 
 // admit adds e unless it is at odds with what is there; then it returns why, and changes nothing.
@@ -184,6 +185,14 @@ func (a *admission) admit(e Entry) string {
 	case *ExternalService:
 		if owner, ok := a.services[o.Metadata.Name]; ok {
 			return fmt.Sprintf("metadata.name: service %q is already defined by %s; service names are unique in the mesh", o.Metadata.Name, owner.key)
+		}
+		for _, h := range o.Spec.Names() {
+			if other, ok := a.hosts[h]; ok {
+				return fmt.Sprintf("spec.hosts: %q already belongs to %s; a host is one service, remove it from one of them", h, other)
+			}
+		}
+		for _, h := range o.Spec.Names() {
+			a.hosts[h] = key
 		}
 		a.services[o.Metadata.Name] = serviceOwner{namespace: o.Metadata.Namespace, protocol: o.Spec.Protocol, external: true, key: key}
 	case *TrafficPolicy:

@@ -94,6 +94,14 @@ func index(in Input) (map[string]policy.Service, map[string][]policy.Endpoint) {
 		}
 		endpoints[e.Service] = append(endpoints[e.Service], ep.WithDefaults())
 	}
+	for _, e := range in.Set.External {
+		svc, ok := services[e.Metadata.Name]
+		if !ok { // known by its names alone
+			svc = policy.Service{Name: e.Metadata.Name, Namespace: e.Metadata.Namespace, Protocol: protocol(e.Spec.Protocol), External: true}
+		}
+		svc.Hosts = e.Spec.Names()
+		services[e.Metadata.Name] = svc
+	}
 	for _, p := range in.Set.Policies {
 		if svc, ok := services[p.Spec.TargetService]; ok {
 			services[p.Spec.TargetService] = p.Spec.Apply(svc)
@@ -140,7 +148,10 @@ func snapshot(set *resource.Set, w *resource.Workload, services map[string]polic
 			Address: netip.MustParseAddrPort(p.Listen), Target: netip.MustParseAddrPort(p.Target), // checked by resource
 		}
 		l.Name = fmt.Sprintf("inbound:%d", l.Address.Port())
-		l.Mode, l.Unbound = modeOf(set, p.Mode), w.Spec.Intercept.Inbound.Listen != ""
+		if l.Mode = modeOf(set, p.Mode); l.Protocol == flow.ProtocolTLS {
+			l.Mode = policy.ModeStrict
+		}
+		l.Unbound = w.Spec.Intercept.Inbound.Listen != ""
 		l = l.WithDefaults()
 		own := services[w.Spec.Service]
 		if l.IdleTimeout = longer(l.IdleTimeout, own.IdleTimeout); l.Protocol.HTTP() {

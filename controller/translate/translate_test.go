@@ -143,6 +143,9 @@ func render(b *strings.Builder, s *policy.Snapshot) {
 			v.RequestTimeout, v.TryTimeout, v.ConnectTimeout, v.IdleTimeout, v.MaxRequests, v.MaxConnections)
 		fmt.Fprintf(b, "    retry attempts=%d budget=%g+%g/s backoff=%s..%s\n",
 			v.Retry.Attempts, v.Retry.BudgetRatio, v.Retry.BudgetMin, v.Retry.BackoffBase, v.Retry.BackoffMax)
+		if len(v.Hosts) > 0 {
+			fmt.Fprintf(b, "    hosts %s\n", strings.Join(v.Hosts, " "))
+		}
 		if names := v.Retry.GRPC.Names(); names != nil {
 			fmt.Fprintf(b, "    retry grpc %s\n", strings.Join(names, " "))
 		}

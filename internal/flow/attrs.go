@@ -68,6 +68,7 @@ var (
 	keyMethod      = newKey(AttrMethod)
 	keyPath        = newKey(AttrPath)
 	keyAuthority   = newKey(AttrAuthority)
+	keyServerName  = newKey(AttrServerName)
 	keyUserAgent   = newKey(AttrUserAgent)
 	keyRequestID   = newKey(AttrRequestID)
 	keyRoute       = newKey(AttrRoute)
@@ -176,6 +177,7 @@ func (r *Record) visitShape(s sink) {
 
 	word(s, keyMethod, r.Method)
 	word(s, keyAuthority, withoutUser(r.Authority))
+	word(s, keyServerName, r.ServerName)
 	word(s, keyUserAgent, r.UserAgent)
 	word(s, keyRoute, r.Route)
 	count(s, keyStatus, int64(r.Status))

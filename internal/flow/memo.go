@@ -37,13 +37,13 @@ type shape struct {
 	size             [numNames]int32
 }
 
-const numNames = 16
+const numNames = 17
 
 func (r *Record) names() [numNames]string {
 	s, d := &r.Source, &r.Destination
 	return [...]string{
 		r.UserAgent, r.Authority, s.Service, s.Identity, s.Instance, d.Instance, d.Service, d.Identity,
-		s.Namespace, s.Version, d.Namespace, d.Version, r.Method, r.Route, r.Revision, r.Override,
+		s.Namespace, s.Version, d.Namespace, d.Version, r.Method, r.Route, r.Revision, r.Override, r.ServerName,
 	}
 }
 

@@ -50,6 +50,7 @@ const (
 	AttrMethod          = "http.request.method"
 	AttrPath            = "url.path"
 	AttrAuthority       = "tulle.authority"
+	AttrServerName      = "tls.client.server_name"
 	AttrUserAgent       = "user_agent.original"
 	AttrStatus          = "http.response.status_code"
 	AttrRPCSystem       = "rpc.system.name"          // "grpc"; OpenTelemetry semantic conventions 1.43

@@ -56,6 +56,9 @@ const (
 	ProtocolHTTP
 )
 
+// Relayed reports whether connections of p pass as bytes, one Record each.
+func (p Protocol) Relayed() bool { return p == ProtocolTCP || p == ProtocolTLS }
+
 // HTTP reports whether p is HTTP of some version.
 func (p Protocol) HTTP() bool { return p >= ProtocolHTTP1 && p <= ProtocolHTTP }
 
@@ -142,11 +145,13 @@ type Record struct {
 	Path      string
 	Authority string
 	UserAgent string
-	RequestID string     // x-request-id, passed through or minted
-	Headers   Headers    // allow-listed header fields of request and response; exchanges only
-	Route     string     // name of the route that matched; "" for the service's default route
-	Status    int        // HTTP status answered downstream; 0 when no response head was sent
-	GRPC      GRPCStatus // of ProtocolGRPC; 0 when it ended without one
+	RequestID string  // x-request-id, passed through or minted
+	Headers   Headers // allow-listed header fields of request and response; exchanges only
+	Route     string  // name of the route that matched; "" for the service's default route
+	// ServerName is the SNI by which a TLS connection came that is passed through, in lower case; of a connection only.
+	ServerName string
+	Status     int        // HTTP status answered downstream; 0 when no response head was sent
+	GRPC       GRPCStatus // of ProtocolGRPC; 0 when it ended without one
 
 	// MessagesIn and MessagesOut count the messages of ProtocolGRPC that began to pass, from and to downstream.
 	MessagesIn, MessagesOut uint64

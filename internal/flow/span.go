@@ -1,6 +1,7 @@
 package flow
 
 import (
+	"cmp"
 	"strconv"
 	"strings"
 	"sync"
@@ -29,6 +30,9 @@ func (r *Record) spanName() (word, rest string) {
 	case r.Kind == KindAttempt:
 		return "attempt", attemptNumber(r.Attempt)
 	case r.Kind == KindConnection:
+		if r.Protocol == ProtocolTLS {
+			return "tls", cmp.Or(r.Destination.Service, r.ServerName)
+		}
 		return "tcp", r.Destination.Service
 	case r.Protocol == ProtocolGRPC:
 		if m := r.RPCMethod(); m != "" {

@@ -138,7 +138,7 @@ func TestListenerOfAnOlderController(t *testing.T) {
 	}
 	for word, want := range map[string]string{
 		"tcp": `metadata tulle.dev.protocol: "tcp", but the listener has an HttpConnectionManager`,
-		"h3":  `metadata tulle.dev.protocol: "h3" is not a protocol this sidecar speaks; use http, http1, http2, grpc or tcp`,
+		"h3":  `metadata tulle.dev.protocol: "h3" is not a protocol this sidecar speaks; use http, http1, http2, grpc, tcp or tls`,
 	} {
 		fields["protocol"] = structpb.NewStringValue(word)
 		if _, err := ListenerFromXDS(x); err == nil || !strings.Contains(err.Error(), want) {

@@ -90,6 +90,9 @@ func (l Listener) Check() error {
 	} else if err := checkName("service", l.Service); err != nil {
 		return fail(err)
 	}
+	if l.Protocol == flow.ProtocolTLS && l.Mode != ModeStrict {
+		return fail(errors.New("mode permissive: of protocol tls the mesh's TLS could not be told from the application's; use strict"))
+	}
 	if l.Mode > ModePermissive {
 		return fail(fmt.Errorf("mode %d: must be strict or permissive", l.Mode))
 	}
@@ -200,18 +203,23 @@ func (l Listener) ToXDS() (*listenerv3.Listener, error) {
 		e.str("protocol", ProtocolName(l.Protocol))
 		name, config = "envoy.filters.network.http_connection_manager", manager
 	}
+	filter, err := pack(config)
+	if err != nil {
+		return nil, err
+	}
 	x := &listenerv3.Listener{
 		Name: l.Name, Address: socketAddress(l.Address), TrafficDirection: direction,
 		FilterChains: []*listenerv3.FilterChain{{}},
+	}
+	if l.Protocol == flow.ProtocolTLS {
+		if x.ListenerFilters, err = tlsInspector(); err != nil {
+			return nil, err
+		}
 	}
 	if l.Interception != nil {
 		if err := l.Interception.toXDS(x, routes, e); err != nil {
 			return nil, err
 		}
-	}
-	filter, err := pack(config)
-	if err != nil {
-		return nil, err
 	}
 	x.FilterChains[0].Filters = []*listenerv3.Filter{{Name: name, ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: filter}}}
 	if l.Unbound {
@@ -251,7 +259,9 @@ func ListenerFromXDS(x *listenerv3.Listener) (Listener, error) {
 			return fail(fmt.Errorf("unreadable HttpConnectionManager: %w", err))
 		}
 	case config.MessageIs(&tcpv3.TcpProxy{}):
-		l.Protocol = flow.ProtocolTCP
+		if l.Protocol = flow.ProtocolTCP; inspectsTLS(x) {
+			l.Protocol = flow.ProtocolTLS
+		}
 	default:
 		return fail(fmt.Errorf("filter %q: not known to this sidecar; use an HttpConnectionManager or a TcpProxy", config.GetTypeUrl()))
 	}

@@ -206,6 +206,7 @@ var protocols = []struct {
 	{"http2", flow.ProtocolHTTP2}, // the application knows HTTP/2, without being asked first (RFC 9113, section 3.3)
 	{"grpc", flow.ProtocolGRPC},   // as http2, and what it speaks is gRPC
 	{"tcp", flow.ProtocolTCP},
+	{"tls", flow.ProtocolTLS}, // what the application speaks inside its own TLS is not looked at
 }
 
 // Protocols are the words for what a listener or a service can speak, in the order in which they are shown.

@@ -45,6 +45,9 @@ func genService(r *rand.Rand, name string) Service {
 			GRPC: GRPCStatuses(r.Uint32()) & failures,
 		},
 	}
+	if s.External {
+		s.Hosts = pick(r, nil, []string{"api.example.com"}, []string{"*.example.com", "example.com"})
+	}
 	if !s.External && r.IntN(2) == 0 {
 		s.MTLS, s.Identities = true, []string{"spiffe://tulle.local/ns/shop/sa/" + name}
 	}
@@ -71,6 +74,9 @@ func genListener(r *rand.Rand, i int, service string) Listener {
 	l := Listener{Name: fmt.Sprintf("l-%d", i), Protocol: genProtocol(r), Address: genAddr(r, 2*i), Service: service, Side: flow.SideClient}
 	if r.IntN(2) == 0 {
 		l.Side, l.Target, l.Mode, l.IdleTimeout = flow.SideServer, genAddr(r, 2*i+1), pick(r, ModeStrict, ModePermissive), genDuration(r)
+	}
+	if l.Protocol == flow.ProtocolTLS {
+		l.Mode = ModeStrict
 	}
 	switch {
 	case l.Side == flow.SideServer && r.IntN(4) == 0:
@@ -263,7 +269,7 @@ func TestChecksNameFieldValueAndRemedy(t *testing.T) {
 		want  string
 	}{
 		{Listener{}, "listener: name: must not be empty"},
-		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTLS}, `listener "l": protocol 2: not supported here; use http, http1, http2, grpc or tcp`},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: 99}, `listener "l": protocol 99: not supported here; use http, http1, http2, grpc, tcp or tls`},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTCP}, `listener "l": address "": must be ip:port`},
 		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Target: at, Service: "s"}, "is the listener's own address"},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Service: "s", RequestTimeout: 1}, "timeouts: of outbound traffic they are the service's"},
@@ -276,6 +282,9 @@ func TestChecksNameFieldValueAndRemedy(t *testing.T) {
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Service: "s", Interception: &Interception{}}, "serves all; remove it"},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Interception: &Interception{DetectTimeout: time.Hour}}, "detectTimeout 1h0m0s: must be from 1ms to 1m0s"},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Interception: &Interception{OpaquePorts: []uint16{9, 3}}}, "opaquePorts [9 3]: must be in ascending order"},
+		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTLS, Address: at, Target: at, Service: "s", Mode: ModePermissive}, "could not be told from the application's"},
+		{mod(func(s *Service) { s.Hosts = []string{"a.example"} }), "hosts: only external services have them"},
+		{mod(func(s *Service) { s.External, s.Hosts = true, []string{"*"} }), `hosts[0]: "*" is no host name; write one such as api.example.com`},
 		{mod(func(s *Service) { s.MTLS = true }), "needs at least one identity"},
 		{mod(func(s *Service) { s.Identities = []string{"x"} }), `must start with spiffe://`},
 		{mod(func(s *Service) { s.TryTimeout = time.Minute }), "try timeout 1m0s: is longer than the request timeout 15s"},

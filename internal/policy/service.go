@@ -15,6 +15,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/identity"
+	"github.com/tulle-mesh/tulle/internal/route"
 )
 
 // Service is a destination and how to treat it. Zero durations mean the default named beside the field; there is no "off" by accident:
@@ -24,6 +25,7 @@ type Service struct {
 	Namespace  string
 	Protocol   flow.Protocol
 	External   bool     // outside the mesh: plaintext or TLS origination, one-sided edges
+	Hosts      []string // external only: names by which it is called, such as "api.example.com" and "*.example.com" (package route)
 	Identities []string // SPIFFE IDs the endpoints may prove; empty for external
 	MTLS       bool     // dial endpoints with mTLS
 
@@ -104,6 +106,14 @@ func (s Service) Check() error {
 	if s.MTLS && len(s.Identities) == 0 {
 		return fail("%w", errors.New("mtls: needs at least one identity that endpoints may prove; add identities or turn mtls off"))
 	}
+	for i, h := range s.Hosts {
+		if err := route.CheckHost(h); err != nil || h == "*" {
+			return fail("hosts[%d]: %q is no host name; write one such as api.example.com, or *.example.com for all below it", i, h)
+		}
+	}
+	if len(s.Hosts) > 0 && !s.External {
+		return fail("%w", errors.New("hosts: only external services have them; remove them"))
+	}
 	if s.External && s.MTLS {
 		return fail("%w", errors.New("mtls: an external service has no mesh identity; turn mtls off"))
 	}
@@ -166,6 +176,7 @@ func (s Service) ToXDS() (*clusterv3.Cluster, error) {
 	e.str("namespace", s.Namespace)
 	e.str("protocol", ProtocolName(s.Protocol))
 	e.flag("external", s.External)
+	e.strs("hosts", s.Hosts)
 	e.strs("identities", s.Identities)
 	e.flag("mtls", s.MTLS)
 	e.dur("request_timeout", s.RequestTimeout)
@@ -225,7 +236,7 @@ func upstreamOptions(p flow.Protocol) (map[string]*anypb.Any, error) {
 func ServiceFromXDS(x *clusterv3.Cluster) (Service, error) {
 	r := read(x.GetMetadata())
 	s := Service{
-		Name: x.GetName(), Namespace: r.str("namespace"), Protocol: r.protocol("protocol"), External: r.flag("external"),
+		Name: x.GetName(), Namespace: r.str("namespace"), Protocol: r.protocol("protocol"), External: r.flag("external"), Hosts: r.strs("hosts"),
 		Identities: r.strs("identities"), MTLS: r.flag("mtls"),
 		RequestTimeout: r.dur("request_timeout"), TryTimeout: r.dur("try_timeout"), IdleTimeout: r.dur("idle_timeout"),
 		ConnectTimeout: x.GetConnectTimeout().AsDuration(),

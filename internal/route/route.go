@@ -30,8 +30,9 @@ type Rule struct {
 	Service string
 }
 
-// Table is an ordered, immutable list of rules over a default.
+// Table is an ordered, immutable list of rules over a default, with tables of their own for the hosts that have one.
 type Table struct {
+	hosts    *Hosts[Table] // nil: all hosts are alike
 	rules    []Rule
 	fallback string
 }
@@ -41,8 +42,22 @@ func New(fallback string, rules ...Rule) Table {
 	return Table{rules: append([]Rule(nil), rules...), fallback: fallback}
 }
 
+// WithHosts is t for every host that is not under a pattern of hosts, which CheckHost takes; those have their own.
+func WithHosts(t Table, hosts map[string]Table) Table {
+	t.hosts = &Hosts[Table]{}
+	for pattern, table := range hosts {
+		t.hosts.Add(pattern, table)
+	}
+	return t
+}
+
 // Match decides. The zero Table matches nothing.
 func (t Table) Match(h Head) Decision {
+	if t.hosts != nil {
+		if own, ok := t.hosts.Match(Hostname(h.Authority)); ok {
+			return own.Match(h)
+		}
+	}
 	for i := range t.rules {
 		if under(h.Path, t.rules[i].Prefix) {
 			return Decision{Service: t.rules[i].Service, Route: t.rules[i].Name}

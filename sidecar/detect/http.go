@@ -21,6 +21,8 @@ const (
 	Silence
 	// Left: the caller closed without a byte, or the session is draining.
 	Left
+	// TLS is a ClientHello. Only Hello looks for one.
+	TLS
 )
 
 // HTTP reads until the caller's first bytes tell whether they are HTTP, and leaves them in sess.Buffered. A caller that sends nothing within wait is Silence; one that

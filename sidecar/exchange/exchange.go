@@ -74,6 +74,7 @@ type Intercepted struct {
 
 	At          map[netip.AddrPort]Known // by original destination
 	Services    map[string]*Binding      // what an explicit listener of each service would have
+	Names       *route.Hosts[*Binding]   // by the name that the TLS of a connection to none of these asks for: hosts outside the mesh
 	Passthrough *Destination             // the rest; its Picker is each connection's own
 }
 
@@ -249,20 +250,21 @@ const MaxTries = 8
 // Exchange is one request and its response, one stream, or one relayed connection, while it passes through. It is owned by one goroutine
 // and reused for the next request of the same connection.
 type Exchange struct {
-	Kind     flow.Kind // KindExchange, or KindConnection for a TCP relay
-	Side     flow.Side
-	Protocol flow.Protocol
-	Peer     *Peer
-	Binding  *Binding
-	Head     Head
-	Start    time.Time
-	Crowded  bool       // there was no room for it in the sidecar's buffers: it is to be shed
-	Legs     flow.Legs  // offsets from Start
-	Far      flow.Far   // of the sidecar that answered the latest try
-	Captured []byte     // as flow.Headers; reused
-	Scratch  []byte     // the speaker's own, while it fills Captured; reused
-	Trace    flow.Trace // of the exchange
-	Try      flow.Trace // of the current try; what the request sent on carries
+	Kind       flow.Kind // KindExchange, or KindConnection for a TCP relay
+	Side       flow.Side
+	Protocol   flow.Protocol
+	Peer       *Peer
+	Binding    *Binding
+	Head       Head
+	Start      time.Time
+	Crowded    bool       // there was no room for it in the sidecar's buffers: it is to be shed
+	Legs       flow.Legs  // offsets from Start
+	Far        flow.Far   // of the sidecar that answered the latest try
+	Captured   []byte     // as flow.Headers; reused
+	Scratch    []byte     // the speaker's own, while it fills Captured; reused
+	ServerName string     // SNI of a relayed TLS connection, as Session.ServerName
+	Trace      flow.Trace // of the exchange
+	Try        flow.Trace // of the current try; what the request sent on carries
 
 	Decision    route.Decision
 	Destination *Destination
@@ -316,6 +318,7 @@ type Live struct {
 // Reset makes x ready for the next request of its connection. An Abort stays in force.
 func (x *Exchange) Reset() {
 	x.Head, x.Decision, x.Destination, x.Crowded = Head{}, route.Decision{}, nil, false
+	x.ServerName = ""
 	x.Legs, x.Far, x.Captured = NoLegs, flow.Far{}, x.Captured[:0]
 	x.Trace, x.Try = flow.Trace{}, flow.Trace{}
 	x.Deadline, x.TryDeadline = time.Time{}, time.Time{}

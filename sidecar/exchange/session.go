@@ -15,9 +15,12 @@ type Session struct {
 	TCP      *net.TCPConn // the socket below Conn; nil for in-memory connections
 	Buffered []byte       // bytes of Conn that were read already
 	Peer     *Peer
-	Start    time.Time       // when it was accepted
-	Bind     func() *Binding // the listener's Binding now
-	Report   Reporter
+	Start    time.Time     // when it was accepted
+	Protocol flow.Protocol // of a connection that is relayed: ProtocolTLS where its ClientHello was read; 0: TCP
+	// ServerName is the name by which its TLS came, in lower case; "" when that was not read or said none.
+	ServerName string
+	Bind       func() *Binding // the listener's Binding now
+	Report     Reporter
 
 	mu       sync.Mutex
 	idle     bool

@@ -59,7 +59,7 @@ func (r *Refusal) Error() string { return r.err.Error() }
 // listener that serves TCP. A nil refusal with a nil Conn means that the caller left without a byte.
 func (u *Unwrapper) Unwrap(conn net.Conn, mode policy.ListenerMode, protocol flow.Protocol) (Unwrapped, *Refusal) {
 	wait := HandshakeTimeout
-	if mode == policy.ModePermissive && protocol == flow.ProtocolTCP {
+	if mode == policy.ModePermissive && protocol.Relayed() {
 		wait = DetectTimeout
 	}
 	start := time.Now()
@@ -86,7 +86,7 @@ func (u *Unwrapper) Unwrap(conn net.Conn, mode policy.ListenerMode, protocol flo
 		return Unwrapped{}, &Refusal{Reason: flow.ReasonPlaintextRefused, Plain: true, err: errors.New("the listener takes mTLS only and the caller sent plaintext")}
 	}
 	config := u.http
-	if protocol == flow.ProtocolTCP {
+	if protocol.Relayed() {
 		config = u.tls
 	}
 	tc := tls.Server(&prefixed{Conn: conn, prefix: first}, config)

@@ -3,6 +3,7 @@
 package tcp
 
 import (
+	"cmp"
 	"net"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
@@ -20,7 +21,8 @@ func (s *Server) Serve(sess *exchange.Session) {
 	defer sess.Conn.Close()
 	x := &exchange.Exchange{}
 	x.Reset()
-	x.Kind, x.Side, x.Protocol = flow.KindConnection, s.Side, flow.ProtocolTCP
+	x.Kind, x.Side, x.Protocol = flow.KindConnection, s.Side, cmp.Or(sess.Protocol, flow.ProtocolTCP)
+	x.ServerName = sess.ServerName
 	x.Peer, x.Binding, x.Start = sess.Peer, sess.Bind(), sess.Start
 	x.Downstream = &downstream{sess}
 	if x.Crowded = !x.Binding.Room.Take(exchange.RelayMemory); !x.Crowded {

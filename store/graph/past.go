@@ -197,7 +197,7 @@ func (p *past) read(name string, s storage.Series) error {
 		}
 		c.reasons = addReason(c.reasons, pt.reason, n)
 	case SeriesActive:
-		if l.Get("kind") == flow.KindExchange.String() || key.protocol == flow.ProtocolTCP.String() {
+		if l.Get("kind") == flow.KindExchange.String() || relayed(key.protocol) {
 			p.w.active[sideKey{key, side}] += int64(sum.last)
 		}
 	case SeriesTraces:

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/gen/tullev1"
 )
 
@@ -55,6 +56,12 @@ func (x *index) owns(identity, service string) bool {
 // meshed reports whether the service has workloads with sidecars.
 func (x *index) meshed(service string) bool { return len(x.workloads[service]) > 0 }
 
+// relayed reports whether a protocol's connections pass as bytes.
+func relayed(protocol string) bool {
+	p, _ := flow.ParseProtocol(protocol)
+	return p.Relayed()
+}
+
 func (x *index) kind(service string) NodeKind {
 	switch {
 	case service == unmeshed:
@@ -63,11 +70,11 @@ func (x *index) kind(service string) NodeKind {
 		return KindPassthrough
 	case x.services[service].GetExternal() || !x.meshed(service) && x.services[service] == nil:
 		return KindExternal
-	case x.services[service].GetProtocol() == "tcp":
+	case relayed(x.services[service].GetProtocol()):
 		return KindTCP
 	}
 	for _, w := range x.workloads[service] {
-		if w.GetProtocol() == "tcp" {
+		if relayed(w.GetProtocol()) {
 			return KindTCP
 		}
 	}

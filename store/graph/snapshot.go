@@ -105,7 +105,7 @@ func (g *Graph) snapshotLocked(now time.Time) *Snapshot {
 		}
 		for b := range r.reporting() {
 			for k, n := range b.active {
-				if k.kind == flow.KindExchange.String() || k.kind == flow.KindConnection.String() && k.protocol == flow.ProtocolTCP.String() {
+				if k.kind == flow.KindExchange.String() || k.kind == flow.KindConnection.String() && relayed(k.protocol) {
 					w.active[k.sideKey] += n
 				}
 			}

@@ -1,0 +1,82 @@
+package sidecar
+
+import (
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/internal/policy"
+	"github.com/tulle-mesh/tulle/internal/route"
+	"github.com/tulle-mesh/tulle/sidecar/detect"
+	"github.com/tulle-mesh/tulle/sidecar/exchange"
+	"github.com/tulle-mesh/tulle/sidecar/listen"
+	"github.com/tulle-mesh/tulle/sidecar/security"
+)
+
+// nameTimeout is how long a redirected connection to no service waits for a name when none is needed: a client of TLS speaks as soon as it is connected.
+const nameTimeout = 100 * time.Millisecond
+
+// named reads the ClientHello of a connection whose TLS is passed on, and notes its name.
+func named(sess *exchange.Session, wait time.Duration) detect.Spoken {
+	hello, spoken := detect.Hello(sess, wait)
+	if spoken == detect.TLS {
+		sess.Protocol = flow.ProtocolTLS
+		if route.ValidHost(hello.ServerName) {
+			sess.ServerName = route.Canonical(hello.ServerName)
+		}
+	}
+	return spoken
+}
+
+// relayTLS is for a connection to a service of protocol tls. What is no TLS goes on all the same: its server knows better what to answer.
+func (s *Sidecar) relayTLS(sess *exchange.Session, to speaker) (speaker, *exchange.Session) {
+	switch named(sess, security.HandshakeTimeout) {
+	case detect.Left:
+		return nil, nil
+	case detect.Silence:
+		s.observer.Connection(sess.Bind(), sess.Peer, sess.Start, flow.ReasonIdleTimeout, "no ClientHello arrived in "+security.HandshakeTimeout.String())
+		return nil, nil
+	}
+	return to, sess
+}
+
+// passing is for a redirected connection whose original destination is no service: by the name that its TLS asks for it may be a host outside the mesh, and is
+// passed on to where it was to go in any case. The name is what the caller says, and proves nothing.
+func (s *Sidecar) passing(c *listen.Conn, b *exchange.Binding, sess *exchange.Session) (speaker, *exchange.Session) {
+	in, rules, to := b.Intercepted, b.Listener.Interception, sess.Peer.Local
+	refuses := rules.Unknown == policy.UnknownRefuse
+	passed := passThrough(b, to)
+	sess.Bind = func() *exchange.Binding { return passed }
+	if !refuses || !in.Names.Empty() {
+		if !c.Begin(sess) {
+			return nil, nil
+		}
+		if !rules.Opaque(to.Port()) && !s.serverFirst.Has(to) {
+			wait := rules.DetectTimeout
+			if !refuses {
+				wait = min(wait, nameTimeout)
+			}
+			switch named(sess, wait) {
+			case detect.Left:
+				return nil, nil
+			case detect.Silence:
+				sess.Conn = s.serverFirst.Watch(sess.Conn, to)
+			}
+		}
+		if service, ok := in.Names.Match(sess.ServerName); ok && sess.ServerName != "" {
+			known := pin(service, &policy.Endpoint{Address: to})
+			known.Routes = route.New("", route.Rule{Name: passthroughRoute, Service: service.Listener.Service})
+			known.Destinations[service.Listener.Service].TLS = nil // the application's own goes on
+			sess.Bind = func() *exchange.Binding { return known }
+			return s.outTCP, sess
+		}
+	}
+	if refuses {
+		why := to.String() + " is no service that this sidecar knows"
+		if sess.ServerName != "" {
+			why += ", nor is " + sess.ServerName
+		}
+		s.refuse(c, b, sess.Peer, why+"; add one, or set spec.intercept.outbound.unknown to pass")
+		return nil, nil
+	}
+	return s.outTCP, sess
+}
