@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
@@ -144,6 +145,8 @@ type Config struct {
 	// Within calls f where listening sockets, and Unix ones, are to be made: in another network namespace, for one, and then Dial makes the others there too. nil
 	// means here. f does not wait.
 	Within upstream.Within
+	// Inherit gives listening sockets that another process hands over; nil: there is no such process. See listen.Config.
+	Inherit func(at string, transparent bool) (net.Listener, error)
 	// Original says where a redirected connection was to go; nil asks the kernel.
 	Original func(net.Conn) (netip.AddrPort, error)
 }
@@ -171,6 +174,8 @@ type Sidecar struct {
 	services map[string]*service // owned by Run
 	applied  atomic.Pointer[policy.Snapshot]
 	targets  atomic.Pointer[[]target]
+
+	handedOver atomic.Bool
 }
 
 // Share is what a sidecar may take of a process that it has not to itself; what its own policy allows is less where that is less. 0 is all.
@@ -235,7 +240,10 @@ func New(cfg Config) (*Sidecar, error) {
 		services:  make(map[string]*service),
 		shared:    make(chan struct{}, 1),
 	}
-	s.listeners = listen.New(listen.Config{Listen: cfg.Listen, Within: cfg.Within, Original: cfg.Original, Serve: s.serve, Shed: s.shed, Log: cfg.Log})
+	s.listeners = listen.New(listen.Config{
+		Listen: cfg.Listen, Within: cfg.Within, Inherit: cfg.Inherit, Original: cfg.Original, Serve: s.serve, Shed: s.shed,
+		Drain: cfg.DrainTimeout, Grace: resetGrace, Log: cfg.Log,
+	})
 	s.http2 = http2.NewClient(s.pools, upstream.IdleTimeout)
 	one, two, sendTCP := &http1.Sender{Pool: s.pools}, &http2.Sender{Client: s.http2}, &tcp.Sender{Pool: s.pools}
 	sendHTTP, sendHTTP2 := &bridge{one, one, two}, &bridge{two, one, two}
@@ -251,8 +259,10 @@ func New(cfg Config) (*Sidecar, error) {
 // Run serves until ctx is done, drains, and returns nil. It calls ready once the first Snapshot was applied and each of its listeners was
 // tried. It may be called once.
 //
-// Drain, in order: listeners close; idle connections close; exchanges in flight finish, their answers saying "Connection: close"; after
-// DrainTimeout what is left is aborted, answers "draining" if it has not answered yet, and is reset a second later; pools close.
+// Drain, in order: inbound listeners close; idle connections close; exchanges in flight finish, their answers saying "Connection: close" (HTTP/2:
+// GOAWAY); when the last inbound connection has ended, the same with outbound listeners, for the application may need others to finish what it has
+// begun; DrainTimeout after the beginning what is left is aborted, answers "draining" if it has not answered yet, and is reset a second later; pools
+// close. After HandOver all listeners close at once, and idle connections stay for one more request.
 func (s *Sidecar) Run(ctx context.Context, ready func()) error {
 	behind, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
@@ -295,8 +305,23 @@ func (s *Sidecar) Run(ctx context.Context, ready func()) error {
 		case <-retry:
 		}
 	}
-	s.listeners.Close(s.cfg.DrainTimeout, resetGrace)
+	if s.handedOver.Load() {
+		s.listeners.HandOver(s.cfg.DrainTimeout, resetGrace)
+	} else {
+		s.listeners.Close(s.cfg.DrainTimeout, resetGrace)
+	}
 	return nil
+}
+
+// HandOver says that another process accepts in place of this one when Run's context is done. Call it before that.
+func (s *Sidecar) HandOver() { s.handedOver.Store(true) }
+
+// Leave asks callers of the application to go elsewhere, with the answer to their next request, while Run goes on accepting.
+func (s *Sidecar) Leave() { s.listeners.Leave(flow.SideServer) }
+
+// Socket is the listening socket that serves at (policy.Listener.At), nil when there is none. It stays the Sidecar's: a copy of its descriptor outlives it.
+func (s *Sidecar) Socket(at string, transparent bool) syscall.Conn {
+	return s.listeners.Socket(at, transparent)
 }
 
 // Ready reports whether a Snapshot is applied and all of its listeners are bound.

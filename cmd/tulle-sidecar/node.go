@@ -51,8 +51,8 @@ const (
 
 // serveNode runs the workloads of c.node until ctx is done or a drain was asked for.
 func serveNode(ctx context.Context, c config, stdout, stderr io.Writer) error {
-	ctx, drain := context.WithCancel(ctx)
-	defer drain()
+	life := newLife(ctx, c.drainDelay)
+	defer life.stop(nil)
 	n := &node{c: c, log: logger(c, stderr), stdout: stdout, files: openFiles(), units: map[string]*unit{}}
 	content, err := n.read()
 	if err == nil {
@@ -62,11 +62,13 @@ func serveNode(ctx context.Context, c config, stdout, stderr io.Writer) error {
 		return fmt.Errorf("--node %s: %w", c.node, err)
 	}
 	page := admin.New(admin.Config{
-		Address: c.admin, Hosts: c.adminHosts, Metrics: n.metrics, Ready: func() error { return n.ready(ctx) }, Drain: drain, Workloads: n.pages, Log: n.log,
+		Address: c.admin, Hosts: c.adminHosts, Metrics: n.metrics, Ready: func() error { return n.ready(life) }, Drain: life.drain, Quit: life.quit, Workloads: n.pages, Log: n.log,
 	})
 	n.log.Info("tulle-sidecar starts", "version", version(), "node", c.node, "controller", c.controller, "otlp", c.otlp, "admin", c.admin, "buffer_bytes", c.nodeBuffers, "files", n.files)
+	life.leaves(n.leave)
+	defer limpOnSignal(life)()
 	err = run.All(
-		ctx,
+		life.work,
 		run.Actor{Name: "garbage", Run: garbage.Actor(os.LookupEnv)},
 		run.Actor{Name: "admin", Run: page.Run},
 		run.Actor{Name: "node", Run: n.run, StopTimeout: c.drainTimeout + 30*time.Second},
@@ -245,8 +247,8 @@ func shareOf(part, total, n int, buffers int64, files int) sidecar.Share {
 }
 
 // ready says what is missing before all workloads can serve.
-func (n *node) ready(ctx context.Context) error {
-	if ctx.Err() != nil {
+func (n *node) ready(life *life) error {
+	if life.leaving() {
 		return errors.New("draining")
 	}
 	n.mu.Lock()
@@ -265,6 +267,20 @@ func (n *node) ready(ctx context.Context) error {
 		return errors.New(strings.Join(missing, "; "))
 	}
 	return nil
+}
+
+// leave asks the callers of all workloads to go elsewhere.
+func (n *node) leave() {
+	n.mu.Lock()
+	units := n.sortedLocked()
+	n.mu.Unlock()
+	for _, u := range units {
+		u.mu.Lock()
+		if u.w != nil {
+			u.w.carrying.Leave()
+		}
+		u.mu.Unlock()
+	}
 }
 
 // sortedLocked is the units by instance.
@@ -387,7 +403,7 @@ func (u *unit) once(ctx context.Context) (err error) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	w, err := assemble(ctx, c, space, u.log, u.stdout)
+	w, err := assemble(ctx, c, space, u.log, u.stdout, nil)
 	if err != nil {
 		return err
 	}
@@ -446,7 +462,7 @@ func (u *unit) ready() error {
 	if w == nil {
 		return errors.New(why)
 	}
-	return w.ready(ctx)
+	return w.ready(func() bool { return ctx.Err() != nil })
 }
 
 // page is what the admin page shows.

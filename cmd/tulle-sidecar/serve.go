@@ -10,11 +10,13 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/identity/join"
 	"github.com/tulle-mesh/tulle/internal/run"
 	"github.com/tulle-mesh/tulle/sidecar"
 	"github.com/tulle-mesh/tulle/sidecar/admin"
 	"github.com/tulle-mesh/tulle/sidecar/exchange"
+	"github.com/tulle-mesh/tulle/sidecar/handover"
 	"github.com/tulle-mesh/tulle/sidecar/telemetry"
 	"github.com/tulle-mesh/tulle/sidecar/watch"
 )
@@ -23,29 +25,81 @@ import (
 // connections), half as much again is all that may gather, because a sidecar counts in every pod.
 var garbage = run.Garbage{Spare: 8 << 20, Most: 200, Least: 50}
 
-// serve puts the parts together and runs them until ctx is done or a drain was asked for. They start in the order in which each needs the one
-// before, and stop in reverse: traffic first, then what was recorded of it, the admin page last.
+// serve puts the parts together and runs them until ctx is done, a drain was asked for, or another process has taken over. They start in the order in
+// which each needs the one before, and stop in reverse: traffic first, then what was recorded of it, the admin page last.
 func serve(ctx context.Context, c config, stdout, stderr io.Writer) error {
-	ctx, drain := context.WithCancel(ctx)
-	defer drain()
+	life := newLife(ctx, c.drainDelay)
+	defer life.stop(nil)
+	ctx = life.told
 	log := logger(c, stderr)
 
-	w, err := assemble(ctx, c, nil, log, stdout)
+	self, err := identity.Workload(c.trustDomain, c.workload.Namespace, c.account)
+	if err != nil {
+		return fmt.Errorf("--namespace or --service-account: %w", err)
+	}
+	if err := os.MkdirAll(c.stateDir, 0o700); err != nil {
+		return fmt.Errorf("--state-dir: %w (choose a writable directory)", err)
+	}
+	boot := telemetry.NewBootID()
+	var parts successor
+	door, taking, err := handover.Open(ctx, parts.door(c, self.String(), boot, log))
+	if err != nil {
+		return err
+	}
+	defer door.Close()
+	if taking != nil {
+		defer taking.Close()
+	}
+
+	w, err := assemble(ctx, c, nil, log, stdout, func(says *telemetry.Config, carries *sidecar.Config) {
+		says.BootID, says.Predecessor = boot, predecessor(taking)
+		carries.Inherit = inherit(taking, c.workload.Instance)
+	})
 	if err != nil {
 		return err
 	}
 	defer func() { _ = w.close() }()
+	isReady := func() error { return w.ready(life.leaving) }
 	page := admin.New(admin.Config{
-		Address: c.admin, Hosts: c.adminHosts, Metrics: w.telling.WritePrometheus, Open: w.telling.WriteOpenMetrics, Snapshot: w.watching.Current, Drain: drain, Log: log,
-		Ready: func() error { return w.ready(ctx) },
+		Address: c.admin, Hosts: c.adminHosts, Metrics: w.telling.WritePrometheus, Open: w.telling.WriteOpenMetrics, Snapshot: w.watching.Current, Log: log,
+		Drain: life.drain, Quit: life.quit, Ready: isReady, Inherit: inheritAdmin(taking, c),
 	})
+	life.leaves(w.carrying.Leave)
+	parts = successor{
+		life: life, joining: w.joining, watching: w.watching, carrying: w.carrying, page: page, ready: isReady,
+		taking: taking, served: make(chan struct{}), paged: make(chan struct{}), log: log,
+	}
+	parts.paging, parts.unpage = context.WithCancel(context.WithoutCancel(ctx))
+	defer parts.unpage()
+	if err := page.Listen(); err != nil {
+		return err
+	}
+	if taking == nil {
+		close(parts.served)
+	} else {
+		limit := time.AfterFunc(handover.TakeLimit, parts.giveUp)
+		defer limit.Stop()
+	}
+	defer limpOnSignal(life)()
+	context.AfterFunc(life.work, door.Close) // who drains hands nothing over
 
-	log.Info("tulle-sidecar starts", "version", version(), "identity", w.self.String(), "instance", c.workload.Instance, "boot_id", w.telling.BootID(),
-		"controller", c.controller, "otlp", c.otlp, "admin", c.admin, "state_dir", filepath.Clean(c.stateDir))
-	err = run.All(ctx, append([]run.Actor{
+	log.Info("tulle-sidecar starts", "version", version(), "identity", self.String(), "instance", c.workload.Instance, "boot_id", w.telling.BootID(),
+		"controller", c.controller, "otlp", c.otlp, "admin", c.admin, "state_dir", filepath.Clean(c.stateDir), "takes_over_from", predecessor(taking))
+	actors := []run.Actor{
 		{Name: "garbage", Run: garbage.Actor(os.LookupEnv)},
-		{Name: "admin", Run: page.Run},
-	}, w.actors()...)...)
+		{Name: "admin", Run: parts.admin},
+		{Name: "handover", Run: func(ctx context.Context, ready func()) error { return parts.answer(ctx, ready, door) }},
+	}
+	for _, a := range w.actors() {
+		if a.Name == "telemetry" {
+			a.Run = func(ctx context.Context, ready func()) error { return parts.tell(ctx, ready, w.telling) }
+		}
+		actors = append(actors, a)
+	}
+	err = run.All(life.work, append(actors, run.Actor{Name: "readiness", Run: parts.begin})...)
+	if err == nil {
+		err = life.reason()
+	}
 	if err == nil {
 		log.Info("tulle-sidecar stopped")
 	}

@@ -32,8 +32,11 @@ type workload struct {
 	close    func() error // of the access log; once, after the parts have stopped
 }
 
-// assemble makes the parts of c's workload; it starts nothing but what follows SIGHUP. space is where the workload's sockets are made; nil: here.
-func assemble(ctx context.Context, c config, space *netns.Space, log *slog.Logger, stdout io.Writer) (*workload, error) {
+// assemble makes the parts of c's workload; it starts nothing but what follows SIGHUP. space is where the workload's sockets are made; nil: here. adapt may change what
+// they are made of; nil: nothing.
+func assemble(
+	ctx context.Context, c config, space *netns.Space, log *slog.Logger, stdout io.Writer, adapt func(*telemetry.Config, *sidecar.Config),
+) (*workload, error) {
 	w := &workload{log: log, holder: &identity.Holder{}, drain: c.drainTimeout, close: func() error { return nil }}
 	var err error
 	if w.self, err = identity.Workload(c.trustDomain, c.workload.Namespace, c.account); err != nil {
@@ -80,6 +83,9 @@ func assemble(ctx context.Context, c config, space *netns.Space, log *slog.Logge
 			says.AccessLogFormat = telemetry.LogText
 		}
 	}
+	if adapt != nil {
+		adapt(&says, &carries)
+	}
 	w.telling = telemetry.New(says)
 	carries.Recorder = recorder(w.telling)
 	if w.carrying, err = sidecar.New(carries); err != nil {
@@ -102,12 +108,14 @@ func (w *workload) actors() []run.Actor {
 }
 
 // ready says what is missing before traffic may be sent, the first cause first.
-func (w *workload) ready(ctx context.Context) error {
+func (w *workload) ready(leaving func() bool) error {
 	switch {
-	case ctx.Err() != nil:
+	case leaving():
 		return errors.New("draining")
 	case w.holder.Get() == nil:
 		return missing("no certificate yet", w.joining.Status().LastError)
+	case time.Now().After(w.holder.Get().Certificate.Leaf.NotAfter):
+		return missing("the certificate has expired", w.joining.Status().LastError)
 	case w.watching.Current() == nil:
 		return missing("no policy yet", w.watching.Status().LastError)
 	case w.carrying.Ready():

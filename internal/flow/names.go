@@ -7,6 +7,7 @@ const (
 	AttrServiceVersion   = "service.version"         // resource
 	AttrServiceInstance  = "service.instance.id"     // resource
 	AttrBootID           = "tulle.boot.id"           // resource: 16 lower-case hex digits, new at every start of a sidecar
+	AttrPredecessor      = "tulle.boot.predecessor"  // resource: boot id of the process that handed over to this one while it went on, else absent
 	AttrSequence         = "tulle.sequence"          // resource, int: 1, 2, 3 … per (boot id, signal)
 	AttrClock            = "tulle.clock"             // resource, int: sidecar wall clock in unix ns when the batch was sent
 	AttrReporterIdentity = "tulle.reporter.identity" // resource: stamped by the collector from the TLS peer, overwriting

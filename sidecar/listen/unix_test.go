@@ -172,7 +172,7 @@ func TestUnixCloseRemovesItsOwn(t *testing.T) {
 	if _, err := os.Lstat(u.Path); err != nil {
 		t.Errorf("another's file was removed: %v", err)
 	}
-	next.(*socketFile).Keep()
+	next.(*socketFile).keep()
 	_ = next.Close()
 	if _, err := os.Lstat(u.Path); err != nil {
 		t.Errorf("a socket that was handed over was removed: %v", err)

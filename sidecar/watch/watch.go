@@ -56,6 +56,7 @@ type Watcher struct {
 	base    *policy.Snapshot // as told; current is base without overrides that have run out
 	changed chan struct{}
 	status  Status
+	yielded chan struct{} // not nil: no stream is opened before it is closed
 }
 
 var _ policy.Source = (*Watcher)(nil)
@@ -107,6 +108,9 @@ func (w *Watcher) Run(ctx context.Context, ready func()) error {
 	defer expiring.Wait()
 	backoff := minBackoff
 	for {
+		if !w.turn(ctx) {
+			return nil
+		}
 		opened := time.Now()
 		err := w.stream(ctx)
 		w.destinations.disconnected()
@@ -126,6 +130,42 @@ func (w *Watcher) Run(ctx context.Context, ready func()) error {
 			return nil
 		}
 		backoff = min(2*backoff, maxBackoff)
+	}
+}
+
+// Yield leaves the controller to another process of the same instance: the stream stays open until that process has opened one, which ends
+// it, and is not opened again before Resume. The Snapshot in force stays, and its overrides end at their expiry.
+func (w *Watcher) Yield() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.yielded == nil {
+		w.yielded = make(chan struct{})
+	}
+}
+
+// Resume takes back Yield.
+func (w *Watcher) Resume() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.yielded != nil {
+		close(w.yielded)
+		w.yielded = nil
+	}
+}
+
+// turn waits while the controller is another process's. False: ctx is done.
+func (w *Watcher) turn(ctx context.Context) bool {
+	w.mu.Lock()
+	yielded := w.yielded
+	w.mu.Unlock()
+	if yielded == nil {
+		return ctx.Err() == nil
+	}
+	select {
+	case <-yielded:
+		return ctx.Err() == nil
+	case <-ctx.Done():
+		return false
 	}
 }
 
@@ -251,8 +291,11 @@ func (w *Watcher) disconnected(err error) {
 	if was {
 		w.status.Connected, w.status.Since = false, time.Now()
 	}
-	revision := w.status.Revision
+	revision, yielded := w.status.Revision, w.yielded != nil
 	w.mu.Unlock()
+	if yielded {
+		return // the process that took over speaks to the controller
+	}
 	if was || last != err.Error() { // the same error again and again is said once
 		w.cfg.Log.Warn("not connected to the controller; the last policy stays in force", "error", err, "revision", revision)
 	}

@@ -209,12 +209,12 @@ func (g *Graph) ingestLocked(now time.Time, rm pmetric.ResourceMetrics) {
 	}
 	r := g.reporterLocked(now, reporterKey{identity, instance})
 	r.service, r.namespace, r.version = service, text(res, flow.AttrServiceNamespace), text(res, flow.AttrServiceVersion)
-	b := g.bootLocked(now, r, bootID)
+	b := g.bootLocked(now, r, bootID, text(res, flow.AttrPredecessor))
 	if b == nil {
 		reject(rejectDuplicate) // of a boot that ended long ago
 		return
 	}
-	if b == r.boot {
+	if b.seen = now; b == r.boot {
 		r.seen = now
 	}
 	if late := sequence <= b.sequence; late {
@@ -267,6 +267,9 @@ func (g *Graph) ingestLocked(now time.Time, rm pmetric.ResourceMetrics) {
 	b.covered = max(b.covered, to)
 	if v, ok := res.Get(flow.AttrGoodbye); ok && v.Type() == pcommon.ValueTypeBool && v.Bool() {
 		b.goodbye = true
+		if b != r.boot {
+			b.active = map[activeKey]int64{}
+		}
 		if i := slices.Index(r.lost, b.id); i >= 0 { // it was still on its way when the next boot began
 			r.lost = slices.Delete(r.lost, i, i+1)
 			r.gone = nil

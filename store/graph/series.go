@@ -284,11 +284,17 @@ func (g *Graph) fillLocked(now time.Time, b *metric.Batch) {
 		}
 		b.Gauge(SeriesReporterUp, up, "service", r.service, "instance", r.key.instance)
 		b.Gauge(SeriesClockOffset, time.Duration(r.boot.offset).Seconds(), "service", r.service, "instance", r.key.instance)
-		if !r.missing {
-			for k, n := range r.boot.active {
+		if r.missing {
+			continue
+		}
+		for boot := range r.reporting() { // of several the values add up
+			for k, n := range boot.active {
 				b.Gauge(SeriesActive, float64(n), "source", k.source, "destination", k.destination, "side", k.side.String(), "protocol", k.protocol, "kind", k.kind)
 			}
-			for s, n := range r.boot.gauges {
+			for s, n := range boot.gauges {
+				if boot != r.boot && s.metric == SeriesLimit {
+					continue // it opens nothing any more
+				}
 				buf = s.pairs(buf)
 				b.Gauge(s.metric, float64(n), buf...)
 			}

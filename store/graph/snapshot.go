@@ -100,8 +100,11 @@ func (g *Graph) snapshotLocked(now time.Time) *Snapshot {
 			Instance: r.key.instance, BootID: r.boot.id, Identity: r.key.identity, LastSeen: r.seen.UTC(), Missing: r.missing,
 			ClockOffset: time.Duration(r.boot.offset), Version: r.version, Folded: r.boot.folded,
 		})
-		if !r.missing && !r.boot.goodbye {
-			for k, n := range r.boot.active {
+		if r.missing {
+			continue
+		}
+		for b := range r.reporting() {
+			for k, n := range b.active {
 				if k.kind == flow.KindExchange.String() || k.kind == flow.KindConnection.String() && relayed(k.protocol) {
 					w.active[k.sideKey] += n
 				}
