@@ -35,7 +35,7 @@ func (s *Sidecar) bindings(snap *policy.Snapshot) []*exchange.Binding {
 	if workload == (policy.Workload{}) {
 		workload = snap.Workload
 	}
-	workload.Limits = snap.Workload.Limits.WithDefaults()
+	workload.Limits = s.limits(snap.Workload.Limits)
 	s.room.SetBudget(workload.Limits.BufferBytes)
 	destinations := make(map[string]*exchange.Destination, len(snap.Services))
 	for name, sv := range snap.Services {
