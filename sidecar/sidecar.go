@@ -173,10 +173,11 @@ type Sidecar struct {
 	inHTTP2, outHTTP2 *http2.Server
 	inTCP, outTCP     *tcp.Server
 
-	services map[string]*service // owned by Run
-	applied  atomic.Pointer[policy.Snapshot]
-	turned   atomic.Pointer[chan struct{}] // closed when the listeners have the next Snapshot
-	targets  atomic.Pointer[[]target]
+	services     map[string]*service              // owned by Run, as is what follows
+	destinations map[string]*exchange.Destination // of applied, by service
+	applied      atomic.Pointer[policy.Snapshot]
+	turned       atomic.Pointer[chan struct{}] // closed when the listeners have the next Snapshot
+	targets      atomic.Pointer[[]target]
 
 	handedOver atomic.Bool
 }
