@@ -176,10 +176,11 @@ type Sidecar struct {
 	share  atomic.Pointer[Share]
 	shared chan struct{} // has one when share was changed
 
-	services map[string]*service // owned by Run
-	applied  atomic.Pointer[policy.Snapshot]
-	turned   atomic.Pointer[chan struct{}] // closed when the listeners have the next Snapshot
-	targets  atomic.Pointer[[]target]
+	services     map[string]*service              // owned by Run, as is what follows
+	destinations map[string]*exchange.Destination // of applied, by service
+	applied      atomic.Pointer[policy.Snapshot]
+	turned       atomic.Pointer[chan struct{}] // closed when the listeners have the next Snapshot
+	targets      atomic.Pointer[[]target]
 
 	handedOver atomic.Bool
 }
