@@ -9,6 +9,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/identity"
+	"github.com/tulle-mesh/tulle/internal/policy"
 	"github.com/tulle-mesh/tulle/sidecar/exchange"
 )
 
@@ -64,7 +65,10 @@ func (o *observer) observe(next exchange.Handler) exchange.Handler {
 			r.Status = out.Status
 		}
 		r.Reason, r.Detail, r.Answered = out.Reason, out.Detail, out.Answered
-		r.Legs, r.Far, r.GRPC = x.Legs, x.Far, out.GRPC
+		if r.Detail == "" {
+			r.Detail = x.Binding.Note
+		}
+		r.Legs, r.Far, r.GRPC, r.Ended = x.Legs, x.Far, out.GRPC, out.Ended
 		if x.Folded && !x.Live.Reported {
 			r.Trace.SpanID = x.Try.SpanID // the parent that the other side knows
 		}
@@ -169,7 +173,7 @@ func beginTrace(x *exchange.Exchange) {
 func activeKey(x *exchange.Exchange) flow.ActiveKey {
 	k := flow.ActiveKey{Side: x.Side, Kind: x.Kind, Protocol: x.Protocol}
 	if x.Side == flow.SideClient {
-		k.Source, k.Destination = x.Binding.Workload.Service, x.Decision.Service
+		k.Source, k.Destination = x.Binding.Workload.Service, policy.ServiceOf(x.Decision.Service)
 	} else {
 		k.Source, k.Destination = x.Peer.Service, x.Binding.Workload.Service
 	}
@@ -188,13 +192,25 @@ func (o *observer) fill(r *flow.Record, x *exchange.Exchange, kind flow.Kind) {
 		MessagesIn: x.MessagesIn.Load(), MessagesOut: x.MessagesOut.Load(),
 		Revision: x.Binding.Snapshot.Revision,
 	}
+	if x.Peer.Via.IsValid() {
+		r.Via = x.Peer.Via
+	}
+	if kind == flow.KindConnection {
+		r.NearTLS = x.Peer.TLS
+		if relayed := x.Relayed.Load(); relayed != nil {
+			r.TLS = relayed.TLS
+		}
+		if x.Side == flow.SideServer {
+			r.TLS, r.NearTLS = r.NearTLS, r.TLS
+		}
+	}
 	w := &x.Binding.Workload
 	own := flow.Peer{Service: w.Service, Namespace: w.Namespace, Version: w.Version, Instance: w.Instance}
 	if x.Side == flow.SideClient {
 		own.Addr = x.Peer.Addr
 		r.Source = own
 		r.Application = x.Peer.Application
-		r.Destination.Service = x.Decision.Service
+		r.Destination.Service = policy.ServiceOf(x.Decision.Service)
 		if x.Destination != nil {
 			r.Destination.Namespace = x.Destination.Namespace
 		}
@@ -311,6 +327,10 @@ func (o *observer) progress(now time.Time) {
 			o.fill(&r, n.X, n.Kind)
 			r.Phase = flow.PhaseProgress
 			r.Legs = exchange.NoLegs
+			if relayed := n.X.Relayed.Load(); relayed != nil && n.Kind == flow.KindConnection {
+				r.Legs = relayed.Legs
+				o.endpoint(&r, n.X)
+			}
 			if n.Kind == flow.KindAttempt {
 				r.Endpoint = n.X.Choice.Endpoint.Address
 				r.Probe, r.Override = n.X.Choice.Probe, n.X.Choice.Override

@@ -131,9 +131,11 @@ const resetGrace = time.Second
 
 // Config is what one sidecar needs. Policy, Identity and Recorder are required.
 type Config struct {
-	Policy   policy.Source
-	Identity *identity.Holder
-	Recorder flow.Recorder
+	Policy policy.Source
+	// Directory is asked about destinations of redirected connections that the Snapshot does not have; nil: they are unknown.
+	Directory policy.Directory
+	Identity  *identity.Holder
+	Recorder  flow.Recorder
 	// Workload is what this sidecar serves; a zero value means the Workload of the Snapshot.
 	Workload policy.Workload
 	Log      *slog.Logger // default: slog.Default()
@@ -164,6 +166,8 @@ type Sidecar struct {
 
 	serverFirst   detect.ServerFirst
 	silentCallers detect.ServerFirst // of permissive ports: a memory of its own, for whoever calls can fill it
+	lookups       Lookups
+	running       context.Context // until the drain begins; set by Run before anything is accepted
 
 	inHTTP, outHTTP   *http1.Server
 	inHTTP2, outHTTP2 *http2.Server
@@ -171,6 +175,7 @@ type Sidecar struct {
 
 	services map[string]*service // owned by Run
 	applied  atomic.Pointer[policy.Snapshot]
+	turned   atomic.Pointer[chan struct{}] // closed when the listeners have the next Snapshot
 	targets  atomic.Pointer[[]target]
 
 	handedOver atomic.Bool
@@ -207,6 +212,8 @@ func New(cfg Config) (*Sidecar, error) {
 		unwrapper: security.NewUnwrapper(cfg.Identity),
 		services:  make(map[string]*service),
 	}
+	turned := make(chan struct{})
+	s.turned.Store(&turned)
 	s.listeners = listen.New(listen.Config{
 		Listen: cfg.Listen, ListenUnix: cfg.ListenUnix, Inherit: cfg.Inherit, Original: cfg.Original, Serve: s.serve, Shed: s.shed,
 		Drain: cfg.DrainTimeout, Grace: resetGrace, Log: cfg.Log,
@@ -231,6 +238,7 @@ func New(cfg Config) (*Sidecar, error) {
 // begun; DrainTimeout after the beginning what is left is aborted, answers "draining" if it has not answered yet, and is reset a second later; pools
 // close. After HandOver all listeners close at once, and idle connections stay for one more request.
 func (s *Sidecar) Run(ctx context.Context, ready func()) error {
+	s.running = ctx
 	behind, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	pooled, stopPools := context.WithCancel(context.WithoutCancel(ctx))
@@ -253,6 +261,8 @@ func (s *Sidecar) Run(ctx context.Context, ready func()) error {
 			s.targets.Store(&list)
 			s.listeners.Apply(bindings)
 			first := s.applied.Swap(snap) == nil
+			next := make(chan struct{})
+			close(*s.turned.Swap(&next))
 			s.cfg.Log.Debug("snapshot applied", "revision", snap.Revision, "listeners", len(snap.Listeners), "services", len(snap.Services))
 			if first {
 				ready()
@@ -341,6 +351,9 @@ type speaker interface {
 func (s *Sidecar) serve(c *listen.Conn) {
 	if speak, sess := s.receive(c); speak != nil {
 		speak.Serve(sess)
+		if sess.Ended != nil {
+			sess.Ended()
+		}
 	}
 }
 
@@ -381,6 +394,9 @@ func (s *Sidecar) welcome(c *listen.Conn, b *exchange.Binding, peer *exchange.Pe
 		}
 		sess.Conn, sess.Buffered = u.Conn, u.Buffered
 		alpn, secured = u.ALPN, !u.Peer.IsZero()
+		if !protocol.HTTP() {
+			peer.TLS = exchange.Secured(u.Conn)
+		}
 		if secured {
 			peer.Identity = u.Peer.String()
 			if ns, account, ok := u.Peer.Account(); ok {

@@ -93,6 +93,7 @@ func (s *Sender) Handle(x *exchange.Exchange) {
 		return
 	}
 	x.Outcome.Committed, x.Outcome.Delivered = true, true
+	x.Relayed.Store(&exchange.Relayed{Legs: x.Legs, TLS: exchange.Secured(up.Conn)})
 	reason, err := flow.ReasonNone, error(nil)
 	var greeting []byte
 	if d.silence != nil {
@@ -101,7 +102,6 @@ func (s *Sender) Handle(x *exchange.Exchange) {
 	if reason == flow.ReasonNone && !d.over {
 		reason, err = exchange.Relay(x, exchange.RelayEnd{Conn: d.sess.Conn, Buffered: d.sess.Buffered}, exchange.RelayEnd{Conn: up.Conn, Buffered: greeting}, x.Destination.IdleTimeout)
 	}
-	x.Legs.LastByte = x.Since()
 	if reason != flow.ReasonNone {
 		x.Outcome.Fail(reason, err.Error())
 		reset(up.TCP)
