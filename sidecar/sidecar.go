@@ -439,6 +439,8 @@ func (s *Sidecar) welcome(c *listen.Conn, b *exchange.Binding, peer *exchange.Pe
 			}
 		} else if !protocol.HTTP() {
 			switch memory, place = &s.silentCallers, by; {
+			case u.Ended:
+				outcome = flow.DetectionLeft
 			case u.Silent && known:
 				outcome = flow.DetectionRemembered
 			case u.Silent:
