@@ -64,7 +64,9 @@ func freePort(t *testing.T) string {
 // TestProxyProtocolPeers: HAProxy sends headers of both versions to a sidecar, with TLVs and a checksum, HTTP and bytes, and takes what a sidecar sends; so
 // does nginx with version 1, which it sends too.
 func TestProxyProtocolPeers(t *testing.T) {
-	web := app(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, "hello "+r.Header.Get("x-seen")) })
+	web := app(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, "hello "+r.Header.Get("x-seen"))
+	})
 	echo := scripted(t, func(c net.Conn, r *bufio.Reader) { _, _ = io.Copy(c, r); _ = c.(*net.TCPConn).CloseWrite() })
 	haproxyHead := "global\n stats timeout 1s\ndefaults\n timeout connect 5s\n timeout client 20s\n timeout server 20s\n"
 	inbound := func(protocol flow.Protocol, target netip.AddrPort) (*running, string) {

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
@@ -131,9 +132,11 @@ const resetGrace = time.Second
 
 // Config is what one sidecar needs. Policy, Identity and Recorder are required.
 type Config struct {
-	Policy   policy.Source
-	Identity *identity.Holder
-	Recorder flow.Recorder
+	Policy policy.Source
+	// Directory is asked about destinations of redirected connections that the Snapshot does not have; nil: they are unknown.
+	Directory policy.Directory
+	Identity  *identity.Holder
+	Recorder  flow.Recorder
 	// Workload is what this sidecar serves; a zero value means the Workload of the Snapshot.
 	Workload policy.Workload
 	Log      *slog.Logger // default: slog.Default()
@@ -142,9 +145,11 @@ type Config struct {
 	// Listen and Dial open sockets; nil means TCP. Tests put an in-memory network here.
 	Listen func(addr netip.AddrPort) (net.Listener, error)
 	Dial   upstream.Dial
-	// ListenUnix and DialUnix open Unix sockets; nil means those of this process' mount and network namespaces.
-	ListenUnix func(u *policy.Unix) (net.Listener, error)
-	DialUnix   upstream.DialUnix
+	// Within calls f where listening sockets, and Unix ones, are to be made: in another network namespace, for one, and then Dial makes the others there too. nil
+	// means here. f does not wait.
+	Within upstream.Within
+	// Inherit gives listening sockets that another process hands over; nil: there is no such process. See listen.Config.
+	Inherit func(at string, transparent bool) (net.Listener, error)
 	// Original says where a redirected connection was to go; nil asks the kernel.
 	Original func(net.Conn) (netip.AddrPort, error)
 }
@@ -160,15 +165,55 @@ type Sidecar struct {
 
 	http2 *http2.Client
 
-	serverFirst detect.ServerFirst
+	serverFirst   detect.ServerFirst
+	silentCallers detect.ServerFirst // of permissive ports: a memory of its own, for whoever calls can fill it
+	lookups       Lookups
+	running       context.Context // until the drain begins; set by Run before anything is accepted
 
 	inHTTP, outHTTP   *http1.Server
 	inHTTP2, outHTTP2 *http2.Server
 	inTCP, outTCP     *tcp.Server
 
-	services map[string]*service // owned by Run
-	applied  atomic.Pointer[policy.Snapshot]
-	targets  atomic.Pointer[[]target]
+	share  atomic.Pointer[Share]
+	shared chan struct{} // has one when share was changed
+
+	services     map[string]*service              // owned by Run, as is what follows
+	destinations map[string]*exchange.Destination // of applied, by service
+	applied      atomic.Pointer[policy.Snapshot]
+	turned       atomic.Pointer[chan struct{}] // closed when the listeners have the next Snapshot
+	targets      atomic.Pointer[[]target]
+
+	handedOver atomic.Bool
+}
+
+// Share is what a sidecar may take of a process that it has not to itself; what its own policy allows is less where that is less. 0 is all.
+type Share struct {
+	BufferBytes int64 // of policy.SidecarLimits
+	Connections int   // of policy.SidecarLimits; of one source no more either
+}
+
+// SetShare puts s in force, now and for further Snapshots; what is open and in flight stays.
+func (s *Sidecar) SetShare(share Share) {
+	s.share.Store(&share)
+	select {
+	case s.shared <- struct{}{}:
+	default: // Run will see this one
+	}
+}
+
+// limits are those of a Snapshot, with their defaults, within the share.
+func (s *Sidecar) limits(l policy.SidecarLimits) policy.SidecarLimits {
+	l = l.WithDefaults()
+	if share := s.share.Load(); share != nil {
+		if share.BufferBytes > 0 {
+			l.BufferBytes = min(l.BufferBytes, share.BufferBytes)
+		}
+		if share.Connections > 0 {
+			l.Connections = min(l.Connections, share.Connections)
+			l.ConnectionsPerSource = min(l.ConnectionsPerSource, share.Connections)
+		}
+	}
+	return l
 }
 
 // Problem is something that keeps a listener from serving.
@@ -198,11 +243,17 @@ func New(cfg Config) (*Sidecar, error) {
 	s := &Sidecar{
 		cfg:       cfg,
 		observer:  &observer{rec: cfg.Recorder, holder: cfg.Identity},
-		pools:     upstream.New(cfg.Dial, cfg.DialUnix),
+		pools:     upstream.New(cfg.Dial, cfg.Within),
 		unwrapper: security.NewUnwrapper(cfg.Identity),
 		services:  make(map[string]*service),
+		shared:    make(chan struct{}, 1),
 	}
-	s.listeners = listen.New(listen.Config{Listen: cfg.Listen, ListenUnix: cfg.ListenUnix, Original: cfg.Original, Serve: s.serve, Shed: s.shed, Log: cfg.Log})
+	turned := make(chan struct{})
+	s.turned.Store(&turned)
+	s.listeners = listen.New(listen.Config{
+		Listen: cfg.Listen, Within: cfg.Within, Inherit: cfg.Inherit, Original: cfg.Original, Serve: s.serve, Shed: s.shed,
+		Drain: cfg.DrainTimeout, Grace: resetGrace, Log: cfg.Log,
+	})
 	s.http2 = http2.NewClient(s.pools, upstream.IdleTimeout)
 	one, two, sendTCP := &http1.Sender{Pool: s.pools}, &http2.Sender{Client: s.http2}, &tcp.Sender{Pool: s.pools}
 	sendHTTP, sendHTTP2 := &bridge{one, one, two}, &bridge{two, one, two}
@@ -218,9 +269,12 @@ func New(cfg Config) (*Sidecar, error) {
 // Run serves until ctx is done, drains, and returns nil. It calls ready once the first Snapshot was applied and each of its listeners was
 // tried. It may be called once.
 //
-// Drain, in order: listeners close; idle connections close; exchanges in flight finish, their answers saying "Connection: close"; after
-// DrainTimeout what is left is aborted, answers "draining" if it has not answered yet, and is reset a second later; pools close.
+// Drain, in order: inbound listeners close; idle connections close; exchanges in flight finish, their answers saying "Connection: close" (HTTP/2:
+// GOAWAY); when the last inbound connection has ended, the same with outbound listeners, for the application may need others to finish what it has
+// begun; DrainTimeout after the beginning what is left is aborted, answers "draining" if it has not answered yet, and is reset a second later; pools
+// close. After HandOver all listeners close at once, and idle connections stay for one more request.
 func (s *Sidecar) Run(ctx context.Context, ready func()) error {
+	s.running = ctx
 	behind, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	pooled, stopPools := context.WithCancel(context.WithoutCancel(ctx))
@@ -235,14 +289,17 @@ func (s *Sidecar) Run(ctx context.Context, ready func()) error {
 
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
-	for ctx.Err() == nil {
+	for shared := false; ctx.Err() == nil; {
 		changed := s.cfg.Policy.Changed() // before Current, to miss nothing
-		if snap := s.cfg.Policy.Current(); snap != nil && snap != s.applied.Load() {
+		if snap := s.cfg.Policy.Current(); snap != nil && (snap != s.applied.Load() || shared) {
+			shared = false
 			bindings := s.bindings(snap)
 			list := targets(bindings, snap)
 			s.targets.Store(&list)
 			s.listeners.Apply(bindings)
 			first := s.applied.Swap(snap) == nil
+			next := make(chan struct{})
+			close(*s.turned.Swap(&next))
 			s.cfg.Log.Debug("snapshot applied", "revision", snap.Revision, "listeners", len(snap.Listeners), "services", len(snap.Services))
 			if first {
 				ready()
@@ -256,11 +313,28 @@ func (s *Sidecar) Run(ctx context.Context, ready func()) error {
 		select {
 		case <-ctx.Done():
 		case <-changed:
+		case <-s.shared:
+			shared = true
 		case <-retry:
 		}
 	}
-	s.listeners.Close(s.cfg.DrainTimeout, resetGrace)
+	if s.handedOver.Load() {
+		s.listeners.HandOver(s.cfg.DrainTimeout, resetGrace)
+	} else {
+		s.listeners.Close(s.cfg.DrainTimeout, resetGrace)
+	}
 	return nil
+}
+
+// HandOver says that another process accepts in place of this one when Run's context is done. Call it before that.
+func (s *Sidecar) HandOver() { s.handedOver.Store(true) }
+
+// Leave asks callers of the application to go elsewhere, with the answer to their next request, while Run goes on accepting.
+func (s *Sidecar) Leave() { s.listeners.Leave(flow.SideServer) }
+
+// Socket is the listening socket that serves at (policy.Listener.At), nil when there is none. It stays the Sidecar's: a copy of its descriptor outlives it.
+func (s *Sidecar) Socket(at string, transparent bool) syscall.Conn {
+	return s.listeners.Socket(at, transparent)
 }
 
 // Ready reports whether a Snapshot is applied and all of its listeners are bound.
@@ -293,7 +367,7 @@ func (s *Sidecar) Limits() policy.SidecarLimits {
 	if snap := s.Snapshot(); snap != nil {
 		l = snap.Workload.Limits
 	}
-	return l.WithDefaults()
+	return s.limits(l)
 }
 
 // Room shows the memory of buffers in use and how often each limit was reached.
@@ -313,6 +387,9 @@ type speaker interface {
 func (s *Sidecar) serve(c *listen.Conn) {
 	if speak, sess := s.receive(c); speak != nil {
 		speak.Serve(sess)
+		if sess.Ended != nil {
+			sess.Ended()
+		}
 	}
 }
 
@@ -335,13 +412,18 @@ func (s *Sidecar) welcome(c *listen.Conn, b *exchange.Binding, peer *exchange.Pe
 		}
 		sess.ServerName = strings.ToLower(h.Authority)
 	}
-	http := b.Listener.Protocol.HTTP()
-	isHTTP2, secured := false, false
+	protocol, alpn, secured := b.Listener.Protocol, "", false
+	memory, place, outcome := &s.serverFirst, detect.Silent{To: plain(peer.Local)}, flow.DetectionOutcome(0)
+	if u := b.Listener.Socket(); u != nil {
+		place.Socket = u.Path
+	}
 	if b.Listener.Side == flow.SideServer {
-		u, refusal := s.unwrapper.Unwrap(c.Conn, b.Listener.Mode, b.Listener.Protocol)
+		by := detect.Silent{To: place.To, From: peer.Addr.Addr().WithZone("")}
+		wait, known := s.await(&b.Listener, by)
+		u, refusal := s.unwrapper.Unwrap(c.Conn, b.Listener.Mode, protocol, wait)
 		if refusal != nil {
 			s.observer.Connection(b, peer, c.Start, refusal.Reason, refusal.Error())
-			if refusal.Plain && http {
+			if refusal.Plain && protocol.MayBeHTTP() && detect.MayBeHTTP(refusal.First) {
 				_ = c.SetDeadline(time.Now().Add(time.Second))
 				_, _ = c.Write(http1.Refusal(refusal.Reason))
 				if exchange.CloseWrite(c.Conn) == nil { // what is still on its way would destroy the answer
@@ -354,40 +436,60 @@ func (s *Sidecar) welcome(c *listen.Conn, b *exchange.Binding, peer *exchange.Pe
 			return nil, nil
 		}
 		sess.Conn, sess.Buffered = u.Conn, u.Buffered
-		isHTTP2, secured = u.HTTP2, !u.Peer.IsZero()
-		if !http {
+		alpn, secured = u.ALPN, !u.Peer.IsZero()
+		if !protocol.HTTP() {
 			peer.TLS = exchange.Secured(u.Conn)
 		}
-		if !u.Peer.IsZero() {
+		if secured {
 			peer.Identity = u.Peer.String()
 			if ns, account, ok := u.Peer.Account(); ok {
 				peer.Namespace, peer.Service = ns, account
+			}
+		} else if !protocol.HTTP() {
+			switch memory, place = &s.silentCallers, by; {
+			case u.Ended:
+				outcome = flow.DetectionLeft
+			case u.Silent && known:
+				outcome = flow.DetectionRemembered
+			case u.Silent:
+				outcome = flow.DetectionTimeout
+			case known:
+				memory.Set(place, false)
 			}
 		}
 	}
 	if !c.Begin(sess) {
 		return nil, nil
 	}
-	if http && !secured { // where TLS has not agreed on HTTP/2, HTTP/1.1 is spoken
-		isHTTP2 = detect.HTTP2(sess, b.Listener.Limits.HeadTimeout)
-	}
+	server, bytes := b.Listener.Side == flow.SideServer, !protocol.MayBeHTTP()
 	switch {
-	case b.Listener.Protocol == flow.ProtocolTLS && b.Listener.Side == flow.SideServer:
+	case protocol == flow.ProtocolAuto && alpn == "", bytes && outcome != 0:
+		d := &detection{
+			s: s, sess: sess, side: b.Listener.Side, service: b.Listener.Service, port: peer.Local.Port(), wait: b.Listener.DetectTimeout, doubt: detect.Bytes,
+			memory: memory, place: place, plain: bytes, outcome: outcome,
+		}
+		if outcome == flow.DetectionTimeout {
+			d.took = time.Since(c.Start)
+		}
+		return d.speaker(), sess
+	case alpn == exchange.ALPNTLS, protocol == flow.ProtocolTLS && server:
 		return s.relayTLS(sess, s.inTCP)
-	case b.Listener.Protocol == flow.ProtocolTLS:
+	case protocol == flow.ProtocolTLS:
 		return s.relayTLS(sess, s.outTCP)
-	case isHTTP2 && b.Listener.Side == flow.SideServer:
-		return s.inHTTP2, sess
-	case isHTTP2:
-		return s.outHTTP2, sess
-	case http && b.Listener.Side == flow.SideServer:
-		return s.inHTTP, sess
-	case http:
-		return s.outHTTP, sess
-	case b.Listener.Side == flow.SideServer:
+	case bytes && server, alpn == exchange.ALPNBytes:
 		return s.inTCP, sess
+	case bytes:
+		return s.outTCP, sess
+	// Where TLS has not agreed on HTTP/2, HTTP/1.1 is spoken.
+	case alpn == exchange.ALPNHTTP2, !secured && detect.HTTP2(sess, b.Listener.Limits.HeadTimeout):
+		if server {
+			return s.inHTTP2, sess
+		}
+		return s.outHTTP2, sess
+	case server:
+		return s.inHTTP, sess
 	}
-	return s.outTCP, sess
+	return s.outHTTP, sess
 }
 
 // shed records a connection that was closed because there are too many.

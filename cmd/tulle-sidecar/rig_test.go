@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -19,6 +20,7 @@ import (
 	common "go.opentelemetry.io/proto/otlp/common/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/tulle-mesh/tulle/controller"
@@ -49,13 +51,26 @@ type observed struct {
 	mu    sync.Mutex
 	spans map[string]int // "service kind side"
 	raw   bytes.Buffer   // everything, to look for what must not be there
+
+	reporters map[string][]string // who sent what is of a service, as its TLS connection proved
+}
+
+// reportedLocked notes who sent what is said to be of service.
+func (o *observed) reportedLocked(ctx context.Context, service string) {
+	p, _ := peer.FromContext(ctx)
+	state := p.AuthInfo.(credentials.TLSInfo).State
+	if id := identity.PeerID(state).String(); !slices.Contains(o.reporters[service], id) {
+		o.reporters[service] = append(o.reporters[service], id)
+	}
 }
 
 type observedMetrics struct {
 	collectormetrics.UnimplementedMetricsServiceServer
 	o       *observed
-	counts  map[string]int64 // "service metric side", of the last export
-	goodbye map[string]bool
+	last    map[string]map[string]int64 // by boot id, then "service metric side": of the last export
+	counts  map[string]int64            // "service metric side": of the last exports of all boots
+	before  map[string]string           // boot id → that of the process that handed over
+	goodbye map[string]bool             // by service and by boot id
 }
 
 func text(attrs []*common.KeyValue, key string) string {
@@ -67,12 +82,13 @@ func text(attrs []*common.KeyValue, key string) string {
 	return ""
 }
 
-func (o *observed) Export(_ context.Context, req *collectortrace.ExportTraceServiceRequest) (*collectortrace.ExportTraceServiceResponse, error) {
+func (o *observed) Export(ctx context.Context, req *collectortrace.ExportTraceServiceRequest) (*collectortrace.ExportTraceServiceResponse, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	b, _ := proto.Marshal(req)
 	o.raw.Write(b)
 	for _, rs := range req.ResourceSpans {
+		o.reportedLocked(ctx, text(rs.Resource.Attributes, flow.AttrServiceName))
 		for _, ss := range rs.ScopeSpans {
 			for _, s := range ss.Spans {
 				o.spans[strings.Join([]string{text(rs.Resource.Attributes, flow.AttrServiceName), text(s.Attributes, flow.AttrKind), text(s.Attributes, flow.AttrSide)}, " ")]++
@@ -82,16 +98,21 @@ func (o *observed) Export(_ context.Context, req *collectortrace.ExportTraceServ
 	return &collectortrace.ExportTraceServiceResponse{}, nil
 }
 
-func (m *observedMetrics) Export(_ context.Context, req *collectormetrics.ExportMetricsServiceRequest) (*collectormetrics.ExportMetricsServiceResponse, error) {
+func (m *observedMetrics) Export(ctx context.Context, req *collectormetrics.ExportMetricsServiceRequest) (*collectormetrics.ExportMetricsServiceResponse, error) {
 	m.o.mu.Lock()
 	defer m.o.mu.Unlock()
 	b, _ := proto.Marshal(req)
 	m.o.raw.Write(b)
 	for _, rm := range req.ResourceMetrics {
 		service := text(rm.Resource.Attributes, flow.AttrServiceName)
+		m.o.reportedLocked(ctx, service)
+		boot := text(rm.Resource.Attributes, flow.AttrBootID)
+		if p := text(rm.Resource.Attributes, flow.AttrPredecessor); p != "" {
+			m.before[boot] = p
+		}
 		for _, kv := range rm.Resource.Attributes {
 			if kv.Key == flow.AttrGoodbye {
-				m.goodbye[service] = true
+				m.goodbye[service], m.goodbye[boot] = true, true
 			}
 		}
 		for _, metric := range rm.ScopeMetrics[0].Metrics {
@@ -99,8 +120,13 @@ func (m *observedMetrics) Export(_ context.Context, req *collectormetrics.Export
 			for _, p := range metric.GetSum().GetDataPoints() {
 				sums[text(p.Attributes, flow.AttrSide)] += p.GetAsInt()
 			}
+			if m.last[boot] == nil {
+				m.last[boot] = map[string]int64{}
+			}
 			for side, n := range sums {
-				m.counts[strings.TrimSpace(service+" "+metric.Name+" "+side)] = n
+				what := strings.TrimSpace(service + " " + metric.Name + " " + side)
+				m.counts[what] += n - m.last[boot][what]
+				m.last[boot][what] = n
 			}
 		}
 	}
@@ -193,8 +219,8 @@ func newMesh(t *testing.T, config string) *mesh {
 	joined := make(chan struct{})
 	start(t, "observer's identity", func(ctx context.Context) error { return joining.Run(ctx, func() { close(joined) }) })
 	<-joined
-	m.observed = &observed{spans: map[string]int{}}
-	m.observed.metrics = observedMetrics{o: m.observed, counts: map[string]int64{}, goodbye: map[string]bool{}}
+	m.observed = &observed{spans: map[string]int{}, reporters: map[string][]string{}}
+	m.observed.metrics = observedMetrics{o: m.observed, last: map[string]map[string]int64{}, counts: map[string]int64{}, before: map[string]string{}, goodbye: map[string]bool{}}
 	otlp, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -1,6 +1,7 @@
 package resource
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -81,7 +82,7 @@ type WorkloadSpec struct {
 	Service        string        `yaml:"service"`                  // required
 	Version        string        `yaml:"version,omitempty"`        // "v2"; shown, and used by weights
 	ServiceAccount string        `yaml:"serviceAccount,omitempty"` // default: Service
-	Ports          []Port        `yaml:"ports,omitempty"`          // the first is where peers reach the service; none for a pure client
+	Ports          []Port        `yaml:"ports,omitempty"`          // each is an endpoint; the first is where peers reach the service that name no port; none for a pure client
 	Upstreams      []Upstream    `yaml:"upstreams,omitempty"`
 	Intercept      Intercept     `yaml:"intercept,omitempty"`
 	Limits         SidecarLimits `yaml:"limits,omitempty"`
@@ -120,77 +121,22 @@ func (t Telemetry) Policy() policy.Telemetry {
 
 // Port is an inbound listener.
 type Port struct {
-	Name     string `yaml:"name,omitempty"`     // default: the protocol
-	Listen   string `yaml:"listen"`             // ip:port on which the sidecar serves peers
-	Target   string `yaml:"target"`             // ip:port or unix:/path of the application
-	Protocol string `yaml:"protocol,omitempty"` // one of policy.Protocols: what the application speaks; default http
-	Mode     string `yaml:"mode,omitempty"`     // strict (default) | permissive; default from MeshConfig
+	Name        string `yaml:"name,omitempty"`        // unique in the workload; default: the protocol, of a further port with the same PROTOCOL-NUMBER
+	Listen      string `yaml:"listen"`                // ip:port on which the sidecar serves peers
+	Target      string `yaml:"target"`                // ip:port or unix:/path of the application
+	Protocol    string `yaml:"protocol,omitempty"`    // one of policy.Protocols: what the application speaks; default by AppProtocol, Name, else auto
+	AppProtocol string `yaml:"appProtocol,omitempty"` // as of a Service's port in Kubernetes
+	Opaque      bool   `yaml:"opaque,omitempty"`      // bytes, whatever AppProtocol and Name say
+	Mode        string `yaml:"mode,omitempty"`        // strict (default) | permissive; default from MeshConfig
 
 	ProxyProtocol       ProxyProtocol `yaml:"proxyProtocol,omitempty"`
 	TargetProxyProtocol string        `yaml:"targetProxyProtocol,omitempty"` // v1, v2: what connections to the application begin with; default none
 }
 
-// ProxyProtocol says whose connections begin with a header of the PROXY protocol.
-type ProxyProtocol struct {
-	From    []string `yaml:"from,omitempty"`    // networks; default none
-	Timeout Duration `yaml:"timeout,omitempty"` // default 5s
-}
-
-// Policy is p as sidecars are told; nil: no connection does. p is checked.
-func (p ProxyProtocol) Policy() *policy.ProxyProtocol {
-	if len(p.From) == 0 {
-		return nil
-	}
-	out := policy.ProxyProtocol{Timeout: time.Duration(p.Timeout)}
-	for _, from := range p.From {
-		n, _ := netip.ParsePrefix(from)
-		out.From = append(out.From, n)
-	}
-	out = out.WithDefaults()
-	return &out
-}
-
-func (p ProxyProtocol) check(field string) error {
-	for i, from := range p.From {
-		n, err := netip.ParsePrefix(from)
-		if err != nil {
-			return fmt.Errorf("%s.from[%d]: %q is no network; write one such as 10.0.0.0/8, or 10.0.0.5/32 for one address", field, i, from)
-		}
-		if n != n.Masked() {
-			return fmt.Errorf("%s.from[%d]: %s has bits behind its prefix; write %s", field, i, from, n.Masked())
-		}
-	}
-	if len(p.From) == 0 {
-		if p.Timeout != 0 {
-			return fmt.Errorf("%s.timeout: without from no connection has a header; remove it, or say from where connections with one come", field)
-		}
-		return nil
-	}
-	if err := p.Policy().Check(); err != nil {
-		return fmt.Errorf("%s.%w", field, err)
-	}
-	return nil
-}
-
-// ProxyVersion reads a checked version.
-func ProxyVersion(word string) policy.ProxyVersion {
-	v, _ := policy.ParseProxyVersion(word)
-	return v
-}
-
-func checkProxyVersion(field, word, protocol string) error {
-	if _, err := policy.ParseProxyVersion(word); err != nil {
-		return fmt.Errorf("%s: %w", field, err)
-	}
-	if word != "" && protocol != "tcp" && protocol != "tls" {
-		return fmt.Errorf("%s: %s: a connection of protocol %s carries the requests of many callers; only tcp and tls have it", field, word, protocol)
-	}
-	return nil
-}
-
 // Upstream is an outbound listener.
 type Upstream struct {
 	Service    string     `yaml:"service"`
+	Port       string     `yaml:"port,omitempty"`       // name of one of the service's ports; default: the first
 	Listen     string     `yaml:"listen"`               // ip:port or unix:/path on which the sidecar serves its application
 	SocketMode SocketMode `yaml:"socketMode,omitempty"` // permissions of the Unix socket's file; default 0660
 }
@@ -274,6 +220,8 @@ func (i *InterceptInbound) check(field string) error {
 type InterceptOutbound struct {
 	Listen        string   `yaml:"listen,omitempty"` // ip:port to which they are redirected; default: none are
 	Unknown       string   `yaml:"unknown,omitempty"`
+	Away          string   `yaml:"away,omitempty"` // default: unknown
+	LookupTimeout Duration `yaml:"lookupTimeout,omitempty"`
 	DetectTimeout Duration `yaml:"detectTimeout,omitempty"`
 	OpaquePorts   []int    `yaml:"opaquePorts,omitempty"`
 }
@@ -283,8 +231,9 @@ func (i InterceptOutbound) Policy() *policy.Interception {
 	if i.Listen == "" {
 		return nil
 	}
-	p := &policy.Interception{DetectTimeout: time.Duration(i.DetectTimeout)}
+	p := &policy.Interception{DetectTimeout: time.Duration(i.DetectTimeout), LookupTimeout: time.Duration(i.LookupTimeout)}
 	p.Unknown, _ = policy.ParseUnknown(i.Unknown, flow.SideClient)
+	p.Away, _ = policy.ParseUnknown(cmp.Or(i.Away, i.Unknown), flow.SideClient)
 	for _, n := range i.OpaquePorts {
 		p.OpaquePorts = append(p.OpaquePorts, uint16(n))
 	}
@@ -294,7 +243,7 @@ func (i InterceptOutbound) Policy() *policy.Interception {
 
 func (i *InterceptOutbound) check(field string) error {
 	if i.Listen == "" {
-		if i.Unknown != "" || i.DetectTimeout != 0 || len(i.OpaquePorts) > 0 {
+		if i.Unknown != "" || i.Away != "" || i.LookupTimeout != 0 || i.DetectTimeout != 0 || len(i.OpaquePorts) > 0 {
 			return fmt.Errorf("%s.listen: is required beside other fields; give the address to which connections are redirected, such as 127.0.0.1:15001", field)
 		}
 		return nil
@@ -304,6 +253,12 @@ func (i *InterceptOutbound) check(field string) error {
 	}
 	if _, err := policy.ParseUnknown(i.Unknown, flow.SideClient); err != nil {
 		return fmt.Errorf("%s.unknown: %w", field, err)
+	}
+	if _, err := policy.ParseUnknown(i.Away, flow.SideClient); err != nil {
+		return fmt.Errorf("%s.away: %w", field, err)
+	}
+	if i.LookupTimeout < 0 {
+		return fmt.Errorf("%s.lookupTimeout: cannot be off; a connection would wait for a controller that is away for ever", field)
 	}
 	for _, n := range i.OpaquePorts {
 		if n < 1 || n > 65535 {
@@ -328,6 +283,7 @@ type SidecarLimits struct {
 	HeadTimeout          Duration `yaml:"headTimeout,omitempty"`          // default 10s
 	BodyTimeout          Duration `yaml:"bodyTimeout,omitempty"`          // default 10s; off
 	IdleTimeout          Duration `yaml:"idleTimeout,omitempty"`          // default 5m
+	DetectTimeout        Duration `yaml:"detectTimeout,omitempty"`        // default 1s; of policy.Listener
 	Connections          int      `yaml:"connections,omitempty"`          // default 16384
 	ConnectionsPerSource int      `yaml:"connectionsPerSource,omitempty"` // default three quarters of connections
 	BufferBytes          int64    `yaml:"bufferBytes,omitempty"`          // default 268435456
@@ -375,11 +331,8 @@ func (l SidecarLimits) Sidecar() policy.SidecarLimits {
 	return policy.SidecarLimits{Connections: l.Connections, ConnectionsPerSource: l.ConnectionsPerSource, BufferBytes: l.BufferBytes}
 }
 
-// MaxPorts bounds inbound listeners of one Workload, MaxInterceptedPorts those of one whose inbound connections are redirected.
-const (
-	MaxPorts            = 1
-	MaxInterceptedPorts = 32
-)
+// MaxPorts bounds inbound listeners of one Workload.
+const MaxPorts = 32
 
 func (w *Workload) check() error {
 	if err := w.Header.check(); err != nil {
@@ -396,23 +349,16 @@ func (w *Workload) check() error {
 		return err
 	}
 	intercepted := s.Intercept.Inbound.Listen != ""
-	if intercepted && len(s.Ports) > MaxInterceptedPorts {
-		return fmt.Errorf("spec.ports: has %d entries, at most %d are allowed", len(s.Ports), MaxInterceptedPorts)
-	}
-	if !intercepted && len(s.Ports) > MaxPorts {
-		return fmt.Errorf("spec.ports: has %d entries, this version serves %d per workload; define one Workload for each port", len(s.Ports), MaxPorts)
+	if len(s.Ports) > MaxPorts {
+		return fmt.Errorf("spec.ports: has %d entries, at most %d are allowed", len(s.Ports), MaxPorts)
 	}
 	for i := range s.Ports {
 		p, field := &s.Ports[i], fmt.Sprintf("spec.ports[%d]", i)
-		if p.Protocol == "" {
-			p.Protocol = "http"
-		}
-		if err := oneOf(field+".protocol", p.Protocol, policy.Protocols()...); err != nil {
+		protocol, err := speaks(field, p.Protocol, p.AppProtocol, p.Name, p.Opaque)
+		if err != nil {
 			return err
 		}
-		if p.Name == "" {
-			p.Name = p.Protocol
-		}
+		p.Protocol = protocol
 		if p.Mode != "" {
 			if err := oneOf(field+".mode", p.Mode, "strict", "permissive"); err != nil {
 				return err
@@ -445,16 +391,25 @@ func (w *Workload) check() error {
 		}
 		numbers[number] = i
 	}
+	if err := namePorts(s.Ports); err != nil {
+		return err
+	}
 	seen := map[string]bool{}
 	for i := range s.Upstreams {
 		u, field := &s.Upstreams[i], fmt.Sprintf("spec.upstreams[%d]", i)
 		if err := checkLabel(field+".service", u.Service); err != nil {
 			return err
 		}
-		if seen[u.Service] {
-			return fmt.Errorf("%s.service: %q is listed twice; remove one", field, u.Service)
+		if u.Port != "" {
+			if err := checkLabel(field+".port", u.Port); err != nil {
+				return err
+			}
 		}
-		seen[u.Service] = true
+		name := policy.PortOf(u.Service, u.Port)
+		if seen[name] {
+			return fmt.Errorf("%s.service: %q is listed twice; remove one, or name another of its ports", field, name)
+		}
+		seen[name] = true
 		if err := checkHop(field+".listen", &u.Listen); err != nil {
 			return err
 		}
@@ -473,6 +428,14 @@ func (w *Workload) check() error {
 	}
 	if err := s.Intercept.Inbound.check("spec.intercept.inbound"); err != nil {
 		return err
+	}
+	if d := s.Limits.DetectTimeout; d < 0 {
+		return fmt.Errorf("spec.limits.detectTimeout: cannot be off; declare the protocol of a port, and nothing is detected there")
+	} else if d != 0 {
+		// What the sidecar would refuse is refused here.
+		if err := (policy.Interception{DetectTimeout: time.Duration(d)}).Check(); err != nil {
+			return fmt.Errorf("spec.limits.%w", err)
+		}
 	}
 	for _, err := range []error{s.Limits.Listener().Check(), s.Limits.Sidecar().Check()} {
 		if err != nil {
@@ -524,6 +487,39 @@ func (w *Workload) checkAttest() error {
 	return errors.New("spec.attest: no target and no upstream of the workload is a Unix socket, and at a port nobody is attested; write unix:/path there, or remove attest")
 }
 
+// namePorts gives ports without a name their default and refuses names that are no labels, or are given twice.
+func namePorts(ports []Port) error {
+	taken := map[string]int{}
+	for i, p := range ports {
+		if p.Name == "" {
+			continue
+		}
+		field := fmt.Sprintf("spec.ports[%d].name", i)
+		if err := checkLabel(field, p.Name); err != nil {
+			return err
+		}
+		if other, ok := taken[p.Name]; ok {
+			return fmt.Errorf("%s: spec.ports[%d] is called %q too; give each its own", field, other, p.Name)
+		}
+		taken[p.Name] = i
+	}
+	for i := range ports {
+		p := &ports[i]
+		if p.Name != "" {
+			continue
+		}
+		name := p.Protocol
+		if _, ok := taken[name]; ok {
+			name += "-" + p.Listen[strings.LastIndexByte(p.Listen, ':')+1:]
+		}
+		if other, ok := taken[name]; ok {
+			return fmt.Errorf("spec.ports[%d].name: is %q by default, which spec.ports[%d] has; give one of them another", i, name, other)
+		}
+		p.Name, taken[name] = name, i
+	}
+	return nil
+}
+
 type listen struct{ field, address string }
 
 // local reports whether l is of a host: workloads of two may have the same.
@@ -554,7 +550,10 @@ type ExternalServiceSpec struct {
 	Host      string   `yaml:"host,omitempty"`      // shown; the name people know it by; one of Hosts where it is a host name
 	Hosts     []string `yaml:"hosts,omitempty"`     // names by which it is called, "*.example.com" too
 	Addresses []string `yaml:"addresses,omitempty"` // ip:port, at least one unless it has Hosts
-	Protocol  string   `yaml:"protocol,omitempty"`  // one of policy.Protocols; default http
+	Protocol  string   `yaml:"protocol,omitempty"`  // one of policy.Protocols; default by AppProtocol, else auto
+	// AppProtocol and Opaque are as of a Port.
+	AppProtocol string `yaml:"appProtocol,omitempty"`
+	Opaque      bool   `yaml:"opaque,omitempty"`
 
 	ProxyProtocol string `yaml:"proxyProtocol,omitempty"` // v1, v2: what connections to it begin with; default none
 }
@@ -563,15 +562,14 @@ func (e *ExternalService) check() error {
 	if err := e.Header.check(); err != nil {
 		return err
 	}
-	if e.Spec.Protocol == "" {
-		e.Spec.Protocol = "http"
-	}
-	if err := oneOf("spec.protocol", e.Spec.Protocol, policy.Protocols()...); err != nil {
+	protocol, err := speaks("spec", e.Spec.Protocol, e.Spec.AppProtocol, "", e.Spec.Opaque)
+	if err != nil {
 		return err
 	}
-	if err := checkProxyVersion("spec.proxyProtocol", e.Spec.ProxyProtocol, e.Spec.Protocol); err != nil {
+	if err := checkProxyVersion("spec.proxyProtocol", e.Spec.ProxyProtocol, protocol); err != nil {
 		return err
 	}
+	e.Spec.Protocol = protocol
 	if err := e.Spec.checkHosts(); err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ const (
 	AttrServiceVersion   = "service.version"         // resource
 	AttrServiceInstance  = "service.instance.id"     // resource
 	AttrBootID           = "tulle.boot.id"           // resource: 16 lower-case hex digits, new at every start of a sidecar
+	AttrPredecessor      = "tulle.boot.predecessor"  // resource: boot id of the process that handed over to this one while it went on, else absent
 	AttrSequence         = "tulle.sequence"          // resource, int: 1, 2, 3 … per (boot id, signal)
 	AttrClock            = "tulle.clock"             // resource, int: sidecar wall clock in unix ns when the batch was sent
 	AttrReporterIdentity = "tulle.reporter.identity" // resource: stamped by the collector from the TLS peer, overwriting
@@ -22,6 +23,8 @@ const (
 	AttrState      = "tulle.state"      // metrics only: busy | idle
 	AttrLimit      = "tulle.limit"      // metrics only: max_requests | max_connections
 	AttrFamily     = "tulle.family"     // metrics only: name of a metric
+	AttrPort       = "server.port"      // metrics only, decimal: of a detection, the port that was called; else of the reporter's ports, on the server side
+	AttrOutcome    = "tulle.outcome"    // metrics only: told | timeout | remembered | left
 	AttrDelivered  = "tulle.delivered"
 	AttrAnswered   = "tulle.answered"
 	AttrProbe      = "tulle.probe"
@@ -98,11 +101,11 @@ const (
 // Metric names on the wire from sidecar to collector. All Sums are cumulative and monotonic since the boot; histograms are
 // cumulative exponential histograms in seconds, scale 3. Their attribute sets are fixed (docs/format/record.md) and never crossed.
 const (
-	// MetricExchanges: Sum {side, source service, destination service, protocol, code_class, gRPC status, reason, answered, probe}.
+	// MetricExchanges: Sum {side, source service, destination service, protocol, code_class, gRPC status, reason, answered, probe; server side: port}.
 	MetricExchanges = "tulle.exchanges"
 	// MetricAttempts: Sum, client side only {source, destination, protocol, endpoint, code_class, gRPC status, reason, delivered, probe}; exemplars carry trace ids.
 	MetricAttempts = "tulle.attempts"
-	// MetricExchangeDuration: exponential histogram {side, source, destination, protocol, code_class}.
+	// MetricExchangeDuration: exponential histogram {side, source, destination, protocol, code_class; server side: port}.
 	MetricExchangeDuration = "tulle.exchange.duration"
 	// MetricAttemptDuration: exponential histogram, client side {destination, endpoint}.
 	MetricAttemptDuration = "tulle.attempt.duration"
@@ -135,6 +138,13 @@ const (
 	MetricPoolWait = "tulle.destination.wait"
 	// MetricSeriesFolded: Sum {family}: new series that did not fit the budget and were counted under other.
 	MetricSeriesFolded = "tulle.series.folded"
+	// MetricDetections: Sum {side, destination service, port, protocol, outcome}: connections whose protocol was to be told from their first bytes; protocol "" where
+	// nobody said anything.
+	MetricDetections = "tulle.detections"
+	// MetricDetectionDuration: exponential histogram {side, destination service, port}: how long the first bytes were awaited.
+	MetricDetectionDuration = "tulle.detection.duration"
+	// MetricCertificate: Gauge {}: end of the sidecar's certificate in force, unix seconds by its clock; absent before the first.
+	MetricCertificate = "tulle.certificate.expiry"
 	// MetricBackoff and other sidecar self-metrics are on the sidecar's /metrics only.
 )
 

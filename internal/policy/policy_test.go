@@ -1,15 +1,19 @@
 package policy
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
@@ -93,7 +97,7 @@ func genListener(r *rand.Rand, i int, service string) Listener {
 	case r.IntN(3) == 0:
 		l.Protocol, l.Service = flow.ProtocolHTTP, ""
 		l.Interception = &Interception{
-			Unknown: pick(r, UnknownPass, UnknownRefuse), DetectTimeout: pick(r, 0, time.Millisecond, 3*time.Second), OpaquePorts: pick(r, nil, []uint16{25, 3306}),
+			Unknown: pick(r, UnknownPass, UnknownRefuse), Away: pick(r, UnknownPass, UnknownRefuse), LookupTimeout: pick(r, 0, time.Millisecond, 10*time.Second), DetectTimeout: pick(r, 0, time.Millisecond, 3*time.Second), OpaquePorts: pick(r, nil, []uint16{25, 3306}),
 		}
 	}
 	if l.Interception == nil && l.Side == flow.SideServer {
@@ -109,7 +113,10 @@ func genListener(r *rand.Rand, i int, service string) Listener {
 			l.Unix.Mode = pick[uint32](r, 0, 0o600)
 		}
 	}
-	if l.Protocol.HTTP() {
+	if l.Detects() {
+		l.DetectTimeout = pick(r, 0, time.Millisecond, 3*time.Second)
+	}
+	if l.Protocol.MayBeHTTP() {
 		l.Limits = genLimits(r)
 		if l.Side == flow.SideServer {
 			l.RequestTimeout = genDuration(r)
@@ -239,8 +246,85 @@ func TestSnapshotRoundTrips(t *testing.T) {
 		if err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
-		if d := cmp.Diff(s, got, addrEqual); d != "" {
+		if d := cmp.Diff(s, got, addrEqual, cmpopts.IgnoreUnexported(Snapshot{})); d != "" {
 			t.Fatalf("seed %d: -want +got\n%s", seed, d)
+		}
+	}
+}
+
+// Snapshots know what they share.
+func TestSame(t *testing.T) {
+	s := genSnapshot(rand.New(rand.NewPCG(4, 4)))
+	s.Services["cart"], s.Endpoints["cart"] = Service{Name: "cart", Protocol: flow.ProtocolHTTP}, []Endpoint{{Address: netip.MustParseAddrPort("10.0.0.1:80")}}
+	resources, err := Seal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := func(which func(Resource) bool, old []Part) (out []Part) {
+		for i, r := range resources {
+			if len(old) > 0 && !which(r) {
+				out = append(out, old[i])
+				continue
+			}
+			p, err := ReadResource(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out = append(out, p)
+		}
+		return out
+	}
+	first := read(nil, nil)
+	of := func(parts []Part) *Snapshot {
+		out, err := Assemble(parts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	old := of(first)
+	for name, c := range map[string]struct {
+		again func(Resource) bool
+		same  bool
+	}{
+		"nothing":       {func(Resource) bool { return false }, true},
+		"another":       {func(r Resource) bool { return r.Name != "cart" }, true},
+		"its service":   {func(r Resource) bool { return r.Name == "cart" && r.TypeURL == TypeService }, false},
+		"its endpoints": {func(r Resource) bool { return r.Name == "cart" && r.TypeURL == TypeEndpoints }, false},
+	} {
+		if got := of(read(c.again, first)).Same(old, "cart"); got != c.same {
+			t.Errorf("%s was read again: the same is %v", name, got)
+		}
+	}
+	if old.Same(old, "nobody") || s.Same(s, "cart") {
+		t.Error("what was not read of resources, or is not there, is the same")
+	}
+}
+
+// The revision is one of sorted lines: sidecars and controllers of all versions must derive the same.
+func TestRevisionIsOfSortedLines(t *testing.T) {
+	for seed := range uint64(100) {
+		s := genSnapshot(rand.New(rand.NewPCG(seed, 9)))
+		resources, err := Seal(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := []string{fmt.Sprintf("%q\n", []string{s.Workload.Service, s.Workload.Namespace, s.Workload.Version, s.Workload.Instance})}
+		if l := s.Workload.Limits.WithDefaults(); l != (SidecarLimits{}).WithDefaults() {
+			lines = append(lines, fmt.Sprintf("limits %+v\n", l))
+		}
+		if !s.Telemetry.IsZero() {
+			lines = append(lines, fmt.Sprintf("telemetry %q\n", [][]string{s.Telemetry.Headers, s.Telemetry.Accept, s.Telemetry.Emit}))
+		}
+		for _, r := range resources {
+			if r.TypeURL != TypePolicy {
+				lines = append(lines, r.TypeURL+" "+r.Name+" "+r.Version+"\n")
+			}
+		}
+		slices.Sort(lines)
+		sum := sha256.Sum256([]byte(strings.Join(lines, "")))
+		if want := hex.EncodeToString(sum[:6]); s.Revision != want {
+			t.Fatalf("seed %d: revision %s, want %s", seed, s.Revision, want)
 		}
 	}
 }
@@ -288,7 +372,7 @@ func TestChecksNameFieldValueAndRemedy(t *testing.T) {
 		want  string
 	}{
 		{Listener{}, "listener: name: must not be empty"},
-		{Listener{Name: "l", Side: flow.SideClient, Protocol: 99}, `listener "l": protocol 99: not supported here; use http, http1, http2, grpc, tcp or tls`},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: 99}, `listener "l": protocol 99: not supported here; use http, http1, http2, grpc, tcp, tls or auto`},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTCP}, `listener "l": address "": must be ip:port`},
 		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Target: at, Service: "s"}, "is the listener's own address"},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Service: "s", RequestTimeout: 1}, "timeouts: of outbound traffic they are the service's"},
@@ -297,9 +381,13 @@ func TestChecksNameFieldValueAndRemedy(t *testing.T) {
 		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolHTTP, Address: at, Service: "s", Interception: &Interception{}}, "inbound it must be of protocol tcp"},
 		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Interception: &Interception{}}, "service: must not be empty"},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Interception: &Interception{Transparent: true}}, "transparent: outbound connections"},
+		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolHTTP, Address: at, Target: at, Service: "s", DetectTimeout: 1}, "detect timeout 1ns: nothing is detected here"},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolAuto, Address: at, Service: "s", DetectTimeout: 1}, "detect timeout 1ns: must be from 1ms to 1m0s"},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTCP, Address: at, Service: "s", Unbound: true}, "unbound: only inbound"},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Service: "s", Interception: &Interception{}}, "serves all; remove it"},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Interception: &Interception{DetectTimeout: time.Hour}}, "detectTimeout 1h0m0s: must be from 1ms to 1m0s"},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Interception: &Interception{Away: 7}}, "away 7: must be pass or refuse"},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Interception: &Interception{LookupTimeout: time.Minute}}, "lookupTimeout 1m0s: must be from 1ms to 10s"},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Interception: &Interception{OpaquePorts: []uint16{9, 3}}}, "opaquePorts [9 3]: must be in ascending order"},
 		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTLS, Address: at, Target: at, Service: "s", Mode: ModePermissive}, "could not be told from the application's"},
 		{mod(func(s *Service) { s.Hosts = []string{"a.example"} }), "hosts: only external services have them"},

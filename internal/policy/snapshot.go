@@ -17,6 +17,18 @@ type Snapshot struct {
 	Listeners []Listener            // xDS: Listener; sorted by name
 	Services  map[string]Service    // xDS: Cluster, by service name
 	Endpoints map[string][]Endpoint // xDS: ClusterLoadAssignment, by service name; sorted by address
+
+	services map[string]*Service // of which resources Services were read; nil: of none
+}
+
+// Same reports whether s and o have the service name, its endpoints included, from the same resources, so that nothing about it is different. It compares no content.
+func (s *Snapshot) Same(o *Snapshot, name string) bool {
+	read := s.services[name]
+	if read == nil || read != o.services[name] {
+		return false
+	}
+	a, b := s.Endpoints[name], o.Endpoints[name]
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }
 
 // Check refuses a Snapshot that a sidecar could not act on as a whole: each part by itself, then what they say about each other.
@@ -27,29 +39,40 @@ func (s *Snapshot) Check() error {
 	if err := s.Telemetry.Check(); err != nil {
 		return fmt.Errorf("workload %q: telemetry: %w", s.Workload.Instance, err)
 	}
-	for name, svc := range s.Services {
+	for _, svc := range s.Services {
 		if err := svc.WithDefaults().Check(); err != nil {
 			return err
 		}
-		if name != svc.Name {
-			return fmt.Errorf("service %q: is filed under %q; the names must agree", svc.Name, name)
-		}
 	}
 	for name, endpoints := range s.Endpoints {
-		if _, ok := s.Services[name]; !ok {
-			return fmt.Errorf("endpoints of %q: no such service in this snapshot", name)
-		}
 		for _, e := range endpoints {
 			if err := e.WithDefaults().Check(); err != nil {
 				return fmt.Errorf("service %q: %w", name, err)
 			}
 		}
 	}
-	names, addresses := map[string]bool{}, map[string]string{}
 	for _, l := range s.Listeners {
 		if err := l.Check(); err != nil {
 			return err
 		}
+	}
+	return s.checkWhole()
+}
+
+// checkWhole refuses parts that are at odds with each other. Each was checked by itself.
+func (s *Snapshot) checkWhole() error {
+	for name, svc := range s.Services {
+		if name != svc.Name {
+			return fmt.Errorf("service %q: is filed under %q; the names must agree", svc.Name, name)
+		}
+	}
+	for name := range s.Endpoints {
+		if _, ok := s.Services[name]; !ok {
+			return fmt.Errorf("endpoints of %q: no such service in this snapshot", name)
+		}
+	}
+	names, addresses := make(map[string]bool, len(s.Listeners)), make(map[string]string, len(s.Listeners))
+	for _, l := range s.Listeners {
 		if names[l.Name] {
 			return fmt.Errorf("listener %q: the name is used twice", l.Name)
 		}

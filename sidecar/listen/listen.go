@@ -33,8 +33,11 @@ const (
 type Config struct {
 	// Listen opens a listening socket; nil means TCP.
 	Listen func(addr netip.AddrPort) (net.Listener, error)
-	// ListenUnix opens a listening Unix socket; nil means one of this process' mount and network namespaces.
-	ListenUnix func(u *policy.Unix) (net.Listener, error)
+	// Within calls f where listening sockets are to be made, in another network namespace for one; nil means here. f does not wait.
+	Within func(f func() error) error
+	// Inherit gives the listening socket that another process hands over in place of one that would be opened, nil when it has none; nil: there is no
+	// such process. at is policy.Listener.At. It is asked each time that a listener is to be bound.
+	Inherit func(at string, transparent bool) (net.Listener, error)
 	// Original says where a redirected connection was to go; nil asks the kernel.
 	Original func(net.Conn) (netip.AddrPort, error)
 	// Serve carries one connection to its end and closes it. It calls Conn.Begin once it knows its session.
@@ -42,14 +45,16 @@ type Config struct {
 	// Shed is told of a connection that was closed because n, the listener's workload's limit, were open. It was closed without a byte: an answer
 	// would take a handshake, and to a sidecar it would say that its attempt was delivered.
 	Shed func(b *exchange.Binding, peer *exchange.Peer, limit exchange.Limit, n int)
-	Log  *slog.Logger
+	// Drain and Grace bound how long connections of a listener that is gone go on, as in Close.
+	Drain, Grace time.Duration
+	Log          *slog.Logger
 }
 
 // Set is the listeners in force.
 type Set struct {
 	cfg   Config
 	conns atomic.Int64
-	wg    sync.WaitGroup
+	wg    [2]sync.WaitGroup // what accepts and what is carried, by way
 
 	mu   sync.Mutex
 	open map[place]*listener
@@ -133,9 +138,25 @@ func New(cfg Config) *Set {
 	return &Set{cfg: cfg, open: make(map[place]*listener), sources: make(map[source]int)}
 }
 
+// way is the direction of a listener, as an index.
+type way int
+
+const (
+	in way = iota
+	out
+)
+
+func wayOf(b *exchange.Binding) way {
+	if b.Listener.Side == flow.SideServer {
+		return in
+	}
+	return out
+}
+
 type listener struct {
 	set     *Set
 	at      string // for people
+	way     way    // when it was bound; the listener of an address may change its direction
 	binding atomic.Pointer[exchange.Binding]
 
 	// Guarded by set.mu.
@@ -147,6 +168,7 @@ type listener struct {
 
 	mu       sync.Mutex
 	conns    map[*Conn]struct{}
+	leaving  bool
 	draining bool
 }
 
@@ -197,8 +219,11 @@ func (c *Conn) Begin(s *exchange.Session) bool {
 	c.sess = s
 	c.l.mu.Lock()
 	defer c.l.mu.Unlock()
-	if c.l.draining {
+	switch {
+	case c.l.draining:
 		s.Drain()
+	case c.l.leaving:
+		s.Leave()
 	}
 	return true
 }
@@ -233,6 +258,7 @@ func (s *Set) Apply(bindings []*exchange.Binding) {
 		case transparent(l.binding.Load()) != transparent(b): // it takes another socket
 			delete(s.open, at)
 			s.shutLocked(l)
+			s.expire(l)
 		default:
 			l.binding.Store(b)
 			if f, ok := l.nl.(*socketFile); ok {
@@ -246,11 +272,12 @@ func (s *Set) Apply(bindings []*exchange.Binding) {
 		if !keep[at] {
 			delete(s.open, at)
 			s.shutLocked(l)
+			s.expire(l)
 		}
 	}
 	for _, b := range bound {
 		if at := placeOf(&b.Listener); s.open[at] == nil {
-			l := &listener{set: s, at: b.Listener.At(), conns: make(map[*Conn]struct{})}
+			l := &listener{set: s, at: b.Listener.At(), way: wayOf(b), conns: make(map[*Conn]struct{})}
 			l.binding.Store(b)
 			s.open[at] = l
 			s.bindLocked(l, time.Now())
@@ -295,22 +322,55 @@ func (s *Set) bindLocked(l *listener, now time.Time) {
 		s.cfg.Log.Info("listener is open at last", "listener", b.Listener.Name, "address", l.at)
 	}
 	l.nl, l.err, l.since, l.wait = nl, nil, time.Time{}, 0
-	s.wg.Go(func() { l.accept(nl) })
+	s.wg[l.way].Go(func() { l.accept(nl) })
+}
+
+// Socket is the listening socket that serves at (policy.Listener.At), nil when there is none. It stays the Set's: a copy of its descriptor outlives it.
+func (s *Set) Socket(at string, transp bool) syscall.Conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range s.open {
+		if l.at == at && l.nl != nil && transparent(l.binding.Load()) == transp {
+			c, _ := l.nl.(syscall.Conn)
+			return c
+		}
+	}
+	return nil
 }
 
 // listen opens the listening socket of l.
-func (s *Set) listen(l *policy.Listener, transparent bool) (net.Listener, error) {
+func (s *Set) listen(l *policy.Listener, transparent bool) (nl net.Listener, err error) {
+	if s.cfg.Inherit != nil {
+		if nl, err := s.cfg.Inherit(l.At(), transparent); nl != nil || err != nil {
+			return inherited(l.Socket(), nl), err
+		}
+	}
 	switch u := l.Socket(); {
-	case u != nil && s.cfg.ListenUnix != nil:
-		return s.cfg.ListenUnix(u)
 	case u != nil:
-		return OpenUnix(u)
+		err = s.within(func() (err error) {
+			nl, err = OpenUnix(u)
+			return err
+		})
 	case s.cfg.Listen != nil:
 		return s.cfg.Listen(l.Address)
-	case transparent:
-		return openTransparent(l.Address)
+	default:
+		open := openTCP
+		if transparent {
+			open = openTransparent
+		}
+		err = s.within(func() (err error) {
+			nl, err = open(l.Address)
+			return err
+		})
 	}
-	return openTCP(l.Address)
+	return nl, err
+}
+
+func (s *Set) within(f func() error) error {
+	if s.cfg.Within == nil {
+		return f()
+	}
+	return s.cfg.Within(f)
 }
 
 // transparent reports whether connections come to b's listener with their original destination.
@@ -343,6 +403,37 @@ func (s *Set) shutLocked(l *listener) {
 	s.gone = append(s.gone, l)
 }
 
+// expire ends what is left of a listener that is gone after the time of a drain.
+func (s *Set) expire(l *listener) {
+	time.AfterFunc(s.cfg.Drain, func() {
+		l.each(func(c *Conn) { c.abort() })
+		time.AfterFunc(s.cfg.Grace, func() { l.each(func(c *Conn) { c.reset() }) })
+	})
+}
+
+// leaveLocked stops listening and asks callers to go.
+func (s *Set) leaveLocked(l *listener) {
+	if f, ok := l.nl.(*socketFile); ok {
+		f.keep()
+	}
+	if l.nl != nil {
+		_ = l.nl.Close()
+	}
+	l.leave()
+	s.gone = append(s.gone, l)
+}
+
+// Leave asks the callers of the listeners of a side to go, with the answer to their next request, and goes on accepting.
+func (s *Set) Leave(side flow.Side) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range s.open {
+		if l.binding.Load().Listener.Side == side {
+			l.leave()
+		}
+	}
+}
+
 // Problems lists the listeners that are not bound, by name.
 func (s *Set) Problems() []Problem {
 	s.mu.Lock()
@@ -370,20 +461,62 @@ func (s *Set) Addresses() map[string]net.Addr {
 	return out
 }
 
-// Close stops listening and drains all connections: idle ones close at once, others after the exchange in flight. What is left after drain
-// is aborted, so that it can still be answered, and what is left after grace is reset. It returns when every connection has ended.
+// Close stops listening and drains all connections: idle ones close at once, others after the exchange in flight. The application's own calls are
+// taken, and carried, until its callers' have ended: it may need some to answer them. What is left after drain is aborted, so that it can still be
+// answered, and what is left after grace is reset. It returns when every connection has ended.
 func (s *Set) Close(drain, grace time.Duration) {
+	began := time.Now()
+	s.shut(in)
+	wait(s.ended(in), drain)
+	s.shut(out)
+	s.finish(drain-time.Since(began), grace)
+}
+
+// HandOver is Close when another process has the sockets, and accepts in place of this one: nobody is turned away, so idle connections need not
+// be closed before their callers know. They end with their next request, or when drain is over.
+func (s *Set) HandOver(drain, grace time.Duration) {
 	s.mu.Lock()
 	for at, l := range s.open {
 		delete(s.open, at)
-		s.shutLocked(l)
+		s.leaveLocked(l)
 	}
-	all := s.gone
 	s.mu.Unlock()
+	s.finish(drain, grace)
+}
+
+// shut stops listening one way.
+func (s *Set) shut(w way) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for addr, l := range s.open {
+		if l.way == w {
+			delete(s.open, addr)
+			s.shutLocked(l)
+		}
+	}
+}
+
+// ended is closed when nothing of a way is left.
+func (s *Set) ended(w way) <-chan struct{} {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		s.wg.Wait()
+		s.wg[w].Wait()
+	}()
+	return done
+}
+
+// finish waits for what is left, and ends it.
+func (s *Set) finish(drain, grace time.Duration) {
+	s.mu.Lock()
+	all := s.gone
+	s.mu.Unlock()
+	inbound, outbound := s.ended(in), s.ended(out)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		<-inbound
+		<-outbound
 	}()
 	if wait(done, drain) {
 		return
@@ -446,7 +579,7 @@ func (l *listener) accept(nl net.Listener) {
 		l.mu.Lock()
 		l.conns[c] = struct{}{}
 		l.mu.Unlock()
-		s.wg.Go(func() {
+		s.wg[l.way].Go(func() {
 			defer func() {
 				_ = nc.Close()
 				l.mu.Lock()
@@ -457,6 +590,19 @@ func (l *listener) accept(nl net.Listener) {
 			s.cfg.Serve(c)
 		})
 	}
+}
+
+func (l *listener) leave() {
+	l.mu.Lock()
+	l.leaving = true
+	l.mu.Unlock()
+	l.each(func(c *Conn) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.sess != nil {
+			c.sess.Leave()
+		}
+	})
 }
 
 func (l *listener) drain() {

@@ -46,6 +46,8 @@ type Config struct {
 	// TLS is called once, when Run starts; nil or a nil result means plaintext. Use identity.Holder.ClientTLS with the observer's ID: it
 	// follows rotations by itself.
 	TLS func() *tls.Config
+	// Certificate says when the certificate in force ends, zero before the first. It is called once a second; nil: nothing is said.
+	Certificate func() time.Time
 	// Compression of exports: "" (default: the observer is near, and spans are compressed where they are kept) or "gzip".
 	Compression string
 
@@ -58,7 +60,9 @@ type Config struct {
 	QueueBatches int           // the same in batches; default 4,096
 	Series       int           // per metric family, at least 2; default 10,000
 	FlushTimeout time.Duration // for everything after Run's ctx is done; default 5 s
-	BootID       string        // default: 16 random hex digits; set in tests
+	BootID       string        // default: 16 random hex digits; see NewBootID
+	// Predecessor is the boot id of the process that this one takes over from while it goes on; empty: there is none.
+	Predecessor string
 
 	Log   *slog.Logger     // default: discard
 	Clock func() time.Time // default: time.Now
@@ -124,6 +128,7 @@ type Telemetry struct {
 	accepted                     counter
 	set                          *vm.Set
 	described                    sync.Map // family → description, of gauges added by Gauge
+	given                        []given  // added by Histogram
 
 	newClient func() (client, error) // replaced in tests
 }
@@ -151,9 +156,7 @@ func New(cfg Config) *Telemetry {
 		cfg.Clock = time.Now
 	}
 	if cfg.BootID == "" {
-		var b [8]byte
-		_, _ = crand.Read(b[:]) // never fails (crypto/rand, Go 1.24)
-		cfg.BootID = hex.EncodeToString(b[:])
+		cfg.BootID = NewBootID()
 	}
 	t := &Telemetry{
 		cfg: cfg, log: cfg.Log, now: cfg.Clock, boot: cfg.Clock(), id: cfg.BootID,
@@ -175,6 +178,13 @@ func New(cfg Config) *Telemetry {
 	}
 	t.register()
 	return t
+}
+
+// NewBootID makes a boot id for Config.
+func NewBootID() string {
+	var b [8]byte
+	_, _ = crand.Read(b[:]) // never fails (crypto/rand, Go 1.24)
+	return hex.EncodeToString(b[:])
 }
 
 // BootID is the id of this start of the sidecar, 16 hex digits.
@@ -411,8 +421,14 @@ func (t *Telemetry) sampled() sample {
 			folded.Points = append(folded.Points, flow.Point{Attrs: []flow.Attr{flow.Text(flow.AttrFamily, name)}, Value: int64(n)})
 		}
 	}
+	families = append(families, lost, folded)
+	if t.cfg.Certificate != nil {
+		if end := t.cfg.Certificate(); !end.IsZero() {
+			families = append(families, flow.Family{Name: flow.MetricCertificate, Unit: "s", Type: flow.MetricGauge, Points: []flow.Point{{Value: end.Unix()}}})
+		}
+	}
 	t.metricSequence++
-	return sample{sequence: t.metricSequence, body: mem.SliceBuffer(flow.AppendMetricBody(nil, t.boot, t.now(), append(families, lost, folded)))}
+	return sample{sequence: t.metricSequence, body: mem.SliceBuffer(flow.AppendMetricBody(nil, t.boot, t.now(), families))}
 }
 
 // sendMetrics delivers the newest sample; one that cannot be delivered gives way to the next. After ctx is done it finishes the one it has, so
@@ -435,7 +451,7 @@ func (t *Telemetry) sendMetrics(ctx, hard context.Context) {
 func (t *Telemetry) deliver(ctx context.Context, sig signal, s sample, newer chan struct{}) bool {
 	res := flow.Resource{
 		Service: t.cfg.Workload.Service, Namespace: t.cfg.Workload.Namespace, Version: t.cfg.Workload.Version,
-		Instance: t.cfg.Workload.Instance, BootID: t.id, Sequence: s.sequence, Goodbye: s.goodbye,
+		Instance: t.cfg.Workload.Instance, BootID: t.id, Predecessor: t.cfg.Predecessor, Sequence: s.sequence, Goodbye: s.goodbye,
 	}
 	exports := &t.exports[sig.index]
 	backoff := backoffBase

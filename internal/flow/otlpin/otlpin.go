@@ -39,14 +39,15 @@ func Records(td ptrace.Traces, yield func(res flow.Resource, r flow.Record) bool
 func Resource(in pcommon.Resource) flow.Resource {
 	a := attrs{in.Attributes()}
 	res := flow.Resource{
-		Service:   a.text(flow.AttrServiceName),
-		Namespace: a.text(flow.AttrServiceNamespace),
-		Version:   a.text(flow.AttrServiceVersion),
-		Instance:  a.text(flow.AttrServiceInstance),
-		BootID:    a.text(flow.AttrBootID),
-		Sequence:  uint64(max(a.number(flow.AttrSequence), 0)),
-		Goodbye:   a.flag(flow.AttrGoodbye),
-		Identity:  a.text(flow.AttrReporterIdentity),
+		Service:     a.text(flow.AttrServiceName),
+		Namespace:   a.text(flow.AttrServiceNamespace),
+		Version:     a.text(flow.AttrServiceVersion),
+		Instance:    a.text(flow.AttrServiceInstance),
+		BootID:      a.text(flow.AttrBootID),
+		Predecessor: a.text(flow.AttrPredecessor),
+		Sequence:    uint64(max(a.number(flow.AttrSequence), 0)),
+		Goodbye:     a.flag(flow.AttrGoodbye),
+		Identity:    a.text(flow.AttrReporterIdentity),
 	}
 	if ns := a.number(flow.AttrClock); ns != 0 {
 		res.Clock = time.Unix(0, ns).UTC()

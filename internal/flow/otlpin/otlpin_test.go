@@ -122,7 +122,7 @@ func TestRoundTrip(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for range 300 {
 		res := flow.Resource{
-			Service: "cart", Namespace: "shop", Version: "v2", Instance: "cart-1", BootID: "0123456789abcdef",
+			Service: "cart", Namespace: "shop", Version: "v2", Instance: "cart-1", BootID: "0123456789abcdef", Predecessor: "fedcba9876543210",
 			Sequence: r.Uint64N(1 << 62), Clock: time.Unix(0, r.Int64()).UTC(), Goodbye: r.IntN(2) == 0,
 		}
 		recs := make([]flow.Record, r.IntN(6))
