@@ -110,8 +110,15 @@ func headers() []proxyproto.Header {
 		TLS: &proxyproto.TLS{Version: "TLSv1.3", Cipher: "TLS_AES_128_GCM_SHA256", CN: "spiffe://test.mesh/ns/shop/sa/web", Verified: true},
 	}
 	return []proxyproto.Header{
-		{Version: 1, Source: four, Destination: at("10.0.0.1:1")}, {Version: 1, Source: six, Destination: six}, {Version: 1, Source: four, Destination: six},
-		{Version: 1, Local: true}, {Version: 2, Local: true}, {Version: 2}, {Version: 2, Source: six, Destination: six}, {Version: 2, Source: six, Destination: four}, full,
+		{Version: 1, Source: four, Destination: at("10.0.0.1:1")},
+		{Version: 1, Source: six, Destination: six},
+		{Version: 1, Source: four, Destination: six},
+		{Version: 1, Local: true},
+		{Version: 2, Local: true},
+		{Version: 2},
+		{Version: 2, Source: six, Destination: six},
+		{Version: 2, Source: six, Destination: four},
+		full,
 		{Version: 2, Source: four, Destination: four, TLS: &proxyproto.TLS{Version: "TLSv1.2"}},
 	}
 }
