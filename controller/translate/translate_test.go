@@ -153,6 +153,12 @@ func render(b *strings.Builder, s *policy.Snapshot) {
 		if i := l.Interception; i != nil {
 			fmt.Fprintf(b, "    intercept unknown=%s away=%s lookup=%s detect=%s opaque=%d transparent=%v\n", i.Unknown, i.Away, i.LookupTimeout, i.DetectTimeout, i.OpaquePorts, i.Transparent)
 		}
+		if p := l.Proxy; p != nil {
+			fmt.Fprintf(b, "    proxy protocol from=%v timeout=%s\n", p.From, p.Timeout)
+		}
+		if l.TargetProxy != 0 {
+			fmt.Fprintf(b, "    proxy protocol to target=%s\n", l.TargetProxy)
+		}
 		if l.DetectTimeout != 0 && l.DetectTimeout != policy.DefaultDetectTimeout {
 			fmt.Fprintf(b, "    detect %s\n", l.DetectTimeout)
 		}
@@ -171,6 +177,9 @@ func render(b *strings.Builder, s *policy.Snapshot) {
 			v.RequestTimeout, v.TryTimeout, v.ConnectTimeout, v.IdleTimeout, v.MaxRequests, v.MaxConnections)
 		fmt.Fprintf(b, "    retry attempts=%d budget=%g+%g/s backoff=%s..%s\n",
 			v.Retry.Attempts, v.Retry.BudgetRatio, v.Retry.BudgetMin, v.Retry.BackoffBase, v.Retry.BackoffMax)
+		if v.Proxy != 0 {
+			fmt.Fprintf(b, "    proxy protocol=%s\n", v.Proxy)
+		}
 		if len(v.Hosts) > 0 {
 			fmt.Fprintf(b, "    hosts %s\n", strings.Join(v.Hosts, " "))
 		}
