@@ -21,6 +21,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/policy"
 	"github.com/tulle-mesh/tulle/internal/route"
 	"github.com/tulle-mesh/tulle/sidecar/balance"
+	"github.com/tulle-mesh/tulle/sidecar/credential"
 	"github.com/tulle-mesh/tulle/sidecar/detect"
 	"github.com/tulle-mesh/tulle/sidecar/exchange"
 	"github.com/tulle-mesh/tulle/sidecar/http1"
@@ -151,7 +152,9 @@ type Sidecar struct {
 	pools     *upstream.Pools
 	listeners *listen.Set
 	unwrapper *security.Unwrapper
-	room      exchange.Room
+
+	credentials *credential.Store
+	room        exchange.Room
 
 	http2 *http2.Client
 
@@ -196,6 +199,8 @@ func New(cfg Config) (*Sidecar, error) {
 		pools:     upstream.New(cfg.Dial),
 		unwrapper: security.NewUnwrapper(cfg.Identity),
 		services:  make(map[string]*service),
+
+		credentials: credential.New(cfg.Log),
 	}
 	s.listeners = listen.New(listen.Config{Listen: cfg.Listen, Original: cfg.Original, Serve: s.serve, Shed: s.shed, Log: cfg.Log})
 	s.http2 = http2.NewClient(s.pools, upstream.IdleTimeout)
@@ -225,6 +230,7 @@ func (s *Sidecar) Run(ctx context.Context, ready func()) error {
 		s.http2.Run(behind)
 	})
 	wg.Go(func() { s.observer.run(behind) })
+	wg.Go(func() { s.credentials.Run(behind) })
 	defer wg.Wait()
 	defer stop()
 
@@ -233,7 +239,8 @@ func (s *Sidecar) Run(ctx context.Context, ready func()) error {
 	for ctx.Err() == nil {
 		changed := s.cfg.Policy.Changed() // before Current, to miss nothing
 		if snap := s.cfg.Policy.Current(); snap != nil && snap != s.applied.Load() {
-			bindings := s.bindings(snap)
+			var bindings []*exchange.Binding
+			s.credentials.Keep(func() { bindings = s.bindings(snap) })
 			list := targets(bindings, snap)
 			s.targets.Store(&list)
 			s.listeners.Apply(bindings)
@@ -269,6 +276,9 @@ func (s *Sidecar) Problems() []Problem {
 	}
 	return out
 }
+
+// CredentialProblems say what is wrong with files of certificates, keys and trust anchors; empty when all is well.
+func (s *Sidecar) CredentialProblems() []string { return s.credentials.Problems() }
 
 // Addresses are the addresses of the bound listeners, by name; of use where the Snapshot asks for port 0.
 func (s *Sidecar) Addresses() map[string]net.Addr { return s.listeners.Addresses() }

@@ -26,6 +26,8 @@ type service struct {
 	floor    float64
 	tls      *tls.Config
 	tlsFor   string
+
+	http1Only exchange.Learnt
 }
 
 // bindings makes of a Snapshot what listeners and steps need. Only Run calls it.
@@ -100,12 +102,19 @@ func (s *Sidecar) destination(key string, sv policy.Service) *exchange.Destinati
 		st.budget = resilience.NewBudget(st.ratio, st.floor)
 	}
 	d := &exchange.Destination{Service: sv, InFlight: &st.inFlight, Shed: &st.shed, Budget: st.budget}
-	if sv.MTLS && !sv.External {
+	if sv.MTLS {
 		ids := slices.Sorted(slices.Values(sv.Identities))
 		if want := strings.Join(ids, "\n"); st.tls == nil || st.tlsFor != want {
 			st.tls, st.tlsFor = s.clientTLS(sv.Name, ids), want
 		}
 		d.TLS = st.tls
+	}
+	if c := sv.TLS; c != nil {
+		s.credentials.Expect(*c)
+		if want := fmt.Sprintf("%d %q", sv.Protocol, fmt.Sprint(*c)); st.tls == nil || st.tlsFor != want {
+			st.tls, st.tlsFor = s.credentials.Client(*c, sv.Protocol), want
+		}
+		d.TLS, d.HTTP1Only = st.tls, &st.http1Only
 	}
 	return d
 }

@@ -405,6 +405,10 @@ type ExternalServiceSpec struct {
 	Hosts     []string `yaml:"hosts,omitempty"`     // names by which it is called, "*.example.com" too
 	Addresses []string `yaml:"addresses,omitempty"` // ip:port, at least one unless it has Hosts
 	Protocol  string   `yaml:"protocol,omitempty"`  // one of policy.Protocols; default http
+
+	TLS       *ClientTLS `yaml:"tls,omitempty"`       // originated by the sidecar; default: what the application speaks goes on
+	Authority string     `yaml:"authority,omitempty"` // what the authority of requests becomes; default: as it came
+	Via       string     `yaml:"via,omitempty"`       // service of the edge through which it is called; default: directly
 }
 
 func (e *ExternalService) check() error {
@@ -418,6 +422,9 @@ func (e *ExternalService) check() error {
 		return err
 	}
 	if err := e.Spec.checkHosts(); err != nil {
+		return err
+	}
+	if err := e.Spec.checkTLS(); err != nil {
 		return err
 	}
 	if len(e.Spec.Addresses) == 0 && len(e.Spec.Names()) == 0 {

@@ -99,7 +99,7 @@ func index(in Input) (map[string]policy.Service, map[string][]policy.Endpoint) {
 		if !ok { // known by its names alone
 			svc = policy.Service{Name: e.Metadata.Name, Namespace: e.Metadata.Namespace, Protocol: protocol(e.Spec.Protocol), External: true}
 		}
-		svc.Hosts = e.Spec.Names()
+		svc.Hosts, svc.TLS, svc.Authority = e.Spec.Names(), e.Spec.TLS.Policy(), e.Spec.Authority
 		services[e.Metadata.Name] = svc
 	}
 	for _, p := range in.Set.Policies {

@@ -143,6 +143,9 @@ func render(b *strings.Builder, s *policy.Snapshot) {
 			v.RequestTimeout, v.TryTimeout, v.ConnectTimeout, v.IdleTimeout, v.MaxRequests, v.MaxConnections)
 		fmt.Fprintf(b, "    retry attempts=%d budget=%g+%g/s backoff=%s..%s\n",
 			v.Retry.Attempts, v.Retry.BudgetRatio, v.Retry.BudgetMin, v.Retry.BackoffBase, v.Retry.BackoffMax)
+		if c := v.TLS; c != nil {
+			fmt.Fprintf(b, "    tls %s ca=%s cert=%s key=%s alpn=%q min=%#x authority=%s\n", c.ServerName, c.CAFile, c.CertFile, c.KeyFile, c.ALPN, c.MinVersion, v.Authority)
+		}
 		if len(v.Hosts) > 0 {
 			fmt.Fprintf(b, "    hosts %s\n", strings.Join(v.Hosts, " "))
 		}

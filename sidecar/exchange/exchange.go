@@ -92,6 +92,19 @@ type Destination struct {
 	InFlight *atomic.Int64 // exchanges, or TCP connections, now
 	Shed     *Shed         // what exceeded a limit since the boot; nil: not counted
 	Budget   Budget        // of retries
+
+	HTTP1Only *Learnt // endpoints of an external service whose TLS has agreed on HTTP/1.1
+}
+
+// Originates reports whether the sidecar speaks TLS with a host outside the mesh for its application. A nil Destination does not.
+func (d *Destination) Originates() bool { return d != nil && d.Service.TLS != nil }
+
+// Rewrites is what the authority of requests becomes; "": it stays.
+func (d *Destination) Rewrites() string {
+	if d == nil {
+		return ""
+	}
+	return d.Authority
 }
 
 // Limit is how many exchanges of a protocol (or TCP connections) may be in flight, -1 for no limit, and whether MaxRequests is what says so. An HTTP/1.1
@@ -237,6 +250,8 @@ type Outcome struct {
 	Stale bool
 	// Again: the sender dropped a response because Gate.Retry said so.
 	Again bool
+	// HTTP1Only: HTTP/2 was to be spoken, and TLS has agreed on HTTP/1.1. The connection is in the pool.
+	HTTP1Only bool
 }
 
 // Fail sets the outcome of something that went wrong before anything was answered, keeping what is known of delivery.

@@ -288,7 +288,11 @@ func (k *call) appendRequest(c *conn, end bool) {
 	at := c.beginBlockLocked()
 	c.putLocked(":method", r.method)
 	if r.scheme != "" {
-		c.putLocked(":scheme", r.scheme)
+		scheme := r.scheme
+		if x.Destination.Originates() {
+			scheme = "https" // of what is sent, whatever the application said to its sidecar
+		}
+		c.putLocked(":scheme", scheme)
 	}
 	if r.target != "" {
 		if r.grpc {
@@ -297,8 +301,12 @@ func (k *call) appendRequest(c *conn, end bool) {
 			c.putPlainLocked(":path", r.target)
 		}
 	}
-	if r.authority != "" { // HTTP/1.0 may do without
-		c.putLocked(":authority", r.authority)
+	authority := r.authority
+	if own := x.Destination.Rewrites(); own != "" && (!r.connect || r.protocol != "") {
+		authority = own
+	}
+	if authority != "" { // HTTP/1.0 may do without
+		c.putLocked(":authority", authority)
 	}
 	if r.protocol != "" {
 		c.putLocked(":protocol", r.protocol)

@@ -9,9 +9,11 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -204,7 +206,9 @@ func (p *Pools) http2TLS(c *tls.Config) *tls.Config {
 		return v.(*tls.Config)
 	}
 	h := c.Clone()
-	h.NextProtos = []string{"h2", "http/1.1"}
+	if !slices.Contains(h.NextProtos, "h2") { // else it is all that is wanted
+		h.NextProtos = []string{"h2", "http/1.1"}
+	}
 	v, _ := p.http2.LoadOrStore(c, h)
 	return v.(*tls.Config)
 }
@@ -279,11 +283,13 @@ func (p *Pools) connect(x *exchange.Exchange, k key, secure *tls.Config, deadlin
 	_ = nc.SetDeadline(deadline)
 	if err := tc.Handshake(); err != nil {
 		_ = nc.Close()
-		return nil, handshakeReason(err), err
+		return nil, handshakeReason(err), explained(x, err)
 	}
 	x.Legs.Secured = x.Since()
-	c.Conn, c.Mesh = tc, true
-	c.Identity = identity.PeerID(tc.ConnectionState()).String()
+	c.Conn = tc
+	if x.Destination.MTLS {
+		c.Mesh, c.Identity = true, identity.PeerID(tc.ConnectionState()).String()
+	}
 	return c, flow.ReasonNone, nil
 }
 
@@ -345,6 +351,22 @@ func (p *Pools) discard(c *exchange.Conn) {
 	p.wg.Go(func() {
 		_ = c.Close()
 	})
+}
+
+// explained says more of a handshake with a host outside the mesh, which nobody else can look up in a configuration.
+func explained(x *exchange.Exchange, err error) error {
+	own := x.Destination.Service.TLS // nil: it was a sidecar
+	var remote *net.OpError
+	var plain tls.RecordHeaderError
+	switch {
+	case own == nil:
+		return err
+	case errors.As(err, &plain):
+		return fmt.Errorf("%s at %s does not speak TLS (%w); correct spec.addresses, or remove spec.tls", own.ServerName, x.Choice.Endpoint.Address, err)
+	case errors.As(err, &remote) && remote.Op == "remote error": // an alert, as crypto/tls says it
+		return fmt.Errorf("%s at %s refused the handshake: %w; it may want a client certificate (spec.tls.certFile), another version (minVersion), or another protocol", own.ServerName, x.Choice.Endpoint.Address, err)
+	}
+	return err
 }
 
 func connectReason(err error) flow.Reason {
