@@ -67,7 +67,11 @@ func (s *Sidecar) inbound(send exchange.Handler) exchange.Handler {
 // decide asks the listener's routes where the exchange goes.
 func decide(next exchange.Handler) exchange.Handler {
 	return exchange.HandlerFunc(func(x *exchange.Exchange) {
-		x.Decision = x.Binding.Routes.Match(route.Head{Method: x.Head.Method, Path: x.Head.Path, Authority: x.Head.Authority})
+		authority := x.Head.Authority
+		if x.Kind == flow.KindConnection {
+			authority = x.ServerName
+		}
+		x.Decision = x.Binding.Routes.Match(route.Head{Method: x.Head.Method, Path: x.Head.Path, Authority: authority})
 		x.Destination = x.Binding.Destinations[x.Decision.Service]
 		next.Handle(x)
 	})
@@ -164,6 +168,10 @@ type Sidecar struct {
 	inHTTP2, outHTTP2 *http2.Server
 	inTCP, outTCP     *tcp.Server
 
+	edgeHTTP  *http1.Server
+	edgeHTTP2 *http2.Server
+	edgeTCP   *tcp.Server
+
 	services map[string]*service // owned by Run
 	applied  atomic.Pointer[policy.Snapshot]
 	targets  atomic.Pointer[[]target]
@@ -212,6 +220,9 @@ func New(cfg Config) (*Sidecar, error) {
 	s.outHTTP2 = &http2.Server{Handler: s.outbound(sendHTTP2), Side: flow.SideClient}
 	s.inTCP = &tcp.Server{Handler: s.inbound(sendTCP), Side: flow.SideServer}
 	s.outTCP = &tcp.Server{Handler: s.outbound(sendTCP), Side: flow.SideClient}
+	s.edgeHTTP = &http1.Server{Handler: s.through(sendHTTP), Side: flow.SideClient}
+	s.edgeHTTP2 = &http2.Server{Handler: s.through(sendHTTP2), Side: flow.SideClient}
+	s.edgeTCP = &tcp.Server{Handler: s.through(sendTCP), Side: flow.SideClient}
 	return s, nil
 }
 
@@ -327,6 +338,9 @@ func (s *Sidecar) receive(c *listen.Conn) (speaker, *exchange.Session) {
 	if b.Intercepted != nil {
 		return s.intercepted(c, b)
 	}
+	if b.Edge != nil {
+		return s.enter(c, b)
+	}
 	return s.welcome(c, b, &exchange.Peer{Addr: c.Addr(), Local: c.Local()}, c.Binding)
 }
 
@@ -338,14 +352,7 @@ func (s *Sidecar) welcome(c *listen.Conn, b *exchange.Binding, peer *exchange.Pe
 	if b.Listener.Side == flow.SideServer {
 		u, refusal := s.unwrapper.Unwrap(c.Conn, b.Listener.Mode, b.Listener.Protocol)
 		if refusal != nil {
-			s.observer.Connection(b, peer, c.Start, refusal.Reason, refusal.Error())
-			if refusal.Plain && http {
-				_ = c.SetDeadline(time.Now().Add(time.Second))
-				_, _ = c.Write(http1.Refusal(refusal.Reason))
-				if exchange.CloseWrite(c.Conn) == nil { // what is still on its way would destroy the answer
-					_, _ = io.CopyN(io.Discard, c.Conn, maxRefused)
-				}
-			}
+			s.turnAway(c, b, peer, refusal)
 			return nil, nil
 		}
 		if u.Conn == nil {
@@ -353,12 +360,7 @@ func (s *Sidecar) welcome(c *listen.Conn, b *exchange.Binding, peer *exchange.Pe
 		}
 		sess.Conn, sess.Buffered = u.Conn, u.Buffered
 		isHTTP2, secured = u.HTTP2, !u.Peer.IsZero()
-		if !u.Peer.IsZero() {
-			peer.Identity = u.Peer.String()
-			if ns, account, ok := u.Peer.Account(); ok {
-				peer.Namespace, peer.Service = ns, account
-			}
-		}
+		identify(peer, u.Peer)
 	}
 	if !c.Begin(sess) {
 		return nil, nil
@@ -383,6 +385,24 @@ func (s *Sidecar) welcome(c *listen.Conn, b *exchange.Binding, peer *exchange.Pe
 		return s.inTCP, sess
 	}
 	return s.outTCP, sess
+}
+
+// identify writes down who a caller has proven to be.
+func identify(peer *exchange.Peer, id identity.ID) {
+	if id.IsZero() {
+		return
+	}
+	peer.Identity = id.String()
+	if ns, account, ok := id.Account(); ok {
+		peer.Namespace, peer.Service = ns, account
+	}
+}
+
+// lingerAfter reads for a while what a caller that was turned away still sends: it would destroy what it was told.
+func lingerAfter(c net.Conn) {
+	if exchange.CloseWrite(c) == nil {
+		_, _ = io.CopyN(io.Discard, c, maxRefused)
+	}
 }
 
 // shed records a connection that was closed because there are too many.

@@ -63,6 +63,10 @@ func (s *Sidecar) bindings(snap *policy.Snapshot) []*exchange.Binding {
 				s.interception(b)
 			}
 		case flow.SideServer:
+			if l.Edge != nil {
+				s.edge(b)
+				break
+			}
 			own := policy.Service{
 				Name: workload.Service, Namespace: workload.Namespace, Protocol: l.Protocol, RequestTimeout: l.RequestTimeout, IdleTimeout: l.IdleTimeout,
 			}
@@ -104,8 +108,11 @@ func (s *Sidecar) destination(key string, sv policy.Service) *exchange.Destinati
 	d := &exchange.Destination{Service: sv, InFlight: &st.inFlight, Shed: &st.shed, Budget: st.budget}
 	if sv.MTLS {
 		ids := slices.Sorted(slices.Values(sv.Identities))
-		if want := strings.Join(ids, "\n"); st.tls == nil || st.tlsFor != want {
+		if want := strings.Join(append(ids, sv.Via), "\n"); st.tls == nil || st.tlsFor != want {
 			st.tls, st.tlsFor = s.clientTLS(sv.Name, ids), want
+			if sv.Via != "" {
+				st.tls.ServerName = sv.Name
+			}
 		}
 		d.TLS = st.tls
 	}

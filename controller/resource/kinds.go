@@ -82,6 +82,7 @@ type WorkloadSpec struct {
 	Ports          []Port        `yaml:"ports,omitempty"`          // the first is where peers reach the service; none for a pure client
 	Upstreams      []Upstream    `yaml:"upstreams,omitempty"`
 	Intercept      Intercept     `yaml:"intercept,omitempty"`
+	Edge           Edge          `yaml:"edge,omitempty"` // a gateway's; default: it is none
 	Limits         SidecarLimits `yaml:"limits,omitempty"`
 	Telemetry      Telemetry     `yaml:"telemetry,omitempty"`
 }
@@ -352,6 +353,9 @@ func (w *Workload) check() error {
 	if err := s.Intercept.Inbound.check("spec.intercept.inbound"); err != nil {
 		return err
 	}
+	if err := s.Edge.check("spec.edge"); err != nil {
+		return err
+	}
 	for _, err := range []error{s.Limits.Listener().Check(), s.Limits.Sidecar().Check()} {
 		if err != nil {
 			return fmt.Errorf("spec.limits: %w", err)
@@ -365,6 +369,7 @@ func (w *Workload) check() error {
 	}
 	taken := map[string]string{}
 	own := w.listens()
+	own = append(own, s.Edge.listens(true)...)
 	if at := s.Intercept.Outbound.Listen; at != "" { // may be that of others: each is in a network namespace of its own
 		own = append(own, listen{"spec.intercept.outbound.listen", at})
 	}
@@ -390,7 +395,7 @@ func (w *Workload) listens() []listen {
 	for i, u := range w.Spec.Upstreams {
 		out = append(out, listen{fmt.Sprintf("spec.upstreams[%d].listen", i), u.Listen})
 	}
-	return out
+	return append(out, w.Spec.Edge.listens(false)...)
 }
 
 // ExternalService is a host outside the mesh. Its name is how upstreams refer to it.

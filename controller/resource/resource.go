@@ -108,7 +108,7 @@ func EmptySet() *Set { return &Set{Entries: map[Key]Entry{}, Mesh: &MeshConfig{}
 // is admitted in its place. Problems come in the order of the documents.
 func Resolve(documents []Document, last *Set) (*Set, []Problem) {
 	var problems []Problem
-	a := admission{set: EmptySet(), listeners: map[string]Key{}, instances: map[string]Key{}, services: map[string]serviceOwner{}, hosts: map[string]Key{}}
+	a := admission{set: EmptySet(), listeners: map[string]Key{}, instances: map[string]Key{}, services: map[string]serviceOwner{}, hosts: map[string]Key{}, egress: map[string]bool{}}
 	refuse := func(d Document, message string) {
 		p := Problem{Position: d.Position, Key: d.Key, Severity: Refused, Message: message}
 		if old, ok := last.Entries[d.Key]; ok && d.Key != (Key{}) && a.admit(old) == "" {
@@ -168,7 +168,8 @@ type admission struct {
 	listeners map[string]Key // "host:port" of sidecar listeners
 	instances map[string]Key
 	services  map[string]serviceOwner
-	hosts     map[string]Key // of external services
+	hosts     map[string]Key  // of external services
+	egress    map[string]bool // services that have an egress
 }
 
 // admit adds e unless it is at odds with what is there; then it returns why, and changes nothing.
@@ -235,6 +236,9 @@ func (a *admission) admitWorkload(w *Workload) string {
 		a.listeners[l.address] = key
 	}
 	a.instances[w.Metadata.Name] = key
+	if w.Spec.Edge.Egress.Listen != "" {
+		a.egress[w.Spec.Service] = true
+	}
 	owner := serviceOwner{namespace: w.Metadata.Namespace, key: key}
 	if len(w.Spec.Ports) > 0 {
 		owner.protocol = w.Spec.Ports[0].Protocol
@@ -274,11 +278,16 @@ func (a *admission) warnings() []Problem {
 				warn("spec.ports[1]: only the first of spec.ports is an endpoint of service %q; to the sidecars of callers the others are unknown destinations, "+
 					"without mTLS. Put the port that peers call first", o.Spec.Service)
 			}
+			a.edgeWarnings(o, warn)
 			for i, u := range o.Spec.Upstreams {
 				if _, ok := a.services[u.Service]; !ok {
 					warn("spec.upstreams[%d].service: no service %q in the mesh%s; until there is one its listener answers no_endpoint. "+
 						"Add a Workload or an ExternalService", i, u.Service, a.suggest(u.Service))
 				}
+			}
+		case *ExternalService:
+			if via := o.Spec.Via; via != "" && !a.egress[via] {
+				warn("spec.via: no workload of service %q has spec.edge.egress; until one has, calls get no_endpoint", via)
 			}
 		case *TrafficPolicy:
 			if _, ok := a.services[o.Spec.TargetService]; !ok {

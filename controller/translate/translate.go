@@ -47,13 +47,17 @@ func protocol(word string) flow.Protocol {
 // Translate computes everything. An error is a bug or a resource that slipped past its checks: the caller keeps what was in force.
 func Translate(in Input) (*Output, error) {
 	services, endpoints := index(in)
+	via, err := viaEdges(in, services)
+	if err != nil {
+		return nil, err
+	}
 	out := &Output{Workloads: make(map[string]Workload, len(in.Set.Workloads))}
 	for _, w := range in.Set.Workloads {
 		id, err := identity.Workload(in.TrustDomain, w.Metadata.Namespace, w.Spec.ServiceAccount)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", w.Key(), err)
 		}
-		s := snapshot(in.Set, w, services, endpoints)
+		s := snapshot(in.Set, w, services, endpoints, via)
 		resources, err := policy.Seal(s)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", w.Key(), err)
@@ -133,7 +137,7 @@ func modeOf(set *resource.Set, own string) policy.ListenerMode {
 }
 
 // snapshot is w's share: its own listeners and the services it calls.
-func snapshot(set *resource.Set, w *resource.Workload, services map[string]policy.Service, endpoints map[string][]policy.Endpoint) *policy.Snapshot {
+func snapshot(set *resource.Set, w *resource.Workload, services map[string]policy.Service, endpoints map[string][]policy.Endpoint, via edges) *policy.Snapshot {
 	s := &policy.Snapshot{
 		Workload: policy.Workload{
 			Service: w.Spec.Service, Namespace: w.Metadata.Namespace, Version: w.Spec.Version, Instance: w.Metadata.Name,
@@ -170,18 +174,21 @@ func snapshot(set *resource.Set, w *resource.Workload, services map[string]polic
 			Name: "intercept:outbound", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Interception: i,
 			Address: netip.MustParseAddrPort(w.Spec.Intercept.Outbound.Listen),
 		})
-		for name, svc := range services { // whatever the application calls
-			s.Services[name] = svc
-			s.Endpoints[name] = endpoints[name]
+		for name := range services { // whatever the application calls
+			s.Services[name], s.Endpoints[name], _ = via.of(w, name, services, endpoints)
 		}
 	}
-	for _, u := range w.Spec.Upstreams {
-		svc, ok := services[u.Service]
+	told := func(name string) policy.Service {
+		svc, list, ok := via.of(w, name, services, endpoints)
 		if !ok { // nobody serves it yet: the listener exists and answers no_endpoint
-			svc = policy.Service{Name: u.Service, Namespace: w.Metadata.Namespace, Protocol: flow.ProtocolHTTP}.WithDefaults()
+			svc = policy.Service{Name: name, Namespace: w.Metadata.Namespace, Protocol: flow.ProtocolHTTP}.WithDefaults()
 		}
-		s.Services[u.Service] = svc
-		s.Endpoints[u.Service] = endpoints[u.Service]
+		s.Services[name], s.Endpoints[name] = svc, list
+		return svc
+	}
+	s.Listeners = append(s.Listeners, edgeListeners(set, w, services, func(name string) { told(name) })...)
+	for _, u := range w.Spec.Upstreams {
+		svc := told(u.Service)
 		s.Listeners = append(s.Listeners, policy.Listener{
 			Name: "outbound:" + u.Service, Side: flow.SideClient, Protocol: svc.Protocol, Service: u.Service,
 			Address: netip.MustParseAddrPort(u.Listen),

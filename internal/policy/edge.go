@@ -420,8 +420,8 @@ func (l Listener) checkEdge() error {
 	return nil
 }
 
-// sortHosts puts hosts in the order in which they travel.
-func sortHosts(hosts []string) []string {
+// SortHosts puts hosts in the order in which a VirtualHost has them.
+func SortHosts(hosts []string) []string {
 	slices.SortFunc(hosts, func(a, b string) int {
 		if (a == "*") != (b == "*") {
 			if a == "*" {

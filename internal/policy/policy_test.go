@@ -53,6 +53,9 @@ func genService(r *rand.Rand, name string) Service {
 		if s.Protocol.HTTP() {
 			s.Authority = pick(r, "", "api.example.com", "[::1]:8443")
 		}
+		if r.IntN(4) == 0 {
+			s.Via, s.MTLS, s.TLS, s.Identities = "egress", true, nil, []string{"spiffe://tulle.local/ns/shop/sa/egress"}
+		}
 		s.Hosts = pick(r, nil, []string{"api.example.com"}, []string{"*.example.com", "example.com"})
 	}
 	if !s.External && r.IntN(2) == 0 {

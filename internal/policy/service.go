@@ -33,6 +33,7 @@ type Service struct {
 	MTLS       bool     // dial endpoints with mTLS
 
 	TLS       *ClientTLS // external only: TLS is originated; nil: what the application speaks goes on
+	Via       string     // external only: service of the edge through which it is called, whose endpoints and identities these are; mTLS names the service by SNI
 	Authority string     // external only: what the authority of requests becomes; "" leaves it as it came
 
 	RequestTimeout time.Duration // whole exchange; default 15 s
@@ -140,8 +141,11 @@ func (s Service) Check() error {
 	if len(s.Hosts) > 0 && !s.External {
 		return fail("%w", errors.New("hosts: only external services have them; remove them"))
 	}
-	if s.External && s.MTLS {
+	if s.External && s.MTLS && s.Via == "" {
 		return fail("%w", errors.New("mtls: an external service has no mesh identity; turn mtls off"))
+	}
+	if s.Via != "" && (!s.External || !s.MTLS || s.TLS != nil) {
+		return fail("via %q: the service must be external, with the mTLS of the edge and without TLS of its own, which the edge originates", s.Via)
 	}
 	if s.ConnectTimeout < 0 {
 		return fail("connect timeout %s: must be positive; a connect without a limit would hold requests for minutes", s.ConnectTimeout)
@@ -220,6 +224,7 @@ func (s Service) ToXDS() (*clusterv3.Cluster, error) {
 	e.flag("external", s.External)
 	e.strs("hosts", s.Hosts)
 	e.str("authority", s.Authority)
+	e.str("via", s.Via)
 	e.strs("identities", s.Identities)
 	e.flag("mtls", s.MTLS)
 	e.dur("request_timeout", s.RequestTimeout)
@@ -286,7 +291,7 @@ func upstreamOptions(p flow.Protocol) (map[string]*anypb.Any, error) {
 func ServiceFromXDS(x *clusterv3.Cluster) (Service, error) {
 	r := read(x.GetMetadata())
 	s := Service{
-		Name: x.GetName(), Namespace: r.str("namespace"), Protocol: r.protocol("protocol"), External: r.flag("external"), Hosts: r.strs("hosts"), Authority: r.str("authority"),
+		Name: x.GetName(), Namespace: r.str("namespace"), Protocol: r.protocol("protocol"), External: r.flag("external"), Hosts: r.strs("hosts"), Authority: r.str("authority"), Via: r.str("via"),
 		Identities: r.strs("identities"), MTLS: r.flag("mtls"),
 		RequestTimeout: r.dur("request_timeout"), TryTimeout: r.dur("try_timeout"), IdleTimeout: r.dur("idle_timeout"),
 		ConnectTimeout: x.GetConnectTimeout().AsDuration(),

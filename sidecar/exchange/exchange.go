@@ -50,6 +50,7 @@ type Peer struct {
 	Identity  string         // SPIFFE ID proven by mTLS; "" for plaintext
 	Service   string         // service account of Identity; "" for plaintext
 	Namespace string
+	Secure    bool // it came by TLS that an edge has ended
 }
 
 // Binding is what one listener does under one Snapshot. An exchange takes it once and is judged by it to its end. Immutable, but for the
@@ -66,6 +67,13 @@ type Binding struct {
 	Own          *Destination // inbound: settings towards the application
 	Room         *Room        // of the sidecar
 	Intercepted  *Intercepted // nil: its callers mean the listener's service
+	Edge         *Edge        // nil: what comes is for the own application, or goes to one service
+}
+
+// Edge is what a listener of an edge has. Immutable.
+type Edge struct {
+	TLS      *tls.Config         // of callers outside the mesh; nil: it is not ended here
+	Services map[string]*Binding // of callers that are sidecars, by the SNI of their mTLS; nil: they are none
 }
 
 // Intercepted is where connections go that were redirected to a listener. Immutable.
@@ -238,6 +246,8 @@ type Outcome struct {
 	GRPC   flow.GRPCStatus
 	Reason flow.Reason // ReasonNone on success
 	Detail string      // for people
+	// Location is where the answer sends the caller: scheme and authority, the request's target follows. "": nowhere.
+	Location string
 	// Committed: a byte of the final response went downstream. Nothing can be retried or answered any more.
 	Committed bool
 	// Answered: a complete response went downstream.
@@ -281,6 +291,9 @@ type Exchange struct {
 	Trace      flow.Trace // of the exchange
 	Try        flow.Trace // of the current try; what the request sent on carries
 
+	Forwarded      []byte // value of x-forwarded-for that goes on; empty: not at an edge; reused
+	ForwardedProto string // and of x-forwarded-proto
+
 	Decision    route.Decision
 	Destination *Destination
 	Deadline    time.Time // zero: none
@@ -299,9 +312,10 @@ type Exchange struct {
 
 	Downstream Downstream
 
-	// Live and TryLive belong to the observer.
-	Live, TryLive Live
-	Folded        bool // its only try is counted, and has no span of its own
+	// Live, TryLive, CameLive and Came belong to the observer.
+	Live, TryLive, CameLive Live
+	Came                    flow.Trace // at an edge: of what came, while Trace is that of what goes on
+	Folded                  bool       // its only try is counted, and has no span of its own
 	// Record is scratch for the observer, so that handing it to an interface costs no allocation.
 	Record flow.Record
 
@@ -327,6 +341,7 @@ type Live struct {
 	Due        time.Time // of the next progress Record
 	Shard      uint32    // 0: not chosen yet
 	Reported   bool      // a progress Record was emitted
+	Came       bool      // of what came to an edge
 	Next, Prev *Live
 }
 
@@ -334,6 +349,7 @@ type Live struct {
 func (x *Exchange) Reset() {
 	x.Head, x.Decision, x.Destination, x.Crowded = Head{}, route.Decision{}, nil, false
 	x.ServerName = ""
+	x.Forwarded, x.ForwardedProto, x.Came = x.Forwarded[:0], "", flow.Trace{}
 	x.Legs, x.Far, x.Captured = NoLegs, flow.Far{}, x.Captured[:0]
 	x.Trace, x.Try = flow.Trace{}, flow.Trace{}
 	x.Deadline, x.TryDeadline = time.Time{}, time.Time{}

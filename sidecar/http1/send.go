@@ -163,7 +163,7 @@ func (c *conn) appendRequest(b []byte, x *exchange.Exchange) []byte {
 		b = append(b, h.bytes(h.author)...)
 		b = append(b, "\r\n"...)
 	}
-	b = appendTrace(h.appendFields(b), x)
+	b = appendTrace(appendForwarded(h.appendFields(b), x), x)
 	if h.requestID < 0 {
 		b = append(b, "\r\nx-request-id: "...)
 		b = append(b, x.Head.RequestID...)

@@ -41,6 +41,7 @@ func (k *call) serve() {
 		h.RequestID = exchange.Aliased(k.mint[:])
 	}
 	k.adopt()
+	k.forward()
 	if len(x.Binding.Headers) > 0 {
 		capture(x, r.fields, false)
 	}
@@ -73,6 +74,21 @@ func (k *call) adopt() {
 			}
 		}
 	}
+}
+
+// forward makes the fields by which an edge says who called it, in place of what callers said of it.
+func (k *call) forward() {
+	x, r := &k.x, &k.req
+	if !x.Forward() {
+		return
+	}
+	for i := range r.fields {
+		if f := &r.fields[i]; f.id == fieldOther && x.Forwards(f.name, f.value) {
+			f.drop = true
+		}
+	}
+	x.Forwarding()
+	r.fields = append(r.fields, field{name: exchange.ForwardedForField, value: string(x.Forwarded)}, field{name: exchange.ForwardedProtoField, value: x.ForwardedProto})
 }
 
 // finish closes the caller's stream.

@@ -43,6 +43,8 @@ type Unwrapped struct {
 	Buffered []byte // plaintext bytes that were read to detect the protocol
 	Peer     identity.ID
 	HTTP2    bool // TLS has agreed on it
+
+	ServerName string // that the caller has named by SNI
 }
 
 // Refusal is why a connection was not accepted.
@@ -96,7 +98,7 @@ func (u *Unwrapper) Unwrap(conn net.Conn, mode policy.ListenerMode, protocol flo
 	}
 	_ = conn.SetDeadline(time.Time{})
 	state := tc.ConnectionState()
-	return Unwrapped{Conn: tc, Peer: identity.PeerID(state), HTTP2: state.NegotiatedProtocol == "h2"}, nil
+	return Unwrapped{Conn: tc, Peer: identity.PeerID(state), HTTP2: state.NegotiatedProtocol == "h2", ServerName: state.ServerName}, nil
 }
 
 // begin reads the first bytes. A caller often sends them with its connection; only one that does not is given a deadline, for a timer costs more
