@@ -102,7 +102,7 @@ test-peers: build ## real peers: promtool and a W3C/OTLP client on a demo, nginx
 fuzz: need-go ## every fuzz target for FUZZTIME (default 1m)
 	@for p in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
 	  for t in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$p/*_test.go | cut -d' ' -f2); do \
-	    echo "== $$p $$t"; $(GO) test -run '^$$' -fuzz "^$$t\$$" -fuzztime $(or $(FUZZTIME),1m) $$p; \
+	    echo "== $$p $$t"; $(GO) test -run '^$$' -fuzz "^$$t\$$" -fuzztime $(or $(FUZZTIME),1m) -fuzzminimizetime 10x $$p; \
 	  done; \
 	done
 

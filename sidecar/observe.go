@@ -10,6 +10,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/identity"
+	"github.com/tulle-mesh/tulle/internal/policy"
 	"github.com/tulle-mesh/tulle/sidecar/exchange"
 )
 
@@ -65,7 +66,10 @@ func (o *observer) observe(next exchange.Handler) exchange.Handler {
 			r.Status = out.Status
 		}
 		r.Reason, r.Detail, r.Answered = out.Reason, out.Detail, out.Answered
-		r.Legs, r.Far, r.GRPC = x.Legs, x.Far, out.GRPC
+		if r.Detail == "" {
+			r.Detail = x.Binding.Note
+		}
+		r.Legs, r.Far, r.GRPC, r.Ended = x.Legs, x.Far, out.GRPC, out.Ended
 		if x.Folded && !x.Live.Reported {
 			r.Trace.SpanID = x.Try.SpanID // the parent that the other side knows
 		}
@@ -212,7 +216,7 @@ func calls(x *exchange.Exchange) string {
 	if x.Destination != nil && x.Destination.Via != "" {
 		return x.Destination.Via
 	}
-	return x.Decision.Service
+	return policy.ServiceOf(x.Decision.Service)
 }
 
 func activeKey(x *exchange.Exchange) flow.ActiveKey {
@@ -237,11 +241,24 @@ func (o *observer) fill(r *flow.Record, x *exchange.Exchange, kind flow.Kind) {
 		MessagesIn: x.MessagesIn.Load(), MessagesOut: x.MessagesOut.Load(),
 		Revision: x.Binding.Snapshot.Revision,
 	}
+	if x.Peer.Via.IsValid() {
+		r.Via = x.Peer.Via
+	}
+	if kind == flow.KindConnection {
+		r.NearTLS = x.Peer.TLS
+		if relayed := x.Relayed.Load(); relayed != nil {
+			r.TLS = relayed.TLS
+		}
+		if x.Side == flow.SideServer {
+			r.TLS, r.NearTLS = r.NearTLS, r.TLS
+		}
+	}
 	w := &x.Binding.Workload
 	own := flow.Peer{Service: w.Service, Namespace: w.Namespace, Version: w.Version, Instance: w.Instance}
 	if x.Side == flow.SideClient {
 		own.Addr = x.Peer.Addr
 		r.Source = own
+		r.Application = x.Peer.Application
 		r.Destination.Service = calls(x)
 		if x.Destination != nil {
 			r.Destination.Namespace = x.Destination.Namespace
@@ -273,6 +290,9 @@ func (o *observer) endpoint(r *flow.Record, x *exchange.Exchange) {
 	r.Endpoint = e.Address
 	r.Probe, r.Override = x.Choice.Probe, x.Choice.Override
 	if x.Side != flow.SideClient {
+		if r.Application = x.Application; e.Unix != nil {
+			r.Application.Socket = e.Unix.Path
+		}
 		return
 	}
 	r.Destination.Addr, r.Destination.Version, r.Destination.Instance = e.Address, e.Version, e.Instance
@@ -363,6 +383,10 @@ func (o *observer) progress(now time.Time) {
 			}
 			r.Phase = flow.PhaseProgress
 			r.Legs = exchange.NoLegs
+			if relayed := n.X.Relayed.Load(); relayed != nil && n.Kind == flow.KindConnection {
+				r.Legs = relayed.Legs
+				o.endpoint(&r, n.X)
+			}
 			if n.Kind == flow.KindAttempt {
 				r.Endpoint = n.X.Choice.Endpoint.Address
 				r.Probe, r.Override = n.X.Choice.Probe, n.X.Choice.Override

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
@@ -40,6 +41,7 @@ func (s *Sidecar) outbound(send exchange.Handler) exchange.Handler {
 		s.observer.observe,     // one Record, whatever follows
 		answer,                 // what failed below is answered here
 		resilience.Room,        // no buffers left: shed
+		security.Attest,        // is it the own application
 		known,                  // no route, no service
 		resilience.Limit,       // endure: at most so many at a time
 		resilience.Deadline,    //         until then
@@ -134,9 +136,11 @@ const resetGrace = time.Second
 
 // Config is what one sidecar needs. Policy, Identity and Recorder are required.
 type Config struct {
-	Policy   policy.Source
-	Identity *identity.Holder
-	Recorder flow.Recorder
+	Policy policy.Source
+	// Directory is asked about destinations of redirected connections that the Snapshot does not have; nil: they are unknown.
+	Directory policy.Directory
+	Identity  *identity.Holder
+	Recorder  flow.Recorder
 	// Workload is what this sidecar serves; a zero value means the Workload of the Snapshot.
 	Workload policy.Workload
 	Log      *slog.Logger // default: slog.Default()
@@ -145,6 +149,11 @@ type Config struct {
 	// Listen and Dial open sockets; nil means TCP. Tests put an in-memory network here.
 	Listen func(addr netip.AddrPort) (net.Listener, error)
 	Dial   upstream.Dial
+	// ListenUnix and DialUnix open Unix sockets; nil means those of this process' mount and network namespaces.
+	ListenUnix func(u *policy.Unix) (net.Listener, error)
+	DialUnix   upstream.DialUnix
+	// Inherit gives listening sockets that another process hands over; nil: there is no such process. See listen.Config.
+	Inherit func(at string, transparent bool) (net.Listener, error)
 	// Original says where a redirected connection was to go; nil asks the kernel.
 	Original func(net.Conn) (netip.AddrPort, error)
 }
@@ -163,6 +172,8 @@ type Sidecar struct {
 	http2 *http2.Client
 
 	serverFirst detect.ServerFirst
+	lookups     Lookups
+	running     context.Context // until the drain begins; set by Run before anything is accepted
 
 	inHTTP, outHTTP   *http1.Server
 	inHTTP2, outHTTP2 *http2.Server
@@ -174,13 +185,16 @@ type Sidecar struct {
 
 	services map[string]*service // owned by Run
 	applied  atomic.Pointer[policy.Snapshot]
+	turned   atomic.Pointer[chan struct{}] // closed when the listeners have the next Snapshot
 	targets  atomic.Pointer[[]target]
+
+	handedOver atomic.Bool
 }
 
 // Problem is something that keeps a listener from serving.
 type Problem struct {
 	Listener string    // name in the Snapshot
-	Address  string    // ip:port
+	Address  string    // ip:port or unix:/path
 	Err      string    // what failed and what to do
 	Since    time.Time // when it was first met
 }
@@ -204,13 +218,18 @@ func New(cfg Config) (*Sidecar, error) {
 	s := &Sidecar{
 		cfg:       cfg,
 		observer:  &observer{rec: cfg.Recorder, holder: cfg.Identity},
-		pools:     upstream.New(cfg.Dial),
+		pools:     upstream.New(cfg.Dial, cfg.DialUnix),
 		unwrapper: security.NewUnwrapper(cfg.Identity),
 		services:  make(map[string]*service),
 
 		credentials: credential.New(cfg.Log),
 	}
-	s.listeners = listen.New(listen.Config{Listen: cfg.Listen, Original: cfg.Original, Serve: s.serve, Shed: s.shed, Log: cfg.Log})
+	turned := make(chan struct{})
+	s.turned.Store(&turned)
+	s.listeners = listen.New(listen.Config{
+		Listen: cfg.Listen, ListenUnix: cfg.ListenUnix, Inherit: cfg.Inherit, Original: cfg.Original, Serve: s.serve, Shed: s.shed,
+		Drain: cfg.DrainTimeout, Grace: resetGrace, Log: cfg.Log,
+	})
 	s.http2 = http2.NewClient(s.pools, upstream.IdleTimeout)
 	one, two, sendTCP := &http1.Sender{Pool: s.pools}, &http2.Sender{Client: s.http2}, &tcp.Sender{Pool: s.pools}
 	sendHTTP, sendHTTP2 := &bridge{one, one, two}, &bridge{two, one, two}
@@ -229,9 +248,12 @@ func New(cfg Config) (*Sidecar, error) {
 // Run serves until ctx is done, drains, and returns nil. It calls ready once the first Snapshot was applied and each of its listeners was
 // tried. It may be called once.
 //
-// Drain, in order: listeners close; idle connections close; exchanges in flight finish, their answers saying "Connection: close"; after
-// DrainTimeout what is left is aborted, answers "draining" if it has not answered yet, and is reset a second later; pools close.
+// Drain, in order: inbound listeners close; idle connections close; exchanges in flight finish, their answers saying "Connection: close" (HTTP/2:
+// GOAWAY); when the last inbound connection has ended, the same with outbound listeners, for the application may need others to finish what it has
+// begun; DrainTimeout after the beginning what is left is aborted, answers "draining" if it has not answered yet, and is reset a second later; pools
+// close. After HandOver all listeners close at once, and idle connections stay for one more request.
 func (s *Sidecar) Run(ctx context.Context, ready func()) error {
+	s.running = ctx
 	behind, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	pooled, stopPools := context.WithCancel(context.WithoutCancel(ctx))
@@ -256,6 +278,8 @@ func (s *Sidecar) Run(ctx context.Context, ready func()) error {
 			s.targets.Store(&list)
 			s.listeners.Apply(bindings)
 			first := s.applied.Swap(snap) == nil
+			next := make(chan struct{})
+			close(*s.turned.Swap(&next))
 			s.cfg.Log.Debug("snapshot applied", "revision", snap.Revision, "listeners", len(snap.Listeners), "services", len(snap.Services))
 			if first {
 				ready()
@@ -272,8 +296,26 @@ func (s *Sidecar) Run(ctx context.Context, ready func()) error {
 		case <-retry:
 		}
 	}
-	s.listeners.Close(s.cfg.DrainTimeout, resetGrace)
+	if s.handedOver.Load() {
+		s.listeners.HandOver(s.cfg.DrainTimeout, resetGrace)
+	} else {
+		s.listeners.Close(s.cfg.DrainTimeout, resetGrace)
+	}
 	return nil
+}
+
+// HandOver says that another process accepts in place of this one when Run's context is done. Call it before that.
+func (s *Sidecar) HandOver() { s.handedOver.Store(true) }
+
+// Leave asks callers of the application to go elsewhere, with the answer to their next request, while Run goes on accepting.
+func (s *Sidecar) Leave() { s.listeners.Leave(flow.SideServer) }
+
+// Own is called when the process that handed sockets over has left them to this one.
+func (s *Sidecar) Own() { s.listeners.Own() }
+
+// Socket is the listening socket that serves at, which is ip:port or unix:/path, nil when there is none. It stays the Sidecar's: a copy of its descriptor outlives it.
+func (s *Sidecar) Socket(at string, transparent bool) syscall.Conn {
+	return s.listeners.Socket(at, transparent)
 }
 
 // Ready reports whether a Snapshot is applied and all of its listeners are bound.
@@ -283,7 +325,7 @@ func (s *Sidecar) Ready() bool { return s.applied.Load() != nil && len(s.listene
 func (s *Sidecar) Problems() []Problem {
 	var out []Problem
 	for _, p := range s.listeners.Problems() {
-		out = append(out, Problem{Listener: p.Name, Address: p.Addr.String(), Err: p.Err.Error(), Since: p.Since})
+		out = append(out, Problem{Listener: p.Name, Address: p.At, Err: p.Err.Error(), Since: p.Since})
 	}
 	return out
 }
@@ -329,6 +371,9 @@ type speaker interface {
 func (s *Sidecar) serve(c *listen.Conn) {
 	if speak, sess := s.receive(c); speak != nil {
 		speak.Serve(sess)
+		if sess.Ended != nil {
+			sess.Ended()
+		}
 	}
 }
 
@@ -341,7 +386,7 @@ func (s *Sidecar) receive(c *listen.Conn) (speaker, *exchange.Session) {
 	if b.Edge != nil {
 		return s.enter(c, b)
 	}
-	return s.welcome(c, b, &exchange.Peer{Addr: c.Addr(), Local: c.Local()}, c.Binding)
+	return s.welcome(c, b, &exchange.Peer{Addr: c.Addr(), Local: c.Local(), Application: c.Application}, c.Binding)
 }
 
 // welcome is receive once it is known which listener's connection it is: b now, and bind later.
@@ -360,6 +405,9 @@ func (s *Sidecar) welcome(c *listen.Conn, b *exchange.Binding, peer *exchange.Pe
 		}
 		sess.Conn, sess.Buffered = u.Conn, u.Buffered
 		isHTTP2, secured = u.HTTP2, !u.Peer.IsZero()
+		if !http {
+			peer.TLS = exchange.Secured(u.Conn)
+		}
 		identify(peer, u.Peer)
 	}
 	if !c.Begin(sess) {
@@ -406,7 +454,7 @@ func lingerAfter(c net.Conn) {
 }
 
 // shed records a connection that was closed because there are too many.
-func (s *Sidecar) shed(b *exchange.Binding, addr netip.AddrPort, limit exchange.Limit, n int) {
+func (s *Sidecar) shed(b *exchange.Binding, peer *exchange.Peer, limit exchange.Limit, n int) {
 	s.room.Reached(limit)
-	s.observer.Connection(b, &exchange.Peer{Addr: addr}, time.Now(), flow.ReasonShed, limit.String()+" of "+strconv.Itoa(n)+" in this sidecar")
+	s.observer.Connection(b, peer, time.Now(), flow.ReasonShed, limit.String()+" of "+strconv.Itoa(n)+" in this sidecar")
 }

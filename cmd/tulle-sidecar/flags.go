@@ -31,14 +31,27 @@ type config struct {
 	compression             string
 	series                  int
 	drainTimeout            time.Duration
+	drainDelay              time.Duration
 	logLevel                slog.Level
 	logJSON                 bool
 	version                 bool
+
+	// How the process lives.
+	wait, quit  bool // do that and end
+	waitTimeout time.Duration
+	hotRestart  bool
+	envFile     string
+	command     []string // after "--"
+	stopTimeout time.Duration
+	flags       []string // the arguments before "--"
 }
 
-const usage = `Usage: tulle-sidecar --instance NAME --service NAME --bundle FILE --state-dir DIR [flags]
+const usage = `Usage: tulle-sidecar --instance NAME --service NAME --bundle FILE --state-dir DIR [flags] [-- COMMAND [ARG…]]
+       tulle-sidecar --wait [--admin ADDRESS] [--wait-timeout DURATION] [-- COMMAND [ARG…]]
+       tulle-sidecar --quit [--admin ADDRESS]
 
-Runs the data plane of one workload. Every flag but --version can also be set in the environment: --otlp as TULLE_OTLP, --state-dir as
+Runs the data plane of one workload, and with COMMAND the workload itself, from when the sidecar is ready until it ends. A sidecar that is started
+with the state directory of one that runs takes over its listeners without refusing a connection. Every flag but --version can also be set in the environment: --otlp as TULLE_OTLP, --state-dir as
 TULLE_STATE_DIR. The join token is read from --token-file or TULLE_JOIN_TOKEN and is needed the first time only.
 
 Flags:
@@ -67,6 +80,13 @@ func parse(args []string, env func(string) (string, bool), stderr io.Writer) (co
 	f.StringVar(&c.accessFile, "access-log-file", "-", "`file` to append the access log to, opened anew after SIGHUP and when it was renamed or removed; \"-\" is stdout")
 	f.StringVar(&c.compression, "otlp-compression", "none", "of exports: none or gzip")
 	f.IntVar(&c.series, "max-series", 10_000, "`series` kept of each metric; what is new beyond is counted under \"other\", visibly")
+	f.DurationVar(&c.drainDelay, "drain-delay", 0, "how long after SIGTERM connections are still accepted, while the sidecar says that it is not ready")
+	f.BoolVar(&c.wait, "wait", false, "wait until the sidecar at --admin is ready, then run COMMAND in place of this process, or end")
+	f.DurationVar(&c.waitTimeout, "wait-timeout", time.Minute, "how long --wait, and COMMAND, wait for the sidecar to be ready")
+	f.BoolVar(&c.quit, "quit", false, "tell the sidecar at --admin that the application has ended, and end")
+	f.BoolVar(&c.hotRestart, "hot-restart", false, "stay, with a sidecar as child process, and start a new one that takes over at SIGUSR2; as with COMMAND")
+	f.StringVar(&c.envFile, "env-file", "", "`file` of KEY=VALUE lines that each sidecar started by --hot-restart gets into its environment")
+	f.DurationVar(&c.stopTimeout, "stop-timeout", 10*time.Second, "how long COMMAND may take to end after SIGTERM; then it is killed")
 	f.DurationVar(&c.drainTimeout, "drain-timeout", sidecar.DefaultDrainTimeout, "how long requests in flight may take to finish after SIGTERM")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&format, "log-format", "text", "text or json, on stderr")
@@ -79,7 +99,10 @@ func parse(args []string, env func(string) (string, bool), stderr io.Writer) (co
 	} else if err != nil {
 		return c, fmt.Errorf("%w (see --help)", err)
 	}
-	if f.NArg() > 0 {
+	c.flags = args
+	if at := len(args) - f.NArg() - 1; f.NArg() > 0 && at >= 0 && args[at] == "--" {
+		c.flags, c.command = args[:at], f.Args()
+	} else if f.NArg() > 0 {
 		return c, fmt.Errorf("unexpected argument %q (flags begin with --; see --help)", f.Arg(0))
 	}
 	given := map[string]bool{}
@@ -99,6 +122,9 @@ func parse(args []string, env func(string) (string, bool), stderr io.Writer) (co
 	if err != nil || c.version {
 		return c, err
 	}
+	if err := c.checkLife(); err != nil || c.wait || c.quit {
+		return c, err
+	}
 
 	for _, r := range []struct{ flag, value, what string }{
 		{"--instance", c.workload.Instance, "name this instance"},
@@ -116,7 +142,7 @@ func parse(args []string, env func(string) (string, bool), stderr io.Writer) (co
 	if c.otlp == "off" {
 		c.otlp = ""
 	}
-	for _, a := range []struct{ flag, value string }{{"--controller", c.controller}, {"--otlp", c.otlp}, {"--admin", c.admin}} {
+	for _, a := range []struct{ flag, value string }{{"--controller", c.controller}, {"--otlp", c.otlp}} {
 		if _, _, err := net.SplitHostPort(a.value); err != nil && a.value != "" {
 			return c, fmt.Errorf("%s %q: want host:port (%w)", a.flag, a.value, err)
 		}
@@ -139,6 +165,9 @@ func parse(args []string, env func(string) (string, bool), stderr io.Writer) (co
 	if c.series < 2 || c.series > 1_000_000 {
 		return c, fmt.Errorf("--max-series %d: want 2 to 1000000", c.series)
 	}
+	if c.drainDelay < 0 {
+		return c, fmt.Errorf("--drain-delay %s: want 0 or more", c.drainDelay)
+	}
 	if c.drainTimeout <= 0 {
 		return c, fmt.Errorf("--drain-timeout %s: want more than 0", c.drainTimeout)
 	}
@@ -158,6 +187,28 @@ func parse(args []string, env func(string) (string, bool), stderr io.Writer) (co
 	}
 	c.token, err = readToken(tokenFile, c.stateDir, env)
 	return c, err
+}
+
+// checkLife checks what says how the process lives.
+func (c *config) checkLife() error {
+	switch {
+	case c.wait && c.quit:
+		return errors.New("--wait and --quit: want one of them")
+	case c.quit && len(c.command) > 0:
+		return errors.New("--quit runs no COMMAND")
+	case (c.wait || c.quit) && c.hotRestart:
+		return errors.New("--hot-restart is for a sidecar, --wait and --quit are for whoever waits for one")
+	case c.waitTimeout <= 0:
+		return fmt.Errorf("--wait-timeout %s: want more than 0", c.waitTimeout)
+	case c.stopTimeout <= 0:
+		return fmt.Errorf("--stop-timeout %s: want more than 0", c.stopTimeout)
+	case c.envFile != "" && !c.hotRestart && len(c.command) == 0:
+		return errors.New("--env-file is for --hot-restart")
+	}
+	if _, _, err := net.SplitHostPort(c.admin); err != nil {
+		return fmt.Errorf("--admin %q: want host:port (%w)", c.admin, err)
+	}
+	return nil
 }
 
 func oneOf(flag, value string, known []string) error {

@@ -1,8 +1,9 @@
 // Command tulle-sidecar is the data plane of one workload: it carries the workload's traffic in and out, and tells the observer what it saw.
 //
 // It needs a controller once, to join; afterwards it starts from its state directory and serves whatever the controller told it last.
-// SIGTERM, SIGINT and POST /drain on the admin address let requests in flight finish, flush what was recorded, and exit with 0; a second
-// signal ends it at once.
+// SIGTERM, SIGINT, POST /drain and POST /quit on the admin address let requests in flight finish, flush what was recorded, and exit with 0; a second
+// signal ends it at once. A sidecar started with the state directory of one that runs takes over from it. With a COMMAND, or --hot-restart, this process
+// only starts and stops others: the sidecar, and the application (launch.go).
 package main
 
 import (
@@ -34,9 +35,12 @@ func main() {
 		fmt.Println("tulle-sidecar", version(), runtime.Version())
 		return
 	}
+	if c := cfg; c.wait || c.quit || c.hotRestart || len(c.command) > 0 {
+		os.Exit(beside(c))
+	}
 	tuneRuntime(os.LookupEnv)
 	// A supervisor that started this process and vanished counts as a request to stop.
-	ctx := process.Lifeline(context.Background(), cfg.drainTimeout+20*time.Second)
+	ctx := process.Lifeline(context.Background(), cfg.drainDelay+cfg.drainTimeout+20*time.Second)
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // from now on a signal has its default effect
 	if err := serve(ctx, cfg, os.Stdout, os.Stderr); err != nil {

@@ -21,6 +21,9 @@ import (
 const asSidecar = "TULLE_TEST_RUN_MAIN"
 
 func TestMain(m *testing.M) {
+	if os.Getenv(asApplication) != "" {
+		application()
+	}
 	if os.Getenv(asSidecar) != "" {
 		main()
 		os.Exit(0)
@@ -36,10 +39,13 @@ type child struct {
 	ended chan error
 }
 
-func (m *mesh) spawn(service string) *child {
+func (m *mesh) spawn(service string) *child { return m.spawnAt(service, free(m.t)) }
+
+// spawnAt starts a sidecar with further arguments.
+func (m *mesh) spawnAt(service, admin string, args ...string) *child {
 	m.t.Helper()
-	c := &child{admin: free(m.t), log: &output{}, ended: make(chan error, 1)}
-	c.cmd = exec.Command(os.Args[0], m.flags(service, c.admin)...)
+	c := &child{admin: admin, log: &output{}, ended: make(chan error, 1)}
+	c.cmd = exec.Command(os.Args[0], append(m.flags(service, c.admin), args...)...)
 	c.cmd.Env = append(os.Environ(), asSidecar+"=1", "TULLE_JOIN_TOKEN="+m.token("shop", service))
 	c.cmd.Stdout, c.cmd.Stderr = c.log, c.log
 	if err := c.cmd.Start(); err != nil {

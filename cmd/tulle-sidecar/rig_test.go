@@ -54,8 +54,10 @@ type observed struct {
 type observedMetrics struct {
 	collectormetrics.UnimplementedMetricsServiceServer
 	o       *observed
-	counts  map[string]int64 // "service metric side", of the last export
-	goodbye map[string]bool
+	last    map[string]map[string]int64 // by boot id, then "service metric side": of the last export
+	counts  map[string]int64            // "service metric side": of the last exports of all boots
+	before  map[string]string           // boot id → that of the process that handed over
+	goodbye map[string]bool             // by service and by boot id
 }
 
 func text(attrs []*common.KeyValue, key string) string {
@@ -89,9 +91,13 @@ func (m *observedMetrics) Export(_ context.Context, req *collectormetrics.Export
 	m.o.raw.Write(b)
 	for _, rm := range req.ResourceMetrics {
 		service := text(rm.Resource.Attributes, flow.AttrServiceName)
+		boot := text(rm.Resource.Attributes, flow.AttrBootID)
+		if p := text(rm.Resource.Attributes, flow.AttrPredecessor); p != "" {
+			m.before[boot] = p
+		}
 		for _, kv := range rm.Resource.Attributes {
 			if kv.Key == flow.AttrGoodbye {
-				m.goodbye[service] = true
+				m.goodbye[service], m.goodbye[boot] = true, true
 			}
 		}
 		for _, metric := range rm.ScopeMetrics[0].Metrics {
@@ -99,8 +105,13 @@ func (m *observedMetrics) Export(_ context.Context, req *collectormetrics.Export
 			for _, p := range metric.GetSum().GetDataPoints() {
 				sums[text(p.Attributes, flow.AttrSide)] += p.GetAsInt()
 			}
+			if m.last[boot] == nil {
+				m.last[boot] = map[string]int64{}
+			}
 			for side, n := range sums {
-				m.counts[strings.TrimSpace(service+" "+metric.Name+" "+side)] = n
+				what := strings.TrimSpace(service + " " + metric.Name + " " + side)
+				m.counts[what] += n - m.last[boot][what]
+				m.last[boot][what] = n
 			}
 		}
 	}
@@ -194,7 +205,7 @@ func newMesh(t *testing.T, config string) *mesh {
 	start(t, "observer's identity", func(ctx context.Context) error { return joining.Run(ctx, func() { close(joined) }) })
 	<-joined
 	m.observed = &observed{spans: map[string]int{}}
-	m.observed.metrics = observedMetrics{o: m.observed, counts: map[string]int64{}, goodbye: map[string]bool{}}
+	m.observed.metrics = observedMetrics{o: m.observed, last: map[string]map[string]int64{}, counts: map[string]int64{}, before: map[string]string{}, goodbye: map[string]bool{}}
 	otlp, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -11,12 +11,15 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/identity/join"
+	"github.com/tulle-mesh/tulle/internal/policy"
 	"github.com/tulle-mesh/tulle/internal/run"
 	"github.com/tulle-mesh/tulle/sidecar"
 	"github.com/tulle-mesh/tulle/sidecar/admin"
 	"github.com/tulle-mesh/tulle/sidecar/exchange"
+	"github.com/tulle-mesh/tulle/sidecar/handover"
 	"github.com/tulle-mesh/tulle/sidecar/telemetry"
 	"github.com/tulle-mesh/tulle/sidecar/watch"
 )
@@ -25,11 +28,12 @@ import (
 // connections), half as much again is all that may gather, because a sidecar counts in every pod.
 var garbage = run.Garbage{Spare: 8 << 20, Most: 200, Least: 50}
 
-// serve puts the parts together and runs them until ctx is done or a drain was asked for. They start in the order in which each needs the one
-// before, and stop in reverse: traffic first, then what was recorded of it, the admin page last.
+// serve puts the parts together and runs them until ctx is done, a drain was asked for, or another process has taken over. They start in the order in
+// which each needs the one before, and stop in reverse: traffic first, then what was recorded of it, the admin page last.
 func serve(ctx context.Context, c config, stdout, stderr io.Writer) error {
-	ctx, drain := context.WithCancel(ctx)
-	defer drain()
+	life := newLife(ctx, c.drainDelay)
+	defer life.stop(nil)
+	ctx = life.told
 	log := logger(c, stderr)
 
 	self, err := identity.Workload(c.trustDomain, c.workload.Namespace, c.account)
@@ -43,6 +47,20 @@ func serve(ctx context.Context, c config, stdout, stderr io.Writer) error {
 	observer, err := identity.Observer(c.trustDomain)
 	if err != nil {
 		return fmt.Errorf("--trust-domain: %w", err)
+	}
+
+	if err := os.MkdirAll(c.stateDir, 0o700); err != nil {
+		return fmt.Errorf("--state-dir: %w (choose a writable directory)", err)
+	}
+	boot := telemetry.NewBootID()
+	var parts successor
+	door, taking, err := handover.Open(ctx, parts.door(c, self.String(), boot, log))
+	if err != nil {
+		return err
+	}
+	defer door.Close()
+	if taking != nil {
+		defer taking.Close()
 	}
 
 	holder := &identity.Holder{}
@@ -61,7 +79,7 @@ func serve(ctx context.Context, c config, stdout, stderr io.Writer) error {
 		return err
 	}
 	says := telemetry.Config{
-		Workload: c.workload, Version: version(), Target: c.otlp, Log: log, Series: c.series,
+		Workload: c.workload, Version: version(), Target: c.otlp, Log: log, Series: c.series, BootID: boot, Predecessor: predecessor(taking),
 		TLS: func() *tls.Config { return holder.ClientTLS(observer) },
 	}
 	if c.compression != "none" {
@@ -80,29 +98,55 @@ func serve(ctx context.Context, c config, stdout, stderr io.Writer) error {
 	}
 	telling := telemetry.New(says)
 	carrying, err := sidecar.New(sidecar.Config{
-		Policy: watching, Identity: holder, Recorder: recorder(telling), Workload: c.workload, Log: log, DrainTimeout: c.drainTimeout,
+		Policy: watching, Directory: watching, Identity: holder, Recorder: recorder(telling), Workload: c.workload, Log: log, DrainTimeout: c.drainTimeout,
+		Inherit: inherit(taking, c.workload.Instance),
 	})
 	if err != nil {
 		return err
 	}
 	telling.Saturation(carrying.Saturation)
+	isReady := func() error { return ready(life, holder, joining, watching, carrying) }
 	page := admin.New(admin.Config{
-		Address: c.admin, Hosts: c.adminHosts, Metrics: telling.WritePrometheus, Open: telling.WriteOpenMetrics, Snapshot: watching.Current, Drain: drain, Log: log,
-		Ready: func() error { return ready(ctx, holder, joining, watching, carrying) },
+		Address: c.admin, Hosts: c.adminHosts, Metrics: telling.WritePrometheus, Open: telling.WriteOpenMetrics, Snapshot: watching.Current, Log: log,
+		Drain: life.drain, Quit: life.quit, Ready: isReady, Inherit: inheritAdmin(taking, c),
 	})
 	gauges(telling, joining, watching)
 	saturation(telling, carrying)
+	lookups(telling, watching, carrying)
+	life.leaves(carrying.Leave)
+	parts = successor{
+		life: life, joining: joining, watching: watching, carrying: carrying, page: page, ready: isReady,
+		taking: taking, served: make(chan struct{}), paged: make(chan struct{}), log: log,
+	}
+	parts.paging, parts.unpage = context.WithCancel(context.WithoutCancel(ctx))
+	defer parts.unpage()
+	if err := page.Listen(); err != nil {
+		return err
+	}
+	if taking == nil {
+		close(parts.served)
+	} else {
+		limit := time.AfterFunc(handover.TakeLimit, parts.giveUp)
+		defer limit.Stop()
+	}
+	defer limpOnSignal(life)()
+	context.AfterFunc(life.work, door.Close) // who drains hands nothing over
 
 	log.Info("tulle-sidecar starts", "version", version(), "identity", self.String(), "instance", c.workload.Instance, "boot_id", telling.BootID(),
-		"controller", c.controller, "otlp", c.otlp, "admin", c.admin, "state_dir", filepath.Clean(c.stateDir))
-	err = run.All(ctx,
+		"controller", c.controller, "otlp", c.otlp, "admin", c.admin, "state_dir", filepath.Clean(c.stateDir), "takes_over_from", predecessor(taking))
+	err = run.All(life.work,
 		run.Actor{Name: "garbage", Run: garbage.Actor(os.LookupEnv)},
-		run.Actor{Name: "admin", Run: page.Run},
+		run.Actor{Name: "admin", Run: parts.admin},
+		run.Actor{Name: "handover", Run: func(ctx context.Context, ready func()) error { return parts.answer(ctx, ready, door) }},
 		run.Actor{Name: "identity", Run: joining.Run},
-		run.Actor{Name: "telemetry", Run: telling.Run},
+		run.Actor{Name: "telemetry", Run: func(ctx context.Context, ready func()) error { return parts.tell(ctx, ready, telling) }},
 		run.Actor{Name: "watch", Run: watching.Run},
 		run.Actor{Name: "sidecar", Run: carrying.Run, StopTimeout: c.drainTimeout + 10*time.Second},
+		run.Actor{Name: "readiness", Run: parts.begin},
 	)
+	if err == nil {
+		err = life.reason()
+	}
 	if err == nil {
 		log.Info("tulle-sidecar stopped")
 	}
@@ -118,12 +162,14 @@ func logger(c config, w io.Writer) *slog.Logger {
 }
 
 // ready says what is missing before traffic may be sent, the first cause first.
-func ready(ctx context.Context, holder *identity.Holder, joining *join.Client, watching *watch.Watcher, carrying *sidecar.Sidecar) error {
+func ready(life *life, holder *identity.Holder, joining *join.Client, watching *watch.Watcher, carrying *sidecar.Sidecar) error {
 	switch {
-	case ctx.Err() != nil:
+	case life.leaving():
 		return errors.New("draining")
 	case holder.Get() == nil:
 		return missing("no certificate yet", joining.Status().LastError)
+	case time.Now().After(holder.Get().Certificate.Leaf.NotAfter):
+		return missing("the certificate has expired", joining.Status().LastError)
 	case watching.Current() == nil:
 		return missing("no policy yet", watching.Status().LastError)
 	case carrying.Ready():
@@ -160,6 +206,21 @@ func saturation(t *telemetry.Telemetry, s *sidecar.Sidecar) {
 		t.Counter("tulle_limit_reached_total", "Connections and requests that met a limit, by its name in the configuration.", "limit", l.String(),
 			func() uint64 { return s.Room().Count(l) })
 	}
+}
+
+// lookups shows on /metrics what connections to destinations that the policy did not have waited for, and what became of those without an answer.
+func lookups(t *telemetry.Telemetry, watching *watch.Watcher, s *sidecar.Sidecar) {
+	for _, a := range sidecar.Answers() {
+		t.Counter("tulle_destination_lookups_total", "Redirected connections whose destination was not in the policy, by what the controller said it is (timeout, away, failed: nothing).",
+			"answer", a.String(), func() uint64 { return s.Lookups().Count(a) })
+	}
+	for _, d := range []policy.Unknown{policy.UnknownPass, policy.UnknownRefuse} {
+		t.Counter("tulle_destination_unanswered_total", "Redirected connections about which the controller said nothing, because it was away or too late, by what spec.intercept.outbound.away made of them.",
+			"decision", d.String(), func() uint64 { return s.Lookups().Decided(d) })
+	}
+	t.Histogram("tulle_destination_lookup_seconds", "How long redirected connections whose destination was not in the policy waited for it.",
+		func() flow.Histogram { return s.Lookups().Waits() })
+	t.Gauge("tulle_policy_services_on_demand", "Services that the sidecar has asked the controller to keep in its policy.", func() float64 { return float64(watching.Needed()) })
 }
 
 // gauges shows on /metrics what the parts know of themselves.

@@ -42,8 +42,12 @@ func viaEdges(in Input, services map[string]policy.Service) (edges, error) {
 				Address: netip.MustParseAddrPort(w.Spec.Edge.Egress.Listen), Version: w.Spec.Version, Instance: w.Metadata.Name, // checked by resource
 			}.WithDefaults())
 		}
+		for _, a := range e.Spec.Addresses {
+			v.service.Addresses = append(v.service.Addresses, netip.MustParseAddrPort(a))
+		}
+		slices.SortFunc(v.service.Addresses, netip.AddrPort.Compare)
 		if v.service.MTLS = len(v.service.Identities) > 0; !v.service.MTLS {
-			v.service.Via = "" // nobody is there: without an endpoint it is called by nobody, past the edge least of all
+			v.service.Via, v.service.Addresses = "", nil // nobody is there: without an endpoint it is called by nobody, past the edge least of all
 		}
 		slices.Sort(v.service.Identities)
 		slices.SortFunc(v.endpoints, func(a, b policy.Endpoint) int { return a.Address.Compare(b.Address) })

@@ -7,6 +7,7 @@ const (
 	AttrServiceVersion   = "service.version"         // resource
 	AttrServiceInstance  = "service.instance.id"     // resource
 	AttrBootID           = "tulle.boot.id"           // resource: 16 lower-case hex digits, new at every start of a sidecar
+	AttrPredecessor      = "tulle.boot.predecessor"  // resource: boot id of the process that handed over to this one while it went on, else absent
 	AttrSequence         = "tulle.sequence"          // resource, int: 1, 2, 3 … per (boot id, signal)
 	AttrClock            = "tulle.clock"             // resource, int: sidecar wall clock in unix ns when the batch was sent
 	AttrReporterIdentity = "tulle.reporter.identity" // resource: stamped by the collector from the TLS peer, overwriting
@@ -30,9 +31,13 @@ const (
 	AttrRevision   = "tulle.policy.revision"
 	AttrOverride   = "tulle.override.id"
 	AttrRoute      = "http.route"
-	AttrEndpoint   = "tulle.endpoint" // ip:port
+	AttrEndpoint   = "tulle.endpoint" // ip:port, or unix:PATH of an application's Unix socket
 	AttrRequestID  = "http.request.header.x-request-id"
 	AttrTraceBegun = "tulle.trace.started"
+
+	AttrApplicationPID = "tulle.application.pid" // int; of the application at the other end of a Unix socket, as the kernel says
+	AttrApplicationUID = "tulle.application.uid" // int
+	AttrApplicationGID = "tulle.application.gid" // int
 
 	AttrSourceService   = "tulle.source.service"
 	AttrSourceNamespace = "tulle.source.namespace"
@@ -46,6 +51,7 @@ const (
 	AttrDestInstance    = "tulle.destination.instance"
 	AttrDestIdentity    = "tulle.destination.identity"
 	AttrDestAddress     = "server.address" // ip:port
+	AttrServerPort      = "server.port"    // metrics only, server side: of the reporter's ports, the one that was called
 	AttrMethod          = "http.request.method"
 	AttrPath            = "url.path"
 	AttrAuthority       = "tulle.authority"
@@ -73,6 +79,19 @@ const (
 	AttrFarFirstByte    = "tulle.far.first_byte"
 	AttrFlags           = "response_flags" // Envoy's name for it, and Envoy's flags, comma separated
 
+	// UnixPrefix begins an endpoint that is a Unix socket; its path follows.
+	UnixPrefix = "unix:"
+
+	AttrEnded      = "tulle.ended"          // downstream_fin | upstream_fin | downstream_reset | upstream_reset | idle | drained | error
+	AttrVia        = "network.peer.address" // ip:port
+	AttrTLSVersion = "tls.protocol.version" // "1.3"
+	AttrTLSCipher  = "tls.cipher"
+	AttrTLSResumed = "tls.resumed"
+	AttrTLSALPN    = "tls.next_protocol"
+
+	// AttrNear begins the names of those of TLS of the connection on the reporter's own side.
+	AttrNear = "tulle.near."
+
 	// AttrRequestHeader and AttrResponseHeader begin the names of header fields kept by allow-list; the field's name in lower case follows.
 	AttrRequestHeader  = "http.request.header."
 	AttrResponseHeader = "http.response.header."
@@ -81,11 +100,11 @@ const (
 // Metric names on the wire from sidecar to collector. All Sums are cumulative and monotonic since the boot; histograms are
 // cumulative exponential histograms in seconds, scale 3. Their attribute sets are fixed (docs/format/record.md) and never crossed.
 const (
-	// MetricExchanges: Sum {side, source service, destination service, protocol, code_class, gRPC status, reason, answered, probe}.
+	// MetricExchanges: Sum {side, source service, destination service, protocol, code_class, gRPC status, reason, answered, probe; server side: port}.
 	MetricExchanges = "tulle.exchanges"
 	// MetricAttempts: Sum, client side only {source, destination, protocol, endpoint, code_class, gRPC status, reason, delivered, probe}; exemplars carry trace ids.
 	MetricAttempts = "tulle.attempts"
-	// MetricExchangeDuration: exponential histogram {side, source, destination, protocol, code_class}.
+	// MetricExchangeDuration: exponential histogram {side, source, destination, protocol, code_class; server side: port}.
 	MetricExchangeDuration = "tulle.exchange.duration"
 	// MetricAttemptDuration: exponential histogram, client side {destination, endpoint}.
 	MetricAttemptDuration = "tulle.attempt.duration"

@@ -152,11 +152,14 @@ type Resource struct {
 	Namespace string
 	Version   string
 	Instance  string
-	BootID    string    // 16 lower-case hex digits
-	Sequence  uint64    // 1, 2, 3 … per (boot id, signal)
-	Clock     time.Time // when the batch left
-	Goodbye   bool      // last metrics export of a clean stop
-	Identity  string    // proven by the reporter's TLS connection; only ever set by the collector, never encoded here
+	BootID    string // 16 lower-case hex digits
+	// Predecessor is the boot id of the process of the same instance that handed over its listeners to this one, and reports beside it until it says
+	// goodbye; empty when there was none.
+	Predecessor string
+	Sequence    uint64    // 1, 2, 3 … per (boot id, signal)
+	Clock       time.Time // when the batch left
+	Goodbye     bool      // last metrics export of a clean stop
+	Identity    string    // proven by the reporter's TLS connection; only ever set by the collector, never encoded here
 }
 
 func (r *Resource) append(dst []byte) []byte {
@@ -168,6 +171,7 @@ func (r *Resource) append(dst []byte) []byte {
 			{AttrServiceVersion, r.Version},
 			{AttrServiceInstance, r.Instance},
 			{AttrBootID, r.BootID},
+			{AttrPredecessor, r.Predecessor},
 		} {
 			if s.value != "" {
 				a.text(newKey(s.key), clean(s.value, maxName))

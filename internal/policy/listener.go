@@ -40,6 +40,8 @@ type Listener struct {
 	Service  string         // inbound: own service; outbound: destination service
 	Mode     ListenerMode   // inbound only
 	Limits   Limits         // of HTTP only
+	// Unix is the hop to the own application where it is a Unix socket: inbound the application's, in place of Target; outbound where to listen, in place of Address.
+	Unix *Unix
 	// Interception is set where redirected connections arrive: outbound, of protocol http (what is detected as HTTP), and of no one service; inbound, of protocol tcp, of
 	// the own service and without a target.
 	Interception *Interception
@@ -66,8 +68,23 @@ func (l Listener) Check() error {
 	if err := checkProtocol(l.Protocol); err != nil {
 		return fail(err)
 	}
-	if err := checkAddress("address", l.Address); err != nil {
-		return fail(err)
+	if l.Unix != nil {
+		switch {
+		case l.Interception != nil:
+			return fail(fmt.Errorf("%s: redirected connections are of TCP; remove it", l.Unix))
+		case l.Side == flow.SideClient && l.Address.IsValid():
+			return fail(fmt.Errorf("address %s: the listener has %s too; give one of them", l.Address, l.Unix))
+		case l.Side == flow.SideServer && l.Target.IsValid():
+			return fail(fmt.Errorf("target %s: the listener has %s too; give one of them", l.Target, l.Unix))
+		}
+		if err := l.Unix.check(l.Side); err != nil {
+			return fail(fmt.Errorf("unix socket: %w", err))
+		}
+	}
+	if l.Unix == nil || l.Side == flow.SideServer {
+		if err := checkAddress("address", l.Address); err != nil {
+			return fail(err)
+		}
 	}
 	if l.Edge != nil {
 		if err := l.checkEdge(); err != nil {
@@ -117,6 +134,9 @@ func (l Listener) Check() error {
 		return nil
 	}
 	if l.Side == flow.SideServer {
+		if l.Unix != nil {
+			return nil
+		}
 		if err := checkAddress("target", l.Target); err != nil {
 			return fail(err)
 		}
@@ -145,6 +165,22 @@ var (
 	modeNames = map[ListenerMode]string{ModeStrict: "strict", ModePermissive: "permissive"}
 )
 
+// At is where l listens: "ip:port" or "unix:/path".
+func (l *Listener) At() string {
+	if l.Unix != nil && l.Side == flow.SideClient {
+		return l.Unix.String()
+	}
+	return l.Address.String()
+}
+
+// Socket is the Unix socket on which l listens, nil when it is a port.
+func (l *Listener) Socket() *Unix {
+	if l.Side == flow.SideClient {
+		return l.Unix
+	}
+	return nil
+}
+
 // WithDefaults returns l with the defaults of its limits and timeouts.
 func (l Listener) WithDefaults() Listener {
 	if l.Protocol.HTTP() {
@@ -165,6 +201,7 @@ func (l Listener) WithDefaults() Listener {
 		}
 		def(&l.IdleTimeout, DefaultIdleTimeout)
 	}
+	l.Unix = l.Unix.withDefaults(l.Side)
 	return l
 }
 
@@ -232,6 +269,12 @@ func (l Listener) ToXDS() (*listenerv3.Listener, error) {
 			return nil, err
 		}
 	}
+	if l.Unix != nil {
+		if l.Side == flow.SideClient {
+			x.Address = l.Unix.pipe()
+		}
+		l.Unix.toXDS(e)
+	}
 	if l.Interception != nil {
 		if err := l.Interception.toXDS(x, routes, e); err != nil {
 			return nil, err
@@ -244,7 +287,10 @@ func (l Listener) ToXDS() (*listenerv3.Listener, error) {
 	e.str("side", sideNames[l.Side])
 	e.str("service", l.Service)
 	if l.Side == flow.SideServer {
-		if l.Interception == nil {
+		switch {
+		case l.Unix != nil:
+			e.str("target", l.Unix.String())
+		case l.Interception == nil:
 			e.str("target", l.Target.String())
 		}
 		e.str("mode", modeNames[l.Mode])
@@ -260,7 +306,9 @@ func ListenerFromXDS(x *listenerv3.Listener) (Listener, error) {
 	fail := func(err error) (Listener, error) { return Listener{}, fmt.Errorf("listener %q: %w", x.GetName(), err) }
 	l := Listener{Name: x.GetName()}
 	var err error
-	if l.Address, err = fromSocketAddress(x.GetAddress()); err != nil {
+	if pipe := x.GetAddress().GetPipe(); pipe != nil {
+		l.Unix = &Unix{Path: pipe.GetPath(), Mode: pipe.GetMode()}
+	} else if l.Address, err = fromSocketAddress(x.GetAddress()); err != nil {
 		return fail(err)
 	}
 	if r := read(x.GetMetadata()); r.flag("edge") {
@@ -307,8 +355,12 @@ func ListenerFromXDS(x *listenerv3.Listener) (Listener, error) {
 		l.Side = flow.SideServer
 		l.Unbound = x.GetBindToPort() != nil && !x.GetBindToPort().GetValue()
 		if target := r.str("target"); !intercepts {
-			if l.Target, err = netip.ParseAddrPort(target); err != nil {
-				r.fail("target", "%q is not ip:port", target)
+			if l.Unix != nil {
+				r.fail("side", "\"inbound\", but its address is a Unix socket, at which nobody else could call")
+			} else if path, ok := ParseUnix(target); ok {
+				l.Unix = &Unix{Path: path}
+			} else if l.Target, err = netip.ParseAddrPort(target); err != nil {
+				r.fail("target", "%q is not ip:port or unix:/path", target)
 			}
 		}
 		switch mode := r.str("mode"); mode {
@@ -323,6 +375,9 @@ func ListenerFromXDS(x *listenerv3.Listener) (Listener, error) {
 		l.Side = flow.SideClient
 	default:
 		r.fail("side", "%q must be inbound or outbound", side)
+	}
+	if l.Unix != nil {
+		l.Unix.Attest = attestFromXDS(r)
 	}
 	if intercepts {
 		l.Interception = interceptionFromXDS(x, l.Side, r)

@@ -23,6 +23,9 @@ import (
 
 // Service is a destination and how to treat it. Zero durations mean the default named beside the field; there is no "off" by accident:
 // a negative duration is off.
+//
+// A service with several ports is one of these for each: its Name is that of PortOf, and its protocol, endpoints and limits are the port's own. Records, graph
+// and evidence know the service as a whole (ServiceOf).
 type Service struct {
 	Name       string
 	Namespace  string
@@ -32,9 +35,10 @@ type Service struct {
 	Identities []string // SPIFFE IDs the endpoints may prove; empty for external
 	MTLS       bool     // dial endpoints with mTLS
 
-	TLS       *ClientTLS // external only: TLS is originated; nil: what the application speaks goes on
-	Via       string     // external only: service of the edge through which it is called, whose endpoints and identities these are; mTLS names the service by SNI
-	Authority string     // external only: what the authority of requests becomes; "" leaves it as it came
+	TLS       *ClientTLS       // external only: TLS is originated; nil: what the application speaks goes on
+	Via       string           // external only: service of the edge through which it is called, whose endpoints and identities these are; mTLS names the service by SNI
+	Addresses []netip.AddrPort // with Via only: the host's own, by which redirected connections are known; sorted
+	Authority string           // external only: what the authority of requests becomes; "" leaves it as it came
 
 	RequestTimeout time.Duration // whole exchange; default 15 s
 	TryTimeout     time.Duration // one attempt; default: RequestTimeout
@@ -43,6 +47,23 @@ type Service struct {
 	Retry          Retry
 	MaxRequests    int // concurrent exchanges towards the service from one sidecar; default 1,024
 	MaxConnections int // default 1,024
+}
+
+// PortOf is the name under which a Snapshot has a port of a service: SERVICE for the one that callers mean who name none (port ""), SERVICE:PORT for another.
+// Neither word has a colon.
+func PortOf(service, port string) string {
+	if port == "" {
+		return service
+	}
+	return service + ":" + port
+}
+
+// ServiceOf is the service of a name of PortOf.
+func ServiceOf(name string) string {
+	if i := strings.IndexByte(name, ':'); i >= 0 {
+		return name[:i]
+	}
+	return name
 }
 
 // Retry is off when Attempts ≤ 1 after defaults (a configured 1 is off, 0 means the default). Only exchanges that are safe (idempotent
@@ -130,6 +151,9 @@ func (s Service) Check() error {
 			return fail("tls: %w", err)
 		}
 	}
+	if len(s.Addresses) > 0 && s.Via == "" {
+		return fail("%w", errors.New("addresses: are of services by way of an edge; others have endpoints"))
+	}
 	if s.Authority != "" {
 		if !s.External || !s.Protocol.HTTP() {
 			return fail("authority %q: only external services of HTTP have one; remove it", s.Authority)
@@ -169,6 +193,24 @@ const (
 	maxLimit    = 1 << 20
 	maxAttempts = 10
 )
+
+func addressTexts(list []netip.AddrPort) (out []string) {
+	for _, a := range list {
+		out = append(out, a.String())
+	}
+	return out
+}
+
+func parseAddresses(texts []string) (out []netip.AddrPort, err error) {
+	for _, t := range texts {
+		a, err := netip.ParseAddrPort(t)
+		if err != nil {
+			return nil, fmt.Errorf("%q is not ip:port", t)
+		}
+		out = append(out, a)
+	}
+	return out, nil
+}
 
 // CheckAuthority refuses what is no host or host:port.
 func CheckAuthority(s string) error {
@@ -225,6 +267,7 @@ func (s Service) ToXDS() (*clusterv3.Cluster, error) {
 	e.strs("hosts", s.Hosts)
 	e.str("authority", s.Authority)
 	e.str("via", s.Via)
+	e.strs("addresses", addressTexts(s.Addresses))
 	e.strs("identities", s.Identities)
 	e.flag("mtls", s.MTLS)
 	e.dur("request_timeout", s.RequestTimeout)
@@ -309,6 +352,9 @@ func ServiceFromXDS(x *clusterv3.Cluster) (Service, error) {
 	}
 	if r.err != nil {
 		return Service{}, fmt.Errorf("service %q: %w", s.Name, r.err)
+	}
+	if s.Addresses, err = parseAddresses(read(x.GetMetadata()).strs("addresses")); err != nil {
+		return Service{}, fmt.Errorf("service %q: addresses: %w", s.Name, err)
 	}
 	if s.TLS, err = clientTLSFromXDS(x.GetTransportSocket(), s.Protocol); err != nil {
 		return Service{}, fmt.Errorf("service %q: %w", s.Name, err)

@@ -29,6 +29,10 @@ type Spec struct {
 	Env  []string // KEY=VALUE, added to this process's environment
 	// Log takes standard output and standard error; nil discards them. An *os.File is handed to the child as it is.
 	Log io.Writer
+	// Out takes standard output in place of Log; nil: Log does.
+	Out io.Writer
+	// Files are handed to the child from descriptor 4 on; they stay the caller's.
+	Files []*os.File
 	// StopTimeout is how long the child has between SIGTERM and SIGKILL; default 15 s.
 	StopTimeout time.Duration
 }
@@ -65,8 +69,11 @@ func Start(spec Spec) (*Process, error) {
 	cmd := exec.Command(spec.Path, spec.Args...)
 	cmd.Env = append(os.Environ(), spec.Env...)
 	cmd.Env = append(cmd.Env, lifelineEnv+"=3")
-	cmd.ExtraFiles = []*os.File{r}
+	cmd.ExtraFiles = append([]*os.File{r}, spec.Files...)
 	cmd.Stdout, cmd.Stderr = spec.Log, spec.Log
+	if spec.Out != nil {
+		cmd.Stdout = spec.Out
+	}
 	cmd.WaitDelay = 2 * time.Second // a grandchild that keeps the log open must not keep us
 	cmd.SysProcAttr = attributes()
 	err = cmd.Start()
@@ -97,6 +104,9 @@ func Start(spec Spec) (*Process, error) {
 
 // PID is the child's process id.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
+
+// Signal sends a signal to the child alone; an error means that it is gone.
+func (p *Process) Signal(s os.Signal) error { return p.cmd.Process.Signal(s) }
 
 // Done is closed when the child is gone and has been waited for.
 func (p *Process) Done() <-chan struct{} { return p.done }

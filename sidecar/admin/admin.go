@@ -19,6 +19,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/policy"
@@ -26,14 +27,16 @@ import (
 
 // Config says what to show. Address is required; nil functions answer 404.
 type Config struct {
-	Address  string                  // "127.0.0.1:15000"; port 0 picks one, see Server.Addr
-	Hosts    []string                // further names this machine is called by, without port
-	Ready    func() error            // nil error: ready; else what is missing, for people
-	Metrics  func(io.Writer)         // Prometheus text format
-	Open     func(io.Writer)         // the same as OpenMetrics 1.0, for those who ask for it; nil: text for all
-	Snapshot func() *policy.Snapshot // may return nil before the first one
-	Drain    func()                  // begins an orderly stop and returns at once; called at most once per request
-	Log      *slog.Logger            // default: discard
+	Address  string                       // "127.0.0.1:15000"; port 0 picks one, see Server.Addr
+	Hosts    []string                     // further names this machine is called by, without port
+	Ready    func() error                 // nil error: ready; else what is missing, for people
+	Metrics  func(io.Writer)              // Prometheus text format
+	Open     func(io.Writer)              // the same as OpenMetrics 1.0, for those who ask for it; nil: text for all
+	Snapshot func() *policy.Snapshot      // may return nil before the first one
+	Drain    func()                       // begins an orderly stop, as SIGTERM does, and returns at once; called at most once per request
+	Quit     func()                       // the same because the application has ended: nothing more will come in
+	Inherit  func() (net.Listener, error) // the listening socket that another process hands over, nil: none; may be nil
+	Log      *slog.Logger                 // default: discard
 }
 
 // Server is the page. Make it with New, run it with Run.
@@ -41,6 +44,7 @@ type Server struct {
 	cfg   Config
 	addr  chan string
 	pages []page
+	l     net.Listener // of Listen
 }
 
 type page struct {
@@ -57,9 +61,11 @@ func New(cfg Config) *Server {
 	s.pages = []page{
 		{"GET", "/healthz", "200 while the process lives", s.healthz},
 		{"GET", "/readyz", "200 when traffic may be sent, else 503 and why", s.readyz},
+		{"GET", "/ready", "the same, as Envoy's is called", s.readyz},
 		{"GET", "/metrics", "everything counted, for Prometheus", s.metrics},
 		{"GET", "/config", "the policy snapshot in force, as JSON", s.config},
-		{"POST", "/drain", "finish what is in flight and stop", s.drain},
+		{"POST", "/drain", "finish what is in flight and stop, as SIGTERM does", s.begin("drain", cfg.Drain, "draining")},
+		{"POST", "/quit", "the same without --drain-delay: the application has ended (jobs)", s.begin("quit", cfg.Quit, "quitting")},
 		{"GET", "/debug/pprof/", "profiles of the running process", pprof.Index},
 		{"GET", "/debug/pprof/cmdline", "", pprof.Cmdline},
 		{"GET", "/debug/pprof/profile", "", pprof.Profile},
@@ -79,12 +85,41 @@ func (s *Server) Handler() http.Handler {
 	return s.guard(mux)
 }
 
-// Run serves until ctx is done.
-func (s *Server) Run(ctx context.Context, ready func()) error {
+// Listen opens the page's address, or takes the socket that another process hands over, without answering yet. Run does so by itself when Listen was
+// not called. It may be called once, before Run.
+func (s *Server) Listen() error {
+	if s.cfg.Inherit != nil {
+		l, err := s.cfg.Inherit()
+		if err != nil {
+			return err
+		}
+		s.l = l
+	}
+	if s.l != nil {
+		return nil
+	}
 	l, err := net.Listen("tcp", s.cfg.Address)
 	if err != nil {
 		return fmt.Errorf("cannot listen on %s (is another sidecar there? choose another address with --admin): %w", s.cfg.Address, err)
 	}
+	s.l = l
+	return nil
+}
+
+// Socket is the listening socket, nil before Listen. It stays the Server's: a copy of its descriptor outlives it.
+func (s *Server) Socket() syscall.Conn {
+	c, _ := s.l.(syscall.Conn)
+	return c
+}
+
+// Run serves until ctx is done.
+func (s *Server) Run(ctx context.Context, ready func()) error {
+	if s.l == nil {
+		if err := s.Listen(); err != nil {
+			return err
+		}
+	}
+	l := s.l
 	s.addr <- l.Addr().String()
 	srv := &http.Server{
 		Handler:           s.Handler(),
@@ -230,13 +265,16 @@ func (s *Server) config(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(append(body, '\n'))
 }
 
-func (s *Server) drain(w http.ResponseWriter, r *http.Request) {
-	if s.cfg.Drain == nil {
-		http.NotFound(w, r)
-		return
+// begin is a page that begins the end.
+func (s *Server) begin(name string, stop func(), says string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if stop == nil {
+			http.NotFound(w, r)
+			return
+		}
+		s.cfg.Log.Info("admin: "+name+" was asked for", "by", r.RemoteAddr)
+		w.WriteHeader(http.StatusAccepted)
+		fmt.Fprintln(w, says)
+		stop()
 	}
-	s.cfg.Log.Info("admin: drain was asked for", "by", r.RemoteAddr)
-	w.WriteHeader(http.StatusAccepted)
-	fmt.Fprintln(w, "draining")
-	s.cfg.Drain()
 }

@@ -51,6 +51,10 @@ type Peer struct {
 	Service   string         // service account of Identity; "" for plaintext
 	Namespace string
 	Secure    bool // it came by TLS that an edge has ended
+	// Application is the process that connected, where it did by a Unix socket; without Socket.
+	Application flow.Application
+	Via         netip.AddrPort // who connected, when its PROXY protocol header said that it did so for Addr
+	TLS         *flow.TLS      // of a connection to a TCP listener; nil: plaintext, or not asked
 }
 
 // Binding is what one listener does under one Snapshot. An exchange takes it once and is judged by it to its end. Immutable, but for the
@@ -68,6 +72,7 @@ type Binding struct {
 	Room         *Room        // of the sidecar
 	Intercepted  *Intercepted // nil: its callers mean the listener's service
 	Edge         *Edge        // nil: what comes is for the own application, or goes to one service
+	Note         string       // for people: what Records of success say besides
 }
 
 // Edge is what a listener of an edge has. Immutable.
@@ -86,10 +91,10 @@ type Intercepted struct {
 	Passthrough *Destination             // the rest; its Picker is each connection's own
 }
 
-// Known is an original destination that is an endpoint of a service.
+// Known is an original destination that means a service.
 type Known struct {
 	Binding  *Binding
-	Endpoint *policy.Endpoint
+	Endpoint *policy.Endpoint // that it is; nil: of a service that is called by way of an edge
 }
 
 // Destination is a service as the steps need it: its settings with defaults applied, and its state, which outlives Snapshots.
@@ -185,12 +190,14 @@ type Budget interface {
 // Conn is an established upstream connection, handshake included.
 type Conn struct {
 	net.Conn
-	TCP      *net.TCPConn // the socket below Conn; nil for in-memory connections
+	TCP      *net.TCPConn // the socket below Conn; nil for Unix and in-memory connections
 	Identity string       // SPIFFE ID proven by the peer; "" for plaintext
-	Mesh     bool         // the peer is a sidecar: mTLS was used
-	Reused   bool         // it carried an exchange before
-	Suspect  bool         // bytes that nobody asked for may arrive: look before it is used again
-	Key      any          // the pool's own
+	// Application is who listens at the other end of a Unix socket; the zero value elsewhere.
+	Application flow.Application
+	Mesh        bool // the peer is a sidecar: mTLS was used
+	Reused      bool // it carried an exchange before
+	Suspect     bool // bytes that nobody asked for may arrive: look before it is used again
+	Key         any  // the pool's own
 }
 
 // Pool hands out upstream connections. Safe for concurrent use.
@@ -258,6 +265,8 @@ type Outcome struct {
 	Unprocessed bool
 	// Stale: a reused connection closed before one byte of a response.
 	Stale bool
+	// Ended is of a relay: how it came to its end.
+	Ended flow.Ended
 	// Again: the sender dropped a response because Gate.Retry said so.
 	Again bool
 	// HTTP1Only: HTTP/2 was to be spoken, and TLS has agreed on HTTP/1.1. The connection is in the pool.
@@ -299,8 +308,9 @@ type Exchange struct {
 	Deadline    time.Time // zero: none
 	TryDeadline time.Time // ≤ Deadline; zero: none
 	Choice      Choice
-	Remote      string // identity proven by the upstream peer
-	Fresh       bool   // do not reuse a pooled connection
+	Remote      string           // identity proven by the upstream peer
+	Application flow.Application // at the upstream end of a Unix socket; the zero value elsewhere
+	Fresh       bool             // do not reuse a pooled connection
 
 	Tries   int // made so far
 	Tried   [MaxTries]netip.AddrPort
@@ -311,6 +321,9 @@ type Exchange struct {
 	MessagesIn, MessagesOut atomic.Uint64 // of gRPC; may be read by any goroutine
 
 	Downstream Downstream
+
+	// Relayed is set once both connections of a relay exist; from then on Choice and Remote do not change. May be read by any goroutine.
+	Relayed atomic.Pointer[Relayed]
 
 	// Live, TryLive, CameLive and Came belong to the observer.
 	Live, TryLive, CameLive Live
@@ -324,6 +337,12 @@ type Exchange struct {
 	down     net.Conn // during a relay
 	waker    Waker
 	aborted  flow.Reason
+}
+
+// Relayed is what is known of a relay from its beginning. Immutable.
+type Relayed struct {
+	Legs flow.Legs // so far
+	TLS  *flow.TLS // of the upstream connection; nil: plaintext
 }
 
 // Waker is who waits for something that no deadline of a connection can end.
@@ -354,6 +373,7 @@ func (x *Exchange) Reset() {
 	x.Trace, x.Try = flow.Trace{}, flow.Trace{}
 	x.Deadline, x.TryDeadline = time.Time{}, time.Time{}
 	x.Choice, x.Remote, x.Fresh = Choice{}, "", false
+	x.Application = flow.Application{}
 	x.Tries, x.Gate, x.Outcome, x.Folded = 0, nil, Outcome{}, false
 	x.BytesIn.Store(0)
 	x.BytesOut.Store(0)

@@ -12,7 +12,7 @@ import (
 // closed: a drain closes it only while it is idle, which the speaker alone can know.
 type Session struct {
 	Conn     net.Conn     // after the handshake, if there was one
-	TCP      *net.TCPConn // the socket below Conn; nil for in-memory connections
+	TCP      *net.TCPConn // the socket below Conn; nil for Unix and in-memory connections
 	Buffered []byte       // bytes of Conn that were read already
 	Peer     *Peer
 	Start    time.Time     // when it was accepted
@@ -21,9 +21,11 @@ type Session struct {
 	ServerName string
 	Bind       func() *Binding // the listener's Binding now
 	Report     Reporter
+	Ended      func() // called when the connection has been served to its end; nil: nothing
 
 	mu       sync.Mutex
 	idle     bool
+	leaving  bool
 	draining bool
 	aborted  flow.Reason
 	x        *Exchange
@@ -53,11 +55,11 @@ func (s *Session) SetBusy() (draining bool) {
 	return s.draining
 }
 
-// Draining reports whether the connection is to be closed after the exchange in flight.
+// Draining reports whether the connection is to be closed after the exchange in flight, or after the next one when there is none.
 func (s *Session) Draining() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.draining
+	return s.draining || s.leaving
 }
 
 // Carry tells the session which Exchange it carries, nil for none, so that Abort reaches it. False: aborted already.
@@ -79,7 +81,19 @@ func (s *Session) Serve(drain func(), abort func(flow.Reason)) (draining bool, a
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.onDrain, s.onAbort = drain, abort
-	return s.draining, s.aborted
+	return s.draining || s.leaving, s.aborted
+}
+
+// Leave asks the caller to go elsewhere and cuts nothing: an idle connection waits for its next exchange, is told with the answer, and closes then. A
+// request that is on its way while the connection closes would fail, and there is none when the caller was told. It does not wait.
+func (s *Session) Leave() {
+	s.mu.Lock()
+	s.leaving = true
+	drain := s.onDrain
+	s.mu.Unlock()
+	if drain != nil {
+		drain()
+	}
 }
 
 // Drain closes the session when it is idle, now or after the exchange in flight. It does not wait.

@@ -197,10 +197,7 @@ func (c *conn) readHead() (start time.Time, ok bool) {
 			return start, false
 		}
 	} else {
-		c.in.compact()
-		if c.sess.Draining() {
-			return start, false
-		}
+		c.in.compact() // also when draining: nobody has told the caller yet, and the answer will
 	}
 	c.bind()
 	if c.charged < workingSet {
@@ -313,6 +310,9 @@ func (c *conn) waitIdle() bool {
 	if parked && c.sess.SetBusy() { // Drain may have set a deadline that has passed
 		c.readBy(time.Now().Add(c.set.HeadTimeout))
 	}
+	if n == 0 && parked && errors.Is(err, os.ErrDeadlineExceeded) && c.sess.Draining() {
+		n = c.look()
+	}
 	if n > 0 {
 		return true
 	}
@@ -324,6 +324,22 @@ func (c *conn) waitIdle() bool {
 		c.report(c.sess.Start, flow.ReasonTLSFailed, err.Error())
 	}
 	return false
+}
+
+// glance is how long look waits for what TLS has not decrypted yet.
+const glance = time.Millisecond
+
+// look reads what has arrived while a drain closed the idle connection: a request that is here is answered.
+func (c *conn) look() (n int) {
+	if c.sock != nil {
+		n, _ = c.sock.look(&c.in)
+		return n
+	}
+	c.readBy(time.Now().Add(glance))
+	c.in.acquire(smallBuffer)
+	n, _ = c.in.fill(c.nc)
+	c.readBy(time.Now().Add(c.set.HeadTimeout))
+	return n
 }
 
 // park prepares for waiting. False: the session is draining, do not wait.

@@ -43,6 +43,16 @@ func (s *socket) read(u *buffer) (n int, err error) {
 	return s.n, s.err
 }
 
+// look reads what is there, without waiting.
+func (s *socket) look(u *buffer) (n int, err error) {
+	s.buf, s.n, s.err, s.parked = u, 0, nil, true
+	err = s.conn.Raw.Read(func(fd uintptr) bool {
+		s.readNow(fd)
+		return true
+	})
+	return s.n, err
+}
+
 // readNow runs with the descriptor non-blocking; false means wait until it is readable.
 func (s *socket) readNow(fd uintptr) bool {
 	u := s.buf

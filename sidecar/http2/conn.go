@@ -473,6 +473,9 @@ func (c *conn) frame(f frame, p []byte) *fatal {
 		if f.length < 4 {
 			return frameSizeError("PRIORITY_UPDATE is too short (RFC 9218, section 7.1)")
 		}
+		if be32(p)&maxStreamID == 0 {
+			return protocolError("PRIORITY_UPDATE for stream 0 (RFC 9218, section 7.1)")
+		}
 		return c.guard.priority(c)
 	case framePush:
 		return protocolError("PUSH_PROMISE though push is off (RFC 9113, section 6.6)")

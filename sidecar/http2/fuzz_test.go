@@ -3,6 +3,7 @@ package http2
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -166,48 +167,124 @@ func FuzzServer(f *testing.F) {
 	f.Add(appendGoaway(request, 0, codeNone, ""))
 	f.Add(append(appendFrame(settings, len(head), frameHeaders, 0, 1), head...))
 	f.Add(appendPing(appendFrame(request, 5, framePriority, 0, 3), false, drainPing))
+	f.Fuzz(func(t *testing.T, b []byte) { converse(t, b) })
+}
+
+// converse serves a caller that sends the preface and b, and then nothing more, and returns what was written to it.
+func converse(t *testing.T, b []byte) []byte {
+	t.Helper()
+	n := testmesh.NewNet()
+	addr := netip.MustParseAddrPort("10.0.0.1:80")
+	l, err := n.Listen(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	away, err := n.Dialer(netip.MustParseAddr("10.0.0.2"))(t.Context(), addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	near, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	room := &exchange.Room{}
+	bound := &exchange.Binding{Room: room, Listener: policy.Listener{Limits: policy.Limits{}.WithDefaults()}}
+	srv := &Server{Side: flow.SideClient, Handler: exchange.HandlerFunc(func(x *exchange.Exchange) {
+		x.Outcome.Fail(flow.ReasonNoEndpoint, "")
+		x.Outcome.Answered = x.Downstream.Answer(x)
+	})}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		srv.Serve(&exchange.Session{Conn: near, Peer: &exchange.Peer{}, Start: time.Now(), Bind: func() *exchange.Binding { return bound }, Report: nobody{}})
+	}()
+	var written bytes.Buffer
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		_, _ = io.Copy(&written, away)
+	}()
+	_, _ = io.WriteString(away, preface)
+	_, _ = away.Write(b)
+	_ = away.(interface{ CloseWrite() error }).CloseWrite()
+	<-served
+	<-read
+	_ = away.Close()
+	if used := room.Used(); used != 0 {
+		t.Errorf("%d bytes of room are left", used)
+	}
+	return written.Bytes()
+}
+
+// FuzzFrames: a sequence of frames for which x/net/http2's Framer ends the connection ends it here too, with a GOAWAY that names an error. The
+// frames of ours before it are whole, and x/net/http2 can read them all.
+func FuzzFrames(f *testing.F) {
+	settings := appendFrame(nil, 0, frameSettings, 0, 0)
+	head := encoded(":method", "POST", ":scheme", "http", ":path", "/", ":authority", "a")
+	open := append(appendFrame(settings, len(head), frameHeaders, 0, 1), head...)
+	f.Add(appendFrame(open, 0, frameContinuation, flagEndHeaders, 1))
+	f.Add(appendFrame(open, 0, frameData, flagEnd, 1))                                                 // within a head
+	f.Add(appendFrame(settings, 0, frameContinuation, flagEndHeaders, 1))                              // without a head
+	f.Add(append(appendFrame(settings, 5, frameHeaders, flagEndHeaders|flagPadded, 1), "\x09abcd"...)) // more padding than payload
+	f.Add(append(appendFrame(settings, 6, frameSettings, flagEnd, 0), make([]byte, 6)...))             // an answer with a payload
+	f.Add(append(appendFrame(settings, 5, frameSettings, 0, 0), make([]byte, 5)...))
+	f.Add(appendSetting(appendFrame(settings, 6, frameSettings, 0, 0), settingInitialWindow, 1<<31))
+	f.Add(append(appendFrame(settings, 7, framePing, 0, 0), make([]byte, 7)...))
+	f.Add(append(appendFrame(settings, 8, framePing, 0, 1), make([]byte, 8)...))
+	f.Add(appendWindow(settings, 0, 0))
+	f.Add(append(appendFrame(settings, 3, frameReset, 0, 1), make([]byte, 3)...))
+	f.Add(appendReset(settings, 0, codeCancel))
+	f.Add(append(appendFrame(settings, 4, framePush, 0, 1), 0, 0, 0, 2))
+	f.Add(appendGoaway(settings, 0, codeNone, "bye"))
+	f.Add(append(appendFrame(settings, 4, framePriority, 0, 1), make([]byte, 4)...))
+	f.Add(appendFrame(settings, 0, framePriorityUpdate, 0, 0))
+	f.Add(append(appendFrame(settings, 4, framePriorityUpdate, 0, 0), 0, 0, 0, 0))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		n := testmesh.NewNet()
-		addr := netip.MustParseAddrPort("10.0.0.1:80")
-		l, err := n.Listen(addr)
-		if err != nil {
-			t.Fatal(err)
+		theirs := refusal(b)
+		fr := xhttp2.NewFramer(io.Discard, bytes.NewReader(converse(t, b)))
+		fr.ReadMetaHeaders = hpack.NewDecoder(tableSize, nil)
+		said := xhttp2.ErrCodeNo
+		for {
+			frame, err := fr.ReadFrame()
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				t.Fatalf("x/net/http2 cannot read what we have written: %v", err)
+			}
+			if g, ok := frame.(*xhttp2.GoAwayFrame); ok {
+				said = g.ErrCode
+			}
 		}
-		defer l.Close()
-		away, err := n.Dialer(netip.MustParseAddr("10.0.0.2"))(t.Context(), addr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		near, err := l.Accept()
-		if err != nil {
-			t.Fatal(err)
-		}
-		room := &exchange.Room{}
-		bound := &exchange.Binding{Room: room, Listener: policy.Listener{Limits: policy.Limits{}.WithDefaults()}}
-		srv := &Server{Side: flow.SideClient, Handler: exchange.HandlerFunc(func(x *exchange.Exchange) {
-			x.Outcome.Fail(flow.ReasonNoEndpoint, "")
-			x.Outcome.Answered = x.Downstream.Answer(x)
-		})}
-		served := make(chan struct{})
-		go func() {
-			defer close(served)
-			srv.Serve(&exchange.Session{Conn: near, Peer: &exchange.Peer{}, Start: time.Now(), Bind: func() *exchange.Binding { return bound }, Report: nobody{}})
-		}()
-		read := make(chan struct{})
-		go func() {
-			defer close(read)
-			_, _ = io.Copy(io.Discard, away)
-		}()
-		_, _ = io.WriteString(away, preface)
-		_, _ = away.Write(b)
-		_ = away.(interface{ CloseWrite() error }).CloseWrite()
-		<-served
-		<-read
-		_ = away.Close()
-		if used := room.Used(); used != 0 {
-			t.Errorf("%d bytes of room are left", used)
+		if theirs != nil && said == xhttp2.ErrCodeNo {
+			t.Fatalf("x/net/http2 ends the connection (%v), we do not: %x", theirs, b)
 		}
 	})
+}
+
+// refusal is why x/net/http2's Framer ends a connection that sends b; nil when it does not, or when it does so for a head, which FuzzHead compares.
+func refusal(b []byte) error {
+	r := bytes.NewReader(b)
+	fr := xhttp2.NewFramer(io.Discard, r)
+	fr.SetMaxReadFrameSize(maxFrame)
+	for {
+		at := len(b) - r.Len()
+		_, err := fr.ReadFrame()
+		var connection xhttp2.ConnectionError
+		var stream xhttp2.StreamError
+		switch {
+		case err == nil || errors.As(err, &stream):
+		case errors.As(err, &connection) && b[at+3] == framePriority && connection == xhttp2.ConnectionError(xhttp2.ErrCodeFrameSize):
+			// Of the stream alone by RFC 9113, section 6.3.
+		case errors.Is(err, xhttp2.ErrFrameTooLarge):
+			return err
+		case errors.As(err, &connection) && len(b)-at >= frameHeader+parseFrame(b[at:]).length: // of a frame that is cut, ours sees the end first
+			return err
+		default:
+			return nil
+		}
+	}
 }
 
 var _ net.Conn = (*testmesh.MemConn)(nil)

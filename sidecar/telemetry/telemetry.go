@@ -58,7 +58,9 @@ type Config struct {
 	QueueBatches int           // the same in batches; default 4,096
 	Series       int           // per metric family, at least 2; default 10,000
 	FlushTimeout time.Duration // for everything after Run's ctx is done; default 5 s
-	BootID       string        // default: 16 random hex digits; set in tests
+	BootID       string        // default: 16 random hex digits; see NewBootID
+	// Predecessor is the boot id of the process that this one takes over from while it goes on; empty: there is none.
+	Predecessor string
 
 	Log   *slog.Logger     // default: discard
 	Clock func() time.Time // default: time.Now
@@ -124,6 +126,7 @@ type Telemetry struct {
 	accepted                     counter
 	set                          *vm.Set
 	described                    sync.Map // family → description, of gauges added by Gauge
+	given                        []given  // added by Histogram
 
 	newClient func() (client, error) // replaced in tests
 }
@@ -151,9 +154,7 @@ func New(cfg Config) *Telemetry {
 		cfg.Clock = time.Now
 	}
 	if cfg.BootID == "" {
-		var b [8]byte
-		_, _ = crand.Read(b[:]) // never fails (crypto/rand, Go 1.24)
-		cfg.BootID = hex.EncodeToString(b[:])
+		cfg.BootID = NewBootID()
 	}
 	t := &Telemetry{
 		cfg: cfg, log: cfg.Log, now: cfg.Clock, boot: cfg.Clock(), id: cfg.BootID,
@@ -175,6 +176,13 @@ func New(cfg Config) *Telemetry {
 	}
 	t.register()
 	return t
+}
+
+// NewBootID makes a boot id for Config.
+func NewBootID() string {
+	var b [8]byte
+	_, _ = crand.Read(b[:]) // never fails (crypto/rand, Go 1.24)
+	return hex.EncodeToString(b[:])
 }
 
 // BootID is the id of this start of the sidecar, 16 hex digits.
@@ -435,7 +443,7 @@ func (t *Telemetry) sendMetrics(ctx, hard context.Context) {
 func (t *Telemetry) deliver(ctx context.Context, sig signal, s sample, newer chan struct{}) bool {
 	res := flow.Resource{
 		Service: t.cfg.Workload.Service, Namespace: t.cfg.Workload.Namespace, Version: t.cfg.Workload.Version,
-		Instance: t.cfg.Workload.Instance, BootID: t.id, Sequence: s.sequence, Goodbye: s.goodbye,
+		Instance: t.cfg.Workload.Instance, BootID: t.id, Predecessor: t.cfg.Predecessor, Sequence: s.sequence, Goodbye: s.goodbye,
 	}
 	exports := &t.exports[sig.index]
 	backoff := backoffBase

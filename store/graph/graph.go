@@ -390,47 +390,64 @@ func (g *Graph) reporterLocked(now time.Time, k reporterKey) *reporter {
 	return r
 }
 
-// bootLocked finds or begins the boot; nil for one that was replaced long ago.
-func (g *Graph) bootLocked(now time.Time, r *reporter, id string) *boot {
-	switch {
-	case r.boot != nil && r.boot.id == id:
-		return r.boot
-	case r.last != nil && r.last.id == id:
-		return r.last
-	case slices.Contains(r.buried, id):
+// bootLocked finds or begins the boot; nil for one that was replaced long ago. predecessor is the boot that handed over to it, if any.
+func (g *Graph) bootLocked(now time.Time, r *reporter, id, predecessor string) *boot {
+	for _, b := range r.boots() {
+		if b.id == id {
+			return b
+		}
+	}
+	if slices.Contains(r.buried, id) {
 		return nil
 	}
-	fresh := &boot{id: id, series: map[point]*last{}, active: map[activeKey]int64{}, gauges: map[series]int64{}}
-	if old := r.boot; old != nil {
-		if !old.goodbye {
-			r.gone = append(r.gone, interval{old.covered, now.UnixNano()})
-			r.lost = append(r.lost, old.id)
-			if !r.missing {
-				g.eventLocked(event.Event{
-					Time: now, Kind: event.KindReporterLost, Severity: "warning", Service: r.service, Instance: r.key.instance,
-					Reason: flow.ReasonReporterLost.String(),
-					Message: fmt.Sprintf("The sidecar of %s restarted without saying goodbye; what it saw in its last moments is not known, so its edges say \"reporter missing\" for that time.",
-						r.key.instance),
-					Evidence: map[string]string{"old boot": old.id, "new boot": id, "last sequence": fmt.Sprint(old.sequence)},
-				})
-			}
-		}
-		if r.last != nil {
-			r.buried = append(r.buried, r.last.id)
-			if len(r.buried) > 16 {
-				r.buried = r.buried[1:]
-			}
-		}
+	old := r.boot
+	r.replace(&boot{id: id, series: map[point]*last{}, active: map[activeKey]int64{}, gauges: map[series]int64{}})
+	switch {
+	case old == nil:
+	case old.goodbye:
 		old.active = map[activeKey]int64{}
-		r.last = old
+	case old.id == predecessor && !r.missing:
+		old.handed = true // and goes on: what it carries drains
+	default:
+		told := r.missing
+		g.lostLocked(now, r, old)
+		if !told {
+			g.eventLocked(event.Event{
+				Time: now, Kind: event.KindReporterLost, Severity: "warning", Service: r.service, Instance: r.key.instance,
+				Reason: flow.ReasonReporterLost.String(),
+				Message: fmt.Sprintf("The sidecar of %s restarted without saying goodbye; what it saw in its last moments is not known, so its edges say \"reporter missing\" for that time.",
+					r.key.instance),
+				Evidence: map[string]string{"old boot": old.id, "new boot": id, "last sequence": fmt.Sprint(old.sequence)},
+			})
+		}
 	}
-	r.boot, r.missing, r.skewTold = fresh, false, false
-	return fresh
+	r.missing, r.skewTold = false, false
+	return r.boot
+}
+
+// lostLocked notes that an older boot died without goodbye.
+func (g *Graph) lostLocked(now time.Time, r *reporter, b *boot) {
+	r.gone = append(r.gone, interval{b.covered, now.UnixNano()})
+	r.lost = append(r.lost, b.id)
+	b.handed, b.active = false, map[activeKey]int64{}
 }
 
 // silentLocked notices reporters that vanished.
 func (g *Graph) silentLocked(now time.Time) {
 	for _, r := range g.sortedReportersLocked() {
+		for _, b := range r.older {
+			if !b.handed || b.goodbye || now.Sub(b.seen) < g.cfg.SilentFor {
+				continue
+			}
+			g.lostLocked(now, r, b)
+			g.eventLocked(event.Event{
+				Time: now, Kind: event.KindReporterLost, Severity: "warning", Service: r.service, Instance: r.key.instance,
+				Reason: flow.ReasonReporterLost.String(),
+				Message: fmt.Sprintf("The process that the sidecar of %s took over from ended without saying goodbye; what it saw in its last moments is not known.",
+					r.key.instance),
+				Evidence: map[string]string{"old boot": b.id, "new boot": r.boot.id, "last sequence": fmt.Sprint(b.sequence)},
+			})
+		}
 		if r.missing || r.boot.goodbye || now.Sub(r.seen) < g.cfg.SilentFor {
 			continue
 		}

@@ -21,6 +21,7 @@ type point struct {
 	source, destination, protocol string
 	class, grpc, reason           string
 	endpoint, route, version      string
+	port                          string // of the reporter, that was called
 	direction, kind, detail       string // detail: state, limit or family
 	answered, delivered, probe    bool
 }
@@ -209,12 +210,12 @@ func (g *Graph) ingestLocked(now time.Time, rm pmetric.ResourceMetrics) {
 	}
 	r := g.reporterLocked(now, reporterKey{identity, instance})
 	r.service, r.namespace, r.version = service, text(res, flow.AttrServiceNamespace), text(res, flow.AttrServiceVersion)
-	b := g.bootLocked(now, r, bootID)
+	b := g.bootLocked(now, r, bootID, text(res, flow.AttrPredecessor))
 	if b == nil {
 		reject(rejectDuplicate) // of a boot that ended long ago
 		return
 	}
-	if b == r.boot {
+	if b.seen = now; b == r.boot {
 		r.seen = now
 	}
 	if late := sequence <= b.sequence; late {
@@ -267,6 +268,9 @@ func (g *Graph) ingestLocked(now time.Time, rm pmetric.ResourceMetrics) {
 	b.covered = max(b.covered, to)
 	if v, ok := res.Get(flow.AttrGoodbye); ok && v.Type() == pcommon.ValueTypeBool && v.Bool() {
 		b.goodbye = true
+		if b != r.boot {
+			b.active = map[activeKey]int64{}
+		}
 		if i := slices.Index(r.lost, b.id); i >= 0 { // it was still on its way when the next boot began
 			r.lost = slices.Delete(r.lost, i, i+1)
 			r.gone = nil
@@ -435,6 +439,8 @@ func (in *ingestion) point(f family, attrs pcommon.Map) (point, bool) {
 			p.reason = v.Str()
 		case flow.AttrEndpoint:
 			p.endpoint = v.Str()
+		case flow.AttrServerPort:
+			p.port = v.Str()
 		case flow.AttrRoute:
 			p.route = v.Str()
 		case flow.AttrDestVersion:
@@ -641,8 +647,8 @@ func (in *ingestion) countIn(s *slot, p *point, key edgeKey, n uint64) {
 		c.reasons = addReason(c.reasons, p.reason, n)
 		c.grpc = addReason(c.grpc, p.grpc, n)
 		if p.side == flow.SideServer {
-			if w := in.x.instance[in.r.key.instance]; w.GetAddress() != "" {
-				in.countEndpoint(s, endpointKey{in.r, p.side, p.destination, w.GetAddress()}, p, n)
+			if address := endpointAt(in.x.instance[in.r.key.instance], p.port); address != "" {
+				in.countEndpoint(s, endpointKey{in.r, p.side, p.destination, address}, p, n)
 			}
 		}
 	case famAttempts:
@@ -723,8 +729,8 @@ func (in *ingestion) distribute(p *point, d *hist) {
 			}
 			part.slot.edge(sideKey{key, p.side}).latency.add(&h)
 			if p.side == flow.SideServer {
-				if w := in.x.instance[in.r.key.instance]; w.GetAddress() != "" {
-					part.slot.endpoint(endpointKey{in.r, p.side, p.destination, w.GetAddress()}).latency.add(&h)
+				if address := endpointAt(in.x.instance[in.r.key.instance], p.port); address != "" {
+					part.slot.endpoint(endpointKey{in.r, p.side, p.destination, address}).latency.add(&h)
 				}
 			}
 		case famAttemptDuration:

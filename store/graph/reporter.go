@@ -1,6 +1,7 @@
 package graph
 
 import (
+	"iter"
 	"slices"
 	"time"
 )
@@ -14,13 +15,13 @@ type reporter struct {
 	key                reporterKey
 	service, namespace string
 	version            string
-	boot               *boot // the newest
-	last               *boot // the one before, for exports of it that are still on their way; nil if none
+	boot               *boot   // the newest
+	older              []*boot // the ones before, the newest first: those that handed over and still report, and one for exports that are on their way
 	seen               time.Time
 	missing            bool       // silent without goodbye
 	gone               []interval // spans of observer time whose counts are lost with a dead boot
 	lost               []string   // boots that died without goodbye
-	buried             []string   // boots before last
+	buried             []string   // boots before older
 	skewTold           bool
 }
 
@@ -32,12 +33,14 @@ func (i interval) overlaps(from, to int64) bool { return i.from < to && from < i
 // boot is one life of a sidecar: its counters start at zero with it.
 type boot struct {
 	id       string
-	sequence int64   // highest seen
-	holes    []hole  // exports that have not arrived; their counts came with a later one, but not their seconds
-	data     int64   // sidecar ns of the newest data
-	covered  int64   // observer ns up to which everything is counted
-	began    int64   // observer ns from which on this boot counts
-	goodbye  bool    // it said that it ends
+	sequence int64  // highest seen
+	holes    []hole // exports that have not arrived; their counts came with a later one, but not their seconds
+	data     int64  // sidecar ns of the newest data
+	covered  int64  // observer ns up to which everything is counted
+	began    int64  // observer ns from which on this boot counts
+	goodbye  bool   // it said that it ends
+	handed   bool   // older: it handed over to the next one, and reports until its goodbye
+	seen     time.Time
 	offsets  []int64 // newest measurements of observer clock − sidecar clock, each too large by one delivery time
 	offset   int64   // the smallest of them
 	series   map[point]*last
@@ -88,9 +91,9 @@ func (r *reporter) whole(from, to int64) (whole, known bool) {
 		}
 	}
 	unsure := false
-	for _, b := range []*boot{r.last, r.boot} {
-		if b == nil {
-			continue
+	for _, b := range r.boots() {
+		if b.handed && !b.goodbye && b.covered < to {
+			unsure = true
 		}
 		for _, h := range b.holes {
 			if h.overlaps(from, to) {
@@ -109,9 +112,52 @@ func (r *reporter) whole(from, to int64) (whole, known bool) {
 
 func (r *reporter) prune(before int64) {
 	r.gone = slices.DeleteFunc(r.gone, func(g interval) bool { return g.to < before })
-	for _, b := range []*boot{r.last, r.boot} {
-		if b != nil {
-			b.holes = slices.DeleteFunc(b.holes, func(h hole) bool { return h.to < before })
+	for _, b := range r.boots() {
+		b.holes = slices.DeleteFunc(b.holes, func(h hole) bool { return h.to < before })
+	}
+}
+
+// boots are all that are known, the newest first.
+func (r *reporter) boots() iter.Seq2[int, *boot] {
+	return func(yield func(int, *boot) bool) {
+		if r.boot != nil && !yield(0, r.boot) {
+			return
 		}
+		for i, b := range r.older {
+			if !yield(i+1, b) {
+				return
+			}
+		}
+	}
+}
+
+// reporting are the boots that go on counting: the newest, and those that handed over and have not ended.
+func (r *reporter) reporting() iter.Seq[*boot] {
+	return func(yield func(*boot) bool) {
+		for i, b := range r.boots() {
+			if (i == 0 || b.handed) && !b.goodbye && !yield(b) {
+				return
+			}
+		}
+	}
+}
+
+// maxOlder bounds the boots of one reporter that are kept beside the newest: a sidecar that hands over again and again within the time of its drain.
+const maxOlder = 16
+
+// replace makes b the newest boot. What of the others nobody reports any more is buried, but for the one before.
+func (r *reporter) replace(b *boot) {
+	if r.boot != nil {
+		r.older = slices.Insert(r.older, 0, r.boot)
+	}
+	r.boot = b
+	for i := len(r.older) - 1; i > 0; i-- {
+		if old := r.older[i]; !old.handed || old.goodbye || i >= maxOlder {
+			r.older = slices.Delete(r.older, i, i+1)
+			r.buried = append(r.buried, old.id)
+		}
+	}
+	if over := len(r.buried) - 16; over > 0 {
+		r.buried = slices.Delete(r.buried, 0, over)
 	}
 }

@@ -33,12 +33,15 @@ var rewrite = flag.Bool("rewrite", false, "rewrite the outputs in testdata/*.txt
 //	external SERVICE                                                          a host outside the mesh
 //	override SERVICE ADDRESS KIND FRACTION REASON                             a decision of the controller
 //	run N [CALL…]            N seconds; in each, the calls happen, every sidecar reports, the graph ticks
-//	CALL is A>B:COUNT[/OPTION…], A and B instances (B may be an external host; A may be "-", a caller without sidecar); options:
+//	CALL is A>B:COUNT[/OPTION…], A and B instances (B may be an external host; A may be "-", a caller without sidecar; with a ' behind it, the oldest process
+//	that handed over); options:
 //	  ms=12 err refused lost probe tcp broken trace=HEX
 //	lose INSTANCE | mute INSTANCE | hold INSTANCE | flow INSTANCE             from now on its exports vanish on the way, are not made, are kept back, or arrive
 //	release INSTANCE         exports kept back arrive, in order
 //	repeat INSTANCE          its last export arrives again
 //	restart INSTANCE [goodbye]   a new boot, counters at zero
+//	handover INSTANCE        a new boot takes over; what has begun in the old one goes on there, and it reports too
+//	leave INSTANCE [killed]  the oldest boot that handed over ends, with or without goodbye
 //	claim INSTANCE [as=IDENTITY] [service=S] [instance=I]   its exports now come over a connection of another identity, say another name
 //	reopen                   the observer restarts; the sidecars count on
 //	snapshot | events | totals | rejected | observed                          print
@@ -92,6 +95,8 @@ type simSidecar struct {
 	mode                                 string
 	held                                 []pmetric.Metrics
 	last                                 pmetric.Metrics
+	predecessor                          int           // boot that handed over to this one; 0: none
+	older                                []*simSidecar // that handed over, the oldest first
 }
 
 type simExample struct {
@@ -209,6 +214,22 @@ func (s *sim) command(f []string) string {
 			s.ingest(md)
 		}
 		c.start(s.now)
+	case "handover":
+		c := s.sidecars[f[1]]
+		old := *c
+		old.older = nil
+		c.older = append(c.older, &old)
+		c.start(s.now)
+		c.predecessor = old.boot
+	case "leave":
+		c := s.sidecars[f[1]]
+		old := c.older[0]
+		c.older = c.older[1:]
+		if _, killed := opts["killed"]; !killed {
+			md := old.export(s.now)
+			md.ResourceMetrics().At(0).Resource().Attributes().PutBool(flow.AttrGoodbye, true)
+			s.ingest(md)
+		}
 	case "claim":
 		c := s.sidecars[f[1]]
 		if v, ok := opts["as"]; ok {
@@ -262,15 +283,17 @@ func (s *sim) second(calls []string) {
 	s.now = s.now.Add(500 * time.Millisecond)
 	for _, name := range slices.Sorted(maps.Keys(s.sidecars)) {
 		c := s.sidecars[name]
-		if c.mode == "mute" {
-			continue
-		}
-		md := c.export(s.now)
-		switch c.mode {
-		case "hold":
-			c.held = append(c.held, md)
-		case "flow":
-			s.ingest(md)
+		for _, p := range append(slices.Clone(c.older), c) {
+			if p.mode == "mute" {
+				continue
+			}
+			md := p.export(s.now)
+			switch p.mode {
+			case "hold":
+				p.held = append(p.held, md)
+			case "flow":
+				s.ingest(md)
+			}
 		}
 	}
 	s.now = s.now.Add(500 * time.Millisecond)
@@ -325,7 +348,7 @@ func (s *sim) call(spec string) {
 			s.t.Fatalf("call %q: unknown option %q", spec, o)
 		}
 	}
-	client, server := s.sidecars[from], s.sidecars[to]
+	client, server := s.process(from), s.process(to)
 	source, destination, endpoint := "", to, ""
 	if client != nil {
 		source = client.service
@@ -391,6 +414,14 @@ func (s *sim) call(spec string) {
 	}
 }
 
+// process is the one that NAME, or NAME', names; nil when it is none.
+func (s *sim) process(name string) *simSidecar {
+	if instance, older := strings.CutSuffix(name, "'"); older {
+		return s.sidecars[instance].older[0]
+	}
+	return s.sidecars[name]
+}
+
 func (c *simSidecar) start(now time.Time) {
 	c.boot++
 	c.began, c.sequence = now, 0
@@ -416,6 +447,9 @@ func (c *simSidecar) export(now time.Time) pmetric.Metrics {
 	a.PutStr(flow.AttrServiceNamespace, "shop")
 	a.PutStr(flow.AttrServiceInstance, c.instance)
 	a.PutStr(flow.AttrBootID, fmt.Sprintf("%016x", c.boot))
+	if c.predecessor != 0 {
+		a.PutStr(flow.AttrPredecessor, fmt.Sprintf("%016x", c.predecessor))
+	}
 	a.PutInt(flow.AttrSequence, c.sequence)
 	a.PutInt(flow.AttrClock, clock.UnixNano())
 	if c.identity != "-" {

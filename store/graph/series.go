@@ -284,11 +284,17 @@ func (g *Graph) fillLocked(now time.Time, b *metric.Batch) {
 		}
 		b.Gauge(SeriesReporterUp, up, "service", r.service, "instance", r.key.instance)
 		b.Gauge(SeriesClockOffset, time.Duration(r.boot.offset).Seconds(), "service", r.service, "instance", r.key.instance)
-		if !r.missing {
-			for k, n := range r.boot.active {
+		if r.missing {
+			continue
+		}
+		for boot := range r.reporting() { // of several the values add up
+			for k, n := range boot.active {
 				b.Gauge(SeriesActive, float64(n), "source", k.source, "destination", k.destination, "side", k.side.String(), "protocol", k.protocol, "kind", k.kind)
 			}
-			for s, n := range r.boot.gauges {
+			for s, n := range boot.gauges {
+				if boot != r.boot && s.metric == SeriesLimit {
+					continue // it opens nothing any more
+				}
 				buf = s.pairs(buf)
 				b.Gauge(s.metric, float64(n), buf...)
 			}
@@ -302,22 +308,21 @@ func (g *Graph) fillLocked(now time.Time, b *metric.Batch) {
 	for service, workloads := range g.x.workloads {
 		total, usable := 0, 0
 		for _, w := range workloads {
-			if w.GetAddress() == "" {
-				continue
-			}
-			total++
-			ejected, weight := 0.0, 1.0
-			if o := g.x.override(service, w.GetAddress(), now); o != nil {
-				weight = o.GetFraction()
-				if o.GetKind() == "eject" {
-					ejected = 1
+			for _, address := range addressesOf(w) {
+				total++
+				ejected, weight := 0.0, 1.0
+				if o := g.x.override(service, address, now); o != nil {
+					weight = o.GetFraction()
+					if o.GetKind() == "eject" {
+						ejected = 1
+					}
 				}
+				if ejected == 0 {
+					usable++
+				}
+				b.Gauge(SeriesEndpointEjected, ejected, "service", service, "endpoint", address, "instance", w.GetInstance())
+				b.Gauge(SeriesEndpointWeight, weight, "service", service, "endpoint", address, "instance", w.GetInstance())
 			}
-			if ejected == 0 {
-				usable++
-			}
-			b.Gauge(SeriesEndpointEjected, ejected, "service", service, "endpoint", w.GetAddress(), "instance", w.GetInstance())
-			b.Gauge(SeriesEndpointWeight, weight, "service", service, "endpoint", w.GetAddress(), "instance", w.GetInstance())
 		}
 		if total > 0 { // a workload without an address only calls
 			b.Gauge(SeriesEndpoints, float64(total), "service", service)

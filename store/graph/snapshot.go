@@ -100,8 +100,11 @@ func (g *Graph) snapshotLocked(now time.Time) *Snapshot {
 			Instance: r.key.instance, BootID: r.boot.id, Identity: r.key.identity, LastSeen: r.seen.UTC(), Missing: r.missing,
 			ClockOffset: time.Duration(r.boot.offset), Version: r.version, Folded: r.boot.folded,
 		})
-		if !r.missing && !r.boot.goodbye {
-			for k, n := range r.boot.active {
+		if r.missing {
+			continue
+		}
+		for b := range r.reporting() {
+			for k, n := range b.active {
 				if k.kind == flow.KindExchange.String() || k.kind == flow.KindConnection.String() && relayed(k.protocol) {
 					w.active[k.sideKey] += n
 				}
@@ -285,8 +288,8 @@ func (w *window) versionsOf(service string, seconds float64) []Version {
 func (w *window) endpointsOf(x *index, service string, seconds float64) []Endpoint {
 	addresses := map[string]bool{}
 	for _, wl := range x.workloads[service] {
-		if wl.GetAddress() != "" {
-			addresses[wl.GetAddress()] = true
+		for _, address := range addressesOf(wl) {
+			addresses[address] = true
 		}
 	}
 	for id := range w.endpoints {

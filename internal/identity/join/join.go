@@ -56,8 +56,9 @@ type Status struct {
 type Client struct {
 	cfg Config
 
-	mu     sync.Mutex
-	status Status
+	mu      sync.Mutex
+	status  Status
+	yielded bool
 }
 
 // Bounds of the pause between two tries, and of one try.
@@ -114,7 +115,11 @@ func (c *Client) Run(ctx context.Context, ready func()) error {
 		if wait := time.Until(c.Status().RenewAt); wait > 0 && !pause(ctx, wait) {
 			return nil
 		}
-		m, renew, err := c.sign(ctx)
+		renewed := c.sign
+		if c.hasYielded() {
+			renewed = c.reload
+		}
+		m, renew, err := renewed(ctx)
 		if err == nil {
 			c.publish(m, renew)
 			ready()
@@ -137,6 +142,36 @@ func (c *Client) Run(ctx context.Context, ready func()) error {
 		}
 		backoff = min(2*backoff, maxBackoff)
 	}
+}
+
+// Yield leaves renewals to another process with the same StateDir: from now on the certificate that it stores is taken when one is due.
+func (c *Client) Yield() { c.yield(true) }
+
+// Resume takes back Yield.
+func (c *Client) Resume() { c.yield(false) }
+
+func (c *Client) yield(y bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.yielded = y
+}
+
+func (c *Client) hasYielded() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.yielded
+}
+
+// reload takes the certificate that another process has renewed.
+func (c *Client) reload(context.Context) (*identity.Material, time.Time, error) {
+	m, err := c.load()
+	if err != nil {
+		return nil, time.Time{}, fmt.Errorf("join: the certificate that another process renews: %w", err)
+	}
+	if have := c.cfg.Holder.Get(); have != nil && !m.Certificate.Leaf.NotAfter.After(have.Certificate.Leaf.NotAfter) {
+		return nil, time.Time{}, errors.New("join: the process that took over has not renewed the certificate yet")
+	}
+	return m, renewAt(m.Certificate.Leaf), nil
 }
 
 func pause(ctx context.Context, d time.Duration) bool {
