@@ -110,12 +110,17 @@ func (s *Sidecar) arrived(c *listen.Conn, b *exchange.Binding, peer *exchange.Pe
 }
 
 // departing is for a connection of the own application: the service whose endpoint was meant says how it is served.
-func (s *Sidecar) departing(c *listen.Conn, b *exchange.Binding, peer *exchange.Peer) (speaker, *exchange.Session) {
-	in, rules, to := b.Intercepted, b.Listener.Interception, peer.Local
-	known, ok := in.At[plain(to)]
-	sess := &exchange.Session{Conn: c.Conn, TCP: c.TCP, Peer: peer, Start: c.Start, Report: s.observer}
+func (s *Sidecar) departing(c *listen.Conn, b *exchange.Binding, peer *exchange.Peer) (speak speaker, sess *exchange.Session) {
+	to := peer.Local
+	known, ok := b.Intercepted.At[plain(to)]
+	var unanswered error
+	if !ok && s.cfg.Directory != nil {
+		b, known, ok, unanswered = s.lookup(c, b, plain(to))
+	}
+	rules := b.Listener.Interception
+	sess = &exchange.Session{Conn: c.Conn, TCP: c.TCP, Peer: peer, Start: c.Start, Report: s.observer}
 	if !ok {
-		return s.passing(c, b, sess)
+		return s.passing(c, b, sess, unanswered)
 	}
 	service := known.Binding
 	left := sync.OnceValue(func() *exchange.Binding { return gone(c, service) })
@@ -125,33 +130,36 @@ func (s *Sidecar) departing(c *listen.Conn, b *exchange.Binding, peer *exchange.
 		}
 		return left()
 	}
+	if s.cfg.Directory != nil {
+		name := service.Listener.Service
+		s.cfg.Directory.Hold(name)
+		defer func() {
+			if speak == nil {
+				s.cfg.Directory.Release(name)
+				return
+			}
+			sess.Ended = func() { s.cfg.Directory.Release(name) }
+		}()
+	}
 	if !c.Begin(sess) {
 		return nil, nil
 	}
-	if service.Listener.Protocol.HTTP() && !rules.Opaque(to.Port()) {
-		spoken := detect.Silence
-		if !s.serverFirst.Has(to) {
-			spoken = detect.HTTP(sess, rules.DetectTimeout)
-		}
-		switch spoken {
-		case detect.Left:
-			return nil, nil
-		case detect.HTTP1:
-			return s.outHTTP, sess
-		case detect.Prefaced:
-			return s.outHTTP2, sess
-		case detect.Silence:
-			sess.Conn = s.serverFirst.Watch(sess.Conn, to)
-		}
-	}
-	if first := sess.Buffered; service.Listener.Protocol == flow.ProtocolTLS || len(first) > 0 && first[0] == detect.HandshakeRecord {
-		if named(sess, rules.DetectTimeout) == detect.Left {
+	if !service.Listener.Protocol.MayBeHTTP() || rules.Opaque(to.Port()) {
+		if service.Listener.Protocol == flow.ProtocolTLS && named(sess, rules.DetectTimeout) == detect.Left {
 			return nil, nil
 		}
+		pinned := pin(service, known.Endpoint)
+		sess.Bind = func() *exchange.Binding { return pinned }
+		return s.outTCP, sess
 	}
-	pinned := pin(service, known.Endpoint)
-	sess.Bind = func() *exchange.Binding { return pinned }
-	return s.outTCP, sess
+	d := &detection{
+		s: s, sess: sess, side: flow.SideClient, service: service.Listener.Service, port: to.Port(), wait: rules.DetectTimeout, doubt: detect.Bytes,
+		memory: &s.serverFirst, place: detect.Silent{To: plain(to)}, relayed: func() *exchange.Binding { return pin(service, known.Endpoint) },
+	}
+	if service.Listener.Protocol.HTTP() {
+		d.doubt = detect.HTTP1
+	}
+	return d.speaker(), sess
 }
 
 // plain is a as any way of learning it says it: a socket's own address may have a zone, and be IPv4 mapped into IPv6, an original destination has neither.

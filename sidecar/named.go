@@ -1,6 +1,7 @@
 package sidecar
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
@@ -40,17 +41,30 @@ func (s *Sidecar) relayTLS(sess *exchange.Session, to speaker) (speaker, *exchan
 }
 
 // passing is for a redirected connection whose original destination is no service: by the name that its TLS asks for it may be a host outside the mesh, and is
-// passed on to where it was to go in any case. The name is what the caller says, and proves nothing.
-func (s *Sidecar) passing(c *listen.Conn, b *exchange.Binding, sess *exchange.Session) (speaker, *exchange.Session) {
+// passed on to where it was to go in any case. The name is what the caller says, and proves nothing. unanswered is why it is not known whether it is a service, nil when
+// it is known.
+func (s *Sidecar) passing(c *listen.Conn, b *exchange.Binding, sess *exchange.Session, unanswered error) (speaker, *exchange.Session) {
 	in, rules, to := b.Intercepted, b.Listener.Interception, sess.Peer.Local
 	refuses := rules.Unknown == policy.UnknownRefuse
 	passed := passThrough(b, to)
+	if unanswered != nil {
+		refuses = rules.Away == policy.UnknownRefuse
+		passed.Note = fmt.Sprintf("passed through without knowing what it is: %v", unanswered)
+	}
 	sess.Bind = func() *exchange.Binding { return passed }
 	if !refuses || !in.Names.Empty() {
 		if !c.Begin(sess) {
 			return nil, nil
 		}
-		if !rules.Opaque(to.Port()) && !s.serverFirst.Has(to) {
+		if !rules.Opaque(to.Port()) {
+			place := detect.Silent{To: plain(to)}
+			silent := func() (speaker, *exchange.Session) {
+				d := &detection{s: s, sess: sess, side: flow.SideClient, memory: &s.serverFirst, place: place, plain: true, outcome: flow.DetectionRemembered}
+				return d.speaker(), sess
+			}
+			if !refuses && s.serverFirst.Has(place) {
+				return silent()
+			}
 			wait := rules.DetectTimeout
 			if !refuses {
 				wait = min(wait, nameTimeout)
@@ -59,7 +73,9 @@ func (s *Sidecar) passing(c *listen.Conn, b *exchange.Binding, sess *exchange.Se
 			case detect.Left:
 				return nil, nil
 			case detect.Silence:
-				sess.Conn = s.serverFirst.Watch(sess.Conn, to)
+				if !refuses {
+					return silent()
+				}
 			}
 		}
 		if service, ok := in.Names.Match(sess.ServerName); ok && sess.ServerName != "" {
@@ -69,6 +85,13 @@ func (s *Sidecar) passing(c *listen.Conn, b *exchange.Binding, sess *exchange.Se
 			sess.Bind = func() *exchange.Binding { return known }
 			return s.outTCP, sess
 		}
+	}
+	if unanswered != nil {
+		s.lookups.decided[rules.Away].Add(1)
+	}
+	if refuses && unanswered != nil {
+		s.refuse(c, b, sess.Peer, fmt.Sprintf("%s is not known yet, and %v; spec.intercept.outbound.away is refuse", to, unanswered))
+		return nil, nil
 	}
 	if refuses {
 		why := to.String() + " is no service that this sidecar knows"

@@ -9,6 +9,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/identity"
+	"github.com/tulle-mesh/tulle/internal/policy"
 	"github.com/tulle-mesh/tulle/sidecar/exchange"
 )
 
@@ -64,7 +65,10 @@ func (o *observer) observe(next exchange.Handler) exchange.Handler {
 			r.Status = out.Status
 		}
 		r.Reason, r.Detail, r.Answered = out.Reason, out.Detail, out.Answered
-		r.Legs, r.Far, r.GRPC = x.Legs, x.Far, out.GRPC
+		if r.Detail == "" {
+			r.Detail = x.Binding.Note
+		}
+		r.Legs, r.Far, r.GRPC, r.Ended = x.Legs, x.Far, out.GRPC, out.Ended
 		if x.Folded && !x.Live.Reported {
 			r.Trace.SpanID = x.Try.SpanID // the parent that the other side knows
 		}
@@ -133,6 +137,9 @@ func (o *observer) Connection(b *exchange.Binding, p *exchange.Peer, start time.
 	x := &exchange.Exchange{}
 	x.Reset()
 	x.Kind, x.Side, x.Protocol = flow.KindConnection, b.Listener.Side, b.Listener.Protocol
+	if x.Protocol == flow.ProtocolAuto { // nobody has looked
+		x.Protocol = flow.ProtocolTCP
+	}
 	x.Peer, x.Binding, x.Start = p, b, start
 	if x.Side == flow.SideClient {
 		x.Decision.Service = b.Listener.Service
@@ -166,7 +173,7 @@ func beginTrace(x *exchange.Exchange) {
 func activeKey(x *exchange.Exchange) flow.ActiveKey {
 	k := flow.ActiveKey{Side: x.Side, Kind: x.Kind, Protocol: x.Protocol}
 	if x.Side == flow.SideClient {
-		k.Source, k.Destination = x.Binding.Workload.Service, x.Decision.Service
+		k.Source, k.Destination = x.Binding.Workload.Service, policy.ServiceOf(x.Decision.Service)
 	} else {
 		k.Source, k.Destination = x.Peer.Service, x.Binding.Workload.Service
 	}
@@ -185,12 +192,25 @@ func (o *observer) fill(r *flow.Record, x *exchange.Exchange, kind flow.Kind) {
 		MessagesIn: x.MessagesIn.Load(), MessagesOut: x.MessagesOut.Load(),
 		Revision: x.Binding.Snapshot.Revision,
 	}
+	if x.Peer.Via.IsValid() {
+		r.Via = x.Peer.Via
+	}
+	if kind == flow.KindConnection {
+		r.NearTLS = x.Peer.TLS
+		if relayed := x.Relayed.Load(); relayed != nil {
+			r.TLS = relayed.TLS
+		}
+		if x.Side == flow.SideServer {
+			r.TLS, r.NearTLS = r.NearTLS, r.TLS
+		}
+	}
 	w := &x.Binding.Workload
 	own := flow.Peer{Service: w.Service, Namespace: w.Namespace, Version: w.Version, Instance: w.Instance}
 	if x.Side == flow.SideClient {
 		own.Addr = x.Peer.Addr
 		r.Source = own
-		r.Destination.Service = x.Decision.Service
+		r.Application = x.Peer.Application
+		r.Destination.Service = policy.ServiceOf(x.Decision.Service)
 		if x.Destination != nil {
 			r.Destination.Namespace = x.Destination.Namespace
 		}
@@ -218,6 +238,9 @@ func (o *observer) endpoint(r *flow.Record, x *exchange.Exchange) {
 	r.Endpoint = e.Address
 	r.Probe, r.Override = x.Choice.Probe, x.Choice.Override
 	if x.Side != flow.SideClient {
+		if r.Application = x.Application; e.Unix != nil {
+			r.Application.Socket = e.Unix.Path
+		}
 		return
 	}
 	r.Destination.Addr, r.Destination.Version, r.Destination.Instance = e.Address, e.Version, e.Instance
@@ -304,6 +327,10 @@ func (o *observer) progress(now time.Time) {
 			o.fill(&r, n.X, n.Kind)
 			r.Phase = flow.PhaseProgress
 			r.Legs = exchange.NoLegs
+			if relayed := n.X.Relayed.Load(); relayed != nil && n.Kind == flow.KindConnection {
+				r.Legs = relayed.Legs
+				o.endpoint(&r, n.X)
+			}
 			if n.Kind == flow.KindAttempt {
 				r.Endpoint = n.X.Choice.Endpoint.Address
 				r.Probe, r.Override = n.X.Choice.Probe, n.X.Choice.Override

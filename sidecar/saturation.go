@@ -31,7 +31,7 @@ func targets(bindings []*exchange.Binding, snap *policy.Snapshot) []target {
 			own[b.Own.Name] = i
 			out = append(out, target{side: flow.SideServer, protocol: b.Listener.Protocol, d: b.Own})
 		}
-		if !slices.ContainsFunc(out[i].endpoints, func(e policy.Endpoint) bool { return e.Address == b.App.Address }) {
+		if !slices.ContainsFunc(out[i].endpoints, func(e policy.Endpoint) bool { return e.Address == b.App.Address && e.Unix == b.App.Unix }) {
 			out[i].endpoints = append(out[i].endpoints, *b.App)
 		}
 	}
@@ -54,15 +54,15 @@ func (s *Sidecar) Saturation() []flow.Saturation {
 	for _, t := range *list {
 		sat := flow.Saturation{Side: t.side, Destination: t.d.Name, Limit: -1}
 		for i := range t.endpoints {
-			open, idle := s.pools.Count(t.endpoints[i].Address, t.d.TLS)
+			open, idle := s.pools.Count(&t.endpoints[i], t.d.TLS)
 			sat.Open += open
-			sat.Idle += idle + s.http2.Idle(t.endpoints[i].Address, t.d.TLS)
+			sat.Idle += idle + s.http2.Idle(&t.endpoints[i], t.d.TLS)
 		}
 		if t.side == flow.SideServer { // nothing is limited towards the own application
 			sat.InFlight = s.observer.inbound.Load()
 		} else {
 			kind := flow.KindExchange
-			if !t.protocol.HTTP() {
+			if !t.protocol.MayBeHTTP() {
 				kind = flow.KindConnection
 			}
 			limit, _ := t.d.Limit(kind, t.protocol)

@@ -40,6 +40,7 @@ func (s *Sidecar) outbound(send exchange.Handler) exchange.Handler {
 		s.observer.observe,     // one Record, whatever follows
 		answer,                 // what failed below is answered here
 		resilience.Room,        // no buffers left: shed
+		security.Attest,        // is it the own application
 		known,                  // no route, no service
 		resilience.Limit,       // endure: at most so many at a time
 		resilience.Deadline,    //         until then
@@ -130,9 +131,11 @@ const resetGrace = time.Second
 
 // Config is what one sidecar needs. Policy, Identity and Recorder are required.
 type Config struct {
-	Policy   policy.Source
-	Identity *identity.Holder
-	Recorder flow.Recorder
+	Policy policy.Source
+	// Directory is asked about destinations of redirected connections that the Snapshot does not have; nil: they are unknown.
+	Directory policy.Directory
+	Identity  *identity.Holder
+	Recorder  flow.Recorder
 	// Workload is what this sidecar serves; a zero value means the Workload of the Snapshot.
 	Workload policy.Workload
 	Log      *slog.Logger // default: slog.Default()
@@ -141,8 +144,11 @@ type Config struct {
 	// Listen and Dial open sockets; nil means TCP. Tests put an in-memory network here.
 	Listen func(addr netip.AddrPort) (net.Listener, error)
 	Dial   upstream.Dial
+	// ListenUnix and DialUnix open Unix sockets; nil means those of this process' mount and network namespaces.
+	ListenUnix func(u *policy.Unix) (net.Listener, error)
+	DialUnix   upstream.DialUnix
 	// Inherit gives listening sockets that another process hands over; nil: there is no such process. See listen.Config.
-	Inherit func(addr netip.AddrPort, transparent bool) (net.Listener, error)
+	Inherit func(at string, transparent bool) (net.Listener, error)
 	// Original says where a redirected connection was to go; nil asks the kernel.
 	Original func(net.Conn) (netip.AddrPort, error)
 }
@@ -158,7 +164,10 @@ type Sidecar struct {
 
 	http2 *http2.Client
 
-	serverFirst detect.ServerFirst
+	serverFirst   detect.ServerFirst
+	silentCallers detect.ServerFirst // of permissive ports: a memory of its own, for whoever calls can fill it
+	lookups       Lookups
+	running       context.Context // until the drain begins; set by Run before anything is accepted
 
 	inHTTP, outHTTP   *http1.Server
 	inHTTP2, outHTTP2 *http2.Server
@@ -166,6 +175,7 @@ type Sidecar struct {
 
 	services map[string]*service // owned by Run
 	applied  atomic.Pointer[policy.Snapshot]
+	turned   atomic.Pointer[chan struct{}] // closed when the listeners have the next Snapshot
 	targets  atomic.Pointer[[]target]
 
 	handedOver atomic.Bool
@@ -174,7 +184,7 @@ type Sidecar struct {
 // Problem is something that keeps a listener from serving.
 type Problem struct {
 	Listener string    // name in the Snapshot
-	Address  string    // ip:port
+	Address  string    // ip:port or unix:/path
 	Err      string    // what failed and what to do
 	Since    time.Time // when it was first met
 }
@@ -198,12 +208,14 @@ func New(cfg Config) (*Sidecar, error) {
 	s := &Sidecar{
 		cfg:       cfg,
 		observer:  &observer{rec: cfg.Recorder, holder: cfg.Identity},
-		pools:     upstream.New(cfg.Dial),
+		pools:     upstream.New(cfg.Dial, cfg.DialUnix),
 		unwrapper: security.NewUnwrapper(cfg.Identity),
 		services:  make(map[string]*service),
 	}
+	turned := make(chan struct{})
+	s.turned.Store(&turned)
 	s.listeners = listen.New(listen.Config{
-		Listen: cfg.Listen, Inherit: cfg.Inherit, Original: cfg.Original, Serve: s.serve, Shed: s.shed,
+		Listen: cfg.Listen, ListenUnix: cfg.ListenUnix, Inherit: cfg.Inherit, Original: cfg.Original, Serve: s.serve, Shed: s.shed,
 		Drain: cfg.DrainTimeout, Grace: resetGrace, Log: cfg.Log,
 	})
 	s.http2 = http2.NewClient(s.pools, upstream.IdleTimeout)
@@ -226,6 +238,7 @@ func New(cfg Config) (*Sidecar, error) {
 // begun; DrainTimeout after the beginning what is left is aborted, answers "draining" if it has not answered yet, and is reset a second later; pools
 // close. After HandOver all listeners close at once, and idle connections stay for one more request.
 func (s *Sidecar) Run(ctx context.Context, ready func()) error {
+	s.running = ctx
 	behind, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	pooled, stopPools := context.WithCancel(context.WithoutCancel(ctx))
@@ -248,6 +261,8 @@ func (s *Sidecar) Run(ctx context.Context, ready func()) error {
 			s.targets.Store(&list)
 			s.listeners.Apply(bindings)
 			first := s.applied.Swap(snap) == nil
+			next := make(chan struct{})
+			close(*s.turned.Swap(&next))
 			s.cfg.Log.Debug("snapshot applied", "revision", snap.Revision, "listeners", len(snap.Listeners), "services", len(snap.Services))
 			if first {
 				ready()
@@ -278,9 +293,12 @@ func (s *Sidecar) HandOver() { s.handedOver.Store(true) }
 // Leave asks callers of the application to go elsewhere, with the answer to their next request, while Run goes on accepting.
 func (s *Sidecar) Leave() { s.listeners.Leave(flow.SideServer) }
 
-// Socket is the listening socket that serves addr, nil when there is none. It stays the Sidecar's: a copy of its descriptor outlives it.
-func (s *Sidecar) Socket(addr netip.AddrPort, transparent bool) syscall.Conn {
-	return s.listeners.Socket(addr, transparent)
+// Own is called when the process that handed sockets over has left them to this one.
+func (s *Sidecar) Own() { s.listeners.Own() }
+
+// Socket is the listening socket that serves at, which is ip:port or unix:/path, nil when there is none. It stays the Sidecar's: a copy of its descriptor outlives it.
+func (s *Sidecar) Socket(at string, transparent bool) syscall.Conn {
+	return s.listeners.Socket(at, transparent)
 }
 
 // Ready reports whether a Snapshot is applied and all of its listeners are bound.
@@ -290,7 +308,7 @@ func (s *Sidecar) Ready() bool { return s.applied.Load() != nil && len(s.listene
 func (s *Sidecar) Problems() []Problem {
 	var out []Problem
 	for _, p := range s.listeners.Problems() {
-		out = append(out, Problem{Listener: p.Name, Address: p.Addr.String(), Err: p.Err.Error(), Since: p.Since})
+		out = append(out, Problem{Listener: p.Name, Address: p.At, Err: p.Err.Error(), Since: p.Since})
 	}
 	return out
 }
@@ -333,6 +351,9 @@ type speaker interface {
 func (s *Sidecar) serve(c *listen.Conn) {
 	if speak, sess := s.receive(c); speak != nil {
 		speak.Serve(sess)
+		if sess.Ended != nil {
+			sess.Ended()
+		}
 	}
 }
 
@@ -342,19 +363,24 @@ func (s *Sidecar) receive(c *listen.Conn) (speaker, *exchange.Session) {
 	if b.Intercepted != nil {
 		return s.intercepted(c, b)
 	}
-	return s.welcome(c, b, &exchange.Peer{Addr: c.Addr(), Local: c.Local()}, c.Binding)
+	return s.welcome(c, b, &exchange.Peer{Addr: c.Addr(), Local: c.Local(), Application: c.Application}, c.Binding)
 }
 
 // welcome is receive once it is known which listener's connection it is: b now, and bind later.
 func (s *Sidecar) welcome(c *listen.Conn, b *exchange.Binding, peer *exchange.Peer, bind func() *exchange.Binding) (speaker, *exchange.Session) {
 	sess := &exchange.Session{Conn: c.Conn, TCP: c.TCP, Peer: peer, Start: c.Start, Bind: bind, Report: s.observer}
-	http := b.Listener.Protocol.HTTP()
-	isHTTP2, secured := false, false
+	protocol, alpn, secured := b.Listener.Protocol, "", false
+	memory, place, outcome := &s.serverFirst, detect.Silent{To: plain(peer.Local)}, flow.DetectionOutcome(0)
+	if u := b.Listener.Socket(); u != nil {
+		place.Socket = u.Path
+	}
 	if b.Listener.Side == flow.SideServer {
-		u, refusal := s.unwrapper.Unwrap(c.Conn, b.Listener.Mode, b.Listener.Protocol)
+		by := detect.Silent{To: place.To, From: peer.Addr.Addr().WithZone("")}
+		wait, known := s.await(&b.Listener, by)
+		u, refusal := s.unwrapper.Unwrap(c.Conn, b.Listener.Mode, protocol, wait)
 		if refusal != nil {
 			s.observer.Connection(b, peer, c.Start, refusal.Reason, refusal.Error())
-			if refusal.Plain && http {
+			if refusal.Plain && protocol.MayBeHTTP() && detect.MayBeHTTP(refusal.First) {
 				_ = c.SetDeadline(time.Now().Add(time.Second))
 				_, _ = c.Write(http1.Refusal(refusal.Reason))
 				if exchange.CloseWrite(c.Conn) == nil { // what is still on its way would destroy the answer
@@ -367,41 +393,62 @@ func (s *Sidecar) welcome(c *listen.Conn, b *exchange.Binding, peer *exchange.Pe
 			return nil, nil
 		}
 		sess.Conn, sess.Buffered = u.Conn, u.Buffered
-		isHTTP2, secured = u.HTTP2, !u.Peer.IsZero()
-		if !u.Peer.IsZero() {
+		alpn, secured = u.ALPN, !u.Peer.IsZero()
+		if !protocol.HTTP() {
+			peer.TLS = exchange.Secured(u.Conn)
+		}
+		if secured {
 			peer.Identity = u.Peer.String()
 			if ns, account, ok := u.Peer.Account(); ok {
 				peer.Namespace, peer.Service = ns, account
+			}
+		} else if !protocol.HTTP() {
+			switch memory, place = &s.silentCallers, by; {
+			case u.Silent && known:
+				outcome = flow.DetectionRemembered
+			case u.Silent:
+				outcome = flow.DetectionTimeout
+			case known:
+				memory.Set(place, false)
 			}
 		}
 	}
 	if !c.Begin(sess) {
 		return nil, nil
 	}
-	if http && !secured { // where TLS has not agreed on HTTP/2, HTTP/1.1 is spoken
-		isHTTP2 = detect.HTTP2(sess, b.Listener.Limits.HeadTimeout)
-	}
+	server, bytes := b.Listener.Side == flow.SideServer, !protocol.MayBeHTTP()
 	switch {
-	case b.Listener.Protocol == flow.ProtocolTLS && b.Listener.Side == flow.SideServer:
+	case protocol == flow.ProtocolAuto && alpn == "", bytes && outcome != 0:
+		d := &detection{
+			s: s, sess: sess, side: b.Listener.Side, service: b.Listener.Service, port: peer.Local.Port(), wait: b.Listener.DetectTimeout, doubt: detect.Bytes,
+			memory: memory, place: place, plain: bytes, outcome: outcome,
+		}
+		if outcome == flow.DetectionTimeout {
+			d.took = time.Since(c.Start)
+		}
+		return d.speaker(), sess
+	case alpn == exchange.ALPNTLS, protocol == flow.ProtocolTLS && server:
 		return s.relayTLS(sess, s.inTCP)
-	case b.Listener.Protocol == flow.ProtocolTLS:
+	case protocol == flow.ProtocolTLS:
 		return s.relayTLS(sess, s.outTCP)
-	case isHTTP2 && b.Listener.Side == flow.SideServer:
-		return s.inHTTP2, sess
-	case isHTTP2:
-		return s.outHTTP2, sess
-	case http && b.Listener.Side == flow.SideServer:
-		return s.inHTTP, sess
-	case http:
-		return s.outHTTP, sess
-	case b.Listener.Side == flow.SideServer:
+	case bytes && server, alpn == exchange.ALPNBytes:
 		return s.inTCP, sess
+	case bytes:
+		return s.outTCP, sess
+	// Where TLS has not agreed on HTTP/2, HTTP/1.1 is spoken.
+	case alpn == exchange.ALPNHTTP2, !secured && detect.HTTP2(sess, b.Listener.Limits.HeadTimeout):
+		if server {
+			return s.inHTTP2, sess
+		}
+		return s.outHTTP2, sess
+	case server:
+		return s.inHTTP, sess
 	}
-	return s.outTCP, sess
+	return s.outHTTP, sess
 }
 
 // shed records a connection that was closed because there are too many.
-func (s *Sidecar) shed(b *exchange.Binding, addr netip.AddrPort, limit exchange.Limit, n int) {
+func (s *Sidecar) shed(b *exchange.Binding, peer *exchange.Peer, limit exchange.Limit, n int) {
 	s.room.Reached(limit)
-	s.observer.Connection(b, &exchange.Peer{Addr: addr}, time.Now(), flow.ReasonShed, limit.String()+" of "+strconv.Itoa(n)+" in this sidecar")
+	s.observer.Connection(b, peer, time.Now(), flow.ReasonShed, limit.String()+" of "+strconv.Itoa(n)+" in this sidecar")
 }

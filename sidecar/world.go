@@ -26,6 +26,7 @@ type service struct {
 	floor    float64
 	tls      *tls.Config
 	tlsFor   string
+	unix     map[string]*policy.Unix // inbound: sockets of the application by the listener's name
 }
 
 // bindings makes of a Snapshot what listeners and steps need. Only Run calls it.
@@ -69,7 +70,7 @@ func (s *Sidecar) bindings(snap *policy.Snapshot) []*exchange.Binding {
 				b.Intercepted = &exchange.Intercepted{Ports: ports}
 				break
 			}
-			b.App = &policy.Endpoint{Address: l.Target}
+			b.App = &policy.Endpoint{Address: l.Target, Unix: s.socket(inboundKey+l.Service, l)}
 			if l.Unbound {
 				ports[l.Address.Port()] = b
 			}
@@ -77,12 +78,29 @@ func (s *Sidecar) bindings(snap *policy.Snapshot) []*exchange.Binding {
 			s.cfg.Log.Error("listener is neither inbound nor outbound; it is ignored: correct the configuration", "listener", l.Name)
 			continue
 		}
-		if !l.Protocol.HTTP() && !l.Protocol.Relayed() {
+		if !l.Protocol.MayBeHTTP() && !l.Protocol.Relayed() {
 			s.cfg.Log.Warn("this sidecar does not speak the listener's protocol yet; it relays bytes", "listener", l.Name)
 		}
 		out = append(out, b)
 	}
 	return out
+}
+
+// socket is where l's application listens. It is the same pointer as long as it says the same, because pools go by it.
+func (s *Sidecar) socket(key string, l policy.Listener) *policy.Unix {
+	st := s.services[key]
+	if l.Unix == nil {
+		delete(st.unix, l.Name)
+		return nil
+	}
+	if old := st.unix[l.Name]; old != nil && old.Same(l.Unix) {
+		return old
+	}
+	if st.unix == nil {
+		st.unix = make(map[string]*policy.Unix)
+	}
+	st.unix[l.Name] = l.Unix
+	return l.Unix
 }
 
 // inboundKey sets the state of the own service as a listener apart from the same service as a destination.

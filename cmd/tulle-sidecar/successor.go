@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/netip"
 	"os"
 	"syscall"
 	"time"
@@ -52,9 +51,7 @@ func (s *successor) door(c config, workload, boot string, log *slog.Logger) hand
 			case q.Kind == handover.Admin && q.Address == c.admin:
 				return s.page.Socket()
 			case q.Kind == handover.Listener:
-				if addr, err := netip.ParseAddrPort(q.Address); err == nil {
-					return s.carrying.Socket(addr, q.Transparent)
-				}
+				return s.carrying.Socket(q.Address, q.Transparent)
 			}
 			return nil
 		},
@@ -84,12 +81,12 @@ func predecessor(t *handover.Taking) string {
 }
 
 // inherit asks for the sockets of listeners.
-func inherit(t *handover.Taking, workload string) func(netip.AddrPort, bool) (net.Listener, error) {
+func inherit(t *handover.Taking, workload string) func(string, bool) (net.Listener, error) {
 	if t == nil {
 		return nil
 	}
-	return func(addr netip.AddrPort, transparent bool) (net.Listener, error) {
-		return t.Socket(handover.Socket{Workload: workload, Kind: handover.Listener, Address: addr.String(), Transparent: transparent})
+	return func(at string, transparent bool) (net.Listener, error) {
+		return t.Socket(handover.Socket{Workload: workload, Kind: handover.Listener, Address: at, Transparent: transparent})
 	}
 }
 
@@ -165,6 +162,7 @@ func (s *successor) begin(ctx context.Context, ready func()) error {
 	}
 	if s.taking != nil {
 		s.taking.Commit()
+		s.carrying.Own()
 		close(s.served)
 		s.log.Info("taken over", "process", s.taking.From().PID, "version", s.taking.From().Version, "boot_id", s.taking.From().Boot)
 	}

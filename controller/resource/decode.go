@@ -206,6 +206,10 @@ func mismatch(n *yaml.Node, t reflect.Type) string {
 	switch {
 	case t == reflect.TypeFor[Duration]():
 		return fmt.Sprintf("%q is not a duration; write for example 250ms, 15s, or off", n.Value)
+	case t == reflect.TypeFor[SocketMode]():
+		return fmt.Sprintf("%q is not the permissions of a file; write for example \"0660\"", n.Value)
+	case t.Kind() == reflect.Uint32:
+		return fmt.Sprintf("%q is not the number of a user or a group", n.Value)
 	case t.Kind() == reflect.Int, t.Kind() == reflect.Int64:
 		return fmt.Sprintf("%q is not a whole number", n.Value)
 	case t.Kind() == reflect.Float64:

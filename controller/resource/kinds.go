@@ -1,9 +1,12 @@
 package resource
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -79,11 +82,23 @@ type WorkloadSpec struct {
 	Service        string        `yaml:"service"`                  // required
 	Version        string        `yaml:"version,omitempty"`        // "v2"; shown, and used by weights
 	ServiceAccount string        `yaml:"serviceAccount,omitempty"` // default: Service
-	Ports          []Port        `yaml:"ports,omitempty"`          // the first is where peers reach the service; none for a pure client
+	Ports          []Port        `yaml:"ports,omitempty"`          // each is an endpoint; the first is where peers reach the service that name no port; none for a pure client
 	Upstreams      []Upstream    `yaml:"upstreams,omitempty"`
 	Intercept      Intercept     `yaml:"intercept,omitempty"`
 	Limits         SidecarLimits `yaml:"limits,omitempty"`
 	Telemetry      Telemetry     `yaml:"telemetry,omitempty"`
+	Attest         Attest        `yaml:"attest,omitempty"`
+}
+
+// Attest names the application by what the kernel says of the process at the other end of a Unix socket. It holds for all Unix sockets of the workload.
+type Attest struct {
+	UIDs []uint32 `yaml:"uids,omitempty"` // one of these; default any
+	GIDs []uint32 `yaml:"gids,omitempty"` // and one of these; default any
+}
+
+// policy is a as sidecars are told.
+func (a Attest) policy() policy.Attest {
+	return policy.Attest{UIDs: slices.Sorted(slices.Values(a.UIDs)), GIDs: slices.Sorted(slices.Values(a.GIDs))}
 }
 
 // Telemetry says what the sidecar may write down beyond what every Record has, and how it passes trace context on. Its ranges are those of
@@ -106,17 +121,52 @@ func (t Telemetry) Policy() policy.Telemetry {
 
 // Port is an inbound listener.
 type Port struct {
-	Name     string `yaml:"name,omitempty"`     // default: the protocol
-	Listen   string `yaml:"listen"`             // ip:port on which the sidecar serves peers
-	Target   string `yaml:"target"`             // ip:port of the application
-	Protocol string `yaml:"protocol,omitempty"` // one of policy.Protocols: what the application speaks; default http
-	Mode     string `yaml:"mode,omitempty"`     // strict (default) | permissive; default from MeshConfig
+	Name        string `yaml:"name,omitempty"`        // unique in the workload; default: the protocol, of a further port with the same PROTOCOL-NUMBER
+	Listen      string `yaml:"listen"`                // ip:port on which the sidecar serves peers
+	Target      string `yaml:"target"`                // ip:port or unix:/path of the application
+	Protocol    string `yaml:"protocol,omitempty"`    // one of policy.Protocols: what the application speaks; default by AppProtocol, Name, else auto
+	AppProtocol string `yaml:"appProtocol,omitempty"` // as of a Service's port in Kubernetes
+	Opaque      bool   `yaml:"opaque,omitempty"`      // bytes, whatever AppProtocol and Name say
+	Mode        string `yaml:"mode,omitempty"`        // strict (default) | permissive; default from MeshConfig
 }
 
 // Upstream is an outbound listener.
 type Upstream struct {
-	Service string `yaml:"service"`
-	Listen  string `yaml:"listen"` // ip:port on which the sidecar serves its application
+	Service    string     `yaml:"service"`
+	Port       string     `yaml:"port,omitempty"`       // name of one of the service's ports; default: the first
+	Listen     string     `yaml:"listen"`               // ip:port or unix:/path on which the sidecar serves its application
+	SocketMode SocketMode `yaml:"socketMode,omitempty"` // permissions of the Unix socket's file; default 0660
+}
+
+// SocketMode is permissions of a file, written in octal: "0660".
+type SocketMode uint32
+
+// UnmarshalYAML implements yaml.Unmarshaler.
+func (m *SocketMode) UnmarshalYAML(n *yaml.Node) error {
+	v, err := strconv.ParseUint(strings.TrimPrefix(n.Value, "0o"), 8, 32)
+	if err != nil || v == 0 || v > 0o777 {
+		return fmt.Errorf("line %d: %q is not the permissions of a file", n.Line, n.Value) // decode.go says it better, with the field
+	}
+	*m = SocketMode(v)
+	return nil
+}
+
+// Unix is u's Unix socket as sidecars are told, nil when it listens on a port. w is checked.
+func (w *Workload) Unix(u Upstream) *policy.Unix {
+	path, ok := policy.ParseUnix(u.Listen)
+	if !ok {
+		return nil
+	}
+	return &policy.Unix{Path: path, Mode: uint32(u.SocketMode), Attest: w.Spec.Attest.policy()}
+}
+
+// TargetUnix is the application's Unix socket of p as sidecars are told, nil when it listens on a port. w is checked.
+func (w *Workload) TargetUnix(p Port) *policy.Unix {
+	path, ok := policy.ParseUnix(p.Target)
+	if !ok {
+		return nil
+	}
+	return &policy.Unix{Path: path, Attest: w.Spec.Attest.policy()}
 }
 
 // Intercept says where redirected connections arrive and what becomes of them.
@@ -167,6 +217,8 @@ func (i *InterceptInbound) check(field string) error {
 type InterceptOutbound struct {
 	Listen        string   `yaml:"listen,omitempty"` // ip:port to which they are redirected; default: none are
 	Unknown       string   `yaml:"unknown,omitempty"`
+	Away          string   `yaml:"away,omitempty"` // default: unknown
+	LookupTimeout Duration `yaml:"lookupTimeout,omitempty"`
 	DetectTimeout Duration `yaml:"detectTimeout,omitempty"`
 	OpaquePorts   []int    `yaml:"opaquePorts,omitempty"`
 }
@@ -176,8 +228,9 @@ func (i InterceptOutbound) Policy() *policy.Interception {
 	if i.Listen == "" {
 		return nil
 	}
-	p := &policy.Interception{DetectTimeout: time.Duration(i.DetectTimeout)}
+	p := &policy.Interception{DetectTimeout: time.Duration(i.DetectTimeout), LookupTimeout: time.Duration(i.LookupTimeout)}
 	p.Unknown, _ = policy.ParseUnknown(i.Unknown, flow.SideClient)
+	p.Away, _ = policy.ParseUnknown(cmp.Or(i.Away, i.Unknown), flow.SideClient)
 	for _, n := range i.OpaquePorts {
 		p.OpaquePorts = append(p.OpaquePorts, uint16(n))
 	}
@@ -187,7 +240,7 @@ func (i InterceptOutbound) Policy() *policy.Interception {
 
 func (i *InterceptOutbound) check(field string) error {
 	if i.Listen == "" {
-		if i.Unknown != "" || i.DetectTimeout != 0 || len(i.OpaquePorts) > 0 {
+		if i.Unknown != "" || i.Away != "" || i.LookupTimeout != 0 || i.DetectTimeout != 0 || len(i.OpaquePorts) > 0 {
 			return fmt.Errorf("%s.listen: is required beside other fields; give the address to which connections are redirected, such as 127.0.0.1:15001", field)
 		}
 		return nil
@@ -197,6 +250,12 @@ func (i *InterceptOutbound) check(field string) error {
 	}
 	if _, err := policy.ParseUnknown(i.Unknown, flow.SideClient); err != nil {
 		return fmt.Errorf("%s.unknown: %w", field, err)
+	}
+	if _, err := policy.ParseUnknown(i.Away, flow.SideClient); err != nil {
+		return fmt.Errorf("%s.away: %w", field, err)
+	}
+	if i.LookupTimeout < 0 {
+		return fmt.Errorf("%s.lookupTimeout: cannot be off; a connection would wait for a controller that is away for ever", field)
 	}
 	for _, n := range i.OpaquePorts {
 		if n < 1 || n > 65535 {
@@ -221,6 +280,7 @@ type SidecarLimits struct {
 	HeadTimeout          Duration `yaml:"headTimeout,omitempty"`          // default 10s
 	BodyTimeout          Duration `yaml:"bodyTimeout,omitempty"`          // default 10s; off
 	IdleTimeout          Duration `yaml:"idleTimeout,omitempty"`          // default 5m
+	DetectTimeout        Duration `yaml:"detectTimeout,omitempty"`        // default 1s; of policy.Listener
 	Connections          int      `yaml:"connections,omitempty"`          // default 16384
 	ConnectionsPerSource int      `yaml:"connectionsPerSource,omitempty"` // default three quarters of connections
 	BufferBytes          int64    `yaml:"bufferBytes,omitempty"`          // default 268435456
@@ -268,11 +328,8 @@ func (l SidecarLimits) Sidecar() policy.SidecarLimits {
 	return policy.SidecarLimits{Connections: l.Connections, ConnectionsPerSource: l.ConnectionsPerSource, BufferBytes: l.BufferBytes}
 }
 
-// MaxPorts bounds inbound listeners of one Workload, MaxInterceptedPorts those of one whose inbound connections are redirected.
-const (
-	MaxPorts            = 1
-	MaxInterceptedPorts = 32
-)
+// MaxPorts bounds inbound listeners of one Workload.
+const MaxPorts = 32
 
 func (w *Workload) check() error {
 	if err := w.Header.check(); err != nil {
@@ -289,23 +346,16 @@ func (w *Workload) check() error {
 		return err
 	}
 	intercepted := s.Intercept.Inbound.Listen != ""
-	if intercepted && len(s.Ports) > MaxInterceptedPorts {
-		return fmt.Errorf("spec.ports: has %d entries, at most %d are allowed", len(s.Ports), MaxInterceptedPorts)
-	}
-	if !intercepted && len(s.Ports) > MaxPorts {
-		return fmt.Errorf("spec.ports: has %d entries, this version serves %d per workload; define one Workload for each port", len(s.Ports), MaxPorts)
+	if len(s.Ports) > MaxPorts {
+		return fmt.Errorf("spec.ports: has %d entries, at most %d are allowed", len(s.Ports), MaxPorts)
 	}
 	for i := range s.Ports {
 		p, field := &s.Ports[i], fmt.Sprintf("spec.ports[%d]", i)
-		if p.Protocol == "" {
-			p.Protocol = "http"
-		}
-		if err := oneOf(field+".protocol", p.Protocol, policy.Protocols()...); err != nil {
+		protocol, err := speaks(field, p.Protocol, p.AppProtocol, p.Name, p.Opaque)
+		if err != nil {
 			return err
 		}
-		if p.Name == "" {
-			p.Name = p.Protocol
-		}
+		p.Protocol = protocol
 		if p.Mode != "" {
 			if err := oneOf(field+".mode", p.Mode, "strict", "permissive"); err != nil {
 				return err
@@ -317,7 +367,7 @@ func (w *Workload) check() error {
 		if err := checkAddr(field+".listen", &p.Listen); err != nil {
 			return err
 		}
-		if err := checkAddr(field+".target", &p.Target); err != nil {
+		if err := checkHop(field+".target", &p.Target); err != nil {
 			return err
 		}
 		if p.Listen == p.Target && !intercepted {
@@ -332,25 +382,51 @@ func (w *Workload) check() error {
 		}
 		numbers[number] = i
 	}
+	if err := namePorts(s.Ports); err != nil {
+		return err
+	}
 	seen := map[string]bool{}
 	for i := range s.Upstreams {
 		u, field := &s.Upstreams[i], fmt.Sprintf("spec.upstreams[%d]", i)
 		if err := checkLabel(field+".service", u.Service); err != nil {
 			return err
 		}
-		if seen[u.Service] {
-			return fmt.Errorf("%s.service: %q is listed twice; remove one", field, u.Service)
+		if u.Port != "" {
+			if err := checkLabel(field+".port", u.Port); err != nil {
+				return err
+			}
 		}
-		seen[u.Service] = true
-		if err := checkAddr(field+".listen", &u.Listen); err != nil {
+		name := policy.PortOf(u.Service, u.Port)
+		if seen[name] {
+			return fmt.Errorf("%s.service: %q is listed twice; remove one, or name another of its ports", field, name)
+		}
+		seen[name] = true
+		if err := checkHop(field+".listen", &u.Listen); err != nil {
 			return err
 		}
+		switch path, unix := policy.ParseUnix(u.Listen); {
+		case u.SocketMode != 0 && !unix:
+			return fmt.Errorf("%s.socketMode: %s is no Unix socket; remove it", field, u.Listen)
+		case u.SocketMode != 0 && strings.HasPrefix(path, "@"):
+			return fmt.Errorf("%s.socketMode: %s is an abstract socket, which has no file; remove it, and say in spec.attest who may connect", field, u.Listen)
+		}
+	}
+	if err := w.checkAttest(); err != nil {
+		return err
 	}
 	if err := s.Intercept.Outbound.check("spec.intercept.outbound"); err != nil {
 		return err
 	}
 	if err := s.Intercept.Inbound.check("spec.intercept.inbound"); err != nil {
 		return err
+	}
+	if d := s.Limits.DetectTimeout; d < 0 {
+		return fmt.Errorf("spec.limits.detectTimeout: cannot be off; declare the protocol of a port, and nothing is detected there")
+	} else if d != 0 {
+		// What the sidecar would refuse is refused here.
+		if err := (policy.Interception{DetectTimeout: time.Duration(d)}).Check(); err != nil {
+			return fmt.Errorf("spec.limits.%w", err)
+		}
 	}
 	for _, err := range []error{s.Limits.Listener().Check(), s.Limits.Sidecar().Check()} {
 		if err != nil {
@@ -380,7 +456,68 @@ func (w *Workload) check() error {
 	return nil
 }
 
+// checkAttest wants ids that a sidecar can act on, and a Unix socket for which they hold.
+func (w *Workload) checkAttest() error {
+	a := w.Spec.Attest
+	if len(a.UIDs)+len(a.GIDs) == 0 {
+		return nil
+	}
+	if err := a.policy().Check(); err != nil {
+		return fmt.Errorf("spec.attest.%w", err)
+	}
+	for _, p := range w.Spec.Ports {
+		if _, ok := policy.ParseUnix(p.Target); ok {
+			return nil
+		}
+	}
+	for _, u := range w.Spec.Upstreams {
+		if _, ok := policy.ParseUnix(u.Listen); ok {
+			return nil
+		}
+	}
+	return errors.New("spec.attest: no target and no upstream of the workload is a Unix socket, and at a port nobody is attested; write unix:/path there, or remove attest")
+}
+
+// namePorts gives ports without a name their default and refuses names that are no labels, or are given twice.
+func namePorts(ports []Port) error {
+	taken := map[string]int{}
+	for i, p := range ports {
+		if p.Name == "" {
+			continue
+		}
+		field := fmt.Sprintf("spec.ports[%d].name", i)
+		if err := checkLabel(field, p.Name); err != nil {
+			return err
+		}
+		if other, ok := taken[p.Name]; ok {
+			return fmt.Errorf("%s: spec.ports[%d] is called %q too; give each its own", field, other, p.Name)
+		}
+		taken[p.Name] = i
+	}
+	for i := range ports {
+		p := &ports[i]
+		if p.Name != "" {
+			continue
+		}
+		name := p.Protocol
+		if _, ok := taken[name]; ok {
+			name += "-" + p.Listen[strings.LastIndexByte(p.Listen, ':')+1:]
+		}
+		if other, ok := taken[name]; ok {
+			return fmt.Errorf("spec.ports[%d].name: is %q by default, which spec.ports[%d] has; give one of them another", i, name, other)
+		}
+		p.Name, taken[name] = name, i
+	}
+	return nil
+}
+
 type listen struct{ field, address string }
+
+// local reports whether l is of a host: workloads of two may have the same.
+func (l listen) local() bool {
+	_, ok := policy.ParseUnix(l.address)
+	return ok
+}
 
 func (w *Workload) listens() []listen {
 	var out []listen
@@ -404,19 +541,21 @@ type ExternalServiceSpec struct {
 	Host      string   `yaml:"host,omitempty"`      // shown; the name people know it by; one of Hosts where it is a host name
 	Hosts     []string `yaml:"hosts,omitempty"`     // names by which it is called, "*.example.com" too
 	Addresses []string `yaml:"addresses,omitempty"` // ip:port, at least one unless it has Hosts
-	Protocol  string   `yaml:"protocol,omitempty"`  // one of policy.Protocols; default http
+	Protocol  string   `yaml:"protocol,omitempty"`  // one of policy.Protocols; default by AppProtocol, else auto
+	// AppProtocol and Opaque are as of a Port.
+	AppProtocol string `yaml:"appProtocol,omitempty"`
+	Opaque      bool   `yaml:"opaque,omitempty"`
 }
 
 func (e *ExternalService) check() error {
 	if err := e.Header.check(); err != nil {
 		return err
 	}
-	if e.Spec.Protocol == "" {
-		e.Spec.Protocol = "http"
-	}
-	if err := oneOf("spec.protocol", e.Spec.Protocol, policy.Protocols()...); err != nil {
+	protocol, err := speaks("spec", e.Spec.Protocol, e.Spec.AppProtocol, "", e.Spec.Opaque)
+	if err != nil {
 		return err
 	}
+	e.Spec.Protocol = protocol
 	if err := e.Spec.checkHosts(); err != nil {
 		return err
 	}
@@ -563,6 +702,21 @@ func oneOf(field, v string, allowed ...string) error {
 		return nil
 	}
 	return fmt.Errorf("%s: %q is not one of %s", field, v, strings.Join(allowed, ", "))
+}
+
+// checkHop wants ip:port or a Unix socket, and rewrites it in its canonical form.
+func checkHop(field string, v *string) error {
+	p, ok := policy.ParseUnix(*v)
+	if !ok {
+		if err := checkAddr(field, v); err != nil {
+			return fmt.Errorf("%w, or unix:/path", err)
+		}
+		return nil
+	}
+	if err := policy.CheckUnixPath(p); err != nil {
+		return fmt.Errorf("%s: %w", field, err)
+	}
+	return nil
 }
 
 // checkAddr wants ip:port and rewrites it in its canonical form.

@@ -161,9 +161,12 @@ func (r *Record) AppendText(dst []byte) []byte {
 		dst = append(dst, '"')
 	}
 	dst = append(dst, ` "`...)
-	if r.Endpoint.IsValid() {
+	switch {
+	case r.Endpoint.IsValid():
 		dst = r.Endpoint.AppendTo(dst)
-	} else {
+	case r.Application.Socket != "": // Envoy writes the path of a pipe
+		dst = appendInside(dst, clean(r.Application.Socket, maxName))
+	default:
 		dst = append(dst, '-')
 	}
 	return append(dst, '"', '\n')

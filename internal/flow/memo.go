@@ -34,16 +34,20 @@ type shape struct {
 	attempt          int
 	attempts         int
 	server, endpoint netip.AddrPort
+	known            bool
+	pid              int32
+	uid, gid         uint32
 	size             [numNames]int32
 }
 
-const numNames = 17
+const numNames = 18
 
 func (r *Record) names() [numNames]string {
 	s, d := &r.Source, &r.Destination
 	return [...]string{
 		r.UserAgent, r.Authority, s.Service, s.Identity, s.Instance, d.Instance, d.Service, d.Identity,
 		s.Namespace, s.Version, d.Namespace, d.Version, r.Method, r.Route, r.Revision, r.Override, r.ServerName,
+		r.Application.Socket,
 	}
 }
 
@@ -52,6 +56,7 @@ func (r *Record) shape(names *[numNames]string) shape {
 		kind: r.Kind, phase: r.Phase, side: r.Side, protocol: r.Protocol, reason: r.Reason, grpc: r.GRPC,
 		started: r.Trace.Started, delivered: r.Delivered, answered: r.Answered, probe: r.Probe,
 		status: r.Status, attempt: r.Attempt, attempts: r.Attempts, server: r.Destination.Addr, endpoint: r.Endpoint,
+		known: r.Application.Known, pid: r.Application.PID, uid: r.Application.UID, gid: r.Application.GID,
 	}
 	for i, n := range names {
 		s.size[i] = int32(len(n)) //nolint:gosec // a head is smaller

@@ -49,9 +49,9 @@ func TestMemo(t *testing.T) {
 			v.SetBool(rng.IntN(2) == 0)
 		case reflect.Uint8:
 			v.SetUint(uint64(rng.IntN(7)))
-		case reflect.Int, reflect.Int64:
+		case reflect.Int, reflect.Int64, reflect.Int32:
 			v.SetInt(int64(rng.IntN(3)))
-		case reflect.Uint64:
+		case reflect.Uint64, reflect.Uint32:
 			v.SetUint(uint64(rng.IntN(3)))
 		}
 	}

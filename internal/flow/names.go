@@ -23,6 +23,8 @@ const (
 	AttrState      = "tulle.state"      // metrics only: busy | idle
 	AttrLimit      = "tulle.limit"      // metrics only: max_requests | max_connections
 	AttrFamily     = "tulle.family"     // metrics only: name of a metric
+	AttrPort       = "server.port"      // metrics only, decimal: of a detection, the port that was called; else of the reporter's ports, on the server side
+	AttrOutcome    = "tulle.outcome"    // metrics only: told | timeout | remembered | left
 	AttrDelivered  = "tulle.delivered"
 	AttrAnswered   = "tulle.answered"
 	AttrProbe      = "tulle.probe"
@@ -31,9 +33,13 @@ const (
 	AttrRevision   = "tulle.policy.revision"
 	AttrOverride   = "tulle.override.id"
 	AttrRoute      = "http.route"
-	AttrEndpoint   = "tulle.endpoint" // ip:port
+	AttrEndpoint   = "tulle.endpoint" // ip:port, or unix:PATH of an application's Unix socket
 	AttrRequestID  = "http.request.header.x-request-id"
 	AttrTraceBegun = "tulle.trace.started"
+
+	AttrApplicationPID = "tulle.application.pid" // int; of the application at the other end of a Unix socket, as the kernel says
+	AttrApplicationUID = "tulle.application.uid" // int
+	AttrApplicationGID = "tulle.application.gid" // int
 
 	AttrSourceService   = "tulle.source.service"
 	AttrSourceNamespace = "tulle.source.namespace"
@@ -74,6 +80,19 @@ const (
 	AttrFarFirstByte    = "tulle.far.first_byte"
 	AttrFlags           = "response_flags" // Envoy's name for it, and Envoy's flags, comma separated
 
+	// UnixPrefix begins an endpoint that is a Unix socket; its path follows.
+	UnixPrefix = "unix:"
+
+	AttrEnded      = "tulle.ended"          // downstream_fin | upstream_fin | downstream_reset | upstream_reset | idle | drained | error
+	AttrVia        = "network.peer.address" // ip:port
+	AttrTLSVersion = "tls.protocol.version" // "1.3"
+	AttrTLSCipher  = "tls.cipher"
+	AttrTLSResumed = "tls.resumed"
+	AttrTLSALPN    = "tls.next_protocol"
+
+	// AttrNear begins the names of those of TLS of the connection on the reporter's own side.
+	AttrNear = "tulle.near."
+
 	// AttrRequestHeader and AttrResponseHeader begin the names of header fields kept by allow-list; the field's name in lower case follows.
 	AttrRequestHeader  = "http.request.header."
 	AttrResponseHeader = "http.response.header."
@@ -82,11 +101,11 @@ const (
 // Metric names on the wire from sidecar to collector. All Sums are cumulative and monotonic since the boot; histograms are
 // cumulative exponential histograms in seconds, scale 3. Their attribute sets are fixed (docs/format/record.md) and never crossed.
 const (
-	// MetricExchanges: Sum {side, source service, destination service, protocol, code_class, gRPC status, reason, answered, probe}.
+	// MetricExchanges: Sum {side, source service, destination service, protocol, code_class, gRPC status, reason, answered, probe; server side: port}.
 	MetricExchanges = "tulle.exchanges"
 	// MetricAttempts: Sum, client side only {source, destination, protocol, endpoint, code_class, gRPC status, reason, delivered, probe}; exemplars carry trace ids.
 	MetricAttempts = "tulle.attempts"
-	// MetricExchangeDuration: exponential histogram {side, source, destination, protocol, code_class}.
+	// MetricExchangeDuration: exponential histogram {side, source, destination, protocol, code_class; server side: port}.
 	MetricExchangeDuration = "tulle.exchange.duration"
 	// MetricAttemptDuration: exponential histogram, client side {destination, endpoint}.
 	MetricAttemptDuration = "tulle.attempt.duration"
@@ -119,6 +138,13 @@ const (
 	MetricPoolWait = "tulle.destination.wait"
 	// MetricSeriesFolded: Sum {family}: new series that did not fit the budget and were counted under other.
 	MetricSeriesFolded = "tulle.series.folded"
+	// MetricDetections: Sum {side, destination service, port, protocol, outcome}: connections whose protocol was to be told from their first bytes; protocol "" where
+	// nobody said anything.
+	MetricDetections = "tulle.detections"
+	// MetricDetectionDuration: exponential histogram {side, destination service, port}: how long the first bytes were awaited.
+	MetricDetectionDuration = "tulle.detection.duration"
+	// MetricCertificate: Gauge {}: end of the sidecar's certificate in force, unix seconds by its clock; absent before the first.
+	MetricCertificate = "tulle.certificate.expiry"
 	// MetricBackoff and other sidecar self-metrics are on the sidecar's /metrics only.
 )
 

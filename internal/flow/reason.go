@@ -26,6 +26,7 @@ const (
 	ReasonDraining
 	ReasonDenied
 	ReasonPlaintextRefused
+	ReasonProxyHeader
 	ReasonUpstreamStatus
 	ReasonRateLimited
 	ReasonReporterLost
@@ -45,7 +46,7 @@ var reasons = [numReasons]struct {
 	ReasonConnectTimeout:   {"connect_timeout", "UF", false, "TCP connect or TLS handshake did not finish in time"},
 	ReasonConnectFailed:    {"connect_failed", "UF", false, "any other connect error (no route, reset while connecting)"},
 	ReasonTLSFailed:        {"tls_failed", "UF", false, "the TLS handshake failed"},
-	ReasonIdentityMismatch: {"identity_mismatch", "UF", false, "the peer's SPIFFE ID is not one of the destination's"},
+	ReasonIdentityMismatch: {"identity_mismatch", "UF", false, "the peer's SPIFFE ID is not one of the destination's, or what listens at the application's Unix socket is not who `spec.attest` names"},
 	ReasonUpstreamReset:    {"upstream_reset", "UC", false, "the connection was reset or closed before a complete response"},
 	ReasonUpstreamProtocol: {"upstream_protocol_error", "UPE", false, "the upstream sent something that is not valid in its protocol"},
 	ReasonRequestTimeout:   {"request_timeout", "UT", false, "the deadline of the whole exchange passed"},
@@ -59,8 +60,9 @@ var reasons = [numReasons]struct {
 	ReasonUnknownDest:      {"unknown_destination", "NC", false, "the destination is not known to the mesh"},
 	ReasonShed:             {"shed", "UO", false, "a limit of this sidecar was reached"},
 	ReasonDraining:         {"draining", "", false, "the sidecar is stopping"},
-	ReasonDenied:           {"denied", "UAEX", true, "policy does not allow this peer"},
+	ReasonDenied:           {"denied", "UAEX", true, "policy does not allow this peer, or `spec.attest` this caller by a Unix socket"},
 	ReasonPlaintextRefused: {"plaintext_refused", "NR", false, "mTLS is required, plaintext arrived"},
+	ReasonProxyHeader:      {"bad_proxy_header", "DPE", true, "a connection from a source of PROXY protocol did not begin with a valid header of it"},
 	ReasonUpstreamStatus:   {"upstream_5xx", "", false, "the upstream answered with a 5xx status, or a gRPC status that stands for one"},
 	ReasonRateLimited:      {"rate_limited", "RL", true, "a configured rate limit was reached"},
 	ReasonReporterLost:     {"reporter_lost", "", false, "the reporter vanished before it closed the record (assigned by the observer)"},

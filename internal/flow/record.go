@@ -54,6 +54,8 @@ const (
 	ProtocolGRPC
 	// ProtocolHTTP is HTTP of any version. Of Records only those of connections have it, where the version never became known.
 	ProtocolHTTP
+	// ProtocolAuto is of policy only: what is spoken is told connection by connection, by the caller's sidecar or from the first bytes. No Record has it.
+	ProtocolAuto
 )
 
 // Relayed reports whether connections of p pass as bytes, one Record each.
@@ -61,6 +63,9 @@ func (p Protocol) Relayed() bool { return p == ProtocolTCP || p == ProtocolTLS }
 
 // HTTP reports whether p is HTTP of some version.
 func (p Protocol) HTTP() bool { return p >= ProtocolHTTP1 && p <= ProtocolHTTP }
+
+// MayBeHTTP reports whether connections of p can carry HTTP.
+func (p Protocol) MayBeHTTP() bool { return p.HTTP() || p == ProtocolAuto }
 
 // TraceID is a W3C trace-id: 16 bytes, not all zero when valid. It compares with == and is a valid map key.
 type TraceID [16]byte
@@ -93,6 +98,14 @@ type Peer struct {
 	Addr      netip.AddrPort
 }
 
+// Application is the reporter's own application as the kernel shows it, where a Unix socket joins it and its sidecar; the zero value elsewhere.
+type Application struct {
+	Socket   string // server side: path of the socket where it listens, "@name" of an abstract one
+	Known    bool   // the kernel said which process it is
+	PID      int32  // that opened the socket, in the sidecar's PID namespace; 0 when it is in none that the sidecar sees
+	UID, GID uint32 // that process' effective ones, in the sidecar's user namespace
+}
+
 // Legs are offsets from Record.Start, each ≥ 0, or Unset where the leg was not reached or does not apply. They are
 // monotonic-clock differences taken inside one process, so they never need clocks of two machines to agree.
 type Legs struct {
@@ -121,6 +134,34 @@ func (f Far) Known() bool { return f.FirstByte > 0 }
 // Unset marks a leg that was not reached.
 const Unset time.Duration = -1
 
+// Ended says how a relay came to an end.
+type Ended uint8
+
+const (
+	EndedNone Ended = iota
+	// EndedDownstreamFIN and EndedUpstreamFIN: both directions ended in order; whose end of stream came first.
+	EndedDownstreamFIN
+	EndedUpstreamFIN
+	// EndedDownstreamReset and EndedUpstreamReset: who reset its connection.
+	EndedDownstreamReset
+	EndedUpstreamReset
+	// EndedIdle: no byte moved for the idle limit.
+	EndedIdle
+	// EndedDrained: the sidecar is stopping, or its listener is gone.
+	EndedDrained
+	// EndedError: something else, such as a TLS record that does not verify.
+	EndedError
+	numEnded
+)
+
+// TLS is what a handshake agreed on. Immutable.
+type TLS struct {
+	Version string // "1.2", "1.3"
+	Cipher  string // the IANA name, "TLS_AES_128_GCM_SHA256"
+	Resumed bool
+	ALPN    string // the protocol that was agreed on; "" for none
+}
+
 // Record is one wide event. The producer owns it until it is handed to a recorder; afterwards nobody may change it.
 type Record struct {
 	Kind     Kind
@@ -138,7 +179,8 @@ type Record struct {
 	Destination Peer
 	// Endpoint is the address an attempt went to, or the last attempt's for an exchange. On the server side it is the
 	// application's address.
-	Endpoint netip.AddrPort
+	Endpoint    netip.AddrPort
+	Application Application
 
 	// Method, Path and Authority are of the request head. Path never has a query string (dropped in the sidecar).
 	Method    string
@@ -164,6 +206,14 @@ type Record struct {
 	Folded bool
 	// Answered is for exchanges: true when a complete response was written downstream.
 	Answered bool
+
+	// Ended is of relays and tunnels: how they came to an end. EndedNone for what never was one, and while it lives.
+	Ended Ended
+	// Via is who opened the connection, when a PROXY protocol header said that it did so for Source.Addr.
+	Via netip.AddrPort
+	// TLS is of the reporter's connection with the other end of the edge, NearTLS of the one on its own side: on the client side, with the upstream and
+	// with the caller. Connections only; nil: plaintext, or never secured.
+	TLS, NearTLS *TLS
 
 	BytesIn  uint64 // received from downstream, body bytes (TCP: bytes read from the downstream peer)
 	BytesOut uint64 // sent to downstream, body bytes

@@ -18,6 +18,7 @@ const DefaultWeight = 100
 // Endpoint is one address that serves a service, with what the controller has decided about it.
 type Endpoint struct {
 	Address  netip.AddrPort
+	Unix     *Unix // of the sidecar's own application, in place of Address; it never travels. Pools tell them apart by the pointer
 	Version  string
 	Instance string
 	Weight   uint32 // 1 to 128; default 100 (xDS load_balancing_weight)

@@ -39,7 +39,13 @@ type Listener struct {
 	Target   netip.AddrPort // inbound: the application's address
 	Service  string         // inbound: own service; outbound: destination service
 	Mode     ListenerMode   // inbound only
-	Limits   Limits         // of HTTP only
+	Limits   Limits         // of HTTP, and of ProtocolAuto
+	// DetectTimeout is how long a caller's first bytes are awaited where they decide who speaks: with ProtocolAuto whether it is HTTP, and inbound, with ModePermissive and
+	// a Protocol that is not HTTP, whether it is TLS. Then the server is taken to speak first. From 1 ms to 1 min, default 1 s; 0 where nothing is detected.
+	// Redirected outbound connections have Interception.DetectTimeout.
+	DetectTimeout time.Duration
+	// Unix is the hop to the own application where it is a Unix socket: inbound the application's, in place of Target; outbound where to listen, in place of Address.
+	Unix *Unix
 	// Interception is set where redirected connections arrive: outbound, of protocol http (what is detected as HTTP), and of no one service; inbound, of protocol tcp, of
 	// the own service and without a target.
 	Interception *Interception
@@ -64,8 +70,23 @@ func (l Listener) Check() error {
 	if err := checkProtocol(l.Protocol); err != nil {
 		return fail(err)
 	}
-	if err := checkAddress("address", l.Address); err != nil {
-		return fail(err)
+	if l.Unix != nil {
+		switch {
+		case l.Interception != nil:
+			return fail(fmt.Errorf("%s: redirected connections are of TCP; remove it", l.Unix))
+		case l.Side == flow.SideClient && l.Address.IsValid():
+			return fail(fmt.Errorf("address %s: the listener has %s too; give one of them", l.Address, l.Unix))
+		case l.Side == flow.SideServer && l.Target.IsValid():
+			return fail(fmt.Errorf("target %s: the listener has %s too; give one of them", l.Target, l.Unix))
+		}
+		if err := l.Unix.check(l.Side); err != nil {
+			return fail(fmt.Errorf("unix socket: %w", err))
+		}
+	}
+	if l.Unix == nil || l.Side == flow.SideServer {
+		if err := checkAddress("address", l.Address); err != nil {
+			return fail(err)
+		}
 	}
 	if i := l.Interception; i != nil {
 		switch {
@@ -96,11 +117,19 @@ func (l Listener) Check() error {
 	if l.Mode > ModePermissive {
 		return fail(fmt.Errorf("mode %d: must be strict or permissive", l.Mode))
 	}
-	if !l.Protocol.HTTP() && l.Limits != (Limits{}) {
+	if !l.Protocol.MayBeHTTP() && l.Limits != (Limits{}) {
 		return fail(errors.New("limits: only http listeners have them; remove them"))
 	}
-	if !l.Protocol.HTTP() && l.RequestTimeout != 0 {
+	if !l.Protocol.MayBeHTTP() && l.RequestTimeout != 0 {
 		return fail(fmt.Errorf("request timeout %s: only http listeners have one; remove it", l.RequestTimeout))
+	}
+	if l.DetectTimeout != 0 {
+		if !l.Detects() {
+			return fail(fmt.Errorf("detect timeout %s: nothing is detected here; remove it", l.DetectTimeout))
+		}
+		if err := checkDetectTimeout(l.DetectTimeout); err != nil {
+			return fail(fmt.Errorf("detect timeout %w", err))
+		}
 	}
 	if err := l.Limits.Check(); err != nil {
 		return fail(fmt.Errorf("limits: %w", err))
@@ -109,6 +138,9 @@ func (l Listener) Check() error {
 		return nil
 	}
 	if l.Side == flow.SideServer {
+		if l.Unix != nil {
+			return nil
+		}
 		if err := checkAddress("target", l.Target); err != nil {
 			return fail(err)
 		}
@@ -137,21 +169,46 @@ var (
 	modeNames = map[ListenerMode]string{ModeStrict: "strict", ModePermissive: "permissive"}
 )
 
+// At is where l listens: "ip:port" or "unix:/path".
+func (l *Listener) At() string {
+	if l.Unix != nil && l.Side == flow.SideClient {
+		return l.Unix.String()
+	}
+	return l.Address.String()
+}
+
+// Socket is the Unix socket on which l listens, nil when it is a port.
+func (l *Listener) Socket() *Unix {
+	if l.Side == flow.SideClient {
+		return l.Unix
+	}
+	return nil
+}
+
+// Detects reports whether l's connections are looked at for DetectTimeout.
+func (l Listener) Detects() bool {
+	return l.Interception == nil && (l.Protocol == flow.ProtocolAuto || l.Side == flow.SideServer && l.Mode == ModePermissive && !l.Protocol.HTTP())
+}
+
 // WithDefaults returns l with the defaults of its limits and timeouts.
 func (l Listener) WithDefaults() Listener {
-	if l.Protocol.HTTP() {
+	if l.Protocol.MayBeHTTP() {
 		l.Limits = l.Limits.WithDefaults()
+	}
+	if l.Detects() {
+		def(&l.DetectTimeout, DefaultDetectTimeout)
 	}
 	if l.Interception != nil {
 		i := l.Interception.WithDefaults()
 		l.Interception = &i
 	}
 	if l.Side == flow.SideServer {
-		if l.Protocol.HTTP() {
+		if l.Protocol.MayBeHTTP() {
 			def(&l.RequestTimeout, DefaultRequestTimeout)
 		}
 		def(&l.IdleTimeout, DefaultIdleTimeout)
 	}
+	l.Unix = l.Unix.withDefaults(l.Side)
 	return l
 }
 
@@ -174,7 +231,7 @@ func (l Listener) ToXDS() (*listenerv3.Listener, error) {
 	name, config := "envoy.filters.network.tcp_proxy", proto.Message(&tcpv3.TcpProxy{
 		StatPrefix: l.Name, ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: cluster},
 	})
-	if l.Protocol.HTTP() {
+	if l.Protocol.MayBeHTTP() {
 		router, err := pack(&routerv3.Router{})
 		if err != nil {
 			return nil, err
@@ -200,7 +257,7 @@ func (l Listener) ToXDS() (*listenerv3.Listener, error) {
 			}},
 		}
 		l.Limits.toXDS(manager, e)
-		e.str("protocol", ProtocolName(l.Protocol))
+		e.protocol(l.Protocol)
 		name, config = "envoy.filters.network.http_connection_manager", manager
 	}
 	filter, err := pack(config)
@@ -216,8 +273,22 @@ func (l Listener) ToXDS() (*listenerv3.Listener, error) {
 			return nil, err
 		}
 	}
+	if l.Unix != nil {
+		if l.Side == flow.SideClient {
+			x.Address = l.Unix.pipe()
+		}
+		l.Unix.toXDS(e)
+	}
 	if l.Interception != nil {
 		if err := l.Interception.toXDS(x, routes, e); err != nil {
+			return nil, err
+		}
+	}
+	if l.Detects() {
+		x.ListenerFiltersTimeout = durationpb.New(l.DetectTimeout)
+	}
+	if l.Protocol == flow.ProtocolAuto {
+		if err := inspected(x, cluster); err != nil {
 			return nil, err
 		}
 	}
@@ -228,7 +299,10 @@ func (l Listener) ToXDS() (*listenerv3.Listener, error) {
 	e.str("side", sideNames[l.Side])
 	e.str("service", l.Service)
 	if l.Side == flow.SideServer {
-		if l.Interception == nil {
+		switch {
+		case l.Unix != nil:
+			e.str("target", l.Unix.String())
+		case l.Interception == nil:
 			e.str("target", l.Target.String())
 		}
 		e.str("mode", modeNames[l.Mode])
@@ -244,7 +318,9 @@ func ListenerFromXDS(x *listenerv3.Listener) (Listener, error) {
 	fail := func(err error) (Listener, error) { return Listener{}, fmt.Errorf("listener %q: %w", x.GetName(), err) }
 	l := Listener{Name: x.GetName()}
 	var err error
-	if l.Address, err = fromSocketAddress(x.GetAddress()); err != nil {
+	if pipe := x.GetAddress().GetPipe(); pipe != nil {
+		l.Unix = &Unix{Path: pipe.GetPath(), Mode: pipe.GetMode()}
+	} else if l.Address, err = fromSocketAddress(x.GetAddress()); err != nil {
 		return fail(err)
 	}
 	if n := len(x.GetFilterChains()); n != 1 || len(x.GetFilterChains()[0].GetFilters()) != 1 {
@@ -271,7 +347,7 @@ func ListenerFromXDS(x *listenerv3.Listener) (Listener, error) {
 	if l.Protocol.HTTP() {
 		l.Limits = limitsFromXDS(manager, r)
 		if r.has("protocol") { // controllers from before HTTP/2 do not say it
-			if l.Protocol = r.protocol("protocol"); r.err == nil && !l.Protocol.HTTP() {
+			if l.Protocol = r.protocol(); r.err == nil && !l.Protocol.MayBeHTTP() {
 				r.fail("protocol", "%q, but the listener has an HttpConnectionManager", ProtocolName(l.Protocol))
 			}
 		}
@@ -281,8 +357,12 @@ func ListenerFromXDS(x *listenerv3.Listener) (Listener, error) {
 		l.Side = flow.SideServer
 		l.Unbound = x.GetBindToPort() != nil && !x.GetBindToPort().GetValue()
 		if target := r.str("target"); !intercepts {
-			if l.Target, err = netip.ParseAddrPort(target); err != nil {
-				r.fail("target", "%q is not ip:port", target)
+			if l.Unix != nil {
+				r.fail("side", "\"inbound\", but its address is a Unix socket, at which nobody else could call")
+			} else if path, ok := ParseUnix(target); ok {
+				l.Unix = &Unix{Path: path}
+			} else if l.Target, err = netip.ParseAddrPort(target); err != nil {
+				r.fail("target", "%q is not ip:port or unix:/path", target)
 			}
 		}
 		switch mode := r.str("mode"); mode {
@@ -298,11 +378,17 @@ func ListenerFromXDS(x *listenerv3.Listener) (Listener, error) {
 	default:
 		r.fail("side", "%q must be inbound or outbound", side)
 	}
+	if l.Unix != nil {
+		l.Unix.Attest = attestFromXDS(r)
+	}
 	if intercepts {
 		l.Interception = interceptionFromXDS(x, l.Side, r)
 	}
 	if r.err != nil {
 		return fail(r.err)
+	}
+	if l.Detects() {
+		l.DetectTimeout = x.GetListenerFiltersTimeout().AsDuration()
 	}
 	l = l.WithDefaults()
 	return l, l.Check()

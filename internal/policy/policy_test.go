@@ -1,9 +1,13 @@
 package policy
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -87,10 +91,21 @@ func genListener(r *rand.Rand, i int, service string) Listener {
 	case r.IntN(3) == 0:
 		l.Protocol, l.Service = flow.ProtocolHTTP, ""
 		l.Interception = &Interception{
-			Unknown: pick(r, UnknownPass, UnknownRefuse), DetectTimeout: pick(r, 0, time.Millisecond, 3*time.Second), OpaquePorts: pick(r, nil, []uint16{25, 3306}),
+			Unknown: pick(r, UnknownPass, UnknownRefuse), Away: pick(r, UnknownPass, UnknownRefuse), LookupTimeout: pick(r, 0, time.Millisecond, 10*time.Second), DetectTimeout: pick(r, 0, time.Millisecond, 3*time.Second), OpaquePorts: pick(r, nil, []uint16{25, 3306}),
 		}
 	}
-	if l.Protocol.HTTP() {
+	if l.Interception == nil && r.IntN(3) == 0 {
+		l.Unix = &Unix{Path: pick(r, "/run/app.sock", "@app"), Attest: Attest{UIDs: pick(r, nil, []uint32{0, 1000}), GIDs: pick(r, nil, []uint32{7})}}
+		if l.Unix.Path += strconv.Itoa(i); l.Side == flow.SideServer {
+			l.Target = netip.AddrPort{}
+		} else if l.Address = (netip.AddrPort{}); !l.Unix.Abstract() {
+			l.Unix.Mode = pick[uint32](r, 0, 0o600)
+		}
+	}
+	if l.Detects() {
+		l.DetectTimeout = pick(r, 0, time.Millisecond, 3*time.Second)
+	}
+	if l.Protocol.MayBeHTTP() {
 		l.Limits = genLimits(r)
 		if l.Side == flow.SideServer {
 			l.RequestTimeout = genDuration(r)
@@ -226,6 +241,34 @@ func TestSnapshotRoundTrips(t *testing.T) {
 	}
 }
 
+// The revision is one of sorted lines: sidecars and controllers of all versions must derive the same.
+func TestRevisionIsOfSortedLines(t *testing.T) {
+	for seed := range uint64(100) {
+		s := genSnapshot(rand.New(rand.NewPCG(seed, 9)))
+		resources, err := Seal(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := []string{fmt.Sprintf("%q\n", []string{s.Workload.Service, s.Workload.Namespace, s.Workload.Version, s.Workload.Instance})}
+		if l := s.Workload.Limits.WithDefaults(); l != (SidecarLimits{}).WithDefaults() {
+			lines = append(lines, fmt.Sprintf("limits %+v\n", l))
+		}
+		if !s.Telemetry.IsZero() {
+			lines = append(lines, fmt.Sprintf("telemetry %q\n", [][]string{s.Telemetry.Headers, s.Telemetry.Accept, s.Telemetry.Emit}))
+		}
+		for _, r := range resources {
+			if r.TypeURL != TypePolicy {
+				lines = append(lines, r.TypeURL+" "+r.Name+" "+r.Version+"\n")
+			}
+		}
+		slices.Sort(lines)
+		sum := sha256.Sum256([]byte(strings.Join(lines, "")))
+		if want := hex.EncodeToString(sum[:6]); s.Revision != want {
+			t.Fatalf("seed %d: revision %s, want %s", seed, s.Revision, want)
+		}
+	}
+}
+
 func TestRevisionFollowsContent(t *testing.T) {
 	s := genSnapshot(rand.New(rand.NewPCG(7, 7)))
 	if _, err := Seal(s); err != nil {
@@ -269,7 +312,7 @@ func TestChecksNameFieldValueAndRemedy(t *testing.T) {
 		want  string
 	}{
 		{Listener{}, "listener: name: must not be empty"},
-		{Listener{Name: "l", Side: flow.SideClient, Protocol: 99}, `listener "l": protocol 99: not supported here; use http, http1, http2, grpc, tcp or tls`},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: 99}, `listener "l": protocol 99: not supported here; use http, http1, http2, grpc, tcp, tls or auto`},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTCP}, `listener "l": address "": must be ip:port`},
 		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Target: at, Service: "s"}, "is the listener's own address"},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Service: "s", RequestTimeout: 1}, "timeouts: of outbound traffic they are the service's"},
@@ -278,13 +321,25 @@ func TestChecksNameFieldValueAndRemedy(t *testing.T) {
 		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolHTTP, Address: at, Service: "s", Interception: &Interception{}}, "inbound it must be of protocol tcp"},
 		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Interception: &Interception{}}, "service: must not be empty"},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Interception: &Interception{Transparent: true}}, "transparent: outbound connections"},
+		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolHTTP, Address: at, Target: at, Service: "s", DetectTimeout: 1}, "detect timeout 1ns: nothing is detected here"},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolAuto, Address: at, Service: "s", DetectTimeout: 1}, "detect timeout 1ns: must be from 1ms to 1m0s"},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTCP, Address: at, Service: "s", Unbound: true}, "unbound: only inbound"},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Service: "s", Interception: &Interception{}}, "serves all; remove it"},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Interception: &Interception{DetectTimeout: time.Hour}}, "detectTimeout 1h0m0s: must be from 1ms to 1m0s"},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Interception: &Interception{Away: 7}}, "away 7: must be pass or refuse"},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Interception: &Interception{LookupTimeout: time.Minute}}, "lookupTimeout 1m0s: must be from 1ms to 10s"},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Interception: &Interception{OpaquePorts: []uint16{9, 3}}}, "opaquePorts [9 3]: must be in ascending order"},
 		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTLS, Address: at, Target: at, Service: "s", Mode: ModePermissive}, "could not be told from the application's"},
 		{mod(func(s *Service) { s.Hosts = []string{"a.example"} }), "hosts: only external services have them"},
 		{mod(func(s *Service) { s.External, s.Hosts = true, []string{"*"} }), `hosts[0]: "*" is no host name; write one such as api.example.com`},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTCP, Address: at, Service: "s", Unix: &Unix{Path: "/s"}}, "address 127.0.0.1:80: the listener has unix:/s too"},
+		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Target: at, Service: "s", Unix: &Unix{Path: "/s"}}, "target 127.0.0.1:80: the listener has unix:/s too"},
+		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Service: "s", Unix: &Unix{Path: "/s", Mode: 1}}, "mode 01: the application makes the file"},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTCP, Service: "s", Unix: &Unix{Path: "@s", Mode: 1}}, "mode 01: an abstract socket has no file"},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTCP, Service: "s", Unix: &Unix{Path: "/a/../s"}}, "must be an absolute path without . and .."},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTCP, Service: "s", Unix: &Unix{Path: "/" + strings.Repeat("x", 107)}}, "has 108 bytes, a socket's path has at most 107"},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTCP, Service: "s", Unix: &Unix{Path: "/s", Attest: Attest{UIDs: []uint32{2, 1}}}}, "uids [2 1]: must be in ascending order"},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Unix: &Unix{Path: "/s"}, Interception: &Interception{}}, "unix:/s: redirected connections are of TCP"},
 		{mod(func(s *Service) { s.MTLS = true }), "needs at least one identity"},
 		{mod(func(s *Service) { s.Identities = []string{"x"} }), `must start with spiffe://`},
 		{mod(func(s *Service) { s.TryTimeout = time.Minute }), "try timeout 1m0s: is longer than the request timeout 15s"},

@@ -33,7 +33,7 @@ func AnswerText(r flow.Reason) string {
 	case flow.ReasonTLSFailed:
 		return "the mTLS handshake failed; check that both sidecars have certificates of the same trust domain that have not expired"
 	case flow.ReasonIdentityMismatch:
-		return "the endpoint proved an identity that this service may not have; check which workload runs at that address"
+		return "the endpoint proved an identity that this service may not have; check which workload runs at that address, or which process listens at the application's Unix socket"
 	case flow.ReasonUpstreamReset:
 		return "the connection closed before a complete response; look at the service's log for a crash or a restart"
 	case flow.ReasonUpstreamProtocol:

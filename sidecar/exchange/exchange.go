@@ -50,6 +50,10 @@ type Peer struct {
 	Identity  string         // SPIFFE ID proven by mTLS; "" for plaintext
 	Service   string         // service account of Identity; "" for plaintext
 	Namespace string
+	// Application is the process that connected, where it did by a Unix socket; without Socket.
+	Application flow.Application
+	Via         netip.AddrPort // who connected, when its PROXY protocol header said that it did so for Addr
+	TLS         *flow.TLS      // of a connection to a TCP listener; nil: plaintext, or not asked
 }
 
 // Binding is what one listener does under one Snapshot. An exchange takes it once and is judged by it to its end. Immutable, but for the
@@ -66,6 +70,7 @@ type Binding struct {
 	Own          *Destination // inbound: settings towards the application
 	Room         *Room        // of the sidecar
 	Intercepted  *Intercepted // nil: its callers mean the listener's service
+	Note         string       // for people: what Records of success say besides
 }
 
 // Intercepted is where connections go that were redirected to a listener. Immutable.
@@ -164,13 +169,24 @@ type Budget interface {
 // Conn is an established upstream connection, handshake included.
 type Conn struct {
 	net.Conn
-	TCP      *net.TCPConn // the socket below Conn; nil for in-memory connections
+	TCP      *net.TCPConn // the socket below Conn; nil for Unix and in-memory connections
 	Identity string       // SPIFFE ID proven by the peer; "" for plaintext
-	Mesh     bool         // the peer is a sidecar: mTLS was used
-	Reused   bool         // it carried an exchange before
-	Suspect  bool         // bytes that nobody asked for may arrive: look before it is used again
-	Key      any          // the pool's own
+	// Application is who listens at the other end of a Unix socket; the zero value elsewhere.
+	Application flow.Application
+	Mesh        bool // the peer is a sidecar: mTLS was used
+	Reused      bool // it carried an exchange before
+	Suspect     bool // bytes that nobody asked for may arrive: look before it is used again
+	Key         any  // the pool's own
 }
+
+// What two sidecars agree on by ALPN (RFC 7301) when a connection begins. The caller's sidecar knows what it carries and says it, so that the other need not look and both
+// write down the same. A peer that says nothing is an older sidecar, or none of ours.
+const (
+	ALPNHTTP1 = "http/1.1"
+	ALPNHTTP2 = "h2"
+	ALPNBytes = "tulle/bytes" // not HTTP, or not to be looked at; ours, not registered
+	ALPNTLS   = "tulle/tls"   // bytes that are TLS of the application's own; ours, not registered
+)
 
 // Pool hands out upstream connections. Safe for concurrent use.
 type Pool interface {
@@ -235,6 +251,8 @@ type Outcome struct {
 	Unprocessed bool
 	// Stale: a reused connection closed before one byte of a response.
 	Stale bool
+	// Ended is of a relay: how it came to its end.
+	Ended flow.Ended
 	// Again: the sender dropped a response because Gate.Retry said so.
 	Again bool
 }
@@ -271,8 +289,9 @@ type Exchange struct {
 	Deadline    time.Time // zero: none
 	TryDeadline time.Time // ≤ Deadline; zero: none
 	Choice      Choice
-	Remote      string // identity proven by the upstream peer
-	Fresh       bool   // do not reuse a pooled connection
+	Remote      string           // identity proven by the upstream peer
+	Application flow.Application // at the upstream end of a Unix socket; the zero value elsewhere
+	Fresh       bool             // do not reuse a pooled connection
 
 	Tries   int // made so far
 	Tried   [MaxTries]netip.AddrPort
@@ -283,6 +302,9 @@ type Exchange struct {
 	MessagesIn, MessagesOut atomic.Uint64 // of gRPC; may be read by any goroutine
 
 	Downstream Downstream
+
+	// Relayed is set once both connections of a relay exist; from then on Choice and Remote do not change. May be read by any goroutine.
+	Relayed atomic.Pointer[Relayed]
 
 	// Live and TryLive belong to the observer.
 	Live, TryLive Live
@@ -295,6 +317,12 @@ type Exchange struct {
 	down     net.Conn // during a relay
 	waker    Waker
 	aborted  flow.Reason
+}
+
+// Relayed is what is known of a relay from its beginning. Immutable.
+type Relayed struct {
+	Legs flow.Legs // so far
+	TLS  *flow.TLS // of the upstream connection; nil: plaintext
 }
 
 // Waker is who waits for something that no deadline of a connection can end.
@@ -323,6 +351,7 @@ func (x *Exchange) Reset() {
 	x.Trace, x.Try = flow.Trace{}, flow.Trace{}
 	x.Deadline, x.TryDeadline = time.Time{}, time.Time{}
 	x.Choice, x.Remote, x.Fresh = Choice{}, "", false
+	x.Application = flow.Application{}
 	x.Tries, x.Gate, x.Outcome, x.Folded = 0, nil, Outcome{}, false
 	x.BytesIn.Store(0)
 	x.BytesOut.Store(0)

@@ -12,7 +12,7 @@ import (
 // closed: a drain closes it only while it is idle, which the speaker alone can know.
 type Session struct {
 	Conn     net.Conn     // after the handshake, if there was one
-	TCP      *net.TCPConn // the socket below Conn; nil for in-memory connections
+	TCP      *net.TCPConn // the socket below Conn; nil for Unix and in-memory connections
 	Buffered []byte       // bytes of Conn that were read already
 	Peer     *Peer
 	Start    time.Time     // when it was accepted
@@ -21,6 +21,7 @@ type Session struct {
 	ServerName string
 	Bind       func() *Binding // the listener's Binding now
 	Report     Reporter
+	Ended      func() // called when the connection has been served to its end; nil: nothing
 
 	mu       sync.Mutex
 	idle     bool

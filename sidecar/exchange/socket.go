@@ -10,18 +10,27 @@ import (
 	"syscall"
 )
 
-// Socket is a TCP connection whose system calls the Go scheduler does not hear of: they never block, because the descriptor is non-blocking, and
+// Socket is a TCP or Unix connection whose system calls the Go scheduler does not hear of: they never block, because the descriptor is non-blocking, and
 // telling the scheduler of each costs more than most of them, above all at low load, where the first one after a pause wakes the runtime's
 // monitor thread. Waiting is left to the runtime's poller as ever, and so are deadlines.
 //
-// At most one goroutine reads and one writes at a time. Everything else is the TCP connection's.
+// At most one goroutine reads and one writes at a time. Everything else is the connection's.
 type Socket struct {
-	*net.TCPConn
+	stream
 	Raw     syscall.RawConn
 	in, out transfer
 	once    func(fd uintptr) bool // of WriteReady
 	look    func(fd uintptr) bool // of a Read that does not wait
 	waits   func()                // of BeforeWait; nil: none
+	held    bool                  // by hold
+	fd      uintptr               // while it is held
+}
+
+// stream is what TCP and Unix connections have in common.
+type stream interface {
+	net.Conn
+	CloseWrite() error
+	SyscallConn() (syscall.RawConn, error)
 }
 
 // transfer is a Read or a Write under way. do is made once, for a closure per call would be garbage.
@@ -32,17 +41,22 @@ type transfer struct {
 	err error
 }
 
-// NewSocket is c as a Socket, or c itself when it is not a TCP connection that allows it.
+// NewSocket is c as a Socket, or c itself when it is not a TCP or Unix connection that allows it.
 func NewSocket(c net.Conn) net.Conn {
-	tcp, ok := c.(*net.TCPConn)
-	if !ok {
+	var of stream
+	switch c := c.(type) {
+	case *net.TCPConn:
+		of = c
+	case *net.UnixConn:
+		of = c
+	default:
 		return c
 	}
-	raw, err := tcp.SyscallConn()
+	raw, err := of.SyscallConn()
 	if err != nil {
 		return c
 	}
-	s := &Socket{TCPConn: tcp, Raw: raw}
+	s := &Socket{stream: of, Raw: raw}
 	s.in.do, s.out.do, s.once, s.look = s.readNow, s.writeNow, s.writeOnce, s.readOnce
 	return s
 }
@@ -51,10 +65,23 @@ func NewSocket(c net.Conn) net.Conn {
 // it. Not while a Read is under way.
 func (s *Socket) BeforeWait(f func()) { s.waits = f }
 
+// hold makes Reads take what is there, or fail with errNotReady, until release: they are made within a Raw.Read of s, whose descriptor is fd, by what reads
+// through a layer above s and then waits without that layer.
+func (s *Socket) hold(fd uintptr) { s.held, s.fd = true, fd }
+
+func (s *Socket) release() { s.held = false }
+
 // Read implements net.Conn.
 func (s *Socket) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
+	}
+	if s.held {
+		n, err := TryRead(s.fd, p)
+		if err == syscall.EAGAIN { //nolint:errorlint // of a system call
+			return 0, errNotReady
+		}
+		return n, s.explain("read", err)
 	}
 	t := &s.in
 	t.p, t.n, t.err = p, 0, nil
@@ -170,5 +197,5 @@ func (s *Socket) explain(op string, err error) error {
 			err = oe.Err
 		}
 	}
-	return &net.OpError{Op: op, Net: "tcp", Source: s.LocalAddr(), Addr: s.RemoteAddr(), Err: err}
+	return &net.OpError{Op: op, Net: s.LocalAddr().Network(), Source: s.LocalAddr(), Addr: s.RemoteAddr(), Err: err}
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -13,7 +14,7 @@ import (
 )
 
 // pair is two ends of a TCP connection, the first one a Socket.
-func pair(t *testing.T) (s net.Conn, peer *net.TCPConn) {
+func pair(t testing.TB) (s net.Conn, peer *net.TCPConn) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -30,6 +31,58 @@ func pair(t *testing.T) (s net.Conn, peer *net.TCPConn) {
 	}
 	t.Cleanup(func() { _, _ = c.Close(), a.Close() })
 	return NewSocket(a), c.(*net.TCPConn)
+}
+
+// unixPair is pair with a Unix socket.
+func unixPair(t *testing.T) (s net.Conn, peer *net.UnixConn) {
+	t.Helper()
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := net.Dial("unix", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = c.Close(), a.Close() })
+	return NewSocket(a), c.(*net.UnixConn)
+}
+
+// A Unix socket is as good as a TCP one: it can be tried, half-closed, and its errors say what it is.
+func TestSocketUnix(t *testing.T) {
+	c, peer := unixPair(t)
+	s, ok := c.(*Socket)
+	if !ok {
+		return // this system has none
+	}
+	if n, ready, err := s.ReadReady(make([]byte, 8)); n != 0 || ready || err != nil {
+		t.Fatalf("nothing was sent: %d, %v, %v", n, ready, err)
+	}
+	sent := bytes.Repeat([]byte("0123456789"), 200_000) // more than the kernel keeps
+	go func() {
+		_, _ = s.Write(sent)
+		_ = CloseWrite(s)
+	}()
+	if got, err := io.ReadAll(peer); err != nil || !bytes.Equal(got, sent) {
+		t.Fatalf("%d of %d bytes, %v", len(got), len(sent), err)
+	}
+	if _, err := peer.Write([]byte("abc")); err != nil {
+		t.Fatalf("after the end of the other direction: %v", err)
+	}
+	buf := make([]byte, 8)
+	if n, err := s.Read(buf); string(buf[:n]) != "abc" || err != nil {
+		t.Fatalf("got %q, %v", buf[:n], err)
+	}
+	_ = s.SetReadDeadline(time.Now().Add(time.Millisecond))
+	var oe *net.OpError
+	if _, err := s.Read(buf); !errors.Is(err, os.ErrDeadlineExceeded) || !errors.As(err, &oe) || oe.Net != "unix" {
+		t.Errorf("got %v", err)
+	}
 }
 
 func TestSocketReadReady(t *testing.T) {

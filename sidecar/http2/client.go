@@ -27,6 +27,7 @@ type Client struct {
 
 type key struct {
 	addr netip.AddrPort
+	unix *policy.Unix
 	tls  *tls.Config
 }
 
@@ -84,9 +85,9 @@ func (cl *Client) Run(ctx context.Context) {
 }
 
 // Idle is how many connections to one endpoint carry no stream.
-func (cl *Client) Idle(addr netip.AddrPort, secure *tls.Config) (n int64) {
+func (cl *Client) Idle(at *policy.Endpoint, secure *tls.Config) (n int64) {
 	cl.mu.Lock()
-	g := cl.groups[key{addr, secure}]
+	g := cl.groups[key{at.Address, at.Unix, secure}]
 	cl.mu.Unlock()
 	if g == nil {
 		return 0
@@ -104,15 +105,16 @@ func (cl *Client) Idle(addr netip.AddrPort, secure *tls.Config) (n int64) {
 // get returns a connection to x.Choice.Endpoint on which a place for one stream is taken; release gives it back. nil: there is none, which x.Outcome
 // says.
 func (cl *Client) get(x *exchange.Exchange) *conn {
-	k := key{x.Choice.Endpoint.Address, x.Destination.TLS}
-	x.Remote = ""
+	at := x.Choice.Endpoint
+	k := key{at.Address, at.Unix, x.Destination.TLS}
+	x.Remote, x.Application = "", flow.Application{}
 	x.Legs.Queued = x.Since()
 	for {
 		g := cl.group(k)
 		if p := g.least(); p != nil {
 			p.load++
 			g.mu.Unlock()
-			x.Remote = p.ec.Identity
+			x.Remote, x.Application = p.ec.Identity, p.ec.Application
 			return p.c
 		}
 		if d := g.dial; d != nil {

@@ -33,16 +33,18 @@ const (
 type Config struct {
 	// Listen opens a listening socket; nil means TCP.
 	Listen func(addr netip.AddrPort) (net.Listener, error)
+	// ListenUnix opens a listening Unix socket; nil means one of this process' mount and network namespaces.
+	ListenUnix func(u *policy.Unix) (net.Listener, error)
 	// Inherit gives the listening socket that another process hands over in place of one that would be opened, nil when it has none; nil: there is no
-	// such process. It is asked each time that a listener is to be bound.
-	Inherit func(addr netip.AddrPort, transparent bool) (net.Listener, error)
+	// such process. It is asked each time that a listener is to be bound, by ip:port or unix:/path.
+	Inherit func(at string, transparent bool) (net.Listener, error)
 	// Original says where a redirected connection was to go; nil asks the kernel.
 	Original func(net.Conn) (netip.AddrPort, error)
 	// Serve carries one connection to its end and closes it. It calls Conn.Begin once it knows its session.
 	Serve func(c *Conn)
 	// Shed is told of a connection that was closed because n, the listener's workload's limit, were open. It was closed without a byte: an answer
 	// would take a handshake, and to a sidecar it would say that its attempt was delivered.
-	Shed func(b *exchange.Binding, peer netip.AddrPort, limit exchange.Limit, n int)
+	Shed func(b *exchange.Binding, peer *exchange.Peer, limit exchange.Limit, n int)
 	// Drain and Grace bound how long connections of a listener that is gone go on, as in Close.
 	Drain, Grace time.Duration
 	Log          *slog.Logger
@@ -55,27 +57,45 @@ type Set struct {
 	wg    [2]sync.WaitGroup // what accepts and what is carried, by way
 
 	mu   sync.Mutex
-	open map[netip.AddrPort]*listener
+	open map[place]*listener
 	gone []*listener // no longer listening, connections left
 
 	srcMu   sync.Mutex
 	sources map[source]int // open connections
 }
 
+// place is where a listener listens: an address, or the path of a Unix socket.
+type place struct {
+	addr netip.AddrPort
+	path string
+}
+
+func placeOf(l *policy.Listener) place {
+	if u := l.Socket(); u != nil {
+		return place{path: u.Path}
+	}
+	return place{addr: l.Address}
+}
+
 // source is where connections come from: an address, of IPv6 the /64 that a host commonly has to itself, in one direction. The own
-// application and the callers of it are two sources, also when all are on one host.
+// application and the callers of it are two sources, also when all are on one host. Who comes by a Unix socket has no address: there a user is a source, or,
+// where the kernel does not say who it is, all are one.
 type source struct {
 	side flow.Side
 	addr netip.Addr
+	user int64 // -1: not known, or not by a Unix socket
 }
 
-func sourceOf(side flow.Side, a netip.Addr) source {
+func sourceOf(side flow.Side, a netip.Addr, app flow.Application) source {
 	if a.Is6() {
 		if p, err := a.WithZone("").Prefix(64); err == nil {
 			a = p.Addr()
 		}
 	}
-	return source{side, a}
+	if app.Known {
+		return source{side, a, int64(app.UID)}
+	}
+	return source{side, a, -1}
 }
 
 // admit counts a connection from src, unless limits forbid it.
@@ -115,7 +135,7 @@ func (s *Set) OfOneSource() (n int) {
 
 // New makes an empty Set.
 func New(cfg Config) *Set {
-	return &Set{cfg: cfg, open: make(map[netip.AddrPort]*listener), sources: make(map[source]int)}
+	return &Set{cfg: cfg, open: make(map[place]*listener), sources: make(map[source]int)}
 }
 
 // way is the direction of a listener, as an index.
@@ -135,8 +155,8 @@ func wayOf(b *exchange.Binding) way {
 
 type listener struct {
 	set     *Set
-	addr    netip.AddrPort
-	way     way // when it was bound; the listener of an address may change its direction
+	at      string // for people
+	way     way    // when it was bound; the listener of an address may change its direction
 	binding atomic.Pointer[exchange.Binding]
 
 	// Guarded by set.mu.
@@ -155,8 +175,9 @@ type listener struct {
 // Conn is one accepted connection.
 type Conn struct {
 	net.Conn
-	TCP   *net.TCPConn
-	Start time.Time
+	TCP         *net.TCPConn     // nil for Unix and in-memory connections
+	Application flow.Application // who connected, where it was by a Unix socket and the kernel says it
+	Start       time.Time
 
 	l    *listener
 	mu   sync.Mutex
@@ -189,7 +210,7 @@ func (c *Conn) Begin(s *exchange.Session) bool {
 // Problem is a listener that is not bound.
 type Problem struct {
 	Name  string
-	Addr  netip.AddrPort
+	At    string // ip:port or unix:/path
 	Err   error
 	Since time.Time
 }
@@ -198,41 +219,46 @@ type Problem struct {
 func (s *Set) Apply(bindings []*exchange.Binding) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	keep := make(map[netip.AddrPort]bool, len(bindings))
+	keep := make(map[place]bool, len(bindings))
 	bound := make([]*exchange.Binding, 0, len(bindings))
 	for _, b := range bindings {
 		if b.Listener.Unbound {
 			continue // another listener has its connections
 		}
 		bound = append(bound, b)
-		addr := b.Listener.Address
-		if keep[addr] {
-			s.cfg.Log.Error("two listeners have the same address; the second is ignored: give it another port", "listener", b.Listener.Name, "address", addr.String())
+		at := placeOf(&b.Listener)
+		if keep[at] {
+			s.cfg.Log.Error("two listeners have the same address; the second is ignored: give it another", "listener", b.Listener.Name, "address", b.Listener.At())
 			continue
 		}
-		keep[addr] = true
-		switch l := s.open[addr]; {
+		keep[at] = true
+		switch l := s.open[at]; {
 		case l == nil:
 		case transparent(l.binding.Load()) != transparent(b): // it takes another socket
-			delete(s.open, addr)
+			delete(s.open, at)
 			s.shutLocked(l)
 			s.expire(l)
 		default:
 			l.binding.Store(b)
+			if f, ok := l.nl.(*socketFile); ok {
+				if err := f.permit(b.Listener.Unix.Mode); err != nil {
+					s.cfg.Log.Error("cannot change the permissions of a Unix socket; they stay as they were", "listener", b.Listener.Name, "address", l.at, "err", err)
+				}
+			}
 		}
 	}
-	for addr, l := range s.open {
-		if !keep[addr] {
-			delete(s.open, addr)
+	for at, l := range s.open {
+		if !keep[at] {
+			delete(s.open, at)
 			s.shutLocked(l)
 			s.expire(l)
 		}
 	}
 	for _, b := range bound {
-		if addr := b.Listener.Address; s.open[addr] == nil {
-			l := &listener{set: s, addr: addr, way: wayOf(b), conns: make(map[*Conn]struct{})}
+		if at := placeOf(&b.Listener); s.open[at] == nil {
+			l := &listener{set: s, at: b.Listener.At(), way: wayOf(b), conns: make(map[*Conn]struct{})}
 			l.binding.Store(b)
-			s.open[addr] = l
+			s.open[at] = l
 			s.bindLocked(l, time.Now())
 		}
 	}
@@ -260,49 +286,55 @@ func (s *Set) Retry(now time.Time) (next time.Time) {
 
 func (s *Set) bindLocked(l *listener, now time.Time) {
 	b := l.binding.Load()
-	nl, err := s.openFor(l.addr, transparent(b))
+	nl, err := s.listen(&b.Listener, transparent(b))
 	if err != nil {
-		l.err = fmt.Errorf("cannot listen on %s for %q: %w; %s", l.addr, b.Listener.Name, err, advice(err))
+		l.err = fmt.Errorf("cannot listen on %s for %q: %w; %s", l.at, b.Listener.Name, err, advice(&b.Listener, err))
 		if l.since.IsZero() {
 			l.since = now
 		}
 		l.wait = min(max(retryFirst, 2*l.wait), retryLongest)
 		l.next = now.Add(l.wait)
-		s.cfg.Log.Error("listener is not open", "listener", b.Listener.Name, "address", l.addr.String(), "err", l.err, "retry", l.wait)
+		s.cfg.Log.Error("listener is not open", "listener", b.Listener.Name, "address", l.at, "err", l.err, "retry", l.wait)
 		return
 	}
 	if l.err != nil {
-		s.cfg.Log.Info("listener is open at last", "listener", b.Listener.Name, "address", l.addr.String())
+		s.cfg.Log.Info("listener is open at last", "listener", b.Listener.Name, "address", l.at)
 	}
 	l.nl, l.err, l.since, l.wait = nl, nil, time.Time{}, 0
 	s.wg[l.way].Go(func() { l.accept(nl) })
 }
 
-func (s *Set) openFor(addr netip.AddrPort, transparent bool) (net.Listener, error) {
-	if s.cfg.Inherit != nil {
-		if nl, err := s.cfg.Inherit(addr, transparent); nl != nil || err != nil {
-			return nl, err
-		}
-	}
-	switch {
-	case s.cfg.Listen != nil:
-		return s.cfg.Listen(addr)
-	case transparent:
-		return openTransparent(addr)
-	}
-	return openTCP(addr)
-}
-
-// Socket is the listening socket that serves addr, nil when there is none. It stays the Set's: a copy of its descriptor outlives it.
-func (s *Set) Socket(addr netip.AddrPort, transp bool) syscall.Conn {
+// Socket is the listening socket that serves at, which is ip:port or unix:/path, nil when there is none. It stays the Set's: a copy of its descriptor outlives it.
+func (s *Set) Socket(at string, transp bool) syscall.Conn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := s.open[addr]
-	if l == nil || l.nl == nil || transparent(l.binding.Load()) != transp {
-		return nil
+	for _, l := range s.open {
+		if l.at == at && l.nl != nil && transparent(l.binding.Load()) == transp {
+			c, _ := l.nl.(syscall.Conn)
+			return c
+		}
 	}
-	c, _ := l.nl.(syscall.Conn)
-	return c
+	return nil
+}
+
+// listen opens the listening socket of l.
+func (s *Set) listen(l *policy.Listener, transparent bool) (net.Listener, error) {
+	if s.cfg.Inherit != nil {
+		if nl, err := s.cfg.Inherit(l.At(), transparent); nl != nil || err != nil {
+			return adopt(nl, l.Socket()), err
+		}
+	}
+	switch u := l.Socket(); {
+	case u != nil && s.cfg.ListenUnix != nil:
+		return s.cfg.ListenUnix(u)
+	case u != nil:
+		return OpenUnix(u)
+	case s.cfg.Listen != nil:
+		return s.cfg.Listen(l.Address)
+	case transparent:
+		return openTransparent(l.Address)
+	}
+	return openTCP(l.Address)
 }
 
 // transparent reports whether connections come to b's listener with their original destination.
@@ -310,8 +342,10 @@ func transparent(b *exchange.Binding) bool {
 	return b.Listener.Interception != nil && b.Listener.Interception.Transparent
 }
 
-func advice(err error) string {
+func advice(l *policy.Listener, err error) string {
 	switch {
+	case l.Socket() != nil:
+		return adviceUnix(err)
 	case errors.Is(err, syscall.EADDRINUSE):
 		return "another process has the port: stop it, or give the listener another port"
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
@@ -341,8 +375,22 @@ func (s *Set) expire(l *listener) {
 	})
 }
 
+// Own is called when the process that handed sockets over has left them to this one: the files of Unix sockets are its to remove.
+func (s *Set) Own() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range s.open {
+		if f, ok := l.nl.(*socketFile); ok {
+			f.kept = false
+		}
+	}
+}
+
 // leaveLocked stops listening and asks callers to go.
 func (s *Set) leaveLocked(l *listener) {
+	if f, ok := l.nl.(*socketFile); ok {
+		f.Keep()
+	}
 	if l.nl != nil {
 		_ = l.nl.Close()
 	}
@@ -368,7 +416,7 @@ func (s *Set) Problems() []Problem {
 	var out []Problem
 	for _, l := range s.open {
 		if l.err != nil {
-			out = append(out, Problem{Name: l.binding.Load().Listener.Name, Addr: l.addr, Err: l.err, Since: l.since})
+			out = append(out, Problem{Name: l.binding.Load().Listener.Name, At: l.at, Err: l.err, Since: l.since})
 		}
 	}
 	slices.SortFunc(out, func(a, b Problem) int { return strings.Compare(a.Name, b.Name) })
@@ -403,8 +451,8 @@ func (s *Set) Close(drain, grace time.Duration) {
 // be closed before their callers know. They end with their next request, or when drain is over.
 func (s *Set) HandOver(drain, grace time.Duration) {
 	s.mu.Lock()
-	for addr, l := range s.open {
-		delete(s.open, addr)
+	for at, l := range s.open {
+		delete(s.open, at)
 		s.leaveLocked(l)
 	}
 	s.mu.Unlock()
@@ -483,20 +531,24 @@ func (l *listener) accept(nl net.Listener) {
 			}
 			// Out of descriptors, most likely: others must close before there are more.
 			pause = min(max(5*time.Millisecond, 2*pause), time.Second)
-			l.set.cfg.Log.Error("cannot accept; raise the limit of open files if this persists", "address", l.addr.String(), "err", err, "retry", pause)
+			l.set.cfg.Log.Error("cannot accept; raise the limit of open files if this persists", "address", l.at, "err", err, "retry", pause)
 			time.Sleep(pause)
 			continue
 		}
 		pause = 0
 		s := l.set
 		b, remote := l.binding.Load(), addrPort(nc.RemoteAddr())
-		src := sourceOf(b.Listener.Side, remote.Addr())
+		var app flow.Application
+		if u, ok := nc.(*net.UnixConn); ok {
+			app, _ = exchange.ApplicationOf(u) // who must be known says so where that is judged
+		}
+		src := sourceOf(b.Listener.Side, remote.Addr(), app)
 		if limit, n, ok := s.admit(src, b.Workload.Limits); !ok {
-			s.cfg.Shed(b, remote, limit, n)
+			s.cfg.Shed(b, &exchange.Peer{Addr: remote, Application: app}, limit, n)
 			_ = nc.Close()
 			continue
 		}
-		c := &Conn{Conn: nc, Start: time.Now(), l: l}
+		c := &Conn{Conn: nc, Application: app, Start: time.Now(), l: l}
 		c.TCP, _ = nc.(*net.TCPConn)
 		c.Conn = exchange.NewSocket(nc)
 		l.mu.Lock()
@@ -596,7 +648,7 @@ func addrPort(a net.Addr) netip.AddrPort {
 		ap := t.AddrPort()
 		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 	}
-	if a == nil {
+	if _, path := a.(*net.UnixAddr); a == nil || path { // a path may look like an address
 		return netip.AddrPort{}
 	}
 	ap, _ := netip.ParseAddrPort(a.String())

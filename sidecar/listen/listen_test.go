@@ -10,7 +10,12 @@ import (
 )
 
 func TestSources(t *testing.T) {
-	of := func(side flow.Side, addr string) source { return sourceOf(side, netip.MustParseAddr(addr)) }
+	of := func(side flow.Side, addr string) source {
+		return sourceOf(side, netip.MustParseAddr(addr), flow.Application{})
+	}
+	user := func(uid uint32) source {
+		return sourceOf(flow.SideClient, netip.Addr{}, flow.Application{Known: true, UID: uid})
+	}
 	for _, c := range []struct {
 		what string
 		a, b source
@@ -21,7 +26,10 @@ func TestSources(t *testing.T) {
 		{"two IPv6 networks", of(flow.SideServer, "fd00::1"), of(flow.SideServer, "fd00:0:0:1::1"), false},
 		{"zones", of(flow.SideServer, "fe80::1%eth0"), of(flow.SideServer, "fe80::2%eth1"), true},
 		{"in and out", of(flow.SideServer, "127.0.0.1"), of(flow.SideClient, "127.0.0.1"), false},
-		{"no address", sourceOf(flow.SideServer, netip.Addr{}), sourceOf(flow.SideServer, netip.Addr{}), true},
+		{"one user of a Unix socket", user(0), user(0), true},
+		{"two users of a Unix socket", user(0), user(1000), false},
+		{"root, and nobody known", user(0), sourceOf(flow.SideClient, netip.Addr{}, flow.Application{}), false},
+		{"no address", sourceOf(flow.SideServer, netip.Addr{}, flow.Application{}), sourceOf(flow.SideServer, netip.Addr{}, flow.Application{}), true},
 	} {
 		if (c.a == c.b) != c.same {
 			t.Errorf("%s: %v and %v", c.what, c.a, c.b)
@@ -33,7 +41,7 @@ func TestSources(t *testing.T) {
 func TestAdmit(t *testing.T) {
 	s := New(Config{})
 	l := policy.SidecarLimits{Connections: 3, ConnectionsPerSource: 2}
-	a, b := sourceOf(flow.SideServer, netip.MustParseAddr("10.0.0.1")), sourceOf(flow.SideServer, netip.MustParseAddr("10.0.0.2"))
+	a, b := sourceOf(flow.SideServer, netip.MustParseAddr("10.0.0.1"), flow.Application{}), sourceOf(flow.SideServer, netip.MustParseAddr("10.0.0.2"), flow.Application{})
 	for i, c := range []struct {
 		src   source
 		leave bool

@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"net/netip"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -118,6 +119,7 @@ type exchangeKey struct {
 	grpc            flow.GRPCStatus // decides class where there is one
 	reason          flow.Reason
 	answered, probe bool
+	port            uint16 // server side: of the workload's, which was called
 }
 
 func (k exchangeKey) fold() exchangeKey { k.edge = k.edge.fold(); return k }
@@ -125,6 +127,7 @@ func (k exchangeKey) fold() exchangeKey { k.edge = k.edge.fold(); return k }
 type durationKey struct {
 	edge
 	class flow.CodeClass
+	port  uint16 // as of exchangeKey
 }
 
 func (k durationKey) fold() durationKey { k.edge = k.edge.fold(); return k }
@@ -299,8 +302,14 @@ type counters struct {
 	active          *table[activeKey, gauge]
 	breaks, kept    counter
 
+	detections        *table[detectionKey, counter]
+	detectionDuration *table[portKey, latency]
+
 	live progress
 }
+
+// maxDetections bounds the series of detection further: ports are many where a whole mesh is redirected, and few of them are looked at.
+const maxDetections = 2000
 
 func newCounters(limit int) *counters {
 	return &counters{
@@ -315,7 +324,11 @@ func newCounters(limit int) *counters {
 		messages:        newTable[edge, volume](limit),
 		connections:     newTable[connectionKey, counter](limit),
 		active:          newTable[activeKey, gauge](limit),
-		live:            progress{seen: make(map[flow.SpanID]amounts)},
+
+		detections:        newTable[detectionKey, counter](min(limit, maxDetections)),
+		detectionDuration: newTable[portKey, latency](min(limit, maxDetections)),
+
+		live: progress{seen: make(map[flow.SpanID]amounts)},
 	}
 }
 
@@ -333,8 +346,12 @@ func (c *counters) count(r *flow.Record) {
 	switch r.Kind {
 	case flow.KindExchange:
 		x, failed := exemplarOf(r), r.Failed()
-		c.exchanges.get(exchangeKey{e, class, r.GRPC, r.Reason, r.Answered, r.Probe}).Add(1)
-		c.duration.get(durationKey{e, class}).observe(x, failed)
+		port := uint16(0)
+		if r.Side == flow.SideServer {
+			port = r.Destination.Addr.Port()
+		}
+		c.exchanges.get(exchangeKey{e, class, r.GRPC, r.Reason, r.Answered, r.Probe, port}).Add(1)
+		c.duration.get(durationKey{e, class, port}).observe(x, failed)
 		if r.Destination.Version != "" {
 			c.versions.get(versionKey{r.Side, e.source, e.destination, r.Destination.Version, class}).Add(1)
 		}
@@ -429,6 +446,9 @@ type reading struct {
 	connections     []row[connectionKey, uint64]
 	active          []row[activeKey, int64]
 	breaks, kept    uint64
+
+	detections        []row[detectionKey, uint64]
+	detectionDuration []row[portKey, latencyRead]
 }
 
 type attemptsRead struct {
@@ -483,6 +503,7 @@ func (c *counters) read(why purpose) (r reading) {
 	r.connections = rows(c.connections, count)
 	r.active = rows(c.active, func(v *gauge) int64 { return v.Load() })
 	r.breaks, r.kept = c.breaks.Load(), c.kept.Load()
+	r.detections, r.detectionDuration = rows(c.detections, count), rows(c.detectionDuration, histogram)
 	return r
 }
 
@@ -492,8 +513,8 @@ func (c *counters) collect(workload string, why purpose) []flow.Family {
 	text := flow.Text
 	families := []flow.Family{
 		family(flow.MetricExchanges, "{exchange}", flow.MetricSum, r.exchanges, func(k exchangeKey, n uint64) flow.Point {
-			return flow.Point{Value: int64(n), Attrs: append(k.attrs(5), class(k.class), grpcStatus(k.grpc), reason(k.reason),
-				flow.Flag(flow.AttrAnswered, k.answered), flow.Flag(flow.AttrProbe, k.probe))}
+			return flow.Point{Value: int64(n), Attrs: withPort(append(k.attrs(6), class(k.class), grpcStatus(k.grpc), reason(k.reason),
+				flow.Flag(flow.AttrAnswered, k.answered), flow.Flag(flow.AttrProbe, k.probe)), k.port)}
 		}),
 		family(flow.MetricAttempts, "{attempt}", flow.MetricSum, r.attempts, func(k attemptKey, a attemptsRead) flow.Point {
 			return flow.Point{Value: int64(a.n), Exemplars: a.ex, Attrs: []flow.Attr{
@@ -503,7 +524,7 @@ func (c *counters) collect(workload string, why purpose) []flow.Family {
 			}}
 		}),
 		family(flow.MetricExchangeDuration, "s", flow.MetricHistogram, r.duration, func(k durationKey, l latencyRead) flow.Point {
-			return flow.Point{Histogram: &l.h, Exemplars: l.ex, Attrs: append(k.attrs(1), class(k.class))}
+			return flow.Point{Histogram: &l.h, Exemplars: l.ex, Attrs: withPort(append(k.attrs(2), class(k.class)), k.port)}
 		}),
 		family(flow.MetricAttemptDuration, "s", flow.MetricHistogram, r.attemptDuration, func(k endpointKey, l latencyRead) flow.Point {
 			return flow.Point{Histogram: &l.h, Exemplars: l.ex, Attrs: []flow.Attr{
@@ -532,6 +553,7 @@ func (c *counters) collect(workload string, why purpose) []flow.Family {
 			return flow.Point{Value: n, Attrs: append(e.attrs(1), text(flow.AttrKind, k.Kind.String()))}
 		}),
 	}
+	families = append(families, r.detected()...)
 	families = append(families, directed(flow.MetricBytes, "By", r.bytes), directed(flow.MetricMessages, "{message}", r.messages))
 	if r.breaks+r.kept > 0 {
 		source := []flow.Attr{text(flow.AttrSourceService, workload)}
@@ -567,6 +589,14 @@ func (e edge) attrs(more int) []flow.Attr {
 		flow.Text(flow.AttrDestService, e.destination), flow.Text(flow.AttrProtocol, e.protocol.String()))
 }
 
+// withPort adds the port of the reporter that was called, where there is one.
+func withPort(attrs []flow.Attr, port uint16) []flow.Attr {
+	if port == 0 {
+		return attrs
+	}
+	return append(attrs, flow.Text(flow.AttrPort, strconv.Itoa(int(port))))
+}
+
 func class(c flow.CodeClass) flow.Attr       { return flow.Text(flow.AttrCodeClass, c.String()) }
 func reason(r flow.Reason) flow.Attr         { return flow.Text(flow.AttrReason, r.String()) }
 func grpcStatus(s flow.GRPCStatus) flow.Attr { return flow.Text(flow.AttrGRPC, s.String()) }
@@ -585,5 +615,8 @@ func (c *counters) folded() map[string]uint64 {
 		flow.MetricMessages:         c.messages.folded.Load(),
 		flow.MetricConnections:      c.connections.folded.Load(),
 		flow.MetricActive:           c.active.folded.Load(),
+
+		flow.MetricDetections:        c.detections.folded.Load(),
+		flow.MetricDetectionDuration: c.detectionDuration.folded.Load(),
 	}
 }

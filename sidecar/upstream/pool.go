@@ -9,9 +9,11 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -19,6 +21,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/identity"
+	"github.com/tulle-mesh/tulle/internal/policy"
 	"github.com/tulle-mesh/tulle/sidecar/exchange"
 )
 
@@ -35,16 +38,26 @@ const (
 // Dial opens a connection to addr and returns by the deadline of ctx.
 type Dial func(ctx context.Context, addr netip.AddrPort) (net.Conn, error)
 
+// DialUnix opens a connection to a Unix socket and returns by the deadline of ctx.
+type DialUnix func(ctx context.Context, path string) (net.Conn, error)
+
 // Pools keeps one pool per endpoint and TLS configuration. Safe for concurrent use.
 type Pools struct {
-	dial Dial
+	dial     Dial
+	dialUnix DialUnix
 
 	mu     sync.RWMutex
 	m      map[key]*pool
 	closed bool
 	wg     sync.WaitGroup // of connections being closed
 
-	http2 sync.Map // *tls.Config as given → the same with HTTP/2 offered
+	told sync.Map // offer → *tls.Config
+}
+
+// offer is a TLS configuration as given, and what is offered with it.
+type offer struct {
+	tls  *tls.Config
+	alpn string
 }
 
 // link is the pool's own of a connection (exchange.Conn.Key).
@@ -55,8 +68,11 @@ type link struct {
 
 type key struct {
 	addr netip.AddrPort
+	unix *policy.Unix
 	tls  *tls.Config
 }
+
+func keyOf(e *policy.Endpoint, secure *tls.Config) key { return key{e.Address, e.Unix, secure} }
 
 type pool struct {
 	mu   sync.Mutex
@@ -69,18 +85,43 @@ type idle struct {
 	since time.Time
 }
 
-// New makes a Pools; dial nil means TCP.
-func New(dial Dial) *Pools {
+// New makes a Pools; dial nil means TCP, dialUnix nil the Unix sockets of this process' mount and network namespaces.
+func New(dial Dial, dialUnix DialUnix) *Pools {
 	if dial == nil {
 		dial = dialTCP
 	}
-	return &Pools{dial: dial, m: make(map[key]*pool)}
+	if dialUnix == nil {
+		dialUnix = dialPath
+	}
+	return &Pools{dial: dial, dialUnix: dialUnix, m: make(map[key]*pool)}
 }
 
 var dialer net.Dialer
 
 func dialTCP(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
 	return dialer.DialContext(ctx, "tcp", addr.String())
+}
+
+// Waits between tries of dialPath.
+const (
+	retryFirst   = time.Millisecond
+	retryLongest = 50 * time.Millisecond
+)
+
+// dialPath connects to a Unix socket. While as many connections wait as the listener takes the kernel refuses one more at once (EAGAIN, connect(2)), where
+// that of TCP would let it wait: so it waits here.
+func dialPath(ctx context.Context, path string) (net.Conn, error) {
+	for wait := retryFirst; ; wait = min(2*wait, retryLongest) {
+		c, err := dialer.DialContext(ctx, "unix", path)
+		if err == nil || !errors.Is(err, syscall.EAGAIN) {
+			return c, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w (%w: as many connections as the application's backlog allows wait for it to accept them)", ctx.Err(), err)
+		case <-time.After(wait):
+		}
+	}
 }
 
 // Run closes idle connections until ctx is done, then all of them, and waits for that. Connections that are put back later are closed at once.
@@ -118,7 +159,9 @@ func (p *Pools) sweep(now time.Time) {
 		e.mu.Unlock()
 		if empty {
 			delete(p.m, k)
-			p.http2.Delete(k.tls) // other endpoints with it make another
+			for _, alpn := range offers {
+				p.told.Delete(offer{k.tls, alpn}) // other endpoints with it make another
+			}
 		}
 	}
 }
@@ -137,9 +180,9 @@ func (p *Pools) Idle() int {
 }
 
 // Count is how many connections to one endpoint are open, and how many of these are idle.
-func (p *Pools) Count(addr netip.AddrPort, secure *tls.Config) (open, free int64) {
+func (p *Pools) Count(at *policy.Endpoint, secure *tls.Config) (open, free int64) {
 	p.mu.RLock()
-	e := p.m[key{addr, secure}]
+	e := p.m[keyOf(at, secure)]
 	p.mu.RUnlock()
 	if e == nil {
 		return 0, 0
@@ -172,8 +215,8 @@ func (p *Pools) opened(k key) {
 
 // Get implements exchange.Pool.
 func (p *Pools) Get(x *exchange.Exchange) *exchange.Conn {
-	k := key{x.Choice.Endpoint.Address, x.Destination.TLS}
-	x.Remote = "" // of the try before
+	k := keyOf(x.Choice.Endpoint, x.Destination.TLS)
+	x.Remote, x.Application = "", flow.Application{} // of the try before
 	if !x.Fresh {
 		p.mu.RLock()
 		e := p.m[k]
@@ -181,31 +224,49 @@ func (p *Pools) Get(x *exchange.Exchange) *exchange.Conn {
 		if c := p.take(e, !x.Head.Idempotent); c != nil {
 			c.Reused, c.Suspect = true, false
 			x.Legs.Queued = x.Since()
-			x.Remote = c.Identity
+			x.Remote, x.Application = c.Identity, c.Application
 			return c
 		}
 	}
-	return p.open(x, k, k.tls)
+	alpn := exchange.ALPNHTTP1
+	switch {
+	case x.Kind == flow.KindConnection && x.Destination.External: // it would not know
+		alpn = ""
+	case x.Kind == flow.KindConnection && x.Protocol == flow.ProtocolTLS:
+		alpn = exchange.ALPNTLS
+	case x.Kind == flow.KindConnection:
+		alpn = exchange.ALPNBytes
+	}
+	return p.open(x, k, p.offering(k.tls, alpn))
 }
 
 // Connect implements exchange.Pool.
 func (p *Pools) Connect(x *exchange.Exchange, http2 bool) *exchange.Conn {
-	k := key{x.Choice.Endpoint.Address, x.Destination.TLS}
-	secure := k.tls
-	if http2 && secure != nil {
-		secure = p.http2TLS(secure)
+	k := keyOf(x.Choice.Endpoint, x.Destination.TLS)
+	alpn := exchange.ALPNHTTP1
+	if http2 {
+		alpn = exchange.ALPNHTTP2
 	}
-	return p.open(x, k, secure)
+	return p.open(x, k, p.offering(k.tls, alpn))
 }
 
-// http2TLS is c with HTTP/2 offered. All connections of c share it, as long as c is in use.
-func (p *Pools) http2TLS(c *tls.Config) *tls.Config {
-	if v, ok := p.http2.Load(c); ok {
+var offers = [...]string{exchange.ALPNHTTP1, exchange.ALPNHTTP2, exchange.ALPNBytes, exchange.ALPNTLS}
+
+// offering is c with alpn offered, c itself without one. All connections of c that offer it share it, as long as c is in use. With HTTP/2 goes HTTP/1.1, which an endpoint's sidecar chooses that
+// does not know better.
+func (p *Pools) offering(c *tls.Config, alpn string) *tls.Config {
+	if c == nil || alpn == "" {
+		return c
+	}
+	if v, ok := p.told.Load(offer{c, alpn}); ok {
 		return v.(*tls.Config)
 	}
-	h := c.Clone()
-	h.NextProtos = []string{"h2", "http/1.1"}
-	v, _ := p.http2.LoadOrStore(c, h)
+	o := c.Clone()
+	o.NextProtos = []string{alpn}
+	if alpn == exchange.ALPNHTTP2 {
+		o.NextProtos = append(o.NextProtos, exchange.ALPNHTTP1)
+	}
+	v, _ := p.told.LoadOrStore(offer{c, alpn}, o)
 	return v.(*tls.Config)
 }
 
@@ -222,11 +283,15 @@ func (p *Pools) open(x *exchange.Exchange, k key, secure *tls.Config) *exchange.
 	c, reason, err := p.connect(x, k, secure, deadline)
 	if err != nil {
 		x.Outcome.Delivered, x.Outcome.Unprocessed = false, true
-		x.Outcome.Fail(reason, err.Error())
+		detail := err.Error()
+		if reason == flow.ReasonUpstreamProtocol {
+			detail = "the endpoint's sidecar does not take what this one has told it, " + strings.Join(secure.NextProtos, " or ") + "; upgrade it, or declare the protocol at both ends: " + detail
+		}
+		x.Outcome.Fail(reason, detail)
 		return nil
 	}
 	p.opened(k)
-	x.Remote = c.Identity
+	x.Remote, x.Application = c.Identity, c.Application
 	return c
 }
 
@@ -261,17 +326,31 @@ func (p *Pools) connect(x *exchange.Exchange, k key, secure *tls.Config, deadlin
 		ctx, cancel = context.WithDeadline(ctx, deadline)
 		defer cancel()
 	}
-	nc, err := p.dial(ctx, k.addr)
+	var nc net.Conn
+	var app flow.Application
+	var err error
+	if k.unix == nil {
+		nc, err = p.dial(ctx, k.addr)
+	} else {
+		nc, err = p.dialUnix(ctx, k.unix.Path)
+	}
 	if err != nil {
 		return nil, connectReason(err), err
 	}
+	if k.unix != nil {
+		app, err = attest(nc, k.unix)
+		if x.Application = app; err != nil {
+			_ = nc.Close()
+			return nil, flow.ReasonIdentityMismatch, err
+		}
+	}
 	x.Legs.Connected = x.Since()
 	l := &link{key: k}
-	c := &exchange.Conn{Conn: nc, Key: l}
+	c := &exchange.Conn{Conn: nc, Key: l, Application: app}
 	c.TCP, _ = nc.(*net.TCPConn)
+	l.probe.of(nc)
 	nc = exchange.NewSocket(nc)
 	c.Conn = nc
-	l.probe.of(c.TCP)
 	if secure == nil {
 		return c, flow.ReasonNone, nil
 	}
@@ -285,6 +364,21 @@ func (p *Pools) connect(x *exchange.Exchange, k key, secure *tls.Config, deadlin
 	c.Conn, c.Mesh = tc, true
 	c.Identity = identity.PeerID(tc.ConnectionState()).String()
 	return c, flow.ReasonNone, nil
+}
+
+// attest learns who listens at u, and refuses whom the policy does not name.
+func attest(c net.Conn, u *policy.Unix) (app flow.Application, err error) {
+	sc, ok := c.(syscall.Conn)
+	if ok {
+		app, err = exchange.ApplicationOf(sc)
+	}
+	if err != nil && !u.Any() {
+		return app, fmt.Errorf("%s: %w; spec.attest asks for %s", u, err, &u.Attest)
+	}
+	if why := u.Refuses(app); why != "" {
+		return app, fmt.Errorf("%s: %s", u, why)
+	}
+	return app, nil
 }
 
 // Put implements exchange.Pool.
@@ -337,7 +431,7 @@ func (p *Pools) discard(c *exchange.Conn) {
 	if e := p.m[c.Key.(*link).key]; e != nil {
 		e.open.Add(-1)
 	}
-	drain(c.TCP) // a close with unread bytes would send a reset, which destroys what the peer has not read
+	c.Key.(*link).probe.drain() // a close with unread bytes would send a reset, which destroys what the peer has not read
 	if _, ok := c.Conn.(*tls.Conn); !ok {
 		_ = c.Close()
 		return
@@ -350,7 +444,7 @@ func (p *Pools) discard(c *exchange.Conn) {
 func connectReason(err error) flow.Reason {
 	var ne net.Error
 	switch {
-	case errors.Is(err, syscall.ECONNREFUSED):
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENOENT): // of a Unix socket whose application has not begun to listen
 		return flow.ReasonConnectRefused
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &ne) && ne.Timeout():
 		return flow.ReasonConnectTimeout
@@ -371,6 +465,8 @@ func handshakeReason(err error) flow.Reason {
 		return flow.ReasonTLSFailed
 	case errors.Is(err, identity.ErrPeer):
 		return flow.ReasonIdentityMismatch
+	case strings.Contains(err.Error(), "no application protocol"): // crypto/tls exports no type for the alerts of a peer
+		return flow.ReasonUpstreamProtocol
 	}
 	return flow.ReasonTLSFailed
 }

@@ -32,7 +32,7 @@ func TestCount(t *testing.T) {
 		p := New(func(context.Context, netip.AddrPort) (net.Conn, error) {
 			c, _ := net.Pipe()
 			return c, nil
-		})
+		}, nil)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() {
@@ -40,10 +40,10 @@ func TestCount(t *testing.T) {
 			p.Run(ctx)
 		}()
 		x := newExchange()
-		addr := x.Choice.Endpoint.Address
+		at := x.Choice.Endpoint
 		want := func(what string, open, free int64) {
 			t.Helper()
-			if o, f := p.Count(addr, nil); o != open || f != free {
+			if o, f := p.Count(at, nil); o != open || f != free {
 				t.Errorf("%s: %d open, %d of them idle; want %d and %d", what, o, f, open, free)
 			}
 		}
@@ -71,7 +71,7 @@ func TestPool(t *testing.T) {
 			dials++
 			c, _ := net.Pipe()
 			return c, nil
-		})
+		}, nil)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() {
@@ -117,7 +117,7 @@ func TestIdleIsBounded(t *testing.T) {
 		p := New(func(context.Context, netip.AddrPort) (net.Conn, error) {
 			c, _ := net.Pipe()
 			return c, nil
-		})
+		}, nil)
 		x := newExchange()
 		x.Fresh = true
 		for range MaxIdle + 10 {
@@ -146,7 +146,7 @@ func TestConnectReasons(t *testing.T) {
 		} {
 			x := newExchange()
 			x.Remote = "spiffe://test.mesh/ns/a/sa/other"
-			if got := New(c.dial).Get(x); got != nil || x.Outcome.Reason != c.want || !x.Outcome.Unprocessed || x.Outcome.Delivered {
+			if got := New(c.dial, nil).Get(x); got != nil || x.Outcome.Reason != c.want || !x.Outcome.Unprocessed || x.Outcome.Delivered {
 				t.Errorf("got %v, %+v; want %s", got, x.Outcome, c.want)
 			}
 			if x.Remote != "" {

@@ -27,7 +27,7 @@ func TestProbe(t *testing.T) {
 		t.Fatal(err)
 	}
 	var p probe
-	p.of(near.(*net.TCPConn))
+	p.of(near)
 	if n := testing.AllocsPerRun(100, func() {
 		if !p.quiet() {
 			t.Error("nothing has happened, but it is not quiet")

@@ -6,8 +6,8 @@ import "net"
 
 type probe struct{}
 
-func (*probe) of(*net.TCPConn) {}
+func (*probe) of(net.Conn) {}
 
 func (*probe) quiet() bool { return true }
 
-func drain(*net.TCPConn) {}
+func (*probe) drain() {}

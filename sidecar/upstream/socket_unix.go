@@ -14,12 +14,13 @@ type probe struct {
 	silent bool
 }
 
-// of makes p ready for c, which may be nil.
-func (p *probe) of(c *net.TCPConn) {
-	if c == nil {
+// of makes p ready for c.
+func (p *probe) of(c net.Conn) {
+	sc, ok := c.(syscall.Conn)
+	if !ok {
 		return
 	}
-	raw, err := c.SyscallConn()
+	raw, err := sc.SyscallConn()
 	if err != nil {
 		return // closed: the next use says so
 	}
@@ -40,16 +41,12 @@ func (p *probe) quiet() bool {
 	return p.raw.Control(p.ask) == nil && p.silent
 }
 
-// drain throws away what has arrived on a socket and was not read, without waiting.
-func drain(c *net.TCPConn) {
-	if c == nil {
+// drain throws away what has arrived on the socket and was not read, without waiting.
+func (p *probe) drain() {
+	if p.raw == nil {
 		return
 	}
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return
-	}
-	_ = raw.Control(func(fd uintptr) {
+	_ = p.raw.Control(func(fd uintptr) {
 		var b [4096]byte
 		for range 64 {
 			if n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_DONTWAIT); n <= 0 || err != nil {

@@ -21,7 +21,8 @@ type point struct {
 	source, destination, protocol string
 	class, grpc, reason           string
 	endpoint, route, version      string
-	direction, kind, detail       string // detail: state, limit or family
+	port                          string // of the reporter, that was called
+	direction, kind, detail       string // detail: state, limit, family or outcome
 	answered, delivered, probe    bool
 }
 
@@ -64,6 +65,9 @@ const (
 	famPool
 	famShed
 	famPoolWait
+	famDetections
+	famDetectionDuration
+	famCertificate
 	famFolded
 )
 
@@ -90,6 +94,9 @@ var families = []struct {
 	{flow.MetricPool, famPool},
 	{flow.MetricShed, famShed},
 	{flow.MetricPoolWait, famPoolWait},
+	{flow.MetricDetections, famDetections},
+	{flow.MetricDetectionDuration, famDetectionDuration},
+	{flow.MetricCertificate, famCertificate},
 	{flow.MetricSeriesFolded, famFolded},
 }
 
@@ -446,7 +453,9 @@ func (in *ingestion) point(f family, attrs pcommon.Map) (point, bool) {
 			p.direction = v.Str()
 		case flow.AttrKind:
 			p.kind = v.Str()
-		case flow.AttrState, flow.AttrLimit, flow.AttrFamily: // each family has at most one of these
+		case flow.AttrPort:
+			p.port = v.Str()
+		case flow.AttrState, flow.AttrLimit, flow.AttrFamily, flow.AttrOutcome: // each family has at most one of these
 			p.detail = v.Str()
 		case flow.AttrAnswered:
 			p.answered = v.Bool()
@@ -465,11 +474,11 @@ func (in *ingestion) point(f family, attrs pcommon.Map) (point, bool) {
 		p.side = flow.SideServer
 	case famPoolWait:
 		p.side, p.source = flow.SideClient, in.r.service
-	case famInFlight, famLimit, famPool, famShed:
+	case famInFlight, famLimit, famPool, famShed, famDetections, famDetectionDuration:
 		if p.side == flow.SideClient {
 			p.source = in.r.service
 		}
-	case famDropped, famFolded:
+	case famDropped, famFolded, famCertificate:
 		return p, true
 	}
 	switch f {
@@ -507,6 +516,10 @@ func (in *ingestion) number(f family, dp pmetric.NumberDataPoint) {
 	v := dp.IntValue()
 	if dp.ValueType() == pmetric.NumberDataPointValueTypeDouble {
 		v = int64(math.Round(dp.DoubleValue()))
+	}
+	if f == famCertificate {
+		in.b.certificate = time.Unix(v, 0).UTC()
+		return
 	}
 	if f == famInFlight || f == famLimit || f == famPool {
 		s := saturationSeries(&p)
@@ -644,8 +657,8 @@ func (in *ingestion) countIn(s *slot, p *point, key edgeKey, n uint64) {
 		c.reasons = addReason(c.reasons, p.reason, n)
 		c.grpc = addReason(c.grpc, p.grpc, n)
 		if p.side == flow.SideServer {
-			if w := in.x.instance[in.r.key.instance]; w.GetAddress() != "" {
-				in.countEndpoint(s, endpointKey{in.r, p.side, p.destination, w.GetAddress()}, p, n)
+			if address := endpointAt(in.x.instance[in.r.key.instance], p.port); address != "" {
+				in.countEndpoint(s, endpointKey{in.r, p.side, p.destination, address}, p, n)
 			}
 		}
 	case famAttempts:
@@ -726,8 +739,8 @@ func (in *ingestion) distribute(p *point, d *hist) {
 			}
 			part.slot.edge(sideKey{key, p.side}).latency.add(&h)
 			if p.side == flow.SideServer {
-				if w := in.x.instance[in.r.key.instance]; w.GetAddress() != "" {
-					part.slot.endpoint(endpointKey{in.r, p.side, p.destination, w.GetAddress()}).latency.add(&h)
+				if address := endpointAt(in.x.instance[in.r.key.instance], p.port); address != "" {
+					part.slot.endpoint(endpointKey{in.r, p.side, p.destination, address}).latency.add(&h)
 				}
 			}
 		case famAttemptDuration:

@@ -98,6 +98,8 @@ func Record(span ptrace.Span) (flow.Record, error) {
 			Identity:  a.text(flow.AttrDestIdentity),
 			Addr:      a.addr(flow.AttrDestAddress),
 		},
+		Application: a.application(),
+
 		Endpoint:   a.addr(flow.AttrEndpoint),
 		Method:     a.text(flow.AttrMethod),
 		Path:       a.text(flow.AttrPath),
@@ -117,7 +119,12 @@ func Record(span ptrace.Span) (flow.Record, error) {
 		Revision:   a.text(flow.AttrRevision),
 		Override:   a.text(flow.AttrOverride),
 		Detail:     a.text(flow.AttrDetail),
+		Via:        a.addr(flow.AttrVia),
 	}
+	if kind == flow.KindConnection {
+		r.TLS, r.NearTLS = a.tls(""), a.tls(flow.AttrNear)
+	}
+	r.Ended, _ = flow.ParseEnded(a.text(flow.AttrEnded))
 	if r.Protocol, _ = flow.ParseProtocol(a.text(flow.AttrProtocol)); r.Protocol == flow.ProtocolGRPC && kind != flow.KindConnection {
 		r.GRPC, _ = flow.ParseGRPCStatus(a.text(flow.AttrGRPC))
 		r.MessagesIn = uint64(max(a.number(flow.AttrMessagesIn), 0))
@@ -164,6 +171,17 @@ func (a attrs) leg(key string) time.Duration {
 	return flow.Unset
 }
 
+// tls is nil unless the attribute is there that always is.
+func (a attrs) tls(prefix string) *flow.TLS {
+	if _, ok := a.m.Get(prefix + flow.AttrTLSResumed); !ok {
+		return nil
+	}
+	return &flow.TLS{
+		Version: a.text(prefix + flow.AttrTLSVersion), Cipher: a.text(prefix + flow.AttrTLSCipher), Resumed: a.flag(prefix + flow.AttrTLSResumed),
+		ALPN: a.text(prefix + flow.AttrTLSALPN),
+	}
+}
+
 // far is the zero value unless the far side said when its first byte came.
 func (a attrs) far() flow.Far {
 	f := flow.Far{
@@ -196,6 +214,18 @@ func (a attrs) headers() flow.Headers {
 		}
 	}
 	return flow.Headers(out)
+}
+
+// application is the zero value unless a Unix socket joins it and its sidecar.
+func (a attrs) application() (out flow.Application) {
+	if path, ok := strings.CutPrefix(a.text(flow.AttrEndpoint), flow.UnixPrefix); ok {
+		out.Socket = path
+	}
+	if v, ok := a.m.Get(flow.AttrApplicationPID); ok && v.Type() == pcommon.ValueTypeInt {
+		out.Known, out.PID = true, int32(v.Int())
+		out.UID, out.GID = uint32(a.number(flow.AttrApplicationUID)), uint32(a.number(flow.AttrApplicationGID))
+	}
+	return out
 }
 
 func (a attrs) addr(key string) netip.AddrPort {

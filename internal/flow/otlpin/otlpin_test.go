@@ -47,12 +47,21 @@ func random(r *rand.Rand) flow.Record {
 	rec.Duration = time.Duration(r.Int64N(1e15))
 	rec.Delivered = rec.Delivered && rec.Kind == flow.KindAttempt
 	rec.Folded = false // never encoded
+	if rec.Ended %= flow.EndedError + 1; rec.Kind != flow.KindConnection {
+		rec.TLS, rec.NearTLS = nil, nil
+	}
 	rec.Answered = rec.Answered && rec.Kind == flow.KindExchange
 	for _, leg := range []*time.Duration{
 		&rec.Legs.HeadParsed, &rec.Legs.Queued, &rec.Legs.Connected, &rec.Legs.Secured, &rec.Legs.Sent,
 		&rec.Legs.FirstByte, &rec.Legs.LastByte,
 	} {
 		*leg = max(*leg, flow.Unset)
+	}
+	if rec.Endpoint.IsValid() { // an application is at a port or at a socket
+		rec.Application.Socket = ""
+	}
+	if !rec.Application.Known {
+		rec.Application = flow.Application{Socket: rec.Application.Socket}
 	}
 	if !rec.Far.Known() {
 		rec.Far = flow.Far{}
@@ -81,6 +90,9 @@ func fill(r *rand.Rand, v reflect.Value) {
 		return
 	}
 	switch v.Kind() {
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		fill(r, v.Elem())
 	case reflect.Struct:
 		for i := range v.NumField() {
 			fill(r, v.Field(i))
@@ -95,6 +107,10 @@ func fill(r *rand.Rand, v reflect.Value) {
 		v.SetBool(true)
 	case reflect.Int, reflect.Int64:
 		v.SetInt(r.Int64N(1 << 40))
+	case reflect.Int32:
+		v.SetInt(int64(r.Int32()))
+	case reflect.Uint32:
+		v.SetUint(uint64(r.Uint32()))
 	case reflect.Uint64:
 		v.SetUint(r.Uint64N(1 << 62))
 	case reflect.Uint8:

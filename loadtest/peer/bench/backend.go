@@ -20,6 +20,7 @@ import (
 // backendOrder starts a backend.
 type backendOrder struct {
 	Plain, TLS netip.AddrPort
+	Unix       string // path of a Unix socket; plaintext; "" for none
 	PKI        pki
 }
 
@@ -35,6 +36,7 @@ type backend struct {
 	ep    int
 	plain int // listening sockets
 	after int // TLS; -1 without
+	local int // of a Unix socket; -1 without
 	stop  int // eventfd: ends the loop
 	tls   *tls.Config
 	kept  map[int][]byte // answers by size; the head is a prefix whose length is in heads
@@ -80,7 +82,7 @@ func backendMain(c *parent) error {
 }
 
 func newBackend(o backendOrder) (*backend, error) {
-	b := &backend{after: -1, kept: map[int][]byte{}, heads: map[int]int{}, answers: map[int][]byte{}, requests: map[int][]byte{}, conns: map[int]*served{}}
+	b := &backend{after: -1, local: -1, kept: map[int][]byte{}, heads: map[int]int{}, answers: map[int][]byte{}, requests: map[int][]byte{}, conns: map[int]*served{}}
 	var err error
 	if b.ep, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return nil, fmt.Errorf("epoll: %w", err)
@@ -91,7 +93,14 @@ func newBackend(o backendOrder) (*backend, error) {
 	if b.plain, err = listen(o.Plain); err != nil {
 		return nil, err
 	}
-	for _, fd := range []int{b.plain, b.stop} {
+	listening := []int{b.plain, b.stop}
+	if o.Unix != "" {
+		if b.local, err = listenUnix(o.Unix); err != nil {
+			return nil, err
+		}
+		listening = append(listening, b.local)
+	}
+	for _, fd := range listening {
 		if err := unix.EpollCtl(b.ep, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}); err != nil {
 			return nil, fmt.Errorf("epoll: %w", err)
 		}
@@ -147,8 +156,8 @@ func (b *backend) loop() error {
 		for _, e := range events[:n] {
 			fd := int(e.Fd)
 			switch fd {
-			case b.plain:
-				b.accept()
+			case b.plain, b.local:
+				b.accept(fd)
 				continue
 			case b.after:
 				b.acceptTLS()
@@ -172,13 +181,13 @@ func (b *backend) loop() error {
 	}
 }
 
-func (b *backend) accept() {
+func (b *backend) accept(listening int) {
 	for {
-		fd, _, err := unix.Accept4(b.plain, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
+		fd, _, err := unix.Accept4(listening, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
 		if err != nil {
 			return
 		}
-		if unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) != nil || b.add(fd, nil) != nil {
+		if listening == b.plain && unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) != nil || b.add(fd, nil) != nil {
 			shut(fd)
 		}
 	}
@@ -200,7 +209,7 @@ func (b *backend) end() error {
 	for fd := range b.conns {
 		shut(fd)
 	}
-	for _, fd := range []int{b.plain, b.after, b.stop, b.ep} {
+	for _, fd := range []int{b.plain, b.after, b.local, b.stop, b.ep} {
 		if fd >= 0 {
 			shut(fd)
 		}

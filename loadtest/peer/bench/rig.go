@@ -36,6 +36,7 @@ type rig struct {
 
 	load, back, sink      *child
 	plain, secure         netip.AddrPort // the backend's
+	local                 string         // path of its Unix socket
 	sinkSecure, sinkPlain netip.AddrPort
 	mesh                  *mesh
 	paths                 map[string]string // of tools, by name
@@ -91,8 +92,9 @@ func newRig(ctx context.Context, o options, out io.Writer) (r *rig, err error) {
 			return r, err
 		}
 	}
+	r.local = filepath.Join(r.dir, "backend.sock")
 	var served backendReport
-	if err := r.back.ask(backendOrder{Plain: r.plain, TLS: r.secure, PKI: r.pki}, &served); err != nil {
+	if err := r.back.ask(backendOrder{Plain: r.plain, TLS: r.secure, Unix: r.local, PKI: r.pki}, &served); err != nil {
 		return r, err
 	}
 	if served.Err != "" {
@@ -159,6 +161,8 @@ type setup struct {
 	tlsOut   bool // speak mTLS to the backend
 	two      bool // HTTP/2 at both sides
 	tcp      bool // relay bytes
+	unix     bool // Tulle, inbound: the backend is at its Unix socket
+	many     bool // more connections than by default
 
 	// In the place of backend and sink, where set:
 	service string         // Tulle: the service that outbound calls go to

@@ -140,6 +140,22 @@ func listen(at netip.AddrPort) (fd int, err error) {
 	return fd, nil
 }
 
+// listenUnix opens a non-blocking listening Unix socket.
+func listenUnix(path string) (fd int, err error) {
+	fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return -1, fmt.Errorf("socket: %w", err)
+	}
+	if err = unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err == nil {
+		err = unix.Listen(fd, 4096)
+	}
+	if err != nil {
+		shut(fd)
+		return -1, fmt.Errorf("listening on %s: %w", path, err)
+	}
+	return fd, nil
+}
+
 // source is the i-th of the loopback addresses that load comes from: 127.0.1.1 on. Linux has all of 127.0.0.0/8.
 func source(i int) netip.Addr {
 	i %= 60_000

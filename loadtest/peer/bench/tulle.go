@@ -109,7 +109,14 @@ func startSidecar(r *rig, p *proxy, s setup, binary, log string, flags ...string
 		if s.tcp {
 			protocol = "tcp"
 		}
-		fmt.Fprintf(&b, "  ports:\n    - {listen: %q, target: %q, mode: %s, protocol: %s}\n", address, cmp.Or(s.to, r.plain), mode, protocol)
+		target := cmp.Or(s.to, r.plain).String()
+		if s.unix {
+			target = "unix:" + r.local
+		}
+		fmt.Fprintf(&b, "  ports:\n    - {listen: %q, target: %q, mode: %s, protocol: %s}\n", address, target, mode, protocol)
+	}
+	if s.many {
+		b.WriteString("  limits: {connections: 65536, connectionsPerSource: 65536}\n")
 	}
 	config := filepath.Join(r.mesh.config, name+".yaml")
 	if err := os.WriteFile(config, []byte(b.String()), 0o600); err != nil {
