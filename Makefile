@@ -39,11 +39,11 @@ test: need-go need-cc ## all hermetic tests with the race detector
 .PHONY: need-net
 need-net:
 	@[ "$$(uname)$$(id -u)" = Linux0 ] || { echo "tulle: the tests of interception make network namespaces: run them on Linux as root: sudo make test-net"; exit 1; }
-	@for p in nft iptables-restore ip6tables-restore ip curl psql; do command -v $$p >/dev/null || { echo "tulle: $$p is missing. Debian/Ubuntu: apt-get install nftables iptables iproute2 curl postgresql-client"; exit 1; }; done
+	@for p in nft iptables-restore ip6tables-restore ip curl psql nginx; do command -v $$p >/dev/null || { echo "tulle: $$p is missing. Debian/Ubuntu: apt-get install nftables iptables iproute2 curl postgresql-client nginx-light"; exit 1; }; done
 
 .PHONY: test-net
 test-net: need-go need-cc need-net ## interception with real clients in network namespaces (Linux, root, nft, iptables, curl, psql)
-	CGO_ENABLED=1 $(GO) test -race -count 1 -timeout 10m -tags testnet ./internal/intercept ./sidecar/...
+	CGO_ENABLED=1 $(GO) test -race -count 1 -timeout 10m -tags testnet ./internal/intercept ./sidecar/... ./cmd/tulle-sidecar
 
 .PHONY: random
 random: need-go need-cc ## random exchanges through two sidecars, RANDOM_SEEDS (default 500) seeds from RANDOM_SEED (default 1) on

@@ -36,7 +36,9 @@ type Config struct {
 	Drain    func()                       // begins an orderly stop, as SIGTERM does, and returns at once; called at most once per request
 	Quit     func()                       // the same because the application has ended: nothing more will come in
 	Inherit  func() (net.Listener, error) // the listening socket that another process hands over, nil: none; may be nil
-	Log      *slog.Logger                 // default: discard
+	// Workloads are those of a process with several, in the order in which they are shown, and what is wrong with their configuration; nil: there is one.
+	Workloads func() ([]Workload, []string)
+	Log       *slog.Logger // default: discard
 }
 
 // Server is the page. Make it with New, run it with Run.
@@ -72,6 +74,9 @@ func New(cfg Config) *Server {
 		{"GET", "/debug/pprof/symbol", "", pprof.Symbol},
 		{"GET", "/debug/pprof/trace", "", pprof.Trace},
 		{"GET", "/{$}", "", s.index},
+	}
+	if cfg.Workloads != nil {
+		s.pages = append(s.pages, s.workloadPages()...)
 	}
 	return s
 }
