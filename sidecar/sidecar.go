@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -428,6 +429,13 @@ func (s *Sidecar) receive(c *listen.Conn) (speaker, *exchange.Session) {
 // welcome is receive once it is known which listener's connection it is: b now, and bind later.
 func (s *Sidecar) welcome(c *listen.Conn, b *exchange.Binding, peer *exchange.Peer, bind func() *exchange.Binding) (speaker, *exchange.Session) {
 	sess := &exchange.Session{Conn: c.Conn, TCP: c.TCP, Peer: peer, Start: c.Start, Bind: bind, Report: s.observer}
+	if b.Listener.Proxy.Takes(peer.Addr.Addr()) {
+		h, ok := s.proxied(c, b, peer)
+		if !ok {
+			return nil, nil
+		}
+		sess.ServerName = strings.ToLower(h.Authority)
+	}
 	protocol, alpn, secured := b.Listener.Protocol, "", false
 	memory, place, outcome := &s.serverFirst, detect.Silent{To: plain(peer.Local)}, flow.DetectionOutcome(0)
 	if u := b.Listener.Socket(); u != nil {

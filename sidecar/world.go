@@ -76,6 +76,7 @@ func (s *Sidecar) bindings(snap *policy.Snapshot) []*exchange.Binding {
 			}
 			own := policy.Service{
 				Name: workload.Service, Namespace: workload.Namespace, Protocol: l.Protocol, RequestTimeout: l.RequestTimeout, IdleTimeout: l.IdleTimeout,
+				Proxy: l.TargetProxy,
 			}
 			b.Own = s.destination(inboundKey+l.Service, own)
 			if l.Interception != nil {
@@ -129,7 +130,8 @@ func (s *Sidecar) destination(key string, sv policy.Service) *exchange.Destinati
 		st.ratio, st.floor = sv.Retry.BudgetRatio, sv.Retry.BudgetMin
 		st.budget = resilience.NewBudget(st.ratio, st.floor)
 	}
-	d := &exchange.Destination{Service: sv, InFlight: &st.inFlight, Shed: &st.shed, Budget: st.budget}
+	greet := greeting(sv.Proxy)
+	d := &exchange.Destination{Service: sv, InFlight: &st.inFlight, Shed: &st.shed, Budget: st.budget, Greet: greet}
 	if sv.MTLS {
 		ids := slices.Sorted(slices.Values(sv.Identities))
 		if want := strings.Join(append(ids, sv.Via), "\n"); st.tls == nil || st.tlsFor != want {

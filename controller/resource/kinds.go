@@ -129,6 +129,9 @@ type Port struct {
 	AppProtocol string `yaml:"appProtocol,omitempty"` // as of a Service's port in Kubernetes
 	Opaque      bool   `yaml:"opaque,omitempty"`      // bytes, whatever AppProtocol and Name say
 	Mode        string `yaml:"mode,omitempty"`        // strict (default) | permissive; default from MeshConfig
+
+	ProxyProtocol       ProxyProtocol `yaml:"proxyProtocol,omitempty"`
+	TargetProxyProtocol string        `yaml:"targetProxyProtocol,omitempty"` // v1, v2: what connections to the application begin with; default none
 }
 
 // Upstream is an outbound listener.
@@ -365,6 +368,12 @@ func (w *Workload) check() error {
 				return fmt.Errorf("%s.mode: of protocol tls the mesh's TLS could not be told from the application's; use strict", field)
 			}
 		}
+		if err := p.ProxyProtocol.check(field + ".proxyProtocol"); err != nil {
+			return err
+		}
+		if err := checkProxyVersion(field+".targetProxyProtocol", p.TargetProxyProtocol, p.Protocol); err != nil {
+			return err
+		}
 		if err := checkAddr(field+".listen", &p.Listen); err != nil {
 			return err
 		}
@@ -554,6 +563,8 @@ type ExternalServiceSpec struct {
 	TLS       *ClientTLS `yaml:"tls,omitempty"`       // originated by the sidecar; default: what the application speaks goes on
 	Authority string     `yaml:"authority,omitempty"` // what the authority of requests becomes; default: as it came
 	Via       string     `yaml:"via,omitempty"`       // service of the edge through which it is called; default: directly
+
+	ProxyProtocol string `yaml:"proxyProtocol,omitempty"` // v1, v2: what connections to it begin with; default none
 }
 
 func (e *ExternalService) check() error {
@@ -562,6 +573,9 @@ func (e *ExternalService) check() error {
 	}
 	protocol, err := speaks("spec", e.Spec.Protocol, e.Spec.AppProtocol, "", e.Spec.Opaque)
 	if err != nil {
+		return err
+	}
+	if err := checkProxyVersion("spec.proxyProtocol", e.Spec.ProxyProtocol, protocol); err != nil {
 		return err
 	}
 	e.Spec.Protocol = protocol

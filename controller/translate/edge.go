@@ -26,7 +26,7 @@ func viaEdges(in Input, services map[string]policy.Service) (edges, error) {
 			continue
 		}
 		v := viaEdge{service: services[e.Metadata.Name]}
-		v.service.Via, v.service.TLS, v.service.Authority = e.Spec.Via, nil, ""
+		v.service.Via, v.service.TLS, v.service.Authority, v.service.Proxy = e.Spec.Via, nil, "", 0 // these are the edge's to do
 		for _, w := range in.Set.Workloads {
 			if w.Spec.Service != e.Spec.Via || w.Spec.Edge.Egress.Listen == "" {
 				continue

@@ -123,7 +123,7 @@ func index(in Input) (map[string]policy.Service, map[string][]policy.Endpoint) {
 		if !ok { // known by its names alone
 			svc = policy.Service{Name: e.Metadata.Name, Namespace: e.Metadata.Namespace, Protocol: protocol(e.Spec.Protocol), External: true}
 		}
-		svc.Hosts, svc.TLS, svc.Authority = e.Spec.Names(), e.Spec.TLS.Policy(), e.Spec.Authority
+		svc.Hosts, svc.TLS, svc.Authority, svc.Proxy = e.Spec.Names(), e.Spec.TLS.Policy(), e.Spec.Authority, resource.ProxyVersion(e.Spec.ProxyProtocol)
 		services[e.Metadata.Name] = svc
 	}
 	policies := make(map[string]*resource.TrafficPolicy, len(in.Set.Policies))
@@ -196,6 +196,7 @@ func snapshot(in Input, w *resource.Workload, first map[portName]bool, services 
 			l.Mode = policy.ModeStrict
 		}
 		l.Unbound = w.Spec.Intercept.Inbound.Listen != ""
+		l.Proxy, l.TargetProxy = p.ProxyProtocol.Policy(), resource.ProxyVersion(p.TargetProxyProtocol)
 		l = l.WithDefaults()
 		own := services[w.Spec.Service]
 		if l.IdleTimeout = longer(l.IdleTimeout, own.IdleTimeout); l.Protocol.MayBeHTTP() {

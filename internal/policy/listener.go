@@ -58,6 +58,9 @@ type Listener struct {
 	// are those of Service.
 	RequestTimeout time.Duration // HTTP only
 	IdleTimeout    time.Duration // of relays and tunnels
+
+	Proxy       *ProxyProtocol // inbound only: which connections begin with a header of the PROXY protocol; nil: none
+	TargetProxy ProxyVersion   // inbound, protocols tcp and tls: connections to the application begin with one
 }
 
 // Check refuses what a sidecar could not act on; the error names field, value and remedy.
@@ -121,6 +124,20 @@ func (l Listener) Check() error {
 	}
 	if l.Protocol == flow.ProtocolTLS && l.Mode != ModeStrict {
 		return fail(errors.New("mode permissive: of protocol tls the mesh's TLS could not be told from the application's; use strict"))
+	}
+	if l.Proxy != nil {
+		if l.Side != flow.SideServer || l.Interception != nil {
+			return fail(errors.New("proxy protocol: only inbound listeners of a port take it; remove it"))
+		}
+		if err := l.Proxy.Check(); err != nil {
+			return fail(fmt.Errorf("proxy protocol: %w", err))
+		}
+	}
+	if err := checkProxyVersion(l.TargetProxy, l.Protocol); err != nil {
+		return fail(fmt.Errorf("proxy protocol to the target: %w", err))
+	}
+	if l.TargetProxy != 0 && (l.Side != flow.SideServer || l.Interception != nil) {
+		return fail(errors.New("proxy protocol to the target: only inbound listeners of a port have a target; remove it"))
 	}
 	if l.Mode > ModePermissive {
 		return fail(fmt.Errorf("mode %d: must be strict or permissive", l.Mode))
@@ -214,6 +231,10 @@ func (l Listener) WithDefaults() Listener {
 		e := l.Edge.WithDefaults()
 		l.Edge = &e
 		return l
+	}
+	if l.Proxy != nil {
+		p := l.Proxy.WithDefaults()
+		l.Proxy = &p
 	}
 	if l.Side == flow.SideServer {
 		if l.Protocol.MayBeHTTP() {
@@ -324,6 +345,10 @@ func (l Listener) ToXDS() (*listenerv3.Listener, error) {
 		e.str("mode", modeNames[l.Mode])
 		e.dur("request_timeout", l.RequestTimeout)
 		e.dur("idle_timeout", l.IdleTimeout)
+		if l.Proxy != nil {
+			l.Proxy.toXDS(e)
+		}
+		e.str("target_proxy", l.TargetProxy.String())
 	}
 	x.Metadata = e.metadata()
 	return x, nil
@@ -399,6 +424,7 @@ func ListenerFromXDS(x *listenerv3.Listener) (Listener, error) {
 			r.fail("mode", "%q must be strict or permissive", mode)
 		}
 		l.RequestTimeout, l.IdleTimeout = r.dur("request_timeout"), r.dur("idle_timeout")
+		l.Proxy, l.TargetProxy = proxyFromXDS(r), r.proxyVersion("target_proxy")
 	case "outbound":
 		l.Side = flow.SideClient
 	default:

@@ -20,7 +20,9 @@ import (
 	"github.com/tulle-mesh/tulle/internal/flow"
 )
 
-var addrEqual = cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })
+var addrEqual = cmp.Options{
+	cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
+}
 
 func pick[T any](r *rand.Rand, vs ...T) T { return vs[r.IntN(len(vs))] }
 
@@ -61,6 +63,9 @@ func genService(r *rand.Rand, name string) Service {
 		if r.IntN(4) == 0 {
 			s.Via, s.MTLS, s.TLS, s.Identities = "egress", true, nil, []string{"spiffe://tulle.local/ns/shop/sa/egress"}
 			s.Addresses = pick(r, nil, []netip.AddrPort{genAddr(r, 1), genAddr(r, 2)})
+		}
+		if s.Protocol.Relayed() {
+			s.Proxy = pick[ProxyVersion](r, 0, 1, 2)
 		}
 		s.Hosts = pick(r, nil, []string{"api.example.com"}, []string{"*.example.com", "example.com"})
 	}
@@ -126,6 +131,11 @@ func genListener(r *rand.Rand, i int, service string) Listener {
 		l.Protocol, l.Service = flow.ProtocolHTTP, ""
 		l.Interception = &Interception{
 			Unknown: pick(r, UnknownPass, UnknownRefuse), Away: pick(r, UnknownPass, UnknownRefuse), LookupTimeout: pick(r, 0, time.Millisecond, 10*time.Second), DetectTimeout: pick(r, 0, time.Millisecond, 3*time.Second), OpaquePorts: pick(r, nil, []uint16{25, 3306}),
+		}
+	}
+	if l.Interception == nil && l.Side == flow.SideServer {
+		if l.Proxy = pick(r, nil, &ProxyProtocol{From: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("::/0")}, Timeout: pick(r, 0, time.Second)}); l.Protocol.Relayed() {
+			l.TargetProxy = pick[ProxyVersion](r, 0, 1, 2)
 		}
 	}
 	if l.Interception == nil && r.IntN(3) == 0 {
@@ -504,6 +514,14 @@ func TestChecksNameFieldValueAndRemedy(t *testing.T) {
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTCP, Service: "s", Unix: &Unix{Path: "/" + strings.Repeat("x", 107)}}, "has 108 bytes, a socket's path has at most 107"},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTCP, Service: "s", Unix: &Unix{Path: "/s", Attest: Attest{UIDs: []uint32{2, 1}}}}, "uids [2 1]: must be in ascending order"},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Unix: &Unix{Path: "/s"}, Interception: &Interception{}}, "unix:/s: redirected connections are of TCP"},
+		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Service: "s", Proxy: &ProxyProtocol{}}, "proxy protocol: from: has 0 entries, must have 1 to 64"},
+		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Service: "s", Proxy: &ProxyProtocol{From: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/8")}}}, `from: "10.0.0.1/8" must be a network`},
+		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Service: "s", Proxy: &ProxyProtocol{From: []netip.Prefix{netip.MustParsePrefix("::/0")}, Timeout: time.Hour}}, "timeout 1h0m0s: must be from 10ms to 1m0s"},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTCP, Address: at, Service: "s", Proxy: &ProxyProtocol{}}, "only inbound listeners of a port take it"},
+		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolHTTP, Address: at, Service: "s", TargetProxy: 1}, "v1: only protocols tcp and tls have it"},
+		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Service: "s", TargetProxy: 3}, "version 3: must be 1 or 2"},
+		{mod(func(s *Service) { s.External, s.Proxy = true, 2 }), "proxy protocol: v2: only protocols tcp and tls have it"},
+		{mod(func(s *Service) { s.Protocol, s.Proxy = flow.ProtocolTCP, 2 }), "of the mesh's own services the sidecars know who calls"},
 		{mod(func(s *Service) { s.MTLS = true }), "needs at least one identity"},
 		{mod(func(s *Service) { s.Identities = []string{"x"} }), `must start with spiffe://`},
 		{mod(func(s *Service) { s.TryTimeout = time.Minute }), "try timeout 1m0s: is longer than the request timeout 15s"},

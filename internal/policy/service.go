@@ -34,6 +34,8 @@ type Service struct {
 	Hosts      []string // external only: names by which it is called, such as "api.example.com" and "*.example.com" (package route)
 	Identities []string // SPIFFE IDs the endpoints may prove; empty for external
 	MTLS       bool     // dial endpoints with mTLS
+	// Proxy is of external services, protocols tcp and tls: connections to them begin with a header of the PROXY protocol.
+	Proxy ProxyVersion
 
 	TLS       *ClientTLS       // external only: TLS is originated; nil: what the application speaks goes on
 	Via       string           // external only: service of the edge through which it is called, whose endpoints and identities these are; mTLS names the service by SNI
@@ -171,6 +173,12 @@ func (s Service) Check() error {
 	if s.Via != "" && (!s.External || !s.MTLS || s.TLS != nil) {
 		return fail("via %q: the service must be external, with the mTLS of the edge and without TLS of its own, which the edge originates", s.Via)
 	}
+	if err := checkProxyVersion(s.Proxy, s.Protocol); err != nil {
+		return fail("proxy protocol: %w", err)
+	}
+	if s.Proxy != 0 && !s.External {
+		return fail("%w", errors.New("proxy protocol: of the mesh's own services the sidecars know who calls; remove it"))
+	}
 	if s.ConnectTimeout < 0 {
 		return fail("connect timeout %s: must be positive; a connect without a limit would hold requests for minutes", s.ConnectTimeout)
 	}
@@ -270,6 +278,7 @@ func (s Service) ToXDS() (*clusterv3.Cluster, error) {
 	e.strs("addresses", addressTexts(s.Addresses))
 	e.strs("identities", s.Identities)
 	e.flag("mtls", s.MTLS)
+	e.str("proxy", s.Proxy.String())
 	e.dur("request_timeout", s.RequestTimeout)
 	e.dur("try_timeout", s.TryTimeout)
 	e.dur("idle_timeout", s.IdleTimeout)
@@ -335,7 +344,7 @@ func ServiceFromXDS(x *clusterv3.Cluster) (Service, error) {
 	r := read(x.GetMetadata())
 	s := Service{
 		Name: x.GetName(), Namespace: r.str("namespace"), Protocol: r.protocol(), External: r.flag("external"), Hosts: r.strs("hosts"), Authority: r.str("authority"), Via: r.str("via"),
-		Identities: r.strs("identities"), MTLS: r.flag("mtls"),
+		Identities: r.strs("identities"), MTLS: r.flag("mtls"), Proxy: r.proxyVersion("proxy"),
 		RequestTimeout: r.dur("request_timeout"), TryTimeout: r.dur("try_timeout"), IdleTimeout: r.dur("idle_timeout"),
 		ConnectTimeout: x.GetConnectTimeout().AsDuration(),
 		Retry: Retry{

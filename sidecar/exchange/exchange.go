@@ -101,8 +101,10 @@ type Known struct {
 // Destination is a service as the steps need it: its settings with defaults applied, and its state, which outlives Snapshots.
 type Destination struct {
 	policy.Service
-	Picker   Picker        // outbound only
-	TLS      *tls.Config   // nil: plaintext
+	Picker Picker      // outbound only
+	TLS    *tls.Config // nil: plaintext
+	// Greet is what a new connection for x begins with, below TLS; nil: nothing. Such a connection is x's alone.
+	Greet    func(x *Exchange) []byte
 	InFlight *atomic.Int64 // exchanges, or TCP connections, now
 	Shed     *Shed         // what exceeded a limit since the boot; nil: not counted
 	Budget   Budget        // of retries

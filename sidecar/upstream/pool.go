@@ -360,6 +360,13 @@ func (p *Pools) connect(x *exchange.Exchange, k key, secure *tls.Config, deadlin
 	l.probe.of(nc)
 	nc = exchange.NewSocket(nc)
 	c.Conn = nc
+	if greet := x.Destination.Greet; greet != nil {
+		_ = nc.SetWriteDeadline(deadline)
+		if _, err := nc.Write(greet(x)); err != nil {
+			_ = nc.Close()
+			return nil, connectReason(err), err
+		}
+	}
 	if secure == nil {
 		return c, flow.ReasonNone, nil
 	}
