@@ -154,6 +154,8 @@ type Config struct {
 	DialUnix   upstream.DialUnix
 	// Inherit gives listening sockets that another process hands over; nil: there is no such process. See listen.Config.
 	Inherit func(at string, transparent bool) (net.Listener, error)
+	// Resolve finds the addresses of a host name that a forward proxy is asked for and policy does not know; nil asks DNS.
+	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
 	// Original says where a redirected connection was to go; nil asks the kernel.
 	Original func(net.Conn) (netip.AddrPort, error)
 }
@@ -178,6 +180,10 @@ type Sidecar struct {
 	inHTTP, outHTTP   *http1.Server
 	inHTTP2, outHTTP2 *http2.Server
 	inTCP, outTCP     *tcp.Server
+
+	proxyHTTP  *http1.Server
+	proxyHTTP2 *http2.Server
+	names      names
 
 	edgeHTTP  *http1.Server
 	edgeHTTP2 *http2.Server
@@ -212,6 +218,9 @@ func New(cfg Config) (*Sidecar, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
+	if cfg.Resolve == nil {
+		cfg.Resolve = resolveDNS
+	}
 	if cfg.DrainTimeout <= 0 {
 		cfg.DrainTimeout = DefaultDrainTimeout
 	}
@@ -239,6 +248,9 @@ func New(cfg Config) (*Sidecar, error) {
 	s.outHTTP2 = &http2.Server{Handler: s.outbound(sendHTTP2), Side: flow.SideClient}
 	s.inTCP = &tcp.Server{Handler: s.inbound(sendTCP), Side: flow.SideServer}
 	s.outTCP = &tcp.Server{Handler: s.outbound(sendTCP), Side: flow.SideClient}
+	s.names.resolve = cfg.Resolve
+	s.proxyHTTP = &http1.Server{Handler: s.forward(&tunnels{sendHTTP, sendTCP}), Side: flow.SideClient}
+	s.proxyHTTP2 = &http2.Server{Handler: s.forward(&tunnels{sendHTTP2, sendTCP}), Side: flow.SideClient}
 	s.edgeHTTP = &http1.Server{Handler: s.through(sendHTTP), Side: flow.SideClient}
 	s.edgeHTTP2 = &http2.Server{Handler: s.through(sendHTTP2), Side: flow.SideClient}
 	s.edgeTCP = &tcp.Server{Handler: s.through(sendTCP), Side: flow.SideClient}
@@ -421,6 +433,10 @@ func (s *Sidecar) welcome(c *listen.Conn, b *exchange.Binding, peer *exchange.Pe
 		return s.relayTLS(sess, s.inTCP)
 	case b.Listener.Protocol == flow.ProtocolTLS:
 		return s.relayTLS(sess, s.outTCP)
+	case isHTTP2 && b.Listener.Proxy != nil:
+		return s.proxyHTTP2, sess
+	case b.Listener.Proxy != nil:
+		return s.proxyHTTP, sess
 	case isHTTP2 && b.Listener.Side == flow.SideServer:
 		return s.inHTTP2, sess
 	case isHTTP2:

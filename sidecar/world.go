@@ -63,6 +63,9 @@ func (s *Sidecar) bindings(snap *policy.Snapshot) []*exchange.Binding {
 			if l.Interception != nil {
 				s.interception(b)
 			}
+			if l.Proxy != nil {
+				s.proxy(b)
+			}
 		case flow.SideServer:
 			if l.Edge != nil {
 				s.edge(b)

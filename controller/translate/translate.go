@@ -233,6 +233,14 @@ func snapshot(in Input, w *resource.Workload, first map[portName]bool, services 
 		s.Services[name], s.Endpoints[name] = svc, list
 		return svc
 	}
+	if p := w.Spec.Proxy; p.Listen != "" {
+		for name := range services { // whatever the application asks for
+			told(name)
+		}
+		s.Listeners = append(s.Listeners, policy.Listener{
+			Name: "proxy", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: netip.MustParseAddrPort(p.Listen), Proxy: p.Policy(),
+		})
+	}
 	s.Listeners = append(s.Listeners, edgeListeners(set, w, services, func(name string) { told(name) })...)
 	for _, u := range w.Spec.Upstreams {
 		name := policy.PortOf(u.Service, u.Port)

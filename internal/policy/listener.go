@@ -47,6 +47,8 @@ type Listener struct {
 	Interception *Interception
 	// Edge is set where what comes goes on to services; inbound, without a target.
 	Edge *Edge
+	// Proxy is set where the listener is a forward proxy; outbound, of no one service.
+	Proxy *Proxy
 	// Unbound: inbound only; not a socket of its own, its connections are those of the listener with Interception that were meant for Address' port.
 	Unbound bool
 
@@ -92,6 +94,11 @@ func (l Listener) Check() error {
 		}
 		return nil
 	}
+	if l.Proxy != nil {
+		if err := l.checkProxy(); err != nil {
+			return fail(err)
+		}
+	}
 	if i := l.Interception; i != nil {
 		switch {
 		case l.Side == flow.SideServer && (l.Protocol != flow.ProtocolTCP || l.Target.IsValid() || l.Unbound):
@@ -112,7 +119,7 @@ func (l Listener) Check() error {
 		if err := i.Check(); err != nil {
 			return fail(fmt.Errorf("interception: %w", err))
 		}
-	} else if err := checkName("service", l.Service); err != nil {
+	} else if err := checkName("service", l.Service); err != nil && l.Proxy == nil {
 		return fail(err)
 	}
 	if l.Protocol == flow.ProtocolTLS && l.Mode != ModeStrict {
@@ -216,7 +223,7 @@ func (l Listener) ToXDS() (*listenerv3.Listener, error) {
 		return l.edgeToXDS()
 	}
 	cluster, direction := l.Service, corev3.TrafficDirection_OUTBOUND
-	if l.Interception != nil && l.Side == flow.SideClient {
+	if l.Interception != nil && l.Side == flow.SideClient || l.Proxy != nil {
 		cluster = PassthroughCluster
 	}
 	if l.Side == flow.SideServer {
@@ -283,6 +290,10 @@ func (l Listener) ToXDS() (*listenerv3.Listener, error) {
 	x.FilterChains[0].Filters = []*listenerv3.Filter{{Name: name, ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: filter}}}
 	if l.Unbound {
 		x.BindToPort = wrapperspb.Bool(false)
+	}
+	if l.Proxy != nil {
+		e.flag("proxy", true)
+		e.str("unknown", l.Proxy.Unknown.String())
 	}
 	e.str("side", sideNames[l.Side])
 	e.str("service", l.Service)
@@ -373,6 +384,13 @@ func ListenerFromXDS(x *listenerv3.Listener) (Listener, error) {
 		l.RequestTimeout, l.IdleTimeout = r.dur("request_timeout"), r.dur("idle_timeout")
 	case "outbound":
 		l.Side = flow.SideClient
+		if r.flag("proxy") {
+			unknown, err := ParseUnknown(r.str("unknown"), flow.SideClient)
+			if err != nil {
+				r.fail("unknown", "%v", err)
+			}
+			l.Proxy = &Proxy{Unknown: unknown}
+		}
 	default:
 		r.fail("side", "%q must be inbound or outbound", side)
 	}

@@ -121,6 +121,8 @@ func genListener(r *rand.Rand, i int, service string) Listener {
 		l.Interception = &Interception{Unknown: pick(r, UnknownPass, UnknownRefuse), Transparent: r.IntN(2) == 0}
 	case l.Side == flow.SideServer:
 		l.Unbound = r.IntN(4) == 0
+	case r.IntN(4) == 0:
+		l.Protocol, l.Service, l.Proxy = flow.ProtocolHTTP, "", &Proxy{Unknown: pick(r, UnknownPass, UnknownRefuse)}
 	case r.IntN(3) == 0:
 		l.Protocol, l.Service = flow.ProtocolHTTP, ""
 		l.Interception = &Interception{
@@ -409,6 +411,8 @@ func TestChecksNameFieldValueAndRemedy(t *testing.T) {
 		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTLS, Address: at, Target: at, Service: "s", Mode: ModePermissive}, "could not be told from the application's"},
 		{mod(func(s *Service) { s.Hosts = []string{"a.example"} }), "hosts: only external services have them"},
 		{mod(func(s *Service) { s.External, s.Hosts = true, []string{"*"} }), `hosts[0]: "*" is no host name; write one such as api.example.com`},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTCP, Address: at, Proxy: &Proxy{}}, "proxy: must be outbound and of protocol http"},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Service: "s", Proxy: &Proxy{}}, `remove service "s"`},
 		{edge(flow.ProtocolHTTP, func(l *Listener) { l.Target = at }), "target, unbound, interception, mode and timeouts are of other listeners"},
 		{edge(flow.ProtocolHTTP, func(l *Listener) { l.Side = flow.SideClient }), "only inbound listeners can be one"},
 		{edge(flow.ProtocolGRPC, func(*Listener) {}), "protocol grpc: must be http, tcp or tls"},
