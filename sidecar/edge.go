@@ -175,7 +175,7 @@ var unrecognizedName = []byte{0x15, 3, 3, 0, 2, 2, 112}
 // turnAway records why a connection was not accepted, and tells the caller if it can be told.
 func (s *Sidecar) turnAway(c *listen.Conn, b *exchange.Binding, peer *exchange.Peer, refusal *security.Refusal) {
 	s.observer.Connection(b, peer, c.Start, refusal.Reason, refusal.Error())
-	if !refusal.Plain || !b.Listener.Protocol.HTTP() {
+	if !refusal.Plain || !b.Listener.Protocol.MayBeHTTP() || !detect.MayBeHTTP(refusal.First) {
 		return
 	}
 	_ = c.SetDeadline(time.Now().Add(time.Second))
@@ -186,7 +186,7 @@ func (s *Sidecar) turnAway(c *listen.Conn, b *exchange.Binding, peer *exchange.P
 
 // enterMesh is enter for a sidecar, which names the service that it means by SNI.
 func (s *Sidecar) enterMesh(c *listen.Conn, b *exchange.Binding, sess *exchange.Session) (speaker, *exchange.Session) {
-	u, refusal := s.unwrapper.Unwrap(c.Conn, policy.ModeStrict, flow.ProtocolHTTP)
+	u, refusal := s.unwrapper.Unwrap(c.Conn, policy.ModeStrict, flow.ProtocolHTTP, security.HandshakeTimeout)
 	if refusal != nil {
 		s.turnAway(c, b, sess.Peer, refusal)
 		return nil, nil
@@ -210,46 +210,24 @@ func (s *Sidecar) enterMesh(c *listen.Conn, b *exchange.Binding, sess *exchange.
 	if !c.Begin(sess) {
 		return nil, nil
 	}
-	if !service.Listener.Protocol.HTTP() {
-		if service.Listener.Protocol == flow.ProtocolTLS && named(sess, security.HandshakeTimeout) == detect.Left {
-			return nil, nil
-		}
-		return s.edgeTCP, sess
-	}
-	if u.HTTP2 {
+	switch u.ALPN { // the caller's sidecar knows what it carries
+	case exchange.ALPNHTTP2:
 		return s.edgeHTTP2, sess
-	}
-	switch detect.HTTP(sess, service.Listener.Limits.HeadTimeout) {
-	case detect.Left:
-		return nil, nil
-	case detect.Prefaced:
-		return s.edgeHTTP2, sess
-	case detect.Bytes: // the application speaks something else than its policy says: TLS of its own, for one
+	case exchange.ALPNHTTP1:
+		return s.edgeHTTP, sess
+	case exchange.ALPNTLS:
 		if named(sess, security.HandshakeTimeout) == detect.Left {
 			return nil, nil
 		}
-		own := untouched(service, sess)
-		sess.Bind = func() *exchange.Binding { return own }
-		return s.edgeTCP, sess
 	}
-	return s.edgeHTTP, sess
+	own := asBytes(service)
+	sess.Bind = func() *exchange.Binding { return own }
+	return s.edgeTCP, sess
 }
 
-// untouched is b for one relayed connection: where the application speaks TLS itself, it gets no second one.
-func untouched(b *exchange.Binding, sess *exchange.Session) *exchange.Binding {
+// asBytes is b for connections that are relayed, whatever its service speaks.
+func asBytes(b *exchange.Binding) *exchange.Binding {
 	p := *b
 	p.Listener.Protocol = flow.ProtocolTCP
-	if sess.Protocol != flow.ProtocolTLS {
-		return &p
-	}
-	p.Destinations = make(map[string]*exchange.Destination, len(b.Destinations))
-	for name, d := range b.Destinations {
-		if d.Originates() {
-			own := *d
-			own.TLS = nil
-			d = &own
-		}
-		p.Destinations[name] = d
-	}
 	return &p
 }

@@ -29,24 +29,20 @@ const passthroughTimeout = 10 * time.Second
 func (s *Sidecar) interception(b *exchange.Binding) {
 	snap := b.Snapshot
 	in := &exchange.Intercepted{
-		At:       make(map[netip.AddrPort]exchange.Known),
-		Services: make(map[string]*exchange.Binding, len(snap.Services)),
-		Names:    &route.Hosts[*exchange.Binding]{},
+		At:    make(map[netip.AddrPort]exchange.Known, len(snap.Services)),
+		Bind:  binder(b),
+		Names: &route.Hosts[string]{},
 		Passthrough: s.destination(passthroughKey, policy.Service{
 			Protocol: flow.ProtocolTCP, External: true, ConnectTimeout: passthroughTimeout, MaxConnections: -1, Retry: policy.Retry{Attempts: 1},
 		}),
 	}
 	for _, name := range slices.Sorted(maps.Keys(snap.Services)) {
-		sv := snap.Services[name]
-		of := *b
-		of.Listener.Service, of.Listener.Protocol, of.Routes = name, sv.Protocol, route.New(name)
-		in.Services[name] = &of
-		for _, host := range sv.Hosts {
-			in.Names.Add(host, &of)
+		for _, host := range snap.Services[name].Hosts {
+			in.Names.Add(host, name)
 		}
-		for _, a := range sv.Addresses { // which are not called, but mean it
-			if at := plain(a); in.At[at].Binding == nil {
-				in.At[at] = exchange.Known{Binding: &of}
+		for _, a := range snap.Services[name].Addresses { // which are not called, but mean it
+			if _, taken := in.At[plain(a)]; !taken {
+				in.At[plain(a)] = exchange.Known{Service: name}
 			}
 		}
 		endpoints := snap.Endpoints[name]
@@ -54,11 +50,29 @@ func (s *Sidecar) interception(b *exchange.Binding) {
 			e := &endpoints[i]
 			at := plain(e.Address)
 			if _, taken := in.At[at]; !taken {
-				in.At[at] = exchange.Known{Binding: &of, Endpoint: e}
+				in.At[at] = exchange.Known{Service: name, Endpoint: e}
 			}
 		}
 	}
 	b.Intercepted = in
+}
+
+// binder makes the bindings of b's services when they are first asked for: of many services a policy has few are called under one Snapshot.
+func binder(b *exchange.Binding) func(service string) *exchange.Binding {
+	var made sync.Map // service → *exchange.Binding
+	return func(service string) *exchange.Binding {
+		if of, ok := made.Load(service); ok {
+			return of.(*exchange.Binding)
+		}
+		sv, ok := b.Snapshot.Services[service]
+		if !ok {
+			return nil
+		}
+		of := *b
+		of.Listener.Service, of.Listener.Protocol, of.Routes, of.Intercepted = service, sv.Protocol, route.New(service), nil
+		kept, _ := made.LoadOrStore(service, &of)
+		return kept.(*exchange.Binding)
+	}
 }
 
 // intercepted is receive for a connection that was redirected: who was meant decides who speaks.
@@ -127,16 +141,18 @@ func (s *Sidecar) departing(c *listen.Conn, b *exchange.Binding, peer *exchange.
 	if !ok {
 		return s.passing(c, b, sess, unanswered)
 	}
-	service := known.Binding
+	service := b.Intercepted.Bind(known.Service)
 	left := sync.OnceValue(func() *exchange.Binding { return gone(c, service) })
 	sess.Bind = func() *exchange.Binding {
-		if now := c.Binding(); now.Intercepted != nil && now.Intercepted.Services[service.Listener.Service] != nil {
-			return now.Intercepted.Services[service.Listener.Service]
+		if now := c.Binding(); now.Intercepted != nil && now.Intercepted.Bind != nil {
+			if of := now.Intercepted.Bind(known.Service); of != nil {
+				return of
+			}
 		}
 		return left()
 	}
 	if s.cfg.Directory != nil {
-		name := service.Listener.Service
+		name := known.Service
 		s.cfg.Directory.Hold(name)
 		defer func() {
 			if speak == nil {
@@ -149,38 +165,22 @@ func (s *Sidecar) departing(c *listen.Conn, b *exchange.Binding, peer *exchange.
 	if !c.Begin(sess) {
 		return nil, nil
 	}
-	if service.Listener.Protocol.HTTP() && !rules.Opaque(to.Port()) {
-		spoken := detect.Silence
-		if !s.serverFirst.Has(to) {
-			spoken = detect.HTTP(sess, rules.DetectTimeout)
-		}
-		switch spoken {
-		case detect.Left:
-			return nil, nil
-		case detect.HTTP1:
-			return s.outHTTP, sess
-		case detect.Prefaced:
-			return s.outHTTP2, sess
-		case detect.Silence:
-			sess.Conn = s.serverFirst.Watch(sess.Conn, to)
-		}
-	}
-	if first := sess.Buffered; service.Listener.Protocol == flow.ProtocolTLS || len(first) > 0 && first[0] == detect.HandshakeRecord {
-		if named(sess, rules.DetectTimeout) == detect.Left {
+	if !service.Listener.Protocol.MayBeHTTP() || rules.Opaque(to.Port()) {
+		if service.Listener.Protocol == flow.ProtocolTLS && named(sess, rules.DetectTimeout) == detect.Left {
 			return nil, nil
 		}
-	}
-	if known.Endpoint == nil { // it is called by way of an edge
-		relayed := untouched(service, sess)
-		sess.Bind = func() *exchange.Binding { return relayed }
+		pinned := pin(service, known.Endpoint)
+		sess.Bind = func() *exchange.Binding { return pinned }
 		return s.outTCP, sess
 	}
-	pinned := pin(service, known.Endpoint)
-	if sess.Protocol == flow.ProtocolTLS && pinned.Destinations[service.Listener.Service].Originates() {
-		pinned.Destinations[service.Listener.Service].TLS = nil // the application's own goes on
+	d := &detection{
+		s: s, sess: sess, side: flow.SideClient, service: service.Listener.Service, port: to.Port(), wait: rules.DetectTimeout, doubt: detect.Bytes,
+		memory: &s.serverFirst, place: detect.Silent{To: plain(to)}, relayed: func() *exchange.Binding { return pin(service, known.Endpoint) },
 	}
-	sess.Bind = func() *exchange.Binding { return pinned }
-	return s.outTCP, sess
+	if service.Listener.Protocol.HTTP() {
+		d.doubt = detect.HTTP1
+	}
+	return d.speaker(), sess
 }
 
 // plain is a as any way of learning it says it: a socket's own address may have a zone, and be IPv4 mapped into IPv6, an original destination has neither.
@@ -207,6 +207,9 @@ func (s *Sidecar) refuse(c *listen.Conn, b *exchange.Binding, peer *exchange.Pee
 
 // pin is the binding of one connection whose bytes go to the very endpoint that was meant: of what is not HTTP nothing says that another would do.
 func pin(b *exchange.Binding, e *policy.Endpoint) *exchange.Binding {
+	if e == nil { // it is called by way of an edge, any of whose endpoints will do
+		return asBytes(b)
+	}
 	p, d := *b, *b.Destinations[b.Listener.Service]
 	d.Picker, d.Retry.Attempts = only{e}, 1
 	p.Listener.Protocol = flow.ProtocolTCP

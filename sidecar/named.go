@@ -56,7 +56,15 @@ func (s *Sidecar) passing(c *listen.Conn, b *exchange.Binding, sess *exchange.Se
 		if !c.Begin(sess) {
 			return nil, nil
 		}
-		if !rules.Opaque(to.Port()) && !s.serverFirst.Has(to) {
+		if !rules.Opaque(to.Port()) {
+			place := detect.Silent{To: plain(to)}
+			silent := func() (speaker, *exchange.Session) {
+				d := &detection{s: s, sess: sess, side: flow.SideClient, memory: &s.serverFirst, place: place, plain: true, outcome: flow.DetectionRemembered}
+				return d.speaker(), sess
+			}
+			if !refuses && s.serverFirst.Has(place) {
+				return silent()
+			}
 			wait := rules.DetectTimeout
 			if !refuses {
 				wait = min(wait, nameTimeout)
@@ -65,18 +73,20 @@ func (s *Sidecar) passing(c *listen.Conn, b *exchange.Binding, sess *exchange.Se
 			case detect.Left:
 				return nil, nil
 			case detect.Silence:
-				sess.Conn = s.serverFirst.Watch(sess.Conn, to)
+				if !refuses {
+					return silent()
+				}
 			}
 		}
-		if service, ok := in.Names.Match(sess.ServerName); ok && sess.ServerName != "" {
-			if d := service.Destinations[service.Listener.Service]; d != nil && d.Via != "" {
-				relayed := untouched(service, sess)
+		if name, ok := in.Names.Match(sess.ServerName); ok && sess.ServerName != "" {
+			service := in.Bind(name)
+			if d := service.Destinations[name]; d != nil && d.Via != "" {
+				relayed := asBytes(service)
 				sess.Bind = func() *exchange.Binding { return relayed }
 				return s.outTCP, sess
 			}
 			known := pin(service, &policy.Endpoint{Address: to})
 			known.Routes = route.New("", route.Rule{Name: passthroughRoute, Service: service.Listener.Service})
-			known.Destinations[service.Listener.Service].TLS = nil // the application's own goes on
 			sess.Bind = func() *exchange.Binding { return known }
 			return s.outTCP, sess
 		}

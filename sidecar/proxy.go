@@ -90,12 +90,8 @@ func (s *Sidecar) aimAt(x *exchange.Exchange, p *exchange.Proxy) {
 	d := x.Binding.Destinations[name]
 	if named = named && d != nil; named {
 		x.Decision.Service = name
-		mesh := d.MTLS && d.Via == ""
 		switch {
-		case connection && mesh && d.Protocol.HTTP():
-			x.Outcome.Fail(flow.ReasonBadRequest, name+" is a service of the mesh that speaks HTTP: call it by http without CONNECT, the mesh encrypts it")
-			return
-		case !connection && !d.Protocol.HTTP():
+		case !connection && !d.Protocol.MayBeHTTP():
 			x.Outcome.Fail(flow.ReasonBadRequest, name+" speaks "+policy.ProtocolName(d.Protocol)+": call it by CONNECT")
 			return
 		case x.Head.Secure && !d.MTLS && !d.Originates():

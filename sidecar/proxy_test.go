@@ -150,7 +150,7 @@ func TestProxy(t *testing.T) {
 			addr := r.addr(t, "proxy")
 			for send, want := range map[string]string{
 				"GET / HTTP/1.1\r\nHost: catalog\r\n":                                                               "HTTP/1.1 400 Bad Request",
-				"CONNECT catalog:80 HTTP/1.1\r\nHost: catalog:80\r\n":                                               "HTTP/1.1 400 Bad Request",
+				"CONNECT catalog:0 HTTP/1.1\r\nHost: catalog:80\r\n":                                                "HTTP/1.1 400 Bad Request",
 				"GET https://lost.example/ HTTP/1.1\r\nHost: lost.example\r\n":                                      map[policy.Unknown]string{policy.UnknownPass: "HTTP/1.1 400 ", policy.UnknownRefuse: "HTTP/1.1 502 "}[unknown],
 				"GET https://img.cdn.example/ HTTP/1.1\r\nHost: a\r\n":                                              "HTTP/1.1 400 ",
 				"GET https://api.bank.example/s HTTP/1.1\r\nHost: a\r\n":                                            "HTTP/1.1 200 ",

@@ -149,9 +149,9 @@ type Config struct {
 	// Listen and Dial open sockets; nil means TCP. Tests put an in-memory network here.
 	Listen func(addr netip.AddrPort) (net.Listener, error)
 	Dial   upstream.Dial
-	// ListenUnix and DialUnix open Unix sockets; nil means those of this process' mount and network namespaces.
-	ListenUnix func(u *policy.Unix) (net.Listener, error)
-	DialUnix   upstream.DialUnix
+	// Within calls f where listening sockets, and Unix ones, are to be made: in another network namespace, for one, and then Dial makes the others there too. nil
+	// means here. f does not wait.
+	Within upstream.Within
 	// Inherit gives listening sockets that another process hands over; nil: there is no such process. See listen.Config.
 	Inherit func(at string, transparent bool) (net.Listener, error)
 	// Resolve finds the addresses of a host name that a forward proxy is asked for and policy does not know; nil asks DNS.
@@ -173,9 +173,10 @@ type Sidecar struct {
 
 	http2 *http2.Client
 
-	serverFirst detect.ServerFirst
-	lookups     Lookups
-	running     context.Context // until the drain begins; set by Run before anything is accepted
+	serverFirst   detect.ServerFirst
+	silentCallers detect.ServerFirst // of permissive ports: a memory of its own, for whoever calls can fill it
+	lookups       Lookups
+	running       context.Context // until the drain begins; set by Run before anything is accepted
 
 	inHTTP, outHTTP   *http1.Server
 	inHTTP2, outHTTP2 *http2.Server
@@ -189,12 +190,46 @@ type Sidecar struct {
 	edgeHTTP2 *http2.Server
 	edgeTCP   *tcp.Server
 
-	services map[string]*service // owned by Run
-	applied  atomic.Pointer[policy.Snapshot]
-	turned   atomic.Pointer[chan struct{}] // closed when the listeners have the next Snapshot
-	targets  atomic.Pointer[[]target]
+	share  atomic.Pointer[Share]
+	shared chan struct{} // has one when share was changed
+
+	services     map[string]*service              // owned by Run, as is what follows
+	destinations map[string]*exchange.Destination // of applied, by service
+	applied      atomic.Pointer[policy.Snapshot]
+	turned       atomic.Pointer[chan struct{}] // closed when the listeners have the next Snapshot
+	targets      atomic.Pointer[[]target]
 
 	handedOver atomic.Bool
+}
+
+// Share is what a sidecar may take of a process that it has not to itself; what its own policy allows is less where that is less. 0 is all.
+type Share struct {
+	BufferBytes int64 // of policy.SidecarLimits
+	Connections int   // of policy.SidecarLimits; of one source no more either
+}
+
+// SetShare puts s in force, now and for further Snapshots; what is open and in flight stays.
+func (s *Sidecar) SetShare(share Share) {
+	s.share.Store(&share)
+	select {
+	case s.shared <- struct{}{}:
+	default: // Run will see this one
+	}
+}
+
+// limits are those of a Snapshot, with their defaults, within the share.
+func (s *Sidecar) limits(l policy.SidecarLimits) policy.SidecarLimits {
+	l = l.WithDefaults()
+	if share := s.share.Load(); share != nil {
+		if share.BufferBytes > 0 {
+			l.BufferBytes = min(l.BufferBytes, share.BufferBytes)
+		}
+		if share.Connections > 0 {
+			l.Connections = min(l.Connections, share.Connections)
+			l.ConnectionsPerSource = min(l.ConnectionsPerSource, share.Connections)
+		}
+	}
+	return l
 }
 
 // Problem is something that keeps a listener from serving.
@@ -227,16 +262,17 @@ func New(cfg Config) (*Sidecar, error) {
 	s := &Sidecar{
 		cfg:       cfg,
 		observer:  &observer{rec: cfg.Recorder, holder: cfg.Identity},
-		pools:     upstream.New(cfg.Dial, cfg.DialUnix),
+		pools:     upstream.New(cfg.Dial, cfg.Within),
 		unwrapper: security.NewUnwrapper(cfg.Identity),
 		services:  make(map[string]*service),
+		shared:    make(chan struct{}, 1),
 
 		credentials: credential.New(cfg.Log),
 	}
 	turned := make(chan struct{})
 	s.turned.Store(&turned)
 	s.listeners = listen.New(listen.Config{
-		Listen: cfg.Listen, ListenUnix: cfg.ListenUnix, Inherit: cfg.Inherit, Original: cfg.Original, Serve: s.serve, Shed: s.shed,
+		Listen: cfg.Listen, Within: cfg.Within, Inherit: cfg.Inherit, Original: cfg.Original, Serve: s.serve, Shed: s.shed,
 		Drain: cfg.DrainTimeout, Grace: resetGrace, Log: cfg.Log,
 	})
 	s.http2 = http2.NewClient(s.pools, upstream.IdleTimeout)
@@ -281,9 +317,10 @@ func (s *Sidecar) Run(ctx context.Context, ready func()) error {
 
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
-	for ctx.Err() == nil {
+	for shared := false; ctx.Err() == nil; {
 		changed := s.cfg.Policy.Changed() // before Current, to miss nothing
-		if snap := s.cfg.Policy.Current(); snap != nil && snap != s.applied.Load() {
+		if snap := s.cfg.Policy.Current(); snap != nil && (snap != s.applied.Load() || shared) {
+			shared = false
 			var bindings []*exchange.Binding
 			s.credentials.Keep(func() { bindings = s.bindings(snap) })
 			list := targets(bindings, snap)
@@ -305,6 +342,8 @@ func (s *Sidecar) Run(ctx context.Context, ready func()) error {
 		select {
 		case <-ctx.Done():
 		case <-changed:
+		case <-s.shared:
+			shared = true
 		case <-retry:
 		}
 	}
@@ -322,10 +361,7 @@ func (s *Sidecar) HandOver() { s.handedOver.Store(true) }
 // Leave asks callers of the application to go elsewhere, with the answer to their next request, while Run goes on accepting.
 func (s *Sidecar) Leave() { s.listeners.Leave(flow.SideServer) }
 
-// Own is called when the process that handed sockets over has left them to this one.
-func (s *Sidecar) Own() { s.listeners.Own() }
-
-// Socket is the listening socket that serves at, which is ip:port or unix:/path, nil when there is none. It stays the Sidecar's: a copy of its descriptor outlives it.
+// Socket is the listening socket that serves at (policy.Listener.At), nil when there is none. It stays the Sidecar's: a copy of its descriptor outlives it.
 func (s *Sidecar) Socket(at string, transparent bool) syscall.Conn {
 	return s.listeners.Socket(at, transparent)
 }
@@ -363,7 +399,7 @@ func (s *Sidecar) Limits() policy.SidecarLimits {
 	if snap := s.Snapshot(); snap != nil {
 		l = snap.Workload.Limits
 	}
-	return l.WithDefaults()
+	return s.limits(l)
 }
 
 // Room shows the memory of buffers in use and how often each limit was reached.
@@ -404,10 +440,15 @@ func (s *Sidecar) receive(c *listen.Conn) (speaker, *exchange.Session) {
 // welcome is receive once it is known which listener's connection it is: b now, and bind later.
 func (s *Sidecar) welcome(c *listen.Conn, b *exchange.Binding, peer *exchange.Peer, bind func() *exchange.Binding) (speaker, *exchange.Session) {
 	sess := &exchange.Session{Conn: c.Conn, TCP: c.TCP, Peer: peer, Start: c.Start, Bind: bind, Report: s.observer}
-	http := b.Listener.Protocol.HTTP()
-	isHTTP2, secured := false, false
+	protocol, alpn, secured := b.Listener.Protocol, "", false
+	memory, place, outcome := &s.serverFirst, detect.Silent{To: plain(peer.Local)}, flow.DetectionOutcome(0)
+	if u := b.Listener.Socket(); u != nil {
+		place.Socket = u.Path
+	}
 	if b.Listener.Side == flow.SideServer {
-		u, refusal := s.unwrapper.Unwrap(c.Conn, b.Listener.Mode, b.Listener.Protocol)
+		by := detect.Silent{To: place.To, From: peer.Addr.Addr().WithZone("")}
+		wait, known := s.await(&b.Listener, by)
+		u, refusal := s.unwrapper.Unwrap(c.Conn, b.Listener.Mode, protocol, wait)
 		if refusal != nil {
 			s.turnAway(c, b, peer, refusal)
 			return nil, nil
@@ -416,39 +457,59 @@ func (s *Sidecar) welcome(c *listen.Conn, b *exchange.Binding, peer *exchange.Pe
 			return nil, nil
 		}
 		sess.Conn, sess.Buffered = u.Conn, u.Buffered
-		isHTTP2, secured = u.HTTP2, !u.Peer.IsZero()
-		if !http {
+		alpn, secured = u.ALPN, !u.Peer.IsZero()
+		if !protocol.HTTP() {
 			peer.TLS = exchange.Secured(u.Conn)
 		}
-		identify(peer, u.Peer)
+		if identify(peer, u.Peer); !secured && !protocol.HTTP() {
+			switch memory, place = &s.silentCallers, by; {
+			case u.Ended:
+				outcome = flow.DetectionLeft
+			case u.Silent && known:
+				outcome = flow.DetectionRemembered
+			case u.Silent:
+				outcome = flow.DetectionTimeout
+			case known:
+				memory.Set(place, false)
+			}
+		}
 	}
 	if !c.Begin(sess) {
 		return nil, nil
 	}
-	if http && !secured { // where TLS has not agreed on HTTP/2, HTTP/1.1 is spoken
-		isHTTP2 = detect.HTTP2(sess, b.Listener.Limits.HeadTimeout)
-	}
+	server, bytes := b.Listener.Side == flow.SideServer, !protocol.MayBeHTTP()
 	switch {
-	case b.Listener.Protocol == flow.ProtocolTLS && b.Listener.Side == flow.SideServer:
+	case protocol == flow.ProtocolAuto && alpn == "", bytes && outcome != 0:
+		d := &detection{
+			s: s, sess: sess, side: b.Listener.Side, service: b.Listener.Service, port: peer.Local.Port(), wait: b.Listener.DetectTimeout, doubt: detect.Bytes,
+			memory: memory, place: place, plain: bytes, outcome: outcome,
+		}
+		if outcome == flow.DetectionTimeout {
+			d.took = time.Since(c.Start)
+		}
+		return d.speaker(), sess
+	case alpn == exchange.ALPNTLS, protocol == flow.ProtocolTLS && server:
 		return s.relayTLS(sess, s.inTCP)
-	case b.Listener.Protocol == flow.ProtocolTLS:
+	case protocol == flow.ProtocolTLS:
 		return s.relayTLS(sess, s.outTCP)
-	case isHTTP2 && b.Listener.Proxy != nil:
+	case b.Listener.Proxy != nil && detect.HTTP2(sess, b.Listener.Limits.HeadTimeout):
 		return s.proxyHTTP2, sess
 	case b.Listener.Proxy != nil:
 		return s.proxyHTTP, sess
-	case isHTTP2 && b.Listener.Side == flow.SideServer:
-		return s.inHTTP2, sess
-	case isHTTP2:
-		return s.outHTTP2, sess
-	case http && b.Listener.Side == flow.SideServer:
-		return s.inHTTP, sess
-	case http:
-		return s.outHTTP, sess
-	case b.Listener.Side == flow.SideServer:
+	case bytes && server, alpn == exchange.ALPNBytes:
 		return s.inTCP, sess
+	case bytes:
+		return s.outTCP, sess
+	// Where TLS has not agreed on HTTP/2, HTTP/1.1 is spoken.
+	case alpn == exchange.ALPNHTTP2, !secured && detect.HTTP2(sess, b.Listener.Limits.HeadTimeout):
+		if server {
+			return s.inHTTP2, sess
+		}
+		return s.outHTTP2, sess
+	case server:
+		return s.inHTTP, sess
 	}
-	return s.outTCP, sess
+	return s.outHTTP, sess
 }
 
 // identify writes down who a caller has proven to be.

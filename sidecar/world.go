@@ -37,14 +37,23 @@ func (s *Sidecar) bindings(snap *policy.Snapshot) []*exchange.Binding {
 	if workload == (policy.Workload{}) {
 		workload = snap.Workload
 	}
-	workload.Limits = snap.Workload.Limits.WithDefaults()
+	workload.Limits = s.limits(snap.Workload.Limits)
 	s.room.SetBudget(workload.Limits.BufferBytes)
 	destinations := make(map[string]*exchange.Destination, len(snap.Services))
-	for name, sv := range snap.Services {
-		d := s.destination(name, sv)
+	last := s.applied.Load()
+	for name := range snap.Services {
+		if d := s.destinations[name]; d != nil && last != nil && snap.Same(last, name) {
+			destinations[name] = d
+			if c := d.Service.TLS; c != nil {
+				s.credentials.Expect(*c)
+			}
+			continue
+		}
+		d := s.destination(name, snap.Services[name])
 		d.Picker = balance.NewPicker(snap.Endpoints[name], &s.services[name].states)
 		destinations[name] = d
 	}
+	s.destinations = destinations
 	for name := range s.services {
 		if destinations[name] == nil && !strings.Contains(name, " ") { // names of services have none
 			delete(s.services, name)
@@ -87,7 +96,7 @@ func (s *Sidecar) bindings(snap *policy.Snapshot) []*exchange.Binding {
 			s.cfg.Log.Error("listener is neither inbound nor outbound; it is ignored: correct the configuration", "listener", l.Name)
 			continue
 		}
-		if !l.Protocol.HTTP() && !l.Protocol.Relayed() {
+		if !l.Protocol.MayBeHTTP() && !l.Protocol.Relayed() {
 			s.cfg.Log.Warn("this sidecar does not speak the listener's protocol yet; it relays bytes", "listener", l.Name)
 		}
 		out = append(out, b)

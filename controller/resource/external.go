@@ -31,7 +31,7 @@ func (c *ClientTLS) Policy() *policy.ClientTLS {
 func (s *ExternalServiceSpec) checkTLS() error {
 	protocol, _ := policy.ParseProtocol(s.Protocol)
 	if s.Authority != "" {
-		if !protocol.HTTP() {
+		if !protocol.MayBeHTTP() {
 			return fmt.Errorf("spec.authority: only services of HTTP have one, this is %s; remove it", s.Protocol)
 		}
 		if err := policy.CheckAuthority(s.Authority); err != nil {

@@ -53,7 +53,7 @@ func (c ClientTLS) Check(protocol flow.Protocol) error {
 			return err
 		}
 	}
-	if protocol.HTTP() && len(c.ALPN) > 0 {
+	if protocol.MayBeHTTP() && len(c.ALPN) > 0 {
 		return fmt.Errorf("alpn %q: with HTTP it follows from the protocol (http1, http2, grpc); remove it", c.ALPN)
 	}
 	if len(c.ALPN) > maxALPN {
@@ -118,7 +118,7 @@ const (
 // Offers is what c offers by ALPN to a service of a protocol.
 func (c ClientTLS) Offers(protocol flow.Protocol) []string {
 	switch protocol {
-	case flow.ProtocolHTTP:
+	case flow.ProtocolHTTP, flow.ProtocolAuto:
 		return []string{alpnHTTP2, alpnHTTP1}
 	case flow.ProtocolHTTP1:
 		return []string{alpnHTTP1}
@@ -176,7 +176,7 @@ func clientTLSFromXDS(x *corev3.TransportSocket, protocol flow.Protocol) (*Clien
 	if certs := common.GetTlsCertificates(); len(certs) > 0 {
 		c.CertFile, c.KeyFile = certs[0].GetCertificateChain().GetFilename(), certs[0].GetPrivateKey().GetFilename()
 	}
-	if !protocol.HTTP() {
+	if !protocol.MayBeHTTP() {
 		c.ALPN = slices.Clone(common.GetAlpnProtocols())
 	}
 	return c, nil

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
@@ -77,7 +78,7 @@ func genClientTLS(r *rand.Rand, p flow.Protocol) *ClientTLS {
 	if r.IntN(2) == 0 {
 		c.CertFile, c.KeyFile = "/etc/tulle/cert.pem", "/etc/tulle/key.pem"
 	}
-	if !p.HTTP() {
+	if !p.MayBeHTTP() {
 		c.ALPN = pick(r, nil, []string{"imap", "x"})
 	}
 	return pick(r, nil, c)
@@ -109,7 +110,7 @@ func genListener(r *rand.Rand, i int, service string) Listener {
 	}
 	if r.IntN(4) == 0 {
 		l.Side, l.Target, l.Mode, l.IdleTimeout = flow.SideServer, netip.AddrPort{}, ModeStrict, 0
-		if l.Protocol.HTTP() {
+		if l.Protocol.MayBeHTTP() {
 			l.Protocol, l.Limits = flow.ProtocolHTTP, genLimits(r)
 		}
 		l.Edge = genEdge(r, l.Protocol, service)
@@ -137,7 +138,10 @@ func genListener(r *rand.Rand, i int, service string) Listener {
 			l.Unix.Mode = pick[uint32](r, 0, 0o600)
 		}
 	}
-	if l.Protocol.HTTP() {
+	if l.Detects() {
+		l.DetectTimeout = pick(r, 0, time.Millisecond, 3*time.Second)
+	}
+	if l.Protocol.MayBeHTTP() {
 		l.Limits = genLimits(r)
 		if l.Side == flow.SideServer {
 			l.RequestTimeout = genDuration(r)
@@ -307,9 +311,58 @@ func TestSnapshotRoundTrips(t *testing.T) {
 		if err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
-		if d := cmp.Diff(s, got, addrEqual); d != "" {
+		if d := cmp.Diff(s, got, addrEqual, cmpopts.IgnoreUnexported(Snapshot{})); d != "" {
 			t.Fatalf("seed %d: -want +got\n%s", seed, d)
 		}
+	}
+}
+
+// Snapshots know what they share.
+func TestSame(t *testing.T) {
+	s := genSnapshot(rand.New(rand.NewPCG(4, 4)))
+	s.Services["cart"], s.Endpoints["cart"] = Service{Name: "cart", Protocol: flow.ProtocolHTTP}, []Endpoint{{Address: netip.MustParseAddrPort("10.0.0.1:80")}}
+	resources, err := Seal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := func(which func(Resource) bool, old []Part) (out []Part) {
+		for i, r := range resources {
+			if len(old) > 0 && !which(r) {
+				out = append(out, old[i])
+				continue
+			}
+			p, err := ReadResource(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out = append(out, p)
+		}
+		return out
+	}
+	first := read(nil, nil)
+	of := func(parts []Part) *Snapshot {
+		out, err := Assemble(parts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	old := of(first)
+	for name, c := range map[string]struct {
+		again func(Resource) bool
+		same  bool
+	}{
+		"nothing":       {func(Resource) bool { return false }, true},
+		"another":       {func(r Resource) bool { return r.Name != "cart" }, true},
+		"its service":   {func(r Resource) bool { return r.Name == "cart" && r.TypeURL == TypeService }, false},
+		"its endpoints": {func(r Resource) bool { return r.Name == "cart" && r.TypeURL == TypeEndpoints }, false},
+	} {
+		if got := of(read(c.again, first)).Same(old, "cart"); got != c.same {
+			t.Errorf("%s was read again: the same is %v", name, got)
+		}
+	}
+	if old.Same(old, "nobody") || s.Same(s, "cart") {
+		t.Error("what was not read of resources, or is not there, is the same")
 	}
 }
 
@@ -393,7 +446,7 @@ func TestChecksNameFieldValueAndRemedy(t *testing.T) {
 		want  string
 	}{
 		{Listener{}, "listener: name: must not be empty"},
-		{Listener{Name: "l", Side: flow.SideClient, Protocol: 99}, `listener "l": protocol 99: not supported here; use http, http1, http2, grpc, tcp or tls`},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: 99}, `listener "l": protocol 99: not supported here; use http, http1, http2, grpc, tcp, tls or auto`},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTCP}, `listener "l": address "": must be ip:port`},
 		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Target: at, Service: "s"}, "is the listener's own address"},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Service: "s", RequestTimeout: 1}, "timeouts: of outbound traffic they are the service's"},
@@ -402,6 +455,8 @@ func TestChecksNameFieldValueAndRemedy(t *testing.T) {
 		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolHTTP, Address: at, Service: "s", Interception: &Interception{}}, "inbound it must be of protocol tcp"},
 		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Interception: &Interception{}}, "service: must not be empty"},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Interception: &Interception{Transparent: true}}, "transparent: outbound connections"},
+		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolHTTP, Address: at, Target: at, Service: "s", DetectTimeout: 1}, "detect timeout 1ns: nothing is detected here"},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolAuto, Address: at, Service: "s", DetectTimeout: 1}, "detect timeout 1ns: must be from 1ms to 1m0s"},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTCP, Address: at, Service: "s", Unbound: true}, "unbound: only inbound"},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Service: "s", Interception: &Interception{}}, "serves all; remove it"},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Interception: &Interception{DetectTimeout: time.Hour}}, "detectTimeout 1h0m0s: must be from 1ms to 1m0s"},

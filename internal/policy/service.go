@@ -155,7 +155,7 @@ func (s Service) Check() error {
 		return fail("%w", errors.New("addresses: are of services by way of an edge; others have endpoints"))
 	}
 	if s.Authority != "" {
-		if !s.External || !s.Protocol.HTTP() {
+		if !s.External || !s.Protocol.MayBeHTTP() {
 			return fail("authority %q: only external services of HTTP have one; remove it", s.Authority)
 		}
 		if err := CheckAuthority(s.Authority); err != nil {
@@ -262,7 +262,7 @@ func (s Service) ToXDS() (*clusterv3.Cluster, error) {
 	}
 	e := extras{}
 	e.str("namespace", s.Namespace)
-	e.str("protocol", ProtocolName(s.Protocol))
+	e.protocol(s.Protocol)
 	e.flag("external", s.External)
 	e.strs("hosts", s.Hosts)
 	e.str("authority", s.Authority)
@@ -313,7 +313,7 @@ func upstreamOptions(p flow.Protocol) (map[string]*anypb.Any, error) {
 	options := &upstreamv3.HttpProtocolOptions{}
 	explicit := &upstreamv3.HttpProtocolOptions_ExplicitHttpConfig{}
 	switch p {
-	case flow.ProtocolHTTP:
+	case flow.ProtocolHTTP, flow.ProtocolAuto:
 		options.UpstreamProtocolOptions = &upstreamv3.HttpProtocolOptions_UseDownstreamProtocolConfig{
 			UseDownstreamProtocolConfig: &upstreamv3.HttpProtocolOptions_UseDownstreamHttpConfig{Http2ProtocolOptions: &corev3.Http2ProtocolOptions{}},
 		}
@@ -334,7 +334,7 @@ func upstreamOptions(p flow.Protocol) (map[string]*anypb.Any, error) {
 func ServiceFromXDS(x *clusterv3.Cluster) (Service, error) {
 	r := read(x.GetMetadata())
 	s := Service{
-		Name: x.GetName(), Namespace: r.str("namespace"), Protocol: r.protocol("protocol"), External: r.flag("external"), Hosts: r.strs("hosts"), Authority: r.str("authority"), Via: r.str("via"),
+		Name: x.GetName(), Namespace: r.str("namespace"), Protocol: r.protocol(), External: r.flag("external"), Hosts: r.strs("hosts"), Authority: r.str("authority"), Via: r.str("via"),
 		Identities: r.strs("identities"), MTLS: r.flag("mtls"),
 		RequestTimeout: r.dur("request_timeout"), TryTimeout: r.dur("try_timeout"), IdleTimeout: r.dur("idle_timeout"),
 		ConnectTimeout: x.GetConnectTimeout().AsDuration(),

@@ -95,15 +95,16 @@ type Edge struct {
 type Intercepted struct {
 	Ports map[uint16]*Binding // inbound: by original port; the rest is outbound's
 
-	At          map[netip.AddrPort]Known // by original destination
-	Services    map[string]*Binding      // what an explicit listener of each service would have
-	Names       *route.Hosts[*Binding]   // by the name that the TLS of a connection to none of these asks for: hosts outside the mesh
-	Passthrough *Destination             // the rest; its Picker is each connection's own
+	At map[netip.AddrPort]Known // by original destination
+	// Bind is what an explicit listener of a service would have, nil when the Snapshot does not have the service. It is safe for concurrent use.
+	Bind        func(service string) *Binding
+	Names       *route.Hosts[string] // by the name that the TLS of a connection to none of these asks for: hosts outside the mesh
+	Passthrough *Destination         // the rest; its Picker is each connection's own
 }
 
 // Known is an original destination that means a service.
 type Known struct {
-	Binding  *Binding
+	Service  string
 	Endpoint *policy.Endpoint // that it is; nil: of a service that is called by way of an edge
 }
 
@@ -209,6 +210,15 @@ type Conn struct {
 	Suspect     bool // bytes that nobody asked for may arrive: look before it is used again
 	Key         any  // the pool's own
 }
+
+// What two sidecars agree on by ALPN (RFC 7301) when a connection begins. The caller's sidecar knows what it carries and says it, so that the other need not look and both
+// write down the same. A peer that says nothing is an older sidecar, or none of ours.
+const (
+	ALPNHTTP1 = "http/1.1"
+	ALPNHTTP2 = "h2"
+	ALPNBytes = "tulle/bytes" // not HTTP, or not to be looked at; ours, not registered
+	ALPNTLS   = "tulle/tls"   // bytes that are TLS of the application's own; ours, not registered
+)
 
 // Pool hands out upstream connections. Safe for concurrent use.
 type Pool interface {

@@ -98,7 +98,7 @@ func (k *call) describe(x *exchange.Exchange) {
 	}
 	b.timeout = -1
 	var cookies []string
-	cookie := 0
+	cookie := -1
 	for i := range r.fields {
 		f := &r.fields[i]
 		switch {
@@ -116,7 +116,10 @@ func (k *call) describe(x *exchange.Exchange) {
 			}
 			b.timeout = len(q.Fields)
 		case f.name == "cookie":
-			if cookies = append(cookies, f.value); len(cookies) > 1 {
+			if f.value != "" { // an empty one would leave white space at an end
+				cookies = append(cookies, f.value)
+			}
+			if cookie >= 0 {
 				q.Fields[cookie].Sensitive = q.Fields[cookie].Sensitive || f.sensitive
 				continue
 			}
@@ -124,7 +127,7 @@ func (k *call) describe(x *exchange.Exchange) {
 		}
 		q.Fields = append(q.Fields, exchange.Field{Name: f.name, Value: f.value, Sensitive: f.sensitive})
 	}
-	if len(cookies) > 1 {
+	if len(cookies) > 0 {
 		q.Fields[cookie].Value = strings.Join(cookies, "; ") // RFC 9113, section 8.2.3
 	}
 	if r.requestID < 0 {

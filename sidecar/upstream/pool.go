@@ -13,7 +13,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -38,20 +38,26 @@ const (
 // Dial opens a connection to addr and returns by the deadline of ctx.
 type Dial func(ctx context.Context, addr netip.AddrPort) (net.Conn, error)
 
-// DialUnix opens a connection to a Unix socket and returns by the deadline of ctx.
-type DialUnix func(ctx context.Context, path string) (net.Conn, error)
+// Within calls f where Unix sockets are to be made, in another network namespace for one. f does not wait.
+type Within func(f func() error) error
 
 // Pools keeps one pool per endpoint and TLS configuration. Safe for concurrent use.
 type Pools struct {
-	dial     Dial
-	dialUnix DialUnix
+	dial   Dial
+	within Within
 
 	mu     sync.RWMutex
 	m      map[key]*pool
 	closed bool
 	wg     sync.WaitGroup // of connections being closed
 
-	http2 sync.Map // *tls.Config as given → the same with HTTP/2 offered
+	told sync.Map // offer → *tls.Config
+}
+
+// offer is a TLS configuration as given, and what is offered with it.
+type offer struct {
+	tls  *tls.Config
+	alpn string
 }
 
 // link is the pool's own of a connection (exchange.Conn.Key).
@@ -79,15 +85,15 @@ type idle struct {
 	since time.Time
 }
 
-// New makes a Pools; dial nil means TCP, dialUnix nil the Unix sockets of this process' mount and network namespaces.
-func New(dial Dial, dialUnix DialUnix) *Pools {
+// New makes a Pools; dial nil means TCP, within nil here.
+func New(dial Dial, within Within) *Pools {
 	if dial == nil {
 		dial = dialTCP
 	}
-	if dialUnix == nil {
-		dialUnix = dialPath
+	if within == nil {
+		within = func(f func() error) error { return f() }
 	}
-	return &Pools{dial: dial, dialUnix: dialUnix, m: make(map[key]*pool)}
+	return &Pools{dial: dial, within: within, m: make(map[key]*pool)}
 }
 
 var dialer net.Dialer
@@ -96,17 +102,20 @@ func dialTCP(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
 	return dialer.DialContext(ctx, "tcp", addr.String())
 }
 
-// Waits between tries of dialPath.
+// Waits between tries of dialUnix.
 const (
 	retryFirst   = time.Millisecond
 	retryLongest = 50 * time.Millisecond
 )
 
-// dialPath connects to a Unix socket. While as many connections wait as the listener takes the kernel refuses one more at once (EAGAIN, connect(2)), where
+// dialUnix connects to a Unix socket. While as many connections wait as the listener takes the kernel refuses one more at once (EAGAIN, connect(2)), where
 // that of TCP would let it wait: so it waits here.
-func dialPath(ctx context.Context, path string) (net.Conn, error) {
+func (p *Pools) dialUnix(ctx context.Context, path string) (c net.Conn, err error) {
 	for wait := retryFirst; ; wait = min(2*wait, retryLongest) {
-		c, err := dialer.DialContext(ctx, "unix", path)
+		err = p.within(func() (err error) {
+			c, err = dialer.DialContext(ctx, "unix", path)
+			return err
+		})
 		if err == nil || !errors.Is(err, syscall.EAGAIN) {
 			return c, err
 		}
@@ -153,7 +162,9 @@ func (p *Pools) sweep(now time.Time) {
 		e.mu.Unlock()
 		if empty {
 			delete(p.m, k)
-			p.http2.Delete(k.tls) // other endpoints with it make another
+			for _, alpn := range offers {
+				p.told.Delete(offer{k.tls, alpn}) // other endpoints with it make another
+			}
 		}
 	}
 }
@@ -207,7 +218,11 @@ func (p *Pools) opened(k key) {
 
 // Get implements exchange.Pool.
 func (p *Pools) Get(x *exchange.Exchange) *exchange.Conn {
-	k := keyOf(x.Choice.Endpoint, x.Destination.TLS)
+	secure := x.Destination.TLS
+	if x.Kind == flow.KindConnection && x.Protocol == flow.ProtocolTLS && x.Destination.Originates() {
+		secure = nil // the application's own goes on
+	}
+	k := keyOf(x.Choice.Endpoint, secure)
 	x.Remote, x.Application = "", flow.Application{} // of the try before
 	if !x.Fresh {
 		p.mu.RLock()
@@ -220,29 +235,45 @@ func (p *Pools) Get(x *exchange.Exchange) *exchange.Conn {
 			return c
 		}
 	}
-	return p.open(x, k, k.tls)
+	alpn := exchange.ALPNHTTP1
+	switch {
+	case x.Kind == flow.KindConnection && !x.Destination.MTLS: // it would not know
+		alpn = ""
+	case x.Kind == flow.KindConnection && x.Protocol == flow.ProtocolTLS:
+		alpn = exchange.ALPNTLS
+	case x.Kind == flow.KindConnection:
+		alpn = exchange.ALPNBytes
+	}
+	return p.open(x, k, p.offering(k.tls, alpn))
 }
 
 // Connect implements exchange.Pool.
 func (p *Pools) Connect(x *exchange.Exchange, http2 bool) *exchange.Conn {
 	k := keyOf(x.Choice.Endpoint, x.Destination.TLS)
-	secure := k.tls
-	if http2 && secure != nil {
-		secure = p.http2TLS(secure)
+	alpn := exchange.ALPNHTTP1
+	if http2 {
+		alpn = exchange.ALPNHTTP2
 	}
-	return p.open(x, k, secure)
+	return p.open(x, k, p.offering(k.tls, alpn))
 }
 
-// http2TLS is c with HTTP/2 offered. All connections of c share it, as long as c is in use.
-func (p *Pools) http2TLS(c *tls.Config) *tls.Config {
-	if v, ok := p.http2.Load(c); ok {
+var offers = [...]string{exchange.ALPNHTTP1, exchange.ALPNHTTP2, exchange.ALPNBytes, exchange.ALPNTLS}
+
+// offering is c with alpn offered, c itself without one. All connections of c that offer it share it, as long as c is in use. With HTTP/2 goes HTTP/1.1, which an endpoint's sidecar chooses that
+// does not know better.
+func (p *Pools) offering(c *tls.Config, alpn string) *tls.Config {
+	if c == nil || alpn == "" {
+		return c
+	}
+	if v, ok := p.told.Load(offer{c, alpn}); ok {
 		return v.(*tls.Config)
 	}
-	h := c.Clone()
-	if !slices.Contains(h.NextProtos, "h2") { // else it is all that is wanted
-		h.NextProtos = []string{"h2", "http/1.1"}
+	o := c.Clone()
+	o.NextProtos = []string{alpn}
+	if alpn == exchange.ALPNHTTP2 {
+		o.NextProtos = append(o.NextProtos, exchange.ALPNHTTP1)
 	}
-	v, _ := p.http2.LoadOrStore(c, h)
+	v, _ := p.told.LoadOrStore(offer{c, alpn}, o)
 	return v.(*tls.Config)
 }
 
@@ -259,7 +290,11 @@ func (p *Pools) open(x *exchange.Exchange, k key, secure *tls.Config) *exchange.
 	c, reason, err := p.connect(x, k, secure, deadline)
 	if err != nil {
 		x.Outcome.Delivered, x.Outcome.Unprocessed = false, true
-		x.Outcome.Fail(reason, err.Error())
+		detail := err.Error()
+		if reason == flow.ReasonUpstreamProtocol && x.Destination.MTLS {
+			detail = "the endpoint's sidecar does not take what this one has told it, " + strings.Join(secure.NextProtos, " or ") + "; upgrade it, or declare the protocol at both ends: " + detail
+		}
+		x.Outcome.Fail(reason, detail)
 		return nil
 	}
 	p.opened(k)
@@ -455,6 +490,8 @@ func handshakeReason(err error) flow.Reason {
 		return flow.ReasonTLSFailed
 	case errors.Is(err, identity.ErrPeer):
 		return flow.ReasonIdentityMismatch
+	case strings.Contains(err.Error(), "no application protocol"): // crypto/tls exports no type for the alerts of a peer
+		return flow.ReasonUpstreamProtocol
 	}
 	return flow.ReasonTLSFailed
 }
