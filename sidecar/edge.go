@@ -210,58 +210,24 @@ func (s *Sidecar) enterMesh(c *listen.Conn, b *exchange.Binding, sess *exchange.
 	if !c.Begin(sess) {
 		return nil, nil
 	}
-	protocol := service.Listener.Protocol
-	relay := func() (speaker, *exchange.Session) {
-		if protocol.MayBeHTTP() { // the application speaks something else than its policy says: TLS of its own, for one
-			own := untouched(service, sess)
-			sess.Bind = func() *exchange.Binding { return own }
-		}
-		return s.edgeTCP, sess
-	}
-	switch { // the caller's sidecar has told it, but for one that does not know better
-	case u.ALPN == exchange.ALPNHTTP2:
+	switch u.ALPN { // the caller's sidecar knows what it carries
+	case exchange.ALPNHTTP2:
 		return s.edgeHTTP2, sess
-	case u.ALPN == exchange.ALPNHTTP1 && protocol.MayBeHTTP():
+	case exchange.ALPNHTTP1:
 		return s.edgeHTTP, sess
-	case u.ALPN == exchange.ALPNBytes:
-		return relay()
-	case u.ALPN == exchange.ALPNTLS, protocol == flow.ProtocolTLS:
+	case exchange.ALPNTLS:
 		if named(sess, security.HandshakeTimeout) == detect.Left {
 			return nil, nil
 		}
-		return relay()
-	case !protocol.MayBeHTTP():
-		return s.edgeTCP, sess
 	}
-	switch spoken, _ := detect.HTTP(sess, service.Listener.Limits.HeadTimeout, detect.HTTP1); spoken {
-	case detect.Left, detect.Ended:
-		return nil, nil
-	case detect.Prefaced:
-		return s.edgeHTTP2, sess
-	case detect.Bytes:
-		if named(sess, security.HandshakeTimeout) == detect.Left {
-			return nil, nil
-		}
-		return relay()
-	}
-	return s.edgeHTTP, sess
+	own := asBytes(service)
+	sess.Bind = func() *exchange.Binding { return own }
+	return s.edgeTCP, sess
 }
 
-// untouched is b for one relayed connection: where the application speaks TLS itself, it gets no second one.
-func untouched(b *exchange.Binding, sess *exchange.Session) *exchange.Binding {
+// asBytes is b for connections that are relayed, whatever its service speaks.
+func asBytes(b *exchange.Binding) *exchange.Binding {
 	p := *b
 	p.Listener.Protocol = flow.ProtocolTCP
-	if sess.Protocol != flow.ProtocolTLS {
-		return &p
-	}
-	p.Destinations = make(map[string]*exchange.Destination, len(b.Destinations))
-	for name, d := range b.Destinations {
-		if d.Originates() {
-			own := *d
-			own.TLS = nil
-			d = &own
-		}
-		p.Destinations[name] = d
-	}
 	return &p
 }

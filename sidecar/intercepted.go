@@ -41,8 +41,8 @@ func (s *Sidecar) interception(b *exchange.Binding) {
 			in.Names.Add(host, name)
 		}
 		for _, a := range snap.Services[name].Addresses { // which are not called, but mean it
-			if at := plain(a); in.At[at].Service == "" {
-				in.At[at] = exchange.Known{Service: name}
+			if _, taken := in.At[plain(a)]; !taken {
+				in.At[plain(a)] = exchange.Known{Service: name}
 			}
 		}
 		endpoints := snap.Endpoints[name]
@@ -165,27 +165,17 @@ func (s *Sidecar) departing(c *listen.Conn, b *exchange.Binding, peer *exchange.
 	if !c.Begin(sess) {
 		return nil, nil
 	}
-	relayed := func() *exchange.Binding {
-		if known.Endpoint == nil { // it is called by way of an edge
-			return untouched(service, sess)
-		}
-		pinned := pin(service, known.Endpoint)
-		if sess.Protocol == flow.ProtocolTLS && pinned.Destinations[service.Listener.Service].Originates() {
-			pinned.Destinations[service.Listener.Service].TLS = nil // the application's own goes on
-		}
-		return pinned
-	}
 	if !service.Listener.Protocol.MayBeHTTP() || rules.Opaque(to.Port()) {
 		if service.Listener.Protocol == flow.ProtocolTLS && named(sess, rules.DetectTimeout) == detect.Left {
 			return nil, nil
 		}
-		pinned := relayed()
+		pinned := pin(service, known.Endpoint)
 		sess.Bind = func() *exchange.Binding { return pinned }
 		return s.outTCP, sess
 	}
 	d := &detection{
 		s: s, sess: sess, side: flow.SideClient, service: service.Listener.Service, port: to.Port(), wait: rules.DetectTimeout, doubt: detect.Bytes,
-		memory: &s.serverFirst, place: detect.Silent{To: plain(to)}, relayed: relayed,
+		memory: &s.serverFirst, place: detect.Silent{To: plain(to)}, relayed: func() *exchange.Binding { return pin(service, known.Endpoint) },
 	}
 	if service.Listener.Protocol.HTTP() {
 		d.doubt = detect.HTTP1
@@ -217,6 +207,9 @@ func (s *Sidecar) refuse(c *listen.Conn, b *exchange.Binding, peer *exchange.Pee
 
 // pin is the binding of one connection whose bytes go to the very endpoint that was meant: of what is not HTTP nothing says that another would do.
 func pin(b *exchange.Binding, e *policy.Endpoint) *exchange.Binding {
+	if e == nil { // it is called by way of an edge, any of whose endpoints will do
+		return asBytes(b)
+	}
 	p, d := *b, *b.Destinations[b.Listener.Service]
 	d.Picker, d.Retry.Attempts = only{e}, 1
 	p.Listener.Protocol = flow.ProtocolTCP

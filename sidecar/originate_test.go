@@ -187,8 +187,8 @@ func TestOriginateRefuses(t *testing.T) {
 		{"a client certificate is wanted", serve(demanding, "http/1.1"), client, nil, flow.ReasonTLSFailed, []string{"refused the handshake", "spec.tls.certFile"}},
 		{
 			"HTTP/2 is wanted", serve(with(ca.Web("api.bank.example")), "http/1.1"), client, func(s *policy.Service) { s.Protocol = flow.ProtocolHTTP2 },
-			flow.ReasonTLSFailed,
-			[]string{"refused the handshake", "another protocol"},
+			flow.ReasonUpstreamProtocol,
+			[]string{"the host does not speak HTTP/2", "spec.protocol"},
 		},
 	} {
 		t.Run(v.name, func(t *testing.T) {
@@ -201,7 +201,7 @@ func TestOriginateRefuses(t *testing.T) {
 			snap.Services["bank"] = sv
 			r := start(t, snap, &identity.Holder{}, time.Second)
 			resp, body := fetch(t, v.client(t), "http://"+r.addr(t, "outbound").String()+"/")
-			if resp.StatusCode != 503 || resp.Header.Get("x-tulle-reason") != v.reason.String() {
+			if want := map[bool]int{true: 502, false: 503}[v.reason == flow.ReasonUpstreamProtocol]; resp.StatusCode != want || resp.Header.Get("x-tulle-reason") != v.reason.String() {
 				t.Errorf("got %d %q: %s", resp.StatusCode, resp.Header.Get("x-tulle-reason"), body)
 			}
 			r.stop()

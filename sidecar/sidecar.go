@@ -155,6 +155,8 @@ type Config struct {
 	Within upstream.Within
 	// Inherit gives listening sockets that another process hands over; nil: there is no such process. See listen.Config.
 	Inherit func(at string, transparent bool) (net.Listener, error)
+	// Resolve finds the addresses of a host name that a forward proxy is asked for and policy does not know; nil asks DNS.
+	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
 	// Original says where a redirected connection was to go; nil asks the kernel.
 	Original func(net.Conn) (netip.AddrPort, error)
 }
@@ -180,6 +182,10 @@ type Sidecar struct {
 	inHTTP, outHTTP   *http1.Server
 	inHTTP2, outHTTP2 *http2.Server
 	inTCP, outTCP     *tcp.Server
+
+	proxyHTTP  *http1.Server
+	proxyHTTP2 *http2.Server
+	names      names
 
 	edgeHTTP  *http1.Server
 	edgeHTTP2 *http2.Server
@@ -248,6 +254,9 @@ func New(cfg Config) (*Sidecar, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
+	if cfg.Resolve == nil {
+		cfg.Resolve = resolveDNS
+	}
 	if cfg.DrainTimeout <= 0 {
 		cfg.DrainTimeout = DefaultDrainTimeout
 	}
@@ -276,6 +285,9 @@ func New(cfg Config) (*Sidecar, error) {
 	s.outHTTP2 = &http2.Server{Handler: s.outbound(sendHTTP2), Side: flow.SideClient}
 	s.inTCP = &tcp.Server{Handler: s.inbound(sendTCP), Side: flow.SideServer}
 	s.outTCP = &tcp.Server{Handler: s.outbound(sendTCP), Side: flow.SideClient}
+	s.names.resolve = cfg.Resolve
+	s.proxyHTTP = &http1.Server{Handler: s.forward(&tunnels{sendHTTP, sendTCP}), Side: flow.SideClient}
+	s.proxyHTTP2 = &http2.Server{Handler: s.forward(&tunnels{sendHTTP2, sendTCP}), Side: flow.SideClient}
 	s.edgeHTTP = &http1.Server{Handler: s.through(sendHTTP), Side: flow.SideClient}
 	s.edgeHTTP2 = &http2.Server{Handler: s.through(sendHTTP2), Side: flow.SideClient}
 	s.edgeTCP = &tcp.Server{Handler: s.through(sendTCP), Side: flow.SideClient}
@@ -429,7 +441,7 @@ func (s *Sidecar) receive(c *listen.Conn) (speaker, *exchange.Session) {
 // welcome is receive once it is known which listener's connection it is: b now, and bind later.
 func (s *Sidecar) welcome(c *listen.Conn, b *exchange.Binding, peer *exchange.Peer, bind func() *exchange.Binding) (speaker, *exchange.Session) {
 	sess := &exchange.Session{Conn: c.Conn, TCP: c.TCP, Peer: peer, Start: c.Start, Bind: bind, Report: s.observer}
-	if b.Listener.Proxy.Takes(peer.Addr.Addr()) {
+	if b.Listener.ProxyProtocol.Takes(peer.Addr.Addr()) {
 		h, ok := s.proxied(c, b, peer)
 		if !ok {
 			return nil, nil
@@ -457,8 +469,7 @@ func (s *Sidecar) welcome(c *listen.Conn, b *exchange.Binding, peer *exchange.Pe
 		if !protocol.HTTP() {
 			peer.TLS = exchange.Secured(u.Conn)
 		}
-		identify(peer, u.Peer)
-		if !secured && !protocol.HTTP() {
+		if identify(peer, u.Peer); !secured && !protocol.HTTP() {
 			switch memory, place = &s.silentCallers, by; {
 			case u.Ended:
 				outcome = flow.DetectionLeft
@@ -489,6 +500,10 @@ func (s *Sidecar) welcome(c *listen.Conn, b *exchange.Binding, peer *exchange.Pe
 		return s.relayTLS(sess, s.inTCP)
 	case protocol == flow.ProtocolTLS:
 		return s.relayTLS(sess, s.outTCP)
+	case b.Listener.Proxy != nil && detect.HTTP2(sess, b.Listener.Limits.HeadTimeout):
+		return s.proxyHTTP2, sess
+	case b.Listener.Proxy != nil:
+		return s.proxyHTTP, sess
 	case bytes && server, alpn == exchange.ALPNBytes:
 		return s.inTCP, sess
 	case bytes:

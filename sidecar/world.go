@@ -44,6 +44,9 @@ func (s *Sidecar) bindings(snap *policy.Snapshot) []*exchange.Binding {
 	for name := range snap.Services {
 		if d := s.destinations[name]; d != nil && last != nil && snap.Same(last, name) {
 			destinations[name] = d
+			if c := d.Service.TLS; c != nil {
+				s.credentials.Expect(*c)
+			}
 			continue
 		}
 		d := s.destination(name, snap.Services[name])
@@ -68,6 +71,9 @@ func (s *Sidecar) bindings(snap *policy.Snapshot) []*exchange.Binding {
 			b.Routes = route.New(l.Service)
 			if l.Interception != nil {
 				s.interception(b)
+			}
+			if l.Proxy != nil {
+				s.proxy(b)
 			}
 		case flow.SideServer:
 			if l.Edge != nil {

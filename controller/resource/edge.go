@@ -57,6 +57,11 @@ type EdgeRoute struct {
 // edgeProtocols are what an edge's listener can speak: https is http whose TLS is ended.
 var edgeProtocols = []string{"http", "https", "tls", "tcp"}
 
+// Sends reports whether what l takes can go on to a service of a protocol.
+func (l EdgeListener) Sends(to flow.Protocol) bool {
+	return to == flow.ProtocolAuto || to.HTTP() == l.HTTP()
+}
+
 // HTTP reports whether l takes requests, and not connections.
 func (l EdgeListener) HTTP() bool { return l.Protocol == "http" || l.Protocol == "https" }
 
@@ -210,7 +215,7 @@ func (a *admission) edgeWarnings(w *Workload, warn func(format string, args ...a
 			switch protocol, _ := policy.ParseProtocol(owner.protocol); {
 			case !ok:
 				warn("%s: no service %q in the mesh%s; until there is one what is sent there gets no_endpoint. Add a Workload or an ExternalService", field, r.Service, a.suggest(r.Service))
-			case owner.protocol != "" && protocol != flow.ProtocolAuto && protocol.HTTP() != l.HTTP():
+			case owner.protocol != "" && !l.Sends(protocol):
 				warn("%s: service %q speaks %s, a listener of protocol %s cannot send to it; the route is left out", field, r.Service, owner.protocol, l.Protocol)
 			}
 		}

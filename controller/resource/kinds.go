@@ -85,7 +85,8 @@ type WorkloadSpec struct {
 	Ports          []Port        `yaml:"ports,omitempty"`          // each is an endpoint; the first is where peers reach the service that name no port; none for a pure client
 	Upstreams      []Upstream    `yaml:"upstreams,omitempty"`
 	Intercept      Intercept     `yaml:"intercept,omitempty"`
-	Edge           Edge          `yaml:"edge,omitempty"` // a gateway's; default: it is none
+	Proxy          Proxy         `yaml:"proxy,omitempty"` // for the application; default: none
+	Edge           Edge          `yaml:"edge,omitempty"`  // a gateway's; default: it is none
 	Limits         SidecarLimits `yaml:"limits,omitempty"`
 	Telemetry      Telemetry     `yaml:"telemetry,omitempty"`
 	Attest         Attest        `yaml:"attest,omitempty"`
@@ -430,6 +431,9 @@ func (w *Workload) check() error {
 	if err := s.Intercept.Inbound.check("spec.intercept.inbound"); err != nil {
 		return err
 	}
+	if err := s.Proxy.check("spec.proxy"); err != nil {
+		return err
+	}
 	if d := s.Limits.DetectTimeout; d < 0 {
 		return fmt.Errorf("spec.limits.detectTimeout: cannot be off; declare the protocol of a port, and nothing is detected there")
 	} else if d != 0 {
@@ -540,6 +544,9 @@ func (w *Workload) listens() []listen {
 	}
 	for i, u := range w.Spec.Upstreams {
 		out = append(out, listen{fmt.Sprintf("spec.upstreams[%d].listen", i), u.Listen})
+	}
+	if w.Spec.Proxy.Listen != "" {
+		out = append(out, listen{"spec.proxy.listen", w.Spec.Proxy.Listen})
 	}
 	return append(out, w.Spec.Edge.listens(false)...)
 }

@@ -71,7 +71,7 @@ func edgeListeners(set *resource.Set, w *resource.Workload, services map[string]
 	for _, l := range w.Spec.Edge.Listeners {
 		e := l.Policy(func(r resource.EdgeRoute) bool {
 			svc, ok := services[r.Service]
-			if ok && svc.Protocol != flow.ProtocolAuto && svc.Protocol.HTTP() != l.HTTP() {
+			if ok && !l.Sends(svc.Protocol) {
 				return false // resource warns
 			}
 			told(r.Service)

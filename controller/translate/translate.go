@@ -196,7 +196,7 @@ func snapshot(in Input, w *resource.Workload, first map[portName]bool, services 
 			l.Mode = policy.ModeStrict
 		}
 		l.Unbound = w.Spec.Intercept.Inbound.Listen != ""
-		l.Proxy, l.TargetProxy = p.ProxyProtocol.Policy(), resource.ProxyVersion(p.TargetProxyProtocol)
+		l.ProxyProtocol, l.TargetProxy = p.ProxyProtocol.Policy(), resource.ProxyVersion(p.TargetProxyProtocol)
 		l = l.WithDefaults()
 		own := services[w.Spec.Service]
 		if l.IdleTimeout = longer(l.IdleTimeout, own.IdleTimeout); l.Protocol.MayBeHTTP() {
@@ -234,6 +234,14 @@ func snapshot(in Input, w *resource.Workload, first map[portName]bool, services 
 		}
 		s.Services[name], s.Endpoints[name] = svc, list
 		return svc
+	}
+	if p := w.Spec.Proxy; p.Listen != "" {
+		for name := range services { // whatever the application asks for
+			told(name)
+		}
+		s.Listeners = append(s.Listeners, policy.Listener{
+			Name: "proxy", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: netip.MustParseAddrPort(p.Listen), Proxy: p.Policy(),
+		})
 	}
 	s.Listeners = append(s.Listeners, edgeListeners(set, w, services, func(name string) { told(name) })...)
 	for _, u := range w.Spec.Upstreams {

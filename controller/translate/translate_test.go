@@ -153,6 +153,9 @@ func render(b *strings.Builder, s *policy.Snapshot) {
 		if d := (policy.Listener{Side: l.Side, Protocol: l.Protocol}).WithDefaults(); l.RequestTimeout != d.RequestTimeout || l.IdleTimeout != d.IdleTimeout {
 			fmt.Fprintf(b, "    timeouts request=%s idle=%s\n", l.RequestTimeout, l.IdleTimeout)
 		}
+		if l.Proxy != nil {
+			fmt.Fprintf(b, "    proxy unknown=%s\n", l.Proxy.Unknown)
+		}
 		if e := l.Edge; e != nil {
 			fmt.Fprintf(b, "    edge mesh=%v hops=%d redirect=%d\n", e.Mesh, e.TrustedHops, e.RedirectHTTPS)
 			if c := e.TLS; c != nil {

@@ -118,7 +118,7 @@ const (
 // Offers is what c offers by ALPN to a service of a protocol.
 func (c ClientTLS) Offers(protocol flow.Protocol) []string {
 	switch protocol {
-	case flow.ProtocolHTTP:
+	case flow.ProtocolHTTP, flow.ProtocolAuto:
 		return []string{alpnHTTP2, alpnHTTP1}
 	case flow.ProtocolHTTP1:
 		return []string{alpnHTTP1}

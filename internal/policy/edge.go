@@ -404,6 +404,8 @@ func (l Listener) checkEdge() error {
 	switch {
 	case l.Side != flow.SideServer:
 		return errors.New("edge: only inbound listeners can be one")
+	case l.Unix != nil:
+		return fmt.Errorf("edge: %s: callers come by TCP; remove it", l.Unix)
 	case l.Target != (netip.AddrPort{}) || l.Unbound || l.Interception != nil || l.Mode != ModeStrict || l.RequestTimeout != 0 || l.IdleTimeout != 0:
 		return errors.New("edge: what it takes in goes to services; target, unbound, interception, mode and timeouts are of other listeners, remove them")
 	case l.Protocol == flow.ProtocolAuto:

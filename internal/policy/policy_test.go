@@ -127,6 +127,8 @@ func genListener(r *rand.Rand, i int, service string) Listener {
 		l.Interception = &Interception{Unknown: pick(r, UnknownPass, UnknownRefuse), Transparent: r.IntN(2) == 0}
 	case l.Side == flow.SideServer:
 		l.Unbound = r.IntN(4) == 0
+	case r.IntN(4) == 0:
+		l.Protocol, l.Service, l.Proxy = flow.ProtocolHTTP, "", &Proxy{Unknown: pick(r, UnknownPass, UnknownRefuse)}
 	case r.IntN(3) == 0:
 		l.Protocol, l.Service = flow.ProtocolHTTP, ""
 		l.Interception = &Interception{
@@ -134,7 +136,7 @@ func genListener(r *rand.Rand, i int, service string) Listener {
 		}
 	}
 	if l.Interception == nil && l.Side == flow.SideServer {
-		if l.Proxy = pick(r, nil, &ProxyProtocol{From: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("::/0")}, Timeout: pick(r, 0, time.Second)}); l.Protocol.Relayed() {
+		if l.ProxyProtocol = pick(r, nil, &ProxyProtocol{From: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("::/0")}, Timeout: pick(r, 0, time.Second)}); l.Protocol.Relayed() {
 			l.TargetProxy = pick[ProxyVersion](r, 0, 1, 2)
 		}
 	}
@@ -474,6 +476,8 @@ func TestChecksNameFieldValueAndRemedy(t *testing.T) {
 		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTLS, Address: at, Target: at, Service: "s", Mode: ModePermissive}, "could not be told from the application's"},
 		{mod(func(s *Service) { s.Hosts = []string{"a.example"} }), "hosts: only external services have them"},
 		{mod(func(s *Service) { s.External, s.Hosts = true, []string{"*"} }), `hosts[0]: "*" is no host name; write one such as api.example.com`},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTCP, Address: at, Proxy: &Proxy{}}, "proxy: must be outbound and of protocol http"},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Service: "s", Proxy: &Proxy{}}, `remove service "s"`},
 		{edge(flow.ProtocolHTTP, func(l *Listener) { l.Target = at }), "target, unbound, interception, mode and timeouts are of other listeners"},
 		{edge(flow.ProtocolHTTP, func(l *Listener) { l.Side = flow.SideClient }), "only inbound listeners can be one"},
 		{edge(flow.ProtocolGRPC, func(*Listener) {}), "protocol grpc: must be http, tcp or tls"},
@@ -514,10 +518,10 @@ func TestChecksNameFieldValueAndRemedy(t *testing.T) {
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTCP, Service: "s", Unix: &Unix{Path: "/" + strings.Repeat("x", 107)}}, "has 108 bytes, a socket's path has at most 107"},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTCP, Service: "s", Unix: &Unix{Path: "/s", Attest: Attest{UIDs: []uint32{2, 1}}}}, "uids [2 1]: must be in ascending order"},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Unix: &Unix{Path: "/s"}, Interception: &Interception{}}, "unix:/s: redirected connections are of TCP"},
-		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Service: "s", Proxy: &ProxyProtocol{}}, "proxy protocol: from: has 0 entries, must have 1 to 64"},
-		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Service: "s", Proxy: &ProxyProtocol{From: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/8")}}}, `from: "10.0.0.1/8" must be a network`},
-		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Service: "s", Proxy: &ProxyProtocol{From: []netip.Prefix{netip.MustParsePrefix("::/0")}, Timeout: time.Hour}}, "timeout 1h0m0s: must be from 10ms to 1m0s"},
-		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTCP, Address: at, Service: "s", Proxy: &ProxyProtocol{}}, "only inbound listeners of a port take it"},
+		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Service: "s", ProxyProtocol: &ProxyProtocol{}}, "proxy protocol: from: has 0 entries, must have 1 to 64"},
+		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Service: "s", ProxyProtocol: &ProxyProtocol{From: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/8")}}}, `from: "10.0.0.1/8" must be a network`},
+		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Service: "s", ProxyProtocol: &ProxyProtocol{From: []netip.Prefix{netip.MustParsePrefix("::/0")}, Timeout: time.Hour}}, "timeout 1h0m0s: must be from 10ms to 1m0s"},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTCP, Address: at, Service: "s", ProxyProtocol: &ProxyProtocol{}}, "only inbound listeners of a port take it"},
 		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolHTTP, Address: at, Service: "s", TargetProxy: 1}, "v1: only protocols tcp and tls have it"},
 		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Service: "s", TargetProxy: 3}, "version 3: must be 1 or 2"},
 		{mod(func(s *Service) { s.External, s.Proxy = true, 2 }), "proxy protocol: v2: only protocols tcp and tls have it"},

@@ -88,7 +88,7 @@ func (s *Snapshot) checkWhole() error {
 				}
 			}
 		}
-		if _, ok := s.Services[l.Service]; !ok && l.Side == flow.SideClient && l.Interception == nil {
+		if _, ok := s.Services[l.Service]; !ok && l.Side == flow.SideClient && l.Interception == nil && l.Proxy == nil {
 			return fmt.Errorf("listener %q: service %q is not in this snapshot", l.Name, l.Service)
 		}
 	}

@@ -33,7 +33,7 @@ func (s *Store) Client(c policy.ClientTLS, protocol flow.Protocol) *tls.Config {
 	switch {
 	case protocol == flow.ProtocolHTTP2 || protocol == flow.ProtocolGRPC:
 		config.NextProtos = []string{"h2"}
-	case protocol.HTTP():
+	case protocol.MayBeHTTP():
 		config.NextProtos = []string{"http/1.1"}
 	default:
 		config.NextProtos = c.ALPN

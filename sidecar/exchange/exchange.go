@@ -71,8 +71,18 @@ type Binding struct {
 	Own          *Destination // inbound: settings towards the application
 	Room         *Room        // of the sidecar
 	Intercepted  *Intercepted // nil: its callers mean the listener's service
+	Proxy        *Proxy       // nil: its callers do not ask a proxy
 	Edge         *Edge        // nil: what comes is for the own application, or goes to one service
 	Note         string       // for people: what Records of success say besides
+}
+
+// Proxy is what a listener that is a forward proxy has. Immutable.
+type Proxy struct {
+	Unknown     policy.Unknown
+	Names       *route.Hosts[string]      // service by host name
+	At          map[netip.AddrPort]string // service by address
+	Passthrough *Destination              // requests to no service; its Picker is each one's own
+	Tunnel      *Destination              // and connections
 }
 
 // Edge is what a listener of an edge has. Immutable.
@@ -253,6 +263,8 @@ type Head struct {
 	Authority  string
 	UserAgent  string
 	RequestID  string
+	Absolute   bool          // it names the authority as to a proxy (RFC 9112, section 3.2.2), or is CONNECT; of HTTP/2 always
+	Secure     bool          // its target says https
 	Idempotent bool          // RFC 9110, section 9.2.2
 	Timeout    time.Duration // what the caller has left for the exchange (grpc-timeout); 0: it did not say
 	Parent     flow.Trace    // of the trace context that arrived; zero when none was valid

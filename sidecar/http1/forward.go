@@ -4,10 +4,17 @@ import "github.com/tulle-mesh/tulle/sidecar/exchange"
 
 // forward makes the fields by which an edge says who called it, and marks what callers said of it that does not go on.
 func (c *conn) forward(x *exchange.Exchange) {
+	h := &c.w.req
+	if x.Binding.Listener.Proxy != nil { // what it is told is not for the origin (RFC 9110, section 11.7.2)
+		for i := range h.fields[:h.n] {
+			if f := &h.fields[i]; f.id == fieldOther && equalFold(h.bytes(f.name), "proxy-authorization") {
+				f.drop = true
+			}
+		}
+	}
 	if !x.Forward() {
 		return
 	}
-	h := &c.w.req
 	for i := range h.fields[:h.n] {
 		if f := &h.fields[i]; f.id == fieldOther && x.Forwards(h.str(f.name), h.str(f.value)) {
 			f.drop = true

@@ -375,6 +375,7 @@ func (c *conn) exchange(start time.Time) bool {
 	x.Head.Idempotent = exchange.Idempotent(x.Head.Method)
 	x.Head.Path = h.pathString()
 	x.Head.Authority = h.str(h.author)
+	x.Head.Absolute, x.Head.Secure = h.abs || h.connect, h.https
 	x.Head.UserAgent = h.value(h.userAgent)
 	x.Head.RequestID = h.value(h.requestID)
 	if h.requestID < 0 {

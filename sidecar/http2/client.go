@@ -212,7 +212,7 @@ func (cl *Client) connect(x *exchange.Exchange, g *group) *conn {
 		switch {
 		case ec.Mesh:
 			x.Outcome.Fail(flow.ReasonUpstreamProtocol, "the sidecar of the endpoint does not speak HTTP/2; upgrade it")
-		case x.Destination.Protocol == flow.ProtocolHTTP: // both will do
+		case x.Destination.Protocol == flow.ProtocolHTTP || x.Destination.Protocol == flow.ProtocolAuto: // both will do
 			x.Outcome.HTTP1Only = true
 			x.Outcome.Fail(flow.ReasonUpstreamProtocol, "the host speaks HTTP/1.1 only")
 			_ = ec.SetDeadline(time.Time{})

@@ -32,6 +32,7 @@ func (k *call) serve() {
 	x.Legs.HeadParsed = x.Since()
 	h := &x.Head
 	h.Method, h.Path, h.Authority, h.UserAgent = r.method, r.path, r.authority, r.userAgent
+	h.Absolute, h.Secure = true, r.scheme == "https"
 	h.Idempotent = exchange.Idempotent(r.method)
 	if r.grpc && r.timeout != "" {
 		h.Timeout = parseTimeout(r.timeout)

@@ -23,7 +23,7 @@ func Terminate(conn net.Conn, config *tls.Config) (*tls.Conn, *Refusal) {
 		return nil, nil
 	}
 	if first[0] != recordHandshake {
-		return nil, &Refusal{Reason: flow.ReasonBadRequest, Plain: true, err: errors.New("the listener takes TLS and the caller sent plaintext; call it by https")}
+		return nil, &Refusal{Reason: flow.ReasonBadRequest, Plain: true, First: first[:n], err: errors.New("the listener takes TLS and the caller sent plaintext; call it by https")}
 	}
 	tc := tls.Server(&prefixed{Conn: conn, prefix: first[:n]}, config)
 	_ = conn.SetDeadline(start.Add(HandshakeTimeout))

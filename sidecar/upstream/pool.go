@@ -219,7 +219,11 @@ func (p *Pools) opened(k key) {
 
 // Get implements exchange.Pool.
 func (p *Pools) Get(x *exchange.Exchange) *exchange.Conn {
-	k := keyOf(x.Choice.Endpoint, x.Destination.TLS)
+	secure := x.Destination.TLS
+	if x.Kind == flow.KindConnection && x.Protocol == flow.ProtocolTLS && x.Destination.Originates() {
+		secure = nil // the application's own goes on
+	}
+	k := keyOf(x.Choice.Endpoint, secure)
 	x.Remote, x.Application = "", flow.Application{} // of the try before
 	if !x.Fresh {
 		p.mu.RLock()
@@ -293,7 +297,7 @@ func (p *Pools) open(x *exchange.Exchange, k key, secure *tls.Config) *exchange.
 	if err != nil {
 		x.Outcome.Delivered, x.Outcome.Unprocessed = false, true
 		detail := err.Error()
-		if reason == flow.ReasonUpstreamProtocol {
+		if reason == flow.ReasonUpstreamProtocol && x.Destination.MTLS {
 			detail = "the endpoint's sidecar does not take what this one has told it, " + strings.Join(secure.NextProtos, " or ") + "; upgrade it, or declare the protocol at both ends: " + detail
 		}
 		x.Outcome.Fail(reason, detail)
