@@ -64,7 +64,7 @@ func (o *observer) observe(next exchange.Handler) exchange.Handler {
 			r.Status = out.Status
 		}
 		r.Reason, r.Detail, r.Answered = out.Reason, out.Detail, out.Answered
-		r.Legs, r.Far, r.GRPC = x.Legs, x.Far, out.GRPC
+		r.Legs, r.Far, r.GRPC, r.Ended = x.Legs, x.Far, out.GRPC, out.Ended
 		if x.Folded && !x.Live.Reported {
 			r.Trace.SpanID = x.Try.SpanID // the parent that the other side knows
 		}
@@ -184,6 +184,18 @@ func (o *observer) fill(r *flow.Record, x *exchange.Exchange, kind flow.Kind) {
 		BytesIn: x.BytesIn.Load(), BytesOut: x.BytesOut.Load(),
 		MessagesIn: x.MessagesIn.Load(), MessagesOut: x.MessagesOut.Load(),
 		Revision: x.Binding.Snapshot.Revision,
+	}
+	if x.Peer.Via.IsValid() {
+		r.Via = x.Peer.Via
+	}
+	if kind == flow.KindConnection {
+		r.NearTLS = x.Peer.TLS
+		if relayed := x.Relayed.Load(); relayed != nil {
+			r.TLS = relayed.TLS
+		}
+		if x.Side == flow.SideServer {
+			r.TLS, r.NearTLS = r.NearTLS, r.TLS
+		}
 	}
 	w := &x.Binding.Workload
 	own := flow.Peer{Service: w.Service, Namespace: w.Namespace, Version: w.Version, Instance: w.Instance}
@@ -308,6 +320,10 @@ func (o *observer) progress(now time.Time) {
 			o.fill(&r, n.X, n.Kind)
 			r.Phase = flow.PhaseProgress
 			r.Legs = exchange.NoLegs
+			if relayed := n.X.Relayed.Load(); relayed != nil && n.Kind == flow.KindConnection {
+				r.Legs = relayed.Legs
+				o.endpoint(&r, n.X)
+			}
 			if n.Kind == flow.KindAttempt {
 				r.Endpoint = n.X.Choice.Endpoint.Address
 				r.Probe, r.Override = n.X.Choice.Probe, n.X.Choice.Override

@@ -319,7 +319,10 @@ func (s *Sidecar) HandOver() { s.handedOver.Store(true) }
 // Leave asks callers of the application to go elsewhere, with the answer to their next request, while Run goes on accepting.
 func (s *Sidecar) Leave() { s.listeners.Leave(flow.SideServer) }
 
-// Socket is the listening socket that serves at (policy.Listener.At), nil when there is none. It stays the Sidecar's: a copy of its descriptor outlives it.
+// Own is called when the process that handed sockets over has left them to this one.
+func (s *Sidecar) Own() { s.listeners.Own() }
+
+// Socket is the listening socket that serves at, which is ip:port or unix:/path, nil when there is none. It stays the Sidecar's: a copy of its descriptor outlives it.
 func (s *Sidecar) Socket(at string, transparent bool) syscall.Conn {
 	return s.listeners.Socket(at, transparent)
 }
@@ -409,6 +412,9 @@ func (s *Sidecar) welcome(c *listen.Conn, b *exchange.Binding, peer *exchange.Pe
 		}
 		sess.Conn, sess.Buffered = u.Conn, u.Buffered
 		isHTTP2, secured = u.HTTP2, !u.Peer.IsZero()
+		if !http {
+			peer.TLS = exchange.Secured(u.Conn)
+		}
 		if !u.Peer.IsZero() {
 			peer.Identity = u.Peer.String()
 			if ns, account, ok := u.Peer.Account(); ok {

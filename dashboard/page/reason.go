@@ -21,6 +21,7 @@ var reasonTexts = map[string]string{
 	"shed":                    "The sidecar was at one of its limits and turned the request away.",
 	"draining":                "The sidecar was stopping.",
 	"denied":                  "Policy does not allow this caller.",
+	"bad_proxy_header":        "A load balancer's connection did not begin with a valid PROXY protocol header.",
 	"plaintext_refused":       "Mutual TLS is required and plaintext arrived.",
 	"upstream_5xx":            "The endpoint answered with a 5xx status, or a gRPC status that stands for one.",
 	"rate_limited":            "A configured rate limit was reached.",

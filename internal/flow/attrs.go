@@ -94,7 +94,20 @@ var (
 	keyRevision  = newKey(AttrRevision)
 	keyOverride  = newKey(AttrOverride)
 	keyDetail    = newKey(AttrDetail)
+	keyEnded     = newKey(AttrEnded)
+	keyVia       = newKey(AttrVia)
+
+	keysTLS  = newKeysTLS("")
+	keysNear = newKeysTLS(AttrNear)
 )
+
+type keyTLS struct{ version, cipher, resumed, alpn *key }
+
+func newKeysTLS(prefix string) *keyTLS {
+	return &keyTLS{
+		newKey(prefix + AttrTLSVersion), newKey(prefix + AttrTLSCipher), newKey(prefix + AttrTLSResumed), newKey(prefix + AttrTLSALPN),
+	}
+}
 
 // headerKeys are those of allow-listed header fields; there are as few as a configuration names.
 var headerKeys sync.Map // attribute name -> *key
@@ -138,6 +151,7 @@ func (r *Record) visit(s sink) {
 		leg(s, keyFarFirstByte, r.Far.FirstByte)
 	}
 	address(s, keySourceAddress, r.Source.Addr)
+	address(s, keyVia, r.Via)
 	long(s, keyPath, withoutQuery(r.Path), maxPath)
 	word(s, keyRequestID, r.RequestID)
 	if r.Headers != "" {
@@ -150,9 +164,24 @@ func (r *Record) visit(s sink) {
 		count(s, keyMessagesIn, int64(min(r.MessagesIn, 1<<63-1)))
 		count(s, keyMessagesOut, int64(min(r.MessagesOut, 1<<63-1)))
 	}
+	if r.Kind == KindConnection {
+		r.TLS.visit(s, keysTLS)
+		r.NearTLS.visit(s, keysNear)
+	}
+	constant(s, keyEnded, r.Ended.String())
 	count(s, keyBytesIn, int64(min(r.BytesIn, 1<<63-1)))
 	count(s, keyBytesOut, int64(min(r.BytesOut, 1<<63-1)))
 	long(s, keyDetail, withoutQueries(r.Detail), maxDetail)
+}
+
+func (t *TLS) visit(s sink, k *keyTLS) {
+	if t == nil {
+		return
+	}
+	word(s, k.version, t.Version)
+	word(s, k.cipher, t.Cipher)
+	s.flag(k.resumed, t.Resumed) // also when it is not: it says that there is TLS
+	word(s, k.alpn, t.ALPN)
 }
 
 // visitShape hands out what depends on nothing but Record.shape and Record.names.

@@ -81,6 +81,16 @@ const (
 	// UnixPrefix begins an endpoint that is a Unix socket; its path follows.
 	UnixPrefix = "unix:"
 
+	AttrEnded      = "tulle.ended"          // downstream_fin | upstream_fin | downstream_reset | upstream_reset | idle | drained | error
+	AttrVia        = "network.peer.address" // ip:port
+	AttrTLSVersion = "tls.protocol.version" // "1.3"
+	AttrTLSCipher  = "tls.cipher"
+	AttrTLSResumed = "tls.resumed"
+	AttrTLSALPN    = "tls.next_protocol"
+
+	// AttrNear begins the names of those of TLS of the connection on the reporter's own side.
+	AttrNear = "tulle.near."
+
 	// AttrRequestHeader and AttrResponseHeader begin the names of header fields kept by allow-list; the field's name in lower case follows.
 	AttrRequestHeader  = "http.request.header."
 	AttrResponseHeader = "http.response.header."

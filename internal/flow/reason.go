@@ -26,6 +26,7 @@ const (
 	ReasonDraining
 	ReasonDenied
 	ReasonPlaintextRefused
+	ReasonProxyHeader
 	ReasonUpstreamStatus
 	ReasonRateLimited
 	ReasonReporterLost
@@ -61,6 +62,7 @@ var reasons = [numReasons]struct {
 	ReasonDraining:         {"draining", "", false, "the sidecar is stopping"},
 	ReasonDenied:           {"denied", "UAEX", true, "policy does not allow this peer, or `spec.attest` this caller by a Unix socket"},
 	ReasonPlaintextRefused: {"plaintext_refused", "NR", false, "mTLS is required, plaintext arrived"},
+	ReasonProxyHeader:      {"bad_proxy_header", "DPE", true, "a connection from a source of PROXY protocol did not begin with a valid header of it"},
 	ReasonUpstreamStatus:   {"upstream_5xx", "", false, "the upstream answered with a 5xx status, or a gRPC status that stands for one"},
 	ReasonRateLimited:      {"rate_limited", "RL", true, "a configured rate limit was reached"},
 	ReasonReporterLost:     {"reporter_lost", "", false, "the reporter vanished before it closed the record (assigned by the observer)"},

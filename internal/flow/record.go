@@ -129,6 +129,34 @@ func (f Far) Known() bool { return f.FirstByte > 0 }
 // Unset marks a leg that was not reached.
 const Unset time.Duration = -1
 
+// Ended says how a relay came to an end.
+type Ended uint8
+
+const (
+	EndedNone Ended = iota
+	// EndedDownstreamFIN and EndedUpstreamFIN: both directions ended in order; whose end of stream came first.
+	EndedDownstreamFIN
+	EndedUpstreamFIN
+	// EndedDownstreamReset and EndedUpstreamReset: who reset its connection.
+	EndedDownstreamReset
+	EndedUpstreamReset
+	// EndedIdle: no byte moved for the idle limit.
+	EndedIdle
+	// EndedDrained: the sidecar is stopping, or its listener is gone.
+	EndedDrained
+	// EndedError: something else, such as a TLS record that does not verify.
+	EndedError
+	numEnded
+)
+
+// TLS is what a handshake agreed on. Immutable.
+type TLS struct {
+	Version string // "1.2", "1.3"
+	Cipher  string // the IANA name, "TLS_AES_128_GCM_SHA256"
+	Resumed bool
+	ALPN    string // the protocol that was agreed on; "" for none
+}
+
 // Record is one wide event. The producer owns it until it is handed to a recorder; afterwards nobody may change it.
 type Record struct {
 	Kind     Kind
@@ -173,6 +201,14 @@ type Record struct {
 	Folded bool
 	// Answered is for exchanges: true when a complete response was written downstream.
 	Answered bool
+
+	// Ended is of relays and tunnels: how they came to an end. EndedNone for what never was one, and while it lives.
+	Ended Ended
+	// Via is who opened the connection, when a PROXY protocol header said that it did so for Source.Addr.
+	Via netip.AddrPort
+	// TLS is of the reporter's connection with the other end of the edge, NearTLS of the one on its own side: on the client side, with the upstream and
+	// with the caller. Connections only; nil: plaintext, or never secured.
+	TLS, NearTLS *TLS
 
 	BytesIn  uint64 // received from downstream, body bytes (TCP: bytes read from the downstream peer)
 	BytesOut uint64 // sent to downstream, body bytes

@@ -5,6 +5,7 @@ import "fmt"
 var (
 	kindNames     = [...]string{"", "exchange", "attempt", "connection"}
 	phaseNames    = [...]string{"close", "progress"}
+	endedNames    = [numEnded]string{"", "downstream_fin", "upstream_fin", "downstream_reset", "upstream_reset", "idle", "drained", "error"}
 	sideNames     = [...]string{"", "client", "server"}
 	protocolNames = [...]string{"", "tcp", "tls", "http/1.1", "h2", "grpc", "http"}
 	classNames    = [...]string{"none", "1xx", "2xx", "3xx", "4xx", "5xx"}
@@ -58,6 +59,13 @@ func (s *Side) UnmarshalText(b []byte) error { return unmarshal(s, "side", sideN
 
 // ParseSide is the inverse of Side.String.
 func ParseSide(s string) (Side, bool) { return parse[Side](sideNames[:], s) }
+
+func (e Ended) String() string                { return name(endedNames[:], e) }
+func (e Ended) MarshalText() ([]byte, error)  { return []byte(e.String()), nil }
+func (e *Ended) UnmarshalText(b []byte) error { return unmarshal(e, "ended", endedNames[:], b) }
+
+// ParseEnded is the inverse of Ended.String.
+func ParseEnded(s string) (Ended, bool) { return parse[Ended](endedNames[:], s) }
 
 func (p Protocol) String() string               { return name(protocolNames[:], p) }
 func (p Protocol) MarshalText() ([]byte, error) { return []byte(p.String()), nil }

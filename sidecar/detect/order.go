@@ -78,5 +78,13 @@ func (w *watched) Write(p []byte) (int, error) {
 	return w.Conn.Write(p)
 }
 
+// Watched implements exchange.Watcher.
+func (w *watched) Watched() net.Conn {
+	if w.spoken.Load() {
+		return w.Conn
+	}
+	return nil
+}
+
 // CloseWrite ends the writing half.
 func (w *watched) CloseWrite() error { return exchange.CloseWrite(w.Conn) }

@@ -52,6 +52,8 @@ type Peer struct {
 	Namespace string
 	// Application is the process that connected, where it did by a Unix socket; without Socket.
 	Application flow.Application
+	Via         netip.AddrPort // who connected, when its PROXY protocol header said that it did so for Addr
+	TLS         *flow.TLS      // of a connection to a TCP listener; nil: plaintext, or not asked
 }
 
 // Binding is what one listener does under one Snapshot. An exchange takes it once and is judged by it to its end. Immutable, but for the
@@ -239,6 +241,8 @@ type Outcome struct {
 	Unprocessed bool
 	// Stale: a reused connection closed before one byte of a response.
 	Stale bool
+	// Ended is of a relay: how it came to its end.
+	Ended flow.Ended
 	// Again: the sender dropped a response because Gate.Retry said so.
 	Again bool
 }
@@ -289,6 +293,9 @@ type Exchange struct {
 
 	Downstream Downstream
 
+	// Relayed is set once both connections of a relay exist; from then on Choice and Remote do not change. May be read by any goroutine.
+	Relayed atomic.Pointer[Relayed]
+
 	// Live and TryLive belong to the observer.
 	Live, TryLive Live
 	Folded        bool // its only try is counted, and has no span of its own
@@ -300,6 +307,12 @@ type Exchange struct {
 	down     net.Conn // during a relay
 	waker    Waker
 	aborted  flow.Reason
+}
+
+// Relayed is what is known of a relay from its beginning. Immutable.
+type Relayed struct {
+	Legs flow.Legs // so far
+	TLS  *flow.TLS // of the upstream connection; nil: plaintext
 }
 
 // Waker is who waits for something that no deadline of a connection can end.

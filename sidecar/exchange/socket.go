@@ -22,6 +22,8 @@ type Socket struct {
 	once    func(fd uintptr) bool // of WriteReady
 	look    func(fd uintptr) bool // of a Read that does not wait
 	waits   func()                // of BeforeWait; nil: none
+	held    bool                  // by hold
+	fd      uintptr               // while it is held
 }
 
 // stream is what TCP and Unix connections have in common.
@@ -63,10 +65,23 @@ func NewSocket(c net.Conn) net.Conn {
 // it. Not while a Read is under way.
 func (s *Socket) BeforeWait(f func()) { s.waits = f }
 
+// hold makes Reads take what is there, or fail with errNotReady, until release: they are made within a Raw.Read of s, whose descriptor is fd, by what reads
+// through a layer above s and then waits without that layer.
+func (s *Socket) hold(fd uintptr) { s.held, s.fd = true, fd }
+
+func (s *Socket) release() { s.held = false }
+
 // Read implements net.Conn.
 func (s *Socket) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
+	}
+	if s.held {
+		n, err := TryRead(s.fd, p)
+		if err == syscall.EAGAIN { //nolint:errorlint // of a system call
+			return 0, errNotReady
+		}
+		return n, s.explain("read", err)
 	}
 	t := &s.in
 	t.p, t.n, t.err = p, 0, nil

@@ -14,7 +14,7 @@ import (
 )
 
 // pair is two ends of a TCP connection, the first one a Socket.
-func pair(t *testing.T) (s net.Conn, peer *net.TCPConn) {
+func pair(t testing.TB) (s net.Conn, peer *net.TCPConn) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -8,9 +8,6 @@ import (
 	"unsafe"
 )
 
-// again is made once, for it is met at every request, and an errno in an interface is garbage.
-var again error = syscall.EAGAIN
-
 // TryRead reads once from a non-blocking descriptor: syscall.EAGAIN when there is nothing, io.EOF at the end. p is not empty.
 func TryRead(fd uintptr, p []byte) (int, error) {
 	for {
@@ -19,7 +16,7 @@ func TryRead(fd uintptr, p []byte) (int, error) {
 		case errno == syscall.EINTR:
 			continue
 		case errno == syscall.EAGAIN:
-			return 0, again
+			return 0, errAgain
 		case errno != 0:
 			return 0, errno
 		case n == 0:
@@ -37,7 +34,7 @@ func TryWrite(fd uintptr, p []byte) (int, error) {
 		case errno == syscall.EINTR:
 			continue
 		case errno == syscall.EAGAIN:
-			return 0, again
+			return 0, errAgain
 		case errno != 0:
 			return 0, errno
 		}

@@ -677,7 +677,7 @@ func TestCallerTunnelEnds(t *testing.T) {
 				time.Sleep(20 * time.Second)
 				p.body(1, false, ".")
 			}
-		}, flow.ReasonDownstreamReset, []string{"…", "…", "…", "…", "1 RST_STREAM CANCEL"}},
+		}, flow.ReasonDownstreamReset, []string{"…", "…", "…", "…", "…", "1 RST_STREAM CANCEL"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

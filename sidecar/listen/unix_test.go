@@ -5,7 +5,9 @@ package listen
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -14,7 +16,9 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/policy"
+	"github.com/tulle-mesh/tulle/sidecar/exchange"
 )
 
 func unixAt(t *testing.T) *policy.Unix {
@@ -172,7 +176,7 @@ func TestUnixCloseRemovesItsOwn(t *testing.T) {
 	if _, err := os.Lstat(u.Path); err != nil {
 		t.Errorf("another's file was removed: %v", err)
 	}
-	next.(*socketFile).keep()
+	next.(*socketFile).Keep()
 	_ = next.Close()
 	if _, err := os.Lstat(u.Path); err != nil {
 		t.Errorf("a socket that was handed over was removed: %v", err)
@@ -183,5 +187,61 @@ func TestUnixCloseRemovesItsOwn(t *testing.T) {
 func TestUnixPathIsNoAddress(t *testing.T) {
 	if a := addrPort(&net.UnixAddr{Name: "10.0.0.1:80", Net: "unix"}); a.IsValid() {
 		t.Errorf("got %s", a)
+	}
+}
+
+// A Unix socket that is handed over stays reachable at its path: also when the process that takes it gives up, and when the one before has left. It goes with the
+// last one that has it for its own.
+func TestUnixHandedOver(t *testing.T) {
+	u := unixAt(t)
+	bound := []*exchange.Binding{{Workload: policy.Workload{Limits: policy.SidecarLimits{}.WithDefaults()}, Listener: policy.Listener{Name: "out", Side: flow.SideClient, Protocol: flow.ProtocolTCP, Service: "s", Unix: u}}}
+	serve := func(name string) func(c *Conn) {
+		return func(c *Conn) { _, _ = c.Write([]byte(name)) }
+	}
+	set := func(name string, from *Set) *Set {
+		c := Config{Serve: serve(name), Log: slog.New(slog.DiscardHandler)}
+		if from != nil {
+			c.Inherit = func(at string, transparent bool) (net.Listener, error) {
+				f, err := from.Socket(at, transparent).(*socketFile).File()
+				if err != nil {
+					return nil, err
+				}
+				defer f.Close()
+				return net.FileListener(f)
+			}
+		}
+		s := New(c)
+		s.Apply(bound)
+		if p := s.Problems(); len(p) > 0 {
+			t.Fatal(p[0].Err)
+		}
+		return s
+	}
+	answered := func() string {
+		c, err := net.Dial("unix", u.Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		b, err := io.ReadAll(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	first := set("first", nil)
+	set("gives up", first).Close(0, 0)
+	if got := answered(); got != "first" {
+		t.Errorf("after one that gave up: %q", got)
+	}
+	second := set("second", first)
+	first.HandOver(0, 0)
+	second.Own()
+	if got := answered(); got != "second" {
+		t.Errorf("after the handover: %q", got)
+	}
+	second.Close(0, 0)
+	if _, err := os.Lstat(u.Path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("after the end: %v", err)
 	}
 }

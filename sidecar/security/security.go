@@ -132,6 +132,9 @@ func (p *prefixed) Read(b []byte) (int, error) {
 	return p.Conn.Read(b)
 }
 
+// NetConn is the connection below.
+func (p *prefixed) NetConn() net.Conn { return p.Conn }
+
 // Guard judges inbound exchanges by their peer: a strict listener takes nothing without an identity. (A connection may be older than the
 // Snapshot that made its listener strict.)
 func Guard(next exchange.Handler) exchange.Handler {

@@ -62,8 +62,8 @@ func (s *Sender) Handle(x *exchange.Exchange) {
 		return
 	}
 	x.Outcome.Committed, x.Outcome.Delivered = true, true
+	x.Relayed.Store(&exchange.Relayed{Legs: x.Legs, TLS: exchange.Secured(up.Conn)})
 	reason, err := exchange.Relay(x, exchange.RelayEnd{Conn: d.sess.Conn, Buffered: d.sess.Buffered}, exchange.RelayEnd{Conn: up.Conn}, x.Destination.IdleTimeout)
-	x.Legs.LastByte = x.Since()
 	if reason != flow.ReasonNone {
 		x.Outcome.Fail(reason, err.Error())
 		reset(up.TCP)

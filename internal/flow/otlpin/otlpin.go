@@ -119,7 +119,12 @@ func Record(span ptrace.Span) (flow.Record, error) {
 		Revision:   a.text(flow.AttrRevision),
 		Override:   a.text(flow.AttrOverride),
 		Detail:     a.text(flow.AttrDetail),
+		Via:        a.addr(flow.AttrVia),
 	}
+	if kind == flow.KindConnection {
+		r.TLS, r.NearTLS = a.tls(""), a.tls(flow.AttrNear)
+	}
+	r.Ended, _ = flow.ParseEnded(a.text(flow.AttrEnded))
 	if r.Protocol, _ = flow.ParseProtocol(a.text(flow.AttrProtocol)); r.Protocol == flow.ProtocolGRPC && kind != flow.KindConnection {
 		r.GRPC, _ = flow.ParseGRPCStatus(a.text(flow.AttrGRPC))
 		r.MessagesIn = uint64(max(a.number(flow.AttrMessagesIn), 0))
@@ -164,6 +169,17 @@ func (a attrs) leg(key string) time.Duration {
 		return time.Duration(v.Int())
 	}
 	return flow.Unset
+}
+
+// tls is nil unless the attribute is there that always is.
+func (a attrs) tls(prefix string) *flow.TLS {
+	if _, ok := a.m.Get(prefix + flow.AttrTLSResumed); !ok {
+		return nil
+	}
+	return &flow.TLS{
+		Version: a.text(prefix + flow.AttrTLSVersion), Cipher: a.text(prefix + flow.AttrTLSCipher), Resumed: a.flag(prefix + flow.AttrTLSResumed),
+		ALPN: a.text(prefix + flow.AttrTLSALPN),
+	}
 }
 
 // far is the zero value unless the far side said when its first byte came.

@@ -47,6 +47,9 @@ func random(r *rand.Rand) flow.Record {
 	rec.Duration = time.Duration(r.Int64N(1e15))
 	rec.Delivered = rec.Delivered && rec.Kind == flow.KindAttempt
 	rec.Folded = false // never encoded
+	if rec.Ended %= flow.EndedError + 1; rec.Kind != flow.KindConnection {
+		rec.TLS, rec.NearTLS = nil, nil
+	}
 	rec.Answered = rec.Answered && rec.Kind == flow.KindExchange
 	for _, leg := range []*time.Duration{
 		&rec.Legs.HeadParsed, &rec.Legs.Queued, &rec.Legs.Connected, &rec.Legs.Secured, &rec.Legs.Sent,
@@ -87,6 +90,9 @@ func fill(r *rand.Rand, v reflect.Value) {
 		return
 	}
 	switch v.Kind() {
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		fill(r, v.Elem())
 	case reflect.Struct:
 		for i := range v.NumField() {
 			fill(r, v.Field(i))

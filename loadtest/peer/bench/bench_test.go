@@ -674,6 +674,13 @@ func TestParseRollup(t *testing.T) {
 	if got := k.perConn().anon; got != 1000 {
 		t.Error(got)
 	}
+	m2 := remembered{conns: 20, whole: 30_000, rows: []kept{{name: subject, idle: memory{rss: 1000}, full: memory{rss: 21000}, conns: 10}}}
+	if got := m2.all(m2.rows[0]); got != 41000 || len(m2.problems()) != 1 || !strings.Contains(m2.markdown(), "allowed fewer than 20") {
+		t.Error(got, m2.problems(), m2.markdown())
+	}
+	if m2.whole = 41000; len(m2.problems()) != 0 {
+		t.Error(m2.problems())
+	}
 }
 
 func TestParseBusy(t *testing.T) {

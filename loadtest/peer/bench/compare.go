@@ -25,7 +25,8 @@ type workload struct {
 func workloads() []*workload {
 	return []*workload{
 		keepAliveIn, keepAliveOut, largeIn, largeOut, mtlsIn, mtlsOut, newConnections, lowLoad, handshakesFull, handshakesResumed, handshakesHybrid,
-		grpcUnary, grpcSparse, grpcMTLS, grpcStream, twoSpeeds, abuse, tcpEcho, tcpBulk, tcpEchoTLS, memoryPlain, memoryTLS, latency, unixHop, unixRelay, telemetryCost, hopSlow, hopFast,
+		grpcUnary, grpcSparse, grpcMTLS, grpcStream, twoSpeeds, abuse, tcpEcho, tcpBulk, tcpEchoTLS, tcpBulkTLS,
+		memoryPlain, memoryTLS, memoryMany, memoryRelays, memoryRelaysTLS, latency, unixHop, unixRelay, telemetryCost, hopSlow, hopFast,
 	}
 }
 

@@ -82,7 +82,11 @@ func (r *rig) envoyConfig(s setup, at envoyPlace) object {
 		}}},
 		"http_filters": []object{{"name": "envoy.filters.http.router", "typed_config": typed("extensions.filters.http.router.v3.Router", nil)}},
 	}
-	clusters := []object{cluster("app", at.out.String())}
+	app := cluster("app", at.out.String())
+	if s.many {
+		app["circuit_breakers"] = object{"thresholds": []object{{"max_connections": 65536}}}
+	}
+	clusters := []object{app}
 	if s.two {
 		manager["codec_type"] = "HTTP2"
 		clusters[0]["typed_extension_protocol_options"] = envoySpeaksTwo()

@@ -162,6 +162,7 @@ type setup struct {
 	two      bool // HTTP/2 at both sides
 	tcp      bool // relay bytes
 	unix     bool // Tulle, inbound: the backend is at its Unix socket
+	many     bool // more connections than by default
 
 	// In the place of backend and sink, where set:
 	service string         // Tulle: the service that outbound calls go to

@@ -29,3 +29,8 @@ var tcpBulk = &workload{
 	name: "tcp-bulk", title: "TCP, 4 connections, 1 MB at a time",
 	run: relayed(setup{}, job{Size: 1 << 20, Conns: 4}, "MB", bar{"envoy", 0.90}),
 }
+
+var tcpBulkTLS = &workload{
+	name: "tcp-mtls-bulk", title: "TCP over mTLS, inbound, 4 connections, 1 MB at a time",
+	run: relayed(setup{tlsIn: true}, job{Size: 1 << 20, Conns: 4}, "MB"),
+}

@@ -115,6 +115,9 @@ func startSidecar(r *rig, p *proxy, s setup, binary, log string, flags ...string
 		}
 		fmt.Fprintf(&b, "  ports:\n    - {listen: %q, target: %q, mode: %s, protocol: %s}\n", address, target, mode, protocol)
 	}
+	if s.many {
+		b.WriteString("  limits: {connections: 65536, connectionsPerSource: 65536}\n")
+	}
 	config := filepath.Join(r.mesh.config, name+".yaml")
 	if err := os.WriteFile(config, []byte(b.String()), 0o600); err != nil {
 		return nil, err
