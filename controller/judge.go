@@ -53,6 +53,8 @@ type judge struct {
 	brain     *brain.Brain
 	fleet     *brain.Fleet
 	overrides []brain.Override
+	edges     edges
+	callers   map[string]bool // services with a workload whose connections are redirected
 	revision  string
 }
 
@@ -119,7 +121,7 @@ func (j *judge) Run(ctx context.Context, ready func()) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	var pending []resource.Document
-	var debounce, publish <-chan time.Time
+	var debounce, publish, learnt <-chan time.Time
 	first := true
 	for {
 		j.beat.Store(time.Now().UnixNano())
@@ -138,8 +140,17 @@ func (j *judge) Run(ctx context.Context, ready func()) error {
 			j.resolve(pending)
 		case w := <-j.windows:
 			j.advise(w)
+			if j.edges.learn(w, j.fleet, j.callers, time.Now()) && learnt == nil {
+				learnt = time.After(edgeDelay)
+			}
 		case <-tick.C:
 			j.advise(nil)
+			if j.edges.forget(time.Now()) && learnt == nil {
+				learnt = time.After(edgeDelay)
+			}
+		case <-learnt:
+			learnt = nil
+			j.recompute()
 		case <-j.dirty:
 			if publish == nil {
 				publish = time.After(Debounce)
@@ -204,21 +215,35 @@ func (j *judge) publish(endpoints []discovery.Endpoint) error {
 	for _, o := range j.overrides {
 		overrides[o.Endpoint] = o.Override
 	}
-	out, err := translate.Translate(translate.Input{TrustDomain: j.trustDomain, Set: j.set, Endpoints: endpoints, Overrides: overrides})
+	out, err := translate.Translate(translate.Input{TrustDomain: j.trustDomain, Set: j.set, Endpoints: endpoints, Overrides: overrides, Called: j.edges.list()})
 	if err != nil {
 		return err
 	}
-	state := &xds.State{Nodes: map[string]xds.Node{}, Destinations: map[string]policy.Resource{}, Published: time.Now()}
+	state := &xds.State{Nodes: map[string]xds.Node{}, Services: out.Services, Destinations: map[string]policy.Resource{}, Published: time.Now()}
 	h := sha256.New()
 	for _, instance := range slices.Sorted(maps.Keys(out.Workloads)) {
 		w := out.Workloads[instance]
-		state.Nodes[instance] = xds.Node{Identity: w.Identity, Workload: w.Snapshot.Workload, Revision: w.Snapshot.Revision, Resources: w.Resources}
+		state.Nodes[instance] = xds.Node{
+			Identity: w.Identity, Workload: w.Snapshot.Workload, Telemetry: w.Snapshot.Telemetry, Revision: w.Snapshot.Revision, Resources: w.Resources,
+			Redirected: slices.ContainsFunc(w.Snapshot.Listeners, func(l policy.Listener) bool { return l.Interception != nil && l.Side == flow.SideClient }),
+		}
 		fmt.Fprintln(h, instance, w.Snapshot.Revision)
+	}
+	for _, name := range slices.Sorted(maps.Keys(out.Services)) { // which sidecars are told of on demand
+		for _, r := range out.Services[name] {
+			fmt.Fprintln(h, name, r.Version)
+		}
 	}
 	for _, r := range out.Destinations {
 		state.Destinations[r.Name] = r
 	}
 	j.endpoints = endpoints
+	j.callers = map[string]bool{}
+	for _, w := range j.set.Workloads {
+		if w.Spec.Intercept.Outbound.Listen != "" {
+			j.callers[w.Spec.Service] = true
+		}
+	}
 	j.revision = hex.EncodeToString(h.Sum(nil)[:6])
 	j.fleet = j.newFleet()
 	j.xds.Publish(state)
@@ -231,26 +256,30 @@ func (j *judge) publish(endpoints []discovery.Endpoint) error {
 }
 
 func (j *judge) newFleet() *brain.Fleet {
-	f := &brain.Fleet{Services: map[string]brain.Service{}, Reporters: map[string]brain.Reporter{}, Revision: j.revision}
+	f := &brain.Fleet{Services: map[string]brain.Service{}, Ports: map[string][]string{}, Reporters: map[string]brain.Reporter{}, Revision: j.revision}
 	enabled := map[string]bool{}
 	for _, p := range j.set.Policies {
 		if p.Spec.Ejection.Enabled != nil {
 			enabled[p.Spec.TargetService] = *p.Spec.Ejection.Enabled
 		}
 	}
-	address := map[string]netip.AddrPort{}
+	addresses := map[string][]netip.AddrPort{}
 	for _, e := range j.endpoints {
-		s, ok := f.Services[e.Service]
+		name := e.Name()
+		s, ok := f.Services[name]
 		if !ok {
 			s = brain.Service{Endpoints: map[netip.AddrPort]string{}, Eject: j.set.Mesh.Spec.Ejection.On()}
 			if on, set := enabled[e.Service]; set {
 				s.Eject = on
 			}
-			f.Services[e.Service] = s
+			f.Services[name] = s
+			if e.Port != "" {
+				f.Ports[e.Service] = append(f.Ports[e.Service], name)
+			}
 		}
 		s.Endpoints[e.Address] = e.Instance
 		if e.Instance != "" {
-			address[e.Instance] = e.Address
+			addresses[e.Instance] = append(addresses[e.Instance], e.Address)
 		}
 	}
 	for _, w := range j.set.Workloads {
@@ -258,7 +287,7 @@ func (j *judge) newFleet() *brain.Fleet {
 		if err != nil {
 			continue // translate would have failed
 		}
-		f.Reporters[w.Metadata.Name] = brain.Reporter{Service: w.Spec.Service, Identity: id.String(), Address: address[w.Metadata.Name]}
+		f.Reporters[w.Metadata.Name] = brain.Reporter{Service: w.Spec.Service, Identity: id.String(), Addresses: addresses[w.Metadata.Name]}
 	}
 	return f
 }
@@ -290,17 +319,23 @@ func recorded(word string) string {
 
 func (j *judge) registry() *tullev1.Registry {
 	r := &tullev1.Registry{Revision: j.revision}
-	protocol, address := map[string]string{}, map[string]string{}
+	ports := map[string][]*tullev1.RegistryPort{}
 	services := map[string]*tullev1.RegistryService{}
-	for _, e := range j.endpoints {
-		address[e.Instance], protocol[e.Instance] = e.Address.String(), recorded(e.Protocol)
-		services[e.Service] = &tullev1.RegistryService{Name: e.Service, Namespace: e.Namespace, Protocol: recorded(e.Protocol), External: e.External}
+	for _, e := range j.endpoints { // a service's first port comes first
+		ports[e.Instance] = append(ports[e.Instance], &tullev1.RegistryPort{Name: e.Port, Address: e.Address.String(), Protocol: recorded(e.Protocol)})
+		if services[e.Service] == nil {
+			services[e.Service] = &tullev1.RegistryService{Name: e.Service, Namespace: e.Namespace, Protocol: recorded(e.Protocol), External: e.External}
+		}
 	}
 	for _, w := range j.set.Workloads {
-		r.Workloads = append(r.Workloads, &tullev1.RegistryWorkload{
+		rw := &tullev1.RegistryWorkload{
 			Service: w.Spec.Service, Namespace: w.Metadata.Namespace, Version: w.Spec.Version, Instance: w.Metadata.Name,
-			Identity: j.fleet.Reporters[w.Metadata.Name].Identity, Address: address[w.Metadata.Name], Protocol: protocol[w.Metadata.Name],
-		})
+			Identity: j.fleet.Reporters[w.Metadata.Name].Identity, Ports: ports[w.Metadata.Name],
+		}
+		if len(rw.Ports) > 0 {
+			rw.Address, rw.Protocol = rw.Ports[0].Address, rw.Ports[0].Protocol
+		}
+		r.Workloads = append(r.Workloads, rw)
 		if services[w.Spec.Service] == nil { // a pure client
 			services[w.Spec.Service] = &tullev1.RegistryService{Name: w.Spec.Service, Namespace: w.Metadata.Namespace}
 		}

@@ -110,12 +110,17 @@ func (s *Sidecar) arrived(c *listen.Conn, b *exchange.Binding, peer *exchange.Pe
 }
 
 // departing is for a connection of the own application: the service whose endpoint was meant says how it is served.
-func (s *Sidecar) departing(c *listen.Conn, b *exchange.Binding, peer *exchange.Peer) (speaker, *exchange.Session) {
-	in, rules, to := b.Intercepted, b.Listener.Interception, peer.Local
-	known, ok := in.At[plain(to)]
-	sess := &exchange.Session{Conn: c.Conn, TCP: c.TCP, Peer: peer, Start: c.Start, Report: s.observer}
+func (s *Sidecar) departing(c *listen.Conn, b *exchange.Binding, peer *exchange.Peer) (speak speaker, sess *exchange.Session) {
+	to := peer.Local
+	known, ok := b.Intercepted.At[plain(to)]
+	var unanswered error
+	if !ok && s.cfg.Directory != nil {
+		b, known, ok, unanswered = s.lookup(c, b, plain(to))
+	}
+	rules := b.Listener.Interception
+	sess = &exchange.Session{Conn: c.Conn, TCP: c.TCP, Peer: peer, Start: c.Start, Report: s.observer}
 	if !ok {
-		return s.passing(c, b, sess)
+		return s.passing(c, b, sess, unanswered)
 	}
 	service := known.Binding
 	left := sync.OnceValue(func() *exchange.Binding { return gone(c, service) })
@@ -124,6 +129,17 @@ func (s *Sidecar) departing(c *listen.Conn, b *exchange.Binding, peer *exchange.
 			return now.Intercepted.Services[service.Listener.Service]
 		}
 		return left()
+	}
+	if s.cfg.Directory != nil {
+		name := service.Listener.Service
+		s.cfg.Directory.Hold(name)
+		defer func() {
+			if speak == nil {
+				s.cfg.Directory.Release(name)
+				return
+			}
+			sess.Ended = func() { s.cfg.Directory.Release(name) }
+		}()
 	}
 	if !c.Begin(sess) {
 		return nil, nil

@@ -65,11 +65,16 @@ var redirectedAt = netip.AddrPortFrom(host(0, 1), 15001)
 
 // withSnapshot runs test beside a sidecar that listens at redirectedAt.
 func withSnapshot(t *testing.T, snap *policy.Snapshot, test func(t *testing.T, r *redirected)) {
+	withDirectory(t, snap, nil, test)
+}
+
+// withDirectory is withSnapshot where the sidecar can ask for what the Snapshot does not have.
+func withDirectory(t *testing.T, snap *policy.Snapshot, d policy.Directory, test func(t *testing.T, r *redirected)) {
 	emptyPools()
 	defer emptyPools()
 	synctest.Test(t, func(t *testing.T) {
 		r := &redirected{
-			randomWorld: &randomWorld{t: t, net: testmesh.NewNet()}, at: redirectedAt,
+			randomWorld: &randomWorld{t: t, net: testmesh.NewNet(), directory: d}, at: redirectedAt,
 			to: map[netip.AddrPort]netip.AddrPort{}, port: map[netip.AddrPort]net.Listener{},
 		}
 		r.original = func(c net.Conn) (netip.AddrPort, error) {

@@ -1,6 +1,7 @@
 package sidecar
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
@@ -40,11 +41,16 @@ func (s *Sidecar) relayTLS(sess *exchange.Session, to speaker) (speaker, *exchan
 }
 
 // passing is for a redirected connection whose original destination is no service: by the name that its TLS asks for it may be a host outside the mesh, and is
-// passed on to where it was to go in any case. The name is what the caller says, and proves nothing.
-func (s *Sidecar) passing(c *listen.Conn, b *exchange.Binding, sess *exchange.Session) (speaker, *exchange.Session) {
+// passed on to where it was to go in any case. The name is what the caller says, and proves nothing. unanswered is why it is not known whether it is a service, nil when
+// it is known.
+func (s *Sidecar) passing(c *listen.Conn, b *exchange.Binding, sess *exchange.Session, unanswered error) (speaker, *exchange.Session) {
 	in, rules, to := b.Intercepted, b.Listener.Interception, sess.Peer.Local
 	refuses := rules.Unknown == policy.UnknownRefuse
 	passed := passThrough(b, to)
+	if unanswered != nil {
+		refuses = rules.Away == policy.UnknownRefuse
+		passed.Note = fmt.Sprintf("passed through without knowing what it is: %v", unanswered)
+	}
 	sess.Bind = func() *exchange.Binding { return passed }
 	if !refuses || !in.Names.Empty() {
 		if !c.Begin(sess) {
@@ -69,6 +75,13 @@ func (s *Sidecar) passing(c *listen.Conn, b *exchange.Binding, sess *exchange.Se
 			sess.Bind = func() *exchange.Binding { return known }
 			return s.outTCP, sess
 		}
+	}
+	if unanswered != nil {
+		s.lookups.decided[rules.Away].Add(1)
+	}
+	if refuses && unanswered != nil {
+		s.refuse(c, b, sess.Peer, fmt.Sprintf("%s is not known yet, and %v; spec.intercept.outbound.away is refuse", to, unanswered))
+		return nil, nil
 	}
 	if refuses {
 		why := to.String() + " is no service that this sidecar knows"

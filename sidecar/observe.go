@@ -9,6 +9,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/identity"
+	"github.com/tulle-mesh/tulle/internal/policy"
 	"github.com/tulle-mesh/tulle/sidecar/exchange"
 )
 
@@ -64,6 +65,9 @@ func (o *observer) observe(next exchange.Handler) exchange.Handler {
 			r.Status = out.Status
 		}
 		r.Reason, r.Detail, r.Answered = out.Reason, out.Detail, out.Answered
+		if r.Detail == "" {
+			r.Detail = x.Binding.Note
+		}
 		r.Legs, r.Far, r.GRPC, r.Ended = x.Legs, x.Far, out.GRPC, out.Ended
 		if x.Folded && !x.Live.Reported {
 			r.Trace.SpanID = x.Try.SpanID // the parent that the other side knows
@@ -166,7 +170,7 @@ func beginTrace(x *exchange.Exchange) {
 func activeKey(x *exchange.Exchange) flow.ActiveKey {
 	k := flow.ActiveKey{Side: x.Side, Kind: x.Kind, Protocol: x.Protocol}
 	if x.Side == flow.SideClient {
-		k.Source, k.Destination = x.Binding.Workload.Service, x.Decision.Service
+		k.Source, k.Destination = x.Binding.Workload.Service, policy.ServiceOf(x.Decision.Service)
 	} else {
 		k.Source, k.Destination = x.Peer.Service, x.Binding.Workload.Service
 	}
@@ -203,7 +207,7 @@ func (o *observer) fill(r *flow.Record, x *exchange.Exchange, kind flow.Kind) {
 		own.Addr = x.Peer.Addr
 		r.Source = own
 		r.Application = x.Peer.Application
-		r.Destination.Service = x.Decision.Service
+		r.Destination.Service = policy.ServiceOf(x.Decision.Service)
 		if x.Destination != nil {
 			r.Destination.Namespace = x.Destination.Namespace
 		}

@@ -85,12 +85,13 @@ func host(a, b byte) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, a, b}) }
 
 // randomWorld is one run.
 type randomWorld struct {
-	t        *testing.T
-	net      *testmesh.Net
-	fronts   []netip.AddrPort // where callers find the client's sidecar; the second comes and goes
-	stopped  atomic.Bool      // the client's sidecar was told to stop
-	original func(net.Conn) (netip.AddrPort, error)
-	issued   atomic.Int64
+	t         *testing.T
+	net       *testmesh.Net
+	fronts    []netip.AddrPort // where callers find the client's sidecar; the second comes and goes
+	stopped   atomic.Bool      // the client's sidecar was told to stop
+	original  func(net.Conn) (netip.AddrPort, error)
+	directory policy.Directory
+	issued    atomic.Int64
 
 	mu      sync.Mutex
 	seen    map[string]int // how often an application read the head of a request
@@ -213,7 +214,7 @@ func (w *randomWorld) launch(snap *policy.Snapshot, holder *identity.Holder, on 
 	var err error
 	r.Sidecar, err = New(Config{
 		Policy: r.source, Identity: holder, Recorder: r.rec, Log: slog.New(slog.DiscardHandler), DrainTimeout: drain,
-		Listen: w.net.Listen, Dial: w.net.Dialer(on), Original: w.original,
+		Listen: w.net.Listen, Dial: w.net.Dialer(on), Original: w.original, Directory: w.directory,
 	})
 	if err != nil {
 		w.t.Fatal(err)

@@ -131,9 +131,11 @@ const resetGrace = time.Second
 
 // Config is what one sidecar needs. Policy, Identity and Recorder are required.
 type Config struct {
-	Policy   policy.Source
-	Identity *identity.Holder
-	Recorder flow.Recorder
+	Policy policy.Source
+	// Directory is asked about destinations of redirected connections that the Snapshot does not have; nil: they are unknown.
+	Directory policy.Directory
+	Identity  *identity.Holder
+	Recorder  flow.Recorder
 	// Workload is what this sidecar serves; a zero value means the Workload of the Snapshot.
 	Workload policy.Workload
 	Log      *slog.Logger // default: slog.Default()
@@ -163,6 +165,8 @@ type Sidecar struct {
 	http2 *http2.Client
 
 	serverFirst detect.ServerFirst
+	lookups     Lookups
+	running     context.Context // until the drain begins; set by Run before anything is accepted
 
 	inHTTP, outHTTP   *http1.Server
 	inHTTP2, outHTTP2 *http2.Server
@@ -173,6 +177,7 @@ type Sidecar struct {
 
 	services map[string]*service // owned by Run
 	applied  atomic.Pointer[policy.Snapshot]
+	turned   atomic.Pointer[chan struct{}] // closed when the listeners have the next Snapshot
 	targets  atomic.Pointer[[]target]
 
 	handedOver atomic.Bool
@@ -240,6 +245,8 @@ func New(cfg Config) (*Sidecar, error) {
 		services:  make(map[string]*service),
 		shared:    make(chan struct{}, 1),
 	}
+	turned := make(chan struct{})
+	s.turned.Store(&turned)
 	s.listeners = listen.New(listen.Config{
 		Listen: cfg.Listen, Within: cfg.Within, Inherit: cfg.Inherit, Original: cfg.Original, Serve: s.serve, Shed: s.shed,
 		Drain: cfg.DrainTimeout, Grace: resetGrace, Log: cfg.Log,
@@ -264,6 +271,7 @@ func New(cfg Config) (*Sidecar, error) {
 // begun; DrainTimeout after the beginning what is left is aborted, answers "draining" if it has not answered yet, and is reset a second later; pools
 // close. After HandOver all listeners close at once, and idle connections stay for one more request.
 func (s *Sidecar) Run(ctx context.Context, ready func()) error {
+	s.running = ctx
 	behind, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	pooled, stopPools := context.WithCancel(context.WithoutCancel(ctx))
@@ -287,6 +295,8 @@ func (s *Sidecar) Run(ctx context.Context, ready func()) error {
 			s.targets.Store(&list)
 			s.listeners.Apply(bindings)
 			first := s.applied.Swap(snap) == nil
+			next := make(chan struct{})
+			close(*s.turned.Swap(&next))
 			s.cfg.Log.Debug("snapshot applied", "revision", snap.Revision, "listeners", len(snap.Listeners), "services", len(snap.Services))
 			if first {
 				ready()
@@ -377,6 +387,9 @@ type speaker interface {
 func (s *Sidecar) serve(c *listen.Conn) {
 	if speak, sess := s.receive(c); speak != nil {
 		speak.Serve(sess)
+		if sess.Ended != nil {
+			sess.Ended()
+		}
 	}
 }
 

@@ -168,6 +168,8 @@ func TestNoController(t *testing.T) {
 	for _, line := range []string{
 		"tulle_controller_connected 0", "tulle_connections_open 0", "tulle_connections_limit 16384", "tulle_connections_per_source_limit 12288",
 		"tulle_buffer_bytes 0", "tulle_buffer_limit_bytes 268435456", `tulle_limit_reached_total{limit="connections"} 0`, `tulle_limit_reached_total{limit="bufferBytes"} 0`,
+		`tulle_destination_lookups_total{answer="service"} 0`, `tulle_destination_lookups_total{answer="timeout"} 0`, `tulle_destination_unanswered_total{decision="refuse"} 0`,
+		`tulle_destination_lookup_seconds_bucket{le="+Inf"} 0`, "tulle_destination_lookup_seconds_count 0", "tulle_policy_services_on_demand 0",
 	} {
 		if code != 200 || !strings.Contains(body, "\n"+line+"\n") {
 			t.Errorf("metrics: %d, no line %q in\n%s", code, line, body)

@@ -10,8 +10,10 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/identity/join"
+	"github.com/tulle-mesh/tulle/internal/policy"
 	"github.com/tulle-mesh/tulle/internal/run"
 	"github.com/tulle-mesh/tulle/sidecar"
 	"github.com/tulle-mesh/tulle/sidecar/admin"
@@ -137,6 +139,21 @@ func saturation(t *telemetry.Telemetry, s *sidecar.Sidecar) {
 		t.Counter("tulle_limit_reached_total", "Connections and requests that met a limit, by its name in the configuration.", "limit", l.String(),
 			func() uint64 { return s.Room().Count(l) })
 	}
+}
+
+// lookups shows on /metrics what connections to destinations that the policy did not have waited for, and what became of those without an answer.
+func lookups(t *telemetry.Telemetry, watching *watch.Watcher, s *sidecar.Sidecar) {
+	for _, a := range sidecar.Answers() {
+		t.Counter("tulle_destination_lookups_total", "Redirected connections whose destination was not in the policy, by what the controller said it is (timeout, away, failed: nothing).",
+			"answer", a.String(), func() uint64 { return s.Lookups().Count(a) })
+	}
+	for _, d := range []policy.Unknown{policy.UnknownPass, policy.UnknownRefuse} {
+		t.Counter("tulle_destination_unanswered_total", "Redirected connections about which the controller said nothing, because it was away or too late, by what spec.intercept.outbound.away made of them.",
+			"decision", d.String(), func() uint64 { return s.Lookups().Decided(d) })
+	}
+	t.Histogram("tulle_destination_lookup_seconds", "How long redirected connections whose destination was not in the policy waited for it.",
+		func() flow.Histogram { return s.Lookups().Waits() })
+	t.Gauge("tulle_policy_services_on_demand", "Services that the sidecar has asked the controller to keep in its policy.", func() float64 { return float64(watching.Needed()) })
 }
 
 // gauges shows on /metrics what the parts know of themselves.

@@ -71,7 +71,7 @@ func assemble(
 	if c.compression != "none" {
 		says.Compression = c.compression
 	}
-	carries := sidecar.Config{Policy: w.watching, Identity: w.holder, Workload: c.workload, Log: log, DrainTimeout: c.drainTimeout}
+	carries := sidecar.Config{Policy: w.watching, Directory: w.watching, Identity: w.holder, Workload: c.workload, Log: log, DrainTimeout: c.drainTimeout}
 	if space != nil {
 		carries.Within, carries.Dial = space.Do, space.Dial
 	}
@@ -94,6 +94,7 @@ func assemble(
 	w.telling.Saturation(w.carrying.Saturation)
 	gauges(w.telling, w.joining, w.watching)
 	saturation(w.telling, w.carrying)
+	lookups(w.telling, w.watching, w.carrying)
 	return w, nil
 }
 

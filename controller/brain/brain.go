@@ -17,7 +17,8 @@ import (
 
 // Fleet is who exists: only registered endpoints are judged, and only registered reporters are believed.
 type Fleet struct {
-	Services  map[string]Service
+	Services  map[string]Service  // by policy.PortOf: each port of a service is judged by itself
+	Ports     map[string][]string // by service: the names in Services of its further ports
 	Reporters map[string]Reporter // by instance
 	Revision  string              // policy revision in force, stamped on events
 }
@@ -30,9 +31,22 @@ type Service struct {
 
 // Reporter is a workload whose sidecar may report.
 type Reporter struct {
-	Service  string
-	Identity string         // SPIFFE ID its reports must be stamped with
-	Address  netip.AddrPort // its own endpoint; zero for a pure client
+	Service   string
+	Identity  string           // SPIFFE ID its reports must be stamped with
+	Addresses []netip.AddrPort // its own endpoints; none for a pure client
+}
+
+// Name is the name in Services of the port of service of which addr is an endpoint.
+func (f *Fleet) Name(service string, addr netip.AddrPort) (name string, ok bool) {
+	if _, ok := f.Services[service].Endpoints[addr]; ok {
+		return service, true
+	}
+	for _, name := range f.Ports[service] {
+		if _, ok := f.Services[name].Endpoints[addr]; ok {
+			return name, true
+		}
+	}
+	return "", false
 }
 
 // Input is one step.
@@ -44,7 +58,7 @@ type Input struct {
 
 // Override is a decision about one endpoint.
 type Override struct {
-	Service  string
+	Service  string // without a port
 	Endpoint netip.AddrPort
 	policy.Override
 }

@@ -160,7 +160,7 @@ func (o *Outlier) Advise(in Input) Advice {
 	}
 	for addr, t := range o.tracks {
 		if t.ejected.InForce(in.Now) {
-			out.Overrides = append(out.Overrides, Override{Service: t.service, Endpoint: addr, Override: *t.ejected})
+			out.Overrides = append(out.Overrides, Override{Service: policy.ServiceOf(t.service), Endpoint: addr, Override: *t.ejected})
 		}
 	}
 	sortOverrides(out.Overrides)
@@ -600,7 +600,7 @@ func (o *Outlier) agree(t *total, vote func(*view) (votes, yes bool)) []string {
 
 func (o *Outlier) event(in Input, kind, severity, service string, addr netip.AddrPort, reason, override string) *tullev1.Event {
 	e := &tullev1.Event{
-		TimeUnixNano: in.Now.UnixNano(), Kind: kind, Severity: severity, Service: service, Reason: reason,
+		TimeUnixNano: in.Now.UnixNano(), Kind: kind, Severity: severity, Service: policy.ServiceOf(service), Reason: reason,
 		Revision: in.Fleet.Revision, OverrideId: override,
 	}
 	if addr.IsValid() {

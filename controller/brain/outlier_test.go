@@ -50,7 +50,7 @@ func newSim(t *testing.T, seed uint64, endpoints, clients int) *sim {
 		s.endpoints = append(s.endpoints, a)
 		instance := fmt.Sprintf("catalog-%d", i+1)
 		s.fleet.Services["catalog"].Endpoints[a] = instance
-		s.fleet.Reporters[instance] = Reporter{Service: "catalog", Identity: "spiffe://td/catalog", Address: a}
+		s.fleet.Reporters[instance] = Reporter{Service: "catalog", Identity: "spiffe://td/catalog", Addresses: []netip.AddrPort{a}}
 	}
 	for i := range clients {
 		s.fleet.Reporters[fmt.Sprintf("web-%d", i+1)] = Reporter{Service: "web", Identity: "spiffe://td/web"}

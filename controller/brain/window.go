@@ -30,14 +30,14 @@ func believe(w *tullev1.Observed, fleet *Fleet) window {
 		if err != nil || !o.GetContiguous() || slices.Contains(w.GetMissingReporters(), o.GetReporter()) {
 			continue
 		}
-		if _, ok := fleet.Services[o.GetService()].Endpoints[addr]; !ok {
+		if _, ok := fleet.Name(o.GetService(), addr); !ok {
 			continue
 		}
 		r, ok := fleet.Reporters[o.GetReporter()]
 		if !ok || o.GetReporterIdentity() == "" || r.Identity != o.GetReporterIdentity() {
 			continue
 		}
-		if o.GetServerSide() && r.Address != addr || !o.GetServerSide() && o.GetSource() != "" && o.GetSource() != r.Service {
+		if o.GetServerSide() && !slices.Contains(r.Addresses, addr) || !o.GetServerSide() && o.GetSource() != "" && o.GetSource() != r.Service {
 			continue
 		}
 		out.cells[addr] = append(out.cells[addr], cell{o})

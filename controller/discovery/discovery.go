@@ -2,17 +2,20 @@
 package discovery
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"strings"
 
 	"github.com/tulle-mesh/tulle/internal/identity"
+	"github.com/tulle-mesh/tulle/internal/policy"
 )
 
 // Endpoint is one address at which a service is served. An endpoint is listed as long as it is registered, whether or not its sidecar is
 // connected to the controller: a controller restart must not empty the mesh.
 type Endpoint struct {
 	Service   string
+	Port      string // name of the service's port; "" for its first
 	Namespace string
 	Version   string
 	Instance  string      // "" for external
@@ -22,10 +25,13 @@ type Endpoint struct {
 	External  bool
 }
 
-// Sort orders endpoints by service, then address.
+// Name is under which name Snapshots have the endpoint's port of its service.
+func (e Endpoint) Name() string { return policy.PortOf(e.Service, e.Port) }
+
+// Sort orders endpoints by service, its first port before others by name, then address.
 func Sort(endpoints []Endpoint) {
 	slices.SortFunc(endpoints, func(a, b Endpoint) int {
-		if c := strings.Compare(a.Service, b.Service); c != 0 {
+		if c := cmp.Or(strings.Compare(a.Service, b.Service), strings.Compare(a.Port, b.Port)); c != 0 {
 			return c
 		}
 		return a.Address.Compare(b.Address)

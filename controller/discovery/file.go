@@ -8,7 +8,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/identity"
 )
 
-// FromSet lists the endpoints that configuration registers: each Workload's first port, and every address of an ExternalService.
+// FromSet lists the endpoints that configuration registers: every port of a Workload, and every address of an ExternalService.
 func FromSet(set *resource.Set, trustDomain string) ([]Endpoint, error) {
 	var out []Endpoint
 	for _, w := range set.Workloads {
@@ -16,13 +16,17 @@ func FromSet(set *resource.Set, trustDomain string) ([]Endpoint, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", w.Key(), err)
 		}
-		for _, p := range w.Spec.Ports[:min(1, len(w.Spec.Ports))] {
+		for i, p := range w.Spec.Ports {
 			addr, err := netip.ParseAddrPort(p.Listen)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", w.Key(), err)
 			}
+			port := p.Name
+			if i == 0 { // whatever its name is
+				port = ""
+			}
 			out = append(out, Endpoint{
-				Service: w.Spec.Service, Namespace: w.Metadata.Namespace, Version: w.Spec.Version, Instance: w.Metadata.Name,
+				Service: w.Spec.Service, Port: port, Namespace: w.Metadata.Namespace, Version: w.Spec.Version, Instance: w.Metadata.Name,
 				Identity: id, Protocol: p.Protocol, Address: addr,
 			})
 		}

@@ -1,6 +1,7 @@
 package resource
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -81,7 +82,7 @@ type WorkloadSpec struct {
 	Service        string        `yaml:"service"`                  // required
 	Version        string        `yaml:"version,omitempty"`        // "v2"; shown, and used by weights
 	ServiceAccount string        `yaml:"serviceAccount,omitempty"` // default: Service
-	Ports          []Port        `yaml:"ports,omitempty"`          // the first is where peers reach the service; none for a pure client
+	Ports          []Port        `yaml:"ports,omitempty"`          // each is an endpoint; the first is where peers reach the service that name no port; none for a pure client
 	Upstreams      []Upstream    `yaml:"upstreams,omitempty"`
 	Intercept      Intercept     `yaml:"intercept,omitempty"`
 	Limits         SidecarLimits `yaml:"limits,omitempty"`
@@ -120,7 +121,7 @@ func (t Telemetry) Policy() policy.Telemetry {
 
 // Port is an inbound listener.
 type Port struct {
-	Name     string `yaml:"name,omitempty"`     // default: the protocol
+	Name     string `yaml:"name,omitempty"`     // unique in the workload; default: the protocol, of a further port with the same PROTOCOL-NUMBER
 	Listen   string `yaml:"listen"`             // ip:port on which the sidecar serves peers
 	Target   string `yaml:"target"`             // ip:port or unix:/path of the application
 	Protocol string `yaml:"protocol,omitempty"` // one of policy.Protocols: what the application speaks; default http
@@ -130,6 +131,7 @@ type Port struct {
 // Upstream is an outbound listener.
 type Upstream struct {
 	Service    string     `yaml:"service"`
+	Port       string     `yaml:"port,omitempty"`       // name of one of the service's ports; default: the first
 	Listen     string     `yaml:"listen"`               // ip:port or unix:/path on which the sidecar serves its application
 	SocketMode SocketMode `yaml:"socketMode,omitempty"` // permissions of the Unix socket's file; default 0660
 }
@@ -213,6 +215,8 @@ func (i *InterceptInbound) check(field string) error {
 type InterceptOutbound struct {
 	Listen        string   `yaml:"listen,omitempty"` // ip:port to which they are redirected; default: none are
 	Unknown       string   `yaml:"unknown,omitempty"`
+	Away          string   `yaml:"away,omitempty"` // default: unknown
+	LookupTimeout Duration `yaml:"lookupTimeout,omitempty"`
 	DetectTimeout Duration `yaml:"detectTimeout,omitempty"`
 	OpaquePorts   []int    `yaml:"opaquePorts,omitempty"`
 }
@@ -222,8 +226,9 @@ func (i InterceptOutbound) Policy() *policy.Interception {
 	if i.Listen == "" {
 		return nil
 	}
-	p := &policy.Interception{DetectTimeout: time.Duration(i.DetectTimeout)}
+	p := &policy.Interception{DetectTimeout: time.Duration(i.DetectTimeout), LookupTimeout: time.Duration(i.LookupTimeout)}
 	p.Unknown, _ = policy.ParseUnknown(i.Unknown, flow.SideClient)
+	p.Away, _ = policy.ParseUnknown(cmp.Or(i.Away, i.Unknown), flow.SideClient)
 	for _, n := range i.OpaquePorts {
 		p.OpaquePorts = append(p.OpaquePorts, uint16(n))
 	}
@@ -233,7 +238,7 @@ func (i InterceptOutbound) Policy() *policy.Interception {
 
 func (i *InterceptOutbound) check(field string) error {
 	if i.Listen == "" {
-		if i.Unknown != "" || i.DetectTimeout != 0 || len(i.OpaquePorts) > 0 {
+		if i.Unknown != "" || i.Away != "" || i.LookupTimeout != 0 || i.DetectTimeout != 0 || len(i.OpaquePorts) > 0 {
 			return fmt.Errorf("%s.listen: is required beside other fields; give the address to which connections are redirected, such as 127.0.0.1:15001", field)
 		}
 		return nil
@@ -243,6 +248,12 @@ func (i *InterceptOutbound) check(field string) error {
 	}
 	if _, err := policy.ParseUnknown(i.Unknown, flow.SideClient); err != nil {
 		return fmt.Errorf("%s.unknown: %w", field, err)
+	}
+	if _, err := policy.ParseUnknown(i.Away, flow.SideClient); err != nil {
+		return fmt.Errorf("%s.away: %w", field, err)
+	}
+	if i.LookupTimeout < 0 {
+		return fmt.Errorf("%s.lookupTimeout: cannot be off; a connection would wait for a controller that is away for ever", field)
 	}
 	for _, n := range i.OpaquePorts {
 		if n < 1 || n > 65535 {
@@ -314,11 +325,8 @@ func (l SidecarLimits) Sidecar() policy.SidecarLimits {
 	return policy.SidecarLimits{Connections: l.Connections, ConnectionsPerSource: l.ConnectionsPerSource, BufferBytes: l.BufferBytes}
 }
 
-// MaxPorts bounds inbound listeners of one Workload, MaxInterceptedPorts those of one whose inbound connections are redirected.
-const (
-	MaxPorts            = 1
-	MaxInterceptedPorts = 32
-)
+// MaxPorts bounds inbound listeners of one Workload.
+const MaxPorts = 32
 
 func (w *Workload) check() error {
 	if err := w.Header.check(); err != nil {
@@ -335,11 +343,8 @@ func (w *Workload) check() error {
 		return err
 	}
 	intercepted := s.Intercept.Inbound.Listen != ""
-	if intercepted && len(s.Ports) > MaxInterceptedPorts {
-		return fmt.Errorf("spec.ports: has %d entries, at most %d are allowed", len(s.Ports), MaxInterceptedPorts)
-	}
-	if !intercepted && len(s.Ports) > MaxPorts {
-		return fmt.Errorf("spec.ports: has %d entries, this version serves %d per workload; define one Workload for each port", len(s.Ports), MaxPorts)
+	if len(s.Ports) > MaxPorts {
+		return fmt.Errorf("spec.ports: has %d entries, at most %d are allowed", len(s.Ports), MaxPorts)
 	}
 	for i := range s.Ports {
 		p, field := &s.Ports[i], fmt.Sprintf("spec.ports[%d]", i)
@@ -348,9 +353,6 @@ func (w *Workload) check() error {
 		}
 		if err := oneOf(field+".protocol", p.Protocol, policy.Protocols()...); err != nil {
 			return err
-		}
-		if p.Name == "" {
-			p.Name = p.Protocol
 		}
 		if p.Mode != "" {
 			if err := oneOf(field+".mode", p.Mode, "strict", "permissive"); err != nil {
@@ -378,16 +380,25 @@ func (w *Workload) check() error {
 		}
 		numbers[number] = i
 	}
+	if err := namePorts(s.Ports); err != nil {
+		return err
+	}
 	seen := map[string]bool{}
 	for i := range s.Upstreams {
 		u, field := &s.Upstreams[i], fmt.Sprintf("spec.upstreams[%d]", i)
 		if err := checkLabel(field+".service", u.Service); err != nil {
 			return err
 		}
-		if seen[u.Service] {
-			return fmt.Errorf("%s.service: %q is listed twice; remove one", field, u.Service)
+		if u.Port != "" {
+			if err := checkLabel(field+".port", u.Port); err != nil {
+				return err
+			}
 		}
-		seen[u.Service] = true
+		name := policy.PortOf(u.Service, u.Port)
+		if seen[name] {
+			return fmt.Errorf("%s.service: %q is listed twice; remove one, or name another of its ports", field, name)
+		}
+		seen[name] = true
 		if err := checkHop(field+".listen", &u.Listen); err != nil {
 			return err
 		}
@@ -455,6 +466,39 @@ func (w *Workload) checkAttest() error {
 		}
 	}
 	return errors.New("spec.attest: no target and no upstream of the workload is a Unix socket, and at a port nobody is attested; write unix:/path there, or remove attest")
+}
+
+// namePorts gives ports without a name their default and refuses names that are no labels, or are given twice.
+func namePorts(ports []Port) error {
+	taken := map[string]int{}
+	for i, p := range ports {
+		if p.Name == "" {
+			continue
+		}
+		field := fmt.Sprintf("spec.ports[%d].name", i)
+		if err := checkLabel(field, p.Name); err != nil {
+			return err
+		}
+		if other, ok := taken[p.Name]; ok {
+			return fmt.Errorf("%s: spec.ports[%d] is called %q too; give each its own", field, other, p.Name)
+		}
+		taken[p.Name] = i
+	}
+	for i := range ports {
+		p := &ports[i]
+		if p.Name != "" {
+			continue
+		}
+		name := p.Protocol
+		if _, ok := taken[name]; ok {
+			name += "-" + p.Listen[strings.LastIndexByte(p.Listen, ':')+1:]
+		}
+		if other, ok := taken[name]; ok {
+			return fmt.Errorf("spec.ports[%d].name: is %q by default, which spec.ports[%d] has; give one of them another", i, name, other)
+		}
+		p.Name, taken[name] = name, i
+	}
+	return nil
 }
 
 type listen struct{ field, address string }

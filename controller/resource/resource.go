@@ -6,6 +6,7 @@ package resource
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -155,11 +156,19 @@ func sortedEntries(s *Set) []Entry {
 	return out
 }
 
+// serviceOwner is what the workloads of a service have said of it so far.
 type serviceOwner struct {
 	namespace string
-	protocol  string
+	protocol  string // of its first port
 	external  bool
 	key       Key
+	first     map[string]Key         // names that its instances give to their first port, which is the service's whatever it is called
+	further   map[string]servicePort // by name
+}
+
+type servicePort struct {
+	protocol string
+	key      Key
 }
 
 // admission is the set being built and what is already taken.
@@ -225,6 +234,21 @@ func (a *admission) admitWorkload(w *Workload) string {
 			return fmt.Sprintf("spec.ports[0].protocol: %q, but service %q has protocol %q at %s; all instances of a service speak one protocol",
 				w.Spec.Ports[0].Protocol, w.Spec.Service, owner.protocol, owner.key)
 		}
+		for i, p := range w.Spec.Ports {
+			other, known := owner.further[p.Name]
+			first, leads := owner.first[p.Name]
+			switch {
+			case i == 0 && known:
+				return fmt.Sprintf("spec.ports[0].name: %q, but that is a further port of service %q at %s; list first what is first at all of its instances, or rename one",
+					p.Name, w.Spec.Service, other.key)
+			case i > 0 && leads:
+				return fmt.Sprintf("spec.ports[%d].name: %q, but that is the first port of service %q at %s; list first what is first at all of its instances, or rename one",
+					i, p.Name, w.Spec.Service, first)
+			case i > 0 && known && other.protocol != p.Protocol:
+				return fmt.Sprintf("spec.ports[%d].protocol: %q, but port %q of service %q has protocol %q at %s; all instances speak one protocol at a port, rename one",
+					i, p.Protocol, p.Name, w.Spec.Service, other.protocol, other.key)
+			}
+		}
 	}
 	for _, l := range w.listens() {
 		if other, ok := a.listeners[l.address]; ok && !l.local() {
@@ -235,11 +259,23 @@ func (a *admission) admitWorkload(w *Workload) string {
 		a.listeners[l.address] = key
 	}
 	a.instances[w.Metadata.Name] = key
-	owner := serviceOwner{namespace: w.Metadata.Namespace, key: key}
-	if len(w.Spec.Ports) > 0 {
-		owner.protocol = w.Spec.Ports[0].Protocol
-	} else if old, ok := a.services[w.Spec.Service]; ok {
-		owner = old
+	owner, ok := a.services[w.Spec.Service]
+	if !ok {
+		owner = serviceOwner{namespace: w.Metadata.Namespace, first: map[string]Key{}, further: map[string]servicePort{}}
+	}
+	if !ok || len(w.Spec.Ports) > 0 {
+		owner.key = key
+	}
+	for i, p := range w.Spec.Ports {
+		switch _, known := owner.further[p.Name]; {
+		case i == 0:
+			owner.protocol = p.Protocol
+			if _, known := owner.first[p.Name]; !known {
+				owner.first[p.Name] = key
+			}
+		case !known:
+			owner.further[p.Name] = servicePort{p.Protocol, key}
+		}
 	}
 	a.services[w.Spec.Service] = owner
 	return ""
@@ -261,7 +297,46 @@ func (a *admission) finish() {
 	}
 }
 
-// warnings are about references that lead nowhere, and ports that nobody is told of.
+// has reports whether the service has a port of that name.
+func (s serviceOwner) has(port string) bool {
+	_, first := s.first[port]
+	_, further := s.further[port]
+	return first || further
+}
+
+// ports lists the names of the service's ports for people, the first first.
+func (s serviceOwner) ports() string {
+	names := append(slices.Sorted(maps.Keys(s.first)), slices.Sorted(maps.Keys(s.further))...)
+	if len(names) == 0 {
+		return "none with a name"
+	}
+	return strings.Join(names, ", ")
+}
+
+// differingPorts warns where w's ports are not those of the other instances of its service. A workload without any is a pure client.
+func (a *admission) differingPorts(w *Workload, warn func(string, ...any)) {
+	if len(w.Spec.Ports) == 0 {
+		return
+	}
+	owner := a.services[w.Spec.Service]
+	if len(owner.first) > 1 {
+		for _, name := range slices.Sorted(maps.Keys(owner.first)) {
+			if name != w.Spec.Ports[0].Name {
+				warn("spec.ports[0].name: is %q here, and %q at %s; both are the first port of service %q, so either name means all of its instances. "+
+					"Give the first port one name", w.Spec.Ports[0].Name, name, owner.first[name], w.Spec.Service)
+				break
+			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(owner.further)) {
+		if !slices.ContainsFunc(w.Spec.Ports, func(p Port) bool { return p.Name == name }) {
+			warn("spec.ports: no port %q, which service %q has at %s; what is sent to that port never comes to this instance. "+
+				"Add it here, or give the workloads that have it a service of their own", name, w.Spec.Service, owner.further[name].key)
+		}
+	}
+}
+
+// warnings are about references that lead nowhere, and ports that only some instances have.
 func (a *admission) warnings() []Problem {
 	var out []Problem
 	for _, e := range sortedEntries(a.set) {
@@ -270,14 +345,15 @@ func (a *admission) warnings() []Problem {
 		}
 		switch o := e.Object.(type) {
 		case *Workload:
-			if len(o.Spec.Ports) > 1 {
-				warn("spec.ports[1]: only the first of spec.ports is an endpoint of service %q; to the sidecars of callers the others are unknown destinations, "+
-					"without mTLS. Put the port that peers call first", o.Spec.Service)
-			}
+			a.differingPorts(o, warn)
 			for i, u := range o.Spec.Upstreams {
-				if _, ok := a.services[u.Service]; !ok {
+				switch owner, ok := a.services[u.Service]; {
+				case !ok:
 					warn("spec.upstreams[%d].service: no service %q in the mesh%s; until there is one its listener answers no_endpoint. "+
 						"Add a Workload or an ExternalService", i, u.Service, a.suggest(u.Service))
+				case u.Port != "" && !owner.has(u.Port):
+					warn("spec.upstreams[%d].port: service %q has no port %q, it has %s; until it has one the listener answers no_endpoint. "+
+						"Name one of these, or none for the first", i, u.Service, u.Port, owner.ports())
 				}
 			}
 		case *TrafficPolicy:

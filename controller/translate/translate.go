@@ -23,12 +23,14 @@ type Input struct {
 	Set         *resource.Set
 	Endpoints   []discovery.Endpoint
 	Overrides   map[netip.AddrPort]policy.Override
+	Called      map[string][]string // by service: names of what it was seen to call; workloads whose connections are redirected are told of it beforehand
 }
 
 // Output is what the fleet is to be told.
 type Output struct {
-	Workloads    map[string]Workload // by instance
-	Destinations []policy.Resource   // answers on demand, the same for every workload
+	Workloads    map[string]Workload          // by instance
+	Services     map[string][]policy.Resource // on demand, the same for every workload: by name, what a Snapshot that has the service has of it
+	Destinations []policy.Resource            // answers on demand, the same for every workload
 }
 
 // Workload is one sidecar's share.
@@ -47,21 +49,34 @@ func protocol(word string) flow.Protocol {
 // Translate computes everything. An error is a bug or a resource that slipped past its checks: the caller keeps what was in force.
 func Translate(in Input) (*Output, error) {
 	services, endpoints := index(in)
-	out := &Output{Workloads: make(map[string]Workload, len(in.Set.Workloads))}
+	out := &Output{Workloads: make(map[string]Workload, len(in.Set.Workloads)), Services: make(map[string][]policy.Resource, len(services))}
+	first := firstPorts(in.Set)
 	for _, w := range in.Set.Workloads {
 		id, err := identity.Workload(in.TrustDomain, w.Metadata.Namespace, w.Spec.ServiceAccount)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", w.Key(), err)
 		}
-		s := snapshot(in.Set, w, services, endpoints)
+		s := snapshot(in, w, first, services, endpoints)
 		resources, err := policy.Seal(s)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", w.Key(), err)
 		}
 		out.Workloads[w.Metadata.Name] = Workload{Identity: id, Snapshot: s, Resources: resources}
 	}
+	for name, svc := range services {
+		resources, err := policy.ServiceResources(svc, endpoints[name])
+		if err != nil {
+			return nil, err
+		}
+		out.Services[name] = resources
+	}
+	seen := make(map[netip.AddrPort]bool, len(in.Endpoints))
 	for _, e := range in.Endpoints {
-		d := policy.Destination{Address: e.Address, Service: e.Service, Known: true, TTL: policy.DefaultDestinationTTL}
+		if seen[e.Address] {
+			continue // of services that share an address the first by name counts
+		}
+		seen[e.Address] = true
+		d := policy.Destination{Address: e.Address, Service: e.Name(), Known: true, TTL: policy.DefaultDestinationTTL}
 		x, err := d.ToXDS()
 		if err != nil {
 			return nil, fmt.Errorf("destination of %s: %w", e.Service, err)
@@ -79,20 +94,21 @@ func Translate(in Input) (*Output, error) {
 func index(in Input) (map[string]policy.Service, map[string][]policy.Endpoint) {
 	services, endpoints := map[string]policy.Service{}, map[string][]policy.Endpoint{}
 	for _, e := range in.Endpoints {
-		svc, ok := services[e.Service]
+		name := e.Name()
+		svc, ok := services[name]
 		if !ok {
-			svc = policy.Service{Name: e.Service, Namespace: e.Namespace, Protocol: protocol(e.Protocol), External: e.External}
+			svc = policy.Service{Name: name, Namespace: e.Namespace, Protocol: protocol(e.Protocol), External: e.External}
 		}
 		if !e.Identity.IsZero() && !slices.Contains(svc.Identities, e.Identity.String()) {
 			svc.Identities = append(svc.Identities, e.Identity.String())
 			svc.MTLS = true
 		}
-		services[e.Service] = svc
+		services[name] = svc
 		ep := policy.Endpoint{Address: e.Address, Version: e.Version, Instance: e.Instance}
 		if o, ok := in.Overrides[e.Address]; ok {
 			ep.Override = &o
 		}
-		endpoints[e.Service] = append(endpoints[e.Service], ep.WithDefaults())
+		endpoints[name] = append(endpoints[name], ep.WithDefaults())
 	}
 	for _, e := range in.Set.External {
 		svc, ok := services[e.Metadata.Name]
@@ -102,17 +118,33 @@ func index(in Input) (map[string]policy.Service, map[string][]policy.Endpoint) {
 		svc.Hosts = e.Spec.Names()
 		services[e.Metadata.Name] = svc
 	}
+	policies := make(map[string]*resource.TrafficPolicy, len(in.Set.Policies))
 	for _, p := range in.Set.Policies {
-		if svc, ok := services[p.Spec.TargetService]; ok {
-			services[p.Spec.TargetService] = p.Spec.Apply(svc)
-		}
+		policies[p.Spec.TargetService] = p
 	}
 	for name, svc := range services {
+		if p := policies[policy.ServiceOf(name)]; p != nil { // each port by itself
+			svc = p.Spec.Apply(svc)
+		}
 		slices.Sort(svc.Identities)
 		services[name] = svc.WithDefaults()
 		slices.SortFunc(endpoints[name], func(a, b policy.Endpoint) int { return a.Address.Compare(b.Address) })
 	}
 	return services, endpoints
+}
+
+// portName is a port of a service as configuration names it.
+type portName struct{ service, port string }
+
+// firstPorts are the names under which the first port of each service is known.
+func firstPorts(set *resource.Set) map[portName]bool {
+	out := map[portName]bool{}
+	for _, w := range set.Workloads {
+		if len(w.Spec.Ports) > 0 {
+			out[portName{w.Spec.Service, w.Spec.Ports[0].Name}] = true
+		}
+	}
+	return out
 }
 
 // longer is b where it is longer than a, or off. A sidecar ends nothing on its callers' behalf before they would; what is shorter than the default is theirs
@@ -132,8 +164,9 @@ func modeOf(set *resource.Set, own string) policy.ListenerMode {
 	return policy.ModeStrict
 }
 
-// snapshot is w's share: its own listeners and the services it calls.
-func snapshot(set *resource.Set, w *resource.Workload, services map[string]policy.Service, endpoints map[string][]policy.Endpoint) *policy.Snapshot {
+// snapshot is w's share: its own listeners and the services that it is known to call.
+func snapshot(in Input, w *resource.Workload, first map[portName]bool, services map[string]policy.Service, endpoints map[string][]policy.Endpoint) *policy.Snapshot {
+	set := in.Set
 	s := &policy.Snapshot{
 		Workload: policy.Workload{
 			Service: w.Spec.Service, Namespace: w.Metadata.Namespace, Version: w.Spec.Version, Instance: w.Metadata.Name,
@@ -173,19 +206,33 @@ func snapshot(set *resource.Set, w *resource.Workload, services map[string]polic
 			Name: "intercept:outbound", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Interception: i,
 			Address: netip.MustParseAddrPort(w.Spec.Intercept.Outbound.Listen),
 		})
-		for name, svc := range services { // whatever the application calls
-			s.Services[name] = svc
-			s.Endpoints[name] = endpoints[name]
+		for _, name := range in.Called[w.Spec.Service] { // whatever else the application calls its sidecar asks for
+			if svc, ok := services[name]; ok {
+				s.Services[name] = svc
+				s.Endpoints[name] = endpoints[name]
+			}
+		}
+		for name, svc := range services { // found by the name that TLS says, not by an address
+			if len(svc.Hosts) > 0 {
+				s.Services[name] = svc
+				s.Endpoints[name] = endpoints[name]
+			}
 		}
 	}
 	for _, u := range w.Spec.Upstreams {
-		svc, ok := services[u.Service]
-		if !ok { // nobody serves it yet: the listener exists and answers no_endpoint
-			svc = policy.Service{Name: u.Service, Namespace: w.Metadata.Namespace, Protocol: flow.ProtocolHTTP}.WithDefaults()
+		name := policy.PortOf(u.Service, u.Port)
+		if first[portName{u.Service, u.Port}] {
+			name = u.Service
 		}
-		s.Services[u.Service] = svc
-		s.Endpoints[u.Service] = endpoints[u.Service]
-		l := policy.Listener{Name: "outbound:" + u.Service, Side: flow.SideClient, Protocol: svc.Protocol, Service: u.Service, Unix: w.Unix(u)}
+		svc, ok := services[name]
+		if !ok { // nobody serves it yet: the listener exists and answers no_endpoint
+			svc = policy.Service{Name: name, Namespace: w.Metadata.Namespace, Protocol: flow.ProtocolHTTP}.WithDefaults()
+		}
+		s.Services[name] = svc
+		s.Endpoints[name] = endpoints[name]
+		l := policy.Listener{
+			Name: "outbound:" + policy.PortOf(u.Service, u.Port), Side: flow.SideClient, Protocol: svc.Protocol, Service: name, Unix: w.Unix(u),
+		}
 		if l.Unix == nil {
 			l.Address = netip.MustParseAddrPort(u.Listen)
 		}

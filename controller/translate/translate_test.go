@@ -17,13 +17,14 @@ import (
 	"github.com/tulle-mesh/tulle/controller/discovery"
 	"github.com/tulle-mesh/tulle/controller/resource"
 	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/internal/gen/tullev1"
 	"github.com/tulle-mesh/tulle/internal/policy"
 )
 
 var update = flag.Bool("update", false, "rewrite testdata/*/out.txt")
 
 // TestGolden plays each folder's 1.yaml, 2.yaml … as successive versions of one file; out.txt is problems and Snapshots of all versions.
-// A line "# override ADDRESS KIND FRACTION" puts an override in force.
+// A line "# override ADDRESS KIND FRACTION" puts an override in force; "# called SOURCE NAME" says that a service was seen to call another.
 func TestGolden(t *testing.T) {
 	folders, err := filepath.Glob("testdata/*")
 	if err != nil || len(folders) == 0 {
@@ -68,7 +69,7 @@ func play(t *testing.T, folder string) string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		out, err := Translate(Input{TrustDomain: "tulle.local", Set: set, Endpoints: endpoints, Overrides: overrides(t, string(content))})
+		out, err := Translate(Input{TrustDomain: "tulle.local", Set: set, Endpoints: endpoints, Overrides: overrides(t, string(content)), Called: called(string(content))})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -83,9 +84,27 @@ func play(t *testing.T, folder string) string {
 		}
 		b.WriteString("\n")
 		for _, d := range out.Destinations {
-			fmt.Fprintf(&b, "destination %s\n", d.Name)
+			x := &tullev1.Destination{}
+			if err := d.Body.UnmarshalTo(x); err != nil {
+				t.Fatal(err)
+			}
+			fmt.Fprintf(&b, "destination %s is %s\n", d.Name, x.GetService())
+			if r := out.Services[x.GetService()]; len(r) != 2 || r[0].TypeURL != policy.TypeService || r[1].TypeURL != policy.TypeEndpoints || r[0].Name != x.GetService() || r[1].Name != r[0].Name {
+				t.Errorf("%s cannot be learnt: %v", x.GetService(), r)
+			}
 		}
 	}
+}
+
+func called(content string) map[string][]string {
+	out := map[string][]string{}
+	for line := range strings.Lines(content) {
+		var source, name string
+		if n, _ := fmt.Sscanf(line, "# called %s %s", &source, &name); n == 2 {
+			out[source] = append(out[source], name)
+		}
+	}
+	return out
 }
 
 func overrides(t *testing.T, content string) map[netip.AddrPort]policy.Override {
@@ -132,7 +151,7 @@ func render(b *strings.Builder, s *policy.Snapshot) {
 			fmt.Fprintf(b, "    timeouts request=%s idle=%s\n", l.RequestTimeout, l.IdleTimeout)
 		}
 		if i := l.Interception; i != nil {
-			fmt.Fprintf(b, "    intercept unknown=%s detect=%s opaque=%d transparent=%v\n", i.Unknown, i.DetectTimeout, i.OpaquePorts, i.Transparent)
+			fmt.Fprintf(b, "    intercept unknown=%s away=%s lookup=%s detect=%s opaque=%d transparent=%v\n", i.Unknown, i.Away, i.LookupTimeout, i.DetectTimeout, i.OpaquePorts, i.Transparent)
 		}
 		if v := l.Limits; v != (policy.Limits{}) && v != (policy.Limits{}).WithDefaults() {
 			fmt.Fprintf(b, "    limits head=%d fields=%d line=%d timeouts head=%s body=%s idle=%s\n",

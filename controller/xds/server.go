@@ -2,6 +2,9 @@
 //
 // Publish the whole State after every change; each stream sends what differs from what it sent before, in the order of policy.Kinds, with at
 // most one unanswered response per kind, so that a slow sidecar skips to the latest state and never queues.
+//
+// A sidecar's share is its Node and what it has named: a service that it subscribes to by name (on the kind "service") is added to its Snapshot, with its
+// endpoints, and the revision is that of the whole. What it has named is remembered for the stream alone; it names it again on the next one.
 package xds
 
 import (
@@ -32,14 +35,18 @@ import (
 type Node struct {
 	Identity  identity.ID // what it must prove
 	Workload  policy.Workload
+	Telemetry policy.Telemetry
 	Revision  string
 	Resources []policy.Resource
+	// Redirected: its application may call anything. A sidecar that does not know how to ask for services is told of all.
+	Redirected bool
 }
 
 // State is what the whole fleet is to be told; immutable once published.
 type State struct {
-	Nodes        map[string]Node            // by instance
-	Destinations map[string]policy.Resource // by name; served on demand to every node
+	Nodes        map[string]Node              // by instance
+	Services     map[string][]policy.Resource // by name: a service and its endpoints, added to the share of who names it
+	Destinations map[string]policy.Resource   // by name; served on demand to every node
 	Published    time.Time
 }
 
@@ -106,7 +113,9 @@ func (s *Server) Proxies() []Proxy {
 	for _, p := range s.proxies {
 		proxy := p.proxy
 		if s.state != nil {
-			proxy.Wanted = s.state.Nodes[proxy.Instance].Revision
+			if proxy.Wanted = s.state.Nodes[proxy.Instance].Revision; p.wantedOf == s.state {
+				proxy.Wanted = p.wanted
+			}
 		}
 		out = append(out, proxy)
 	}
@@ -122,9 +131,20 @@ type session struct {
 	instance string
 	subs     map[string]*subscription // by type URL
 	nonce    uint64
+	asks     bool   // the sidecar names the services that it needs
+	share    *share // nil: to be made anew
 
-	cancel context.CancelCauseFunc
-	proxy  Proxy // guarded by server.mu
+	cancel   context.CancelCauseFunc
+	proxy    Proxy  // guarded by server.mu, as what follows
+	wanted   string // revision of the share of wantedOf
+	wantedOf *State
+}
+
+// share is all that one sidecar is to be told under one State. Immutable.
+type share struct {
+	of        *State
+	revision  string
+	resources []policy.Resource
 }
 
 type subscription struct {
@@ -135,7 +155,11 @@ type subscription struct {
 	refused     bool              // the last answer was a NACK: what was sent is not in force there
 	revision    string            // of the outstanding response
 	published   time.Time
+	told        *share // all of which was sent; nil: look
 }
+
+// maxNames bounds what one sidecar may name of one kind.
+const maxNames = 1 << 14
 
 // absent marks a name of which the client was told that it does not exist.
 const absent = "\x00absent"
@@ -228,6 +252,7 @@ func (c *session) receive(req *discoveryv3.DeltaDiscoveryRequest) error {
 		if err != nil {
 			return err
 		}
+		c.asks = slices.Contains(req.GetNode().GetClientFeatures(), policy.FeatureOnDemand)
 		c.open(id, n, req.GetNode().GetMetadata().GetFields()["tulle_version"].GetStringValue())
 	}
 	sub, ok := c.subs[req.GetTypeUrl()]
@@ -239,6 +264,15 @@ func (c *session) receive(req *discoveryv3.DeltaDiscoveryRequest) error {
 		sub.wildcard = len(req.GetResourceNamesSubscribe()) == 0
 		maps.Copy(sub.sent, req.GetInitialResourceVersions())
 		c.subs[req.GetTypeUrl()] = sub
+	}
+	if len(req.GetResourceNamesSubscribe())+len(req.GetResourceNamesUnsubscribe()) > 0 {
+		sub.told = nil
+		if req.GetTypeUrl() == policy.TypeService {
+			c.share = nil
+		}
+	}
+	if len(sub.names)+len(req.GetResourceNamesSubscribe()) > maxNames {
+		return status.Errorf(codes.ResourceExhausted, "more than %d names of type %q are subscribed to; unsubscribe from what is not used", maxNames, req.GetTypeUrl())
 	}
 	for _, name := range req.GetResourceNamesSubscribe() {
 		if name == "*" {
@@ -285,7 +319,10 @@ func (c *session) answered(req *discoveryv3.DeltaDiscoveryRequest, sub *subscrip
 		return
 	}
 	s.Acks.Add(1)
-	for _, other := range c.subs {
+	for url, other := range c.subs {
+		if kind, _ := policy.KindOf(url); kind.OnDemand {
+			continue // no part of a revision
+		}
 		if other.outstanding != "" || other.refused {
 			return // not all of the revision is acknowledged
 		}
@@ -343,28 +380,91 @@ func (c *session) close(err error) {
 	s.observer.ProxyDisconnected(p, why)
 }
 
-// push sends what differs from what was sent, kind by kind; it stops at a kind whose last response is not answered, because what follows may
-// refer to it.
-func (c *session) push(state *State) error {
+// shareOf is what the sidecar is to be told under state: its Node, and the services that it has named.
+func (c *session) shareOf(state *State) (*share, error) {
+	if c.share != nil && c.share.of == state {
+		return c.share, nil
+	}
 	n, err := c.node(state, c.instance)
+	if err != nil {
+		return nil, err
+	}
+	sh := &share{of: state, revision: n.Revision, resources: n.Resources}
+	if more := c.named(state, n); len(more) > 0 {
+		sh.resources = slices.DeleteFunc(slices.Concat(n.Resources, more), func(r policy.Resource) bool { return r.TypeURL == policy.TypePolicy })
+		sh.revision = policy.Revision(n.Workload, n.Telemetry, sh.resources)
+		x, err := n.Workload.ToXDS(n.Telemetry, sh.revision)
+		if err != nil {
+			return nil, fmt.Errorf("policy of %s: %w", c.instance, err)
+		}
+		r, err := policy.NewResource(n.Workload.Instance, x)
+		if err != nil {
+			return nil, fmt.Errorf("policy of %s: %w", c.instance, err)
+		}
+		sh.resources = append(sh.resources, r)
+	}
+	c.share = sh
+	c.server.mu.Lock()
+	c.wanted, c.wantedOf = sh.revision, state
+	c.server.mu.Unlock()
+	return sh, nil
+}
+
+// named are the resources of services that the sidecar has named, or would if it knew how to, and that are not its Node's own.
+func (c *session) named(state *State, n Node) (more []policy.Resource) {
+	sub := c.subs[policy.TypeService]
+	if sub == nil {
+		return nil
+	}
+	own := map[string]bool{}
+	for _, r := range n.Resources {
+		if r.TypeURL == policy.TypeService {
+			own[r.Name] = true
+		}
+	}
+	add := func(name string) {
+		if r, ok := state.Services[name]; ok && !own[name] {
+			more = append(more, r...)
+		}
+	}
+	if n.Redirected && !c.asks {
+		for name := range state.Services {
+			add(name)
+		}
+		return more
+	}
+	for name := range sub.names {
+		add(name)
+	}
+	return more
+}
+
+// push sends what differs from what was sent, kind by kind; it stops at a kind whose last response is not answered, because what follows may
+// refer to it. Nothing refers to kinds on demand, and they refer to nothing that must be there before.
+func (c *session) push(state *State) error {
+	sh, err := c.shareOf(state)
 	if err != nil {
 		return err
 	}
 	for _, kind := range policy.Kinds {
 		sub, ok := c.subs[kind.TypeURL]
-		if !ok {
+		if !ok || sub.told == sh {
 			continue
 		}
-		resp := sub.diff(kind, n, state)
+		resp := sub.diff(kind, sh)
 		if resp == nil {
+			sub.told = sh
 			continue
 		}
 		if sub.outstanding != "" {
+			if kind.OnDemand {
+				continue
+			}
 			return nil
 		}
 		c.nonce++
 		resp.Nonce = strconv.FormatUint(c.nonce, 10)
-		resp.SystemVersionInfo = n.Revision
+		resp.SystemVersionInfo = sh.revision
 		if err := c.stream.Send(resp); err != nil {
 			return fmt.Errorf("send: %w", err)
 		}
@@ -377,14 +477,14 @@ func (c *session) push(state *State) error {
 				sub.sent[name] = absent
 			}
 		}
-		sub.outstanding, sub.revision, sub.published = resp.Nonce, n.Revision, state.Published
+		sub.outstanding, sub.revision, sub.published, sub.told = resp.Nonce, sh.revision, state.Published, sh
 		c.server.Pushes.Add(1)
 	}
 	return nil
 }
 
 // diff is nil when there is nothing to say.
-func (sub *subscription) diff(kind policy.Kind, n Node, state *State) *discoveryv3.DeltaDiscoveryResponse {
+func (sub *subscription) diff(kind policy.Kind, sh *share) *discoveryv3.DeltaDiscoveryResponse {
 	resp := &discoveryv3.DeltaDiscoveryResponse{TypeUrl: kind.TypeURL}
 	have := map[string]bool{}
 	offer := func(r policy.Resource) {
@@ -398,12 +498,12 @@ func (sub *subscription) diff(kind policy.Kind, n Node, state *State) *discovery
 	}
 	if kind.OnDemand {
 		for name := range sub.names {
-			if r, ok := state.Destinations[name]; ok {
+			if r, ok := sh.of.Destinations[name]; ok {
 				offer(r)
 			}
 		}
 	} else {
-		for _, r := range n.Resources {
+		for _, r := range sh.resources {
 			if r.TypeURL == kind.TypeURL {
 				offer(r)
 			}

@@ -51,6 +51,7 @@ const (
 	AttrDestInstance    = "tulle.destination.instance"
 	AttrDestIdentity    = "tulle.destination.identity"
 	AttrDestAddress     = "server.address" // ip:port
+	AttrServerPort      = "server.port"    // metrics only, server side: of the reporter's ports, the one that was called
 	AttrMethod          = "http.request.method"
 	AttrPath            = "url.path"
 	AttrAuthority       = "tulle.authority"
@@ -99,11 +100,11 @@ const (
 // Metric names on the wire from sidecar to collector. All Sums are cumulative and monotonic since the boot; histograms are
 // cumulative exponential histograms in seconds, scale 3. Their attribute sets are fixed (docs/format/record.md) and never crossed.
 const (
-	// MetricExchanges: Sum {side, source service, destination service, protocol, code_class, gRPC status, reason, answered, probe}.
+	// MetricExchanges: Sum {side, source service, destination service, protocol, code_class, gRPC status, reason, answered, probe; server side: port}.
 	MetricExchanges = "tulle.exchanges"
 	// MetricAttempts: Sum, client side only {source, destination, protocol, endpoint, code_class, gRPC status, reason, delivered, probe}; exemplars carry trace ids.
 	MetricAttempts = "tulle.attempts"
-	// MetricExchangeDuration: exponential histogram {side, source, destination, protocol, code_class}.
+	// MetricExchangeDuration: exponential histogram {side, source, destination, protocol, code_class; server side: port}.
 	MetricExchangeDuration = "tulle.exchange.duration"
 	// MetricAttemptDuration: exponential histogram, client side {destination, endpoint}.
 	MetricAttemptDuration = "tulle.attempt.duration"

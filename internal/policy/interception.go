@@ -37,18 +37,29 @@ const (
 	maxOpaquePorts   = 256
 )
 
+// DefaultLookupTimeout is how long a connection to a destination that is not in the Snapshot waits for the controller to say what it is.
+const DefaultLookupTimeout = time.Second
+
+const (
+	minLookupTimeout = time.Millisecond
+	maxLookupTimeout = 10 * time.Second
+)
+
 // Interception makes of a listener one for redirected connections (docs/reference/interception.md). Outbound it serves whatever service has the original
 // destination among its endpoints, with that service's protocol; inbound whatever unbound listener has its port.
 type Interception struct {
 	Unknown       Unknown       // inbound: of a port; what is passed on has passed the listener's mode
+	Away          Unknown       // outbound only: of a destination about which the controller does not answer, because it is away or too late; default: as Unknown
+	LookupTimeout time.Duration // default 1 s; outbound only: how long such an answer is awaited
 	DetectTimeout time.Duration // default 1 s; outbound only
 	OpaquePorts   []uint16      // destination ports whose connections are relayed as bytes without a look; ascending; outbound only
 	Transparent   bool          // connections arrive by TPROXY, with their original destination; inbound only
 }
 
-// WithDefaults fills in DetectTimeout.
+// WithDefaults fills in DetectTimeout and LookupTimeout. The default of Away is whoever makes an Interception to set: its zero value is UnknownPass.
 func (i Interception) WithDefaults() Interception {
 	def(&i.DetectTimeout, DefaultDetectTimeout)
+	def(&i.LookupTimeout, DefaultLookupTimeout)
 	return i
 }
 
@@ -58,6 +69,10 @@ func (i Interception) Check() error {
 	switch {
 	case i.Unknown > UnknownRefuse:
 		return fmt.Errorf("unknown %d: must be pass or refuse", i.Unknown)
+	case i.Away > UnknownRefuse:
+		return fmt.Errorf("away %d: must be pass or refuse", i.Away)
+	case i.LookupTimeout < minLookupTimeout || i.LookupTimeout > maxLookupTimeout:
+		return fmt.Errorf("lookupTimeout %s: must be from %s to %s", i.LookupTimeout, minLookupTimeout, maxLookupTimeout)
 	case i.DetectTimeout < minDetectTimeout || i.DetectTimeout > maxDetectTimeout:
 		return fmt.Errorf("detectTimeout %s: must be from %s to %s", i.DetectTimeout, minDetectTimeout, maxDetectTimeout)
 	case len(i.OpaquePorts) > maxOpaquePorts:
@@ -132,6 +147,8 @@ func (i Interception) toXDS(x *listenerv3.Listener, routes *routev3.RouteConfigu
 		ports = append(ports, strconv.Itoa(int(p)))
 	}
 	e.strs("opaque_ports", ports)
+	e.str("away", i.Away.String())
+	e.dur("lookup_timeout", i.LookupTimeout)
 	return nil
 }
 
@@ -141,6 +158,14 @@ func interceptionFromXDS(x *listenerv3.Listener, side flow.Side, r *reader) *Int
 	var err error
 	if i.Unknown, err = ParseUnknown(r.str("unknown"), side); err != nil {
 		r.fail("unknown", "%v", err)
+	}
+	if side == flow.SideClient {
+		i.Away, i.LookupTimeout = i.Unknown, r.dur("lookup_timeout")
+		if word := r.str("away"); word != "" { // controllers from before there were lookups do not say it
+			if i.Away, err = ParseUnknown(word, side); err != nil {
+				r.fail("away", "%v", err)
+			}
+		}
 	}
 	for _, word := range r.strs("opaque_ports") {
 		p, err := strconv.ParseUint(word, 10, 16)

@@ -1,9 +1,12 @@
 package policy
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -88,7 +91,7 @@ func genListener(r *rand.Rand, i int, service string) Listener {
 	case r.IntN(3) == 0:
 		l.Protocol, l.Service = flow.ProtocolHTTP, ""
 		l.Interception = &Interception{
-			Unknown: pick(r, UnknownPass, UnknownRefuse), DetectTimeout: pick(r, 0, time.Millisecond, 3*time.Second), OpaquePorts: pick(r, nil, []uint16{25, 3306}),
+			Unknown: pick(r, UnknownPass, UnknownRefuse), Away: pick(r, UnknownPass, UnknownRefuse), LookupTimeout: pick(r, 0, time.Millisecond, 10*time.Second), DetectTimeout: pick(r, 0, time.Millisecond, 3*time.Second), OpaquePorts: pick(r, nil, []uint16{25, 3306}),
 		}
 	}
 	if l.Interception == nil && r.IntN(3) == 0 {
@@ -235,6 +238,34 @@ func TestSnapshotRoundTrips(t *testing.T) {
 	}
 }
 
+// The revision is one of sorted lines: sidecars and controllers of all versions must derive the same.
+func TestRevisionIsOfSortedLines(t *testing.T) {
+	for seed := range uint64(100) {
+		s := genSnapshot(rand.New(rand.NewPCG(seed, 9)))
+		resources, err := Seal(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := []string{fmt.Sprintf("%q\n", []string{s.Workload.Service, s.Workload.Namespace, s.Workload.Version, s.Workload.Instance})}
+		if l := s.Workload.Limits.WithDefaults(); l != (SidecarLimits{}).WithDefaults() {
+			lines = append(lines, fmt.Sprintf("limits %+v\n", l))
+		}
+		if !s.Telemetry.IsZero() {
+			lines = append(lines, fmt.Sprintf("telemetry %q\n", [][]string{s.Telemetry.Headers, s.Telemetry.Accept, s.Telemetry.Emit}))
+		}
+		for _, r := range resources {
+			if r.TypeURL != TypePolicy {
+				lines = append(lines, r.TypeURL+" "+r.Name+" "+r.Version+"\n")
+			}
+		}
+		slices.Sort(lines)
+		sum := sha256.Sum256([]byte(strings.Join(lines, "")))
+		if want := hex.EncodeToString(sum[:6]); s.Revision != want {
+			t.Fatalf("seed %d: revision %s, want %s", seed, s.Revision, want)
+		}
+	}
+}
+
 func TestRevisionFollowsContent(t *testing.T) {
 	s := genSnapshot(rand.New(rand.NewPCG(7, 7)))
 	if _, err := Seal(s); err != nil {
@@ -290,6 +321,8 @@ func TestChecksNameFieldValueAndRemedy(t *testing.T) {
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTCP, Address: at, Service: "s", Unbound: true}, "unbound: only inbound"},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Service: "s", Interception: &Interception{}}, "serves all; remove it"},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Interception: &Interception{DetectTimeout: time.Hour}}, "detectTimeout 1h0m0s: must be from 1ms to 1m0s"},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Interception: &Interception{Away: 7}}, "away 7: must be pass or refuse"},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Interception: &Interception{LookupTimeout: time.Minute}}, "lookupTimeout 1m0s: must be from 1ms to 10s"},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Interception: &Interception{OpaquePorts: []uint16{9, 3}}}, "opaquePorts [9 3]: must be in ascending order"},
 		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTLS, Address: at, Target: at, Service: "s", Mode: ModePermissive}, "could not be told from the application's"},
 		{mod(func(s *Service) { s.Hosts = []string{"a.example"} }), "hosts: only external services have them"},

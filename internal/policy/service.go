@@ -3,6 +3,7 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -20,6 +21,9 @@ import (
 
 // Service is a destination and how to treat it. Zero durations mean the default named beside the field; there is no "off" by accident:
 // a negative duration is off.
+//
+// A service with several ports is one of these for each: its Name is that of PortOf, and its protocol, endpoints and limits are the port's own. Records, graph
+// and evidence know the service as a whole (ServiceOf).
 type Service struct {
 	Name       string
 	Namespace  string
@@ -36,6 +40,23 @@ type Service struct {
 	Retry          Retry
 	MaxRequests    int // concurrent exchanges towards the service from one sidecar; default 1,024
 	MaxConnections int // default 1,024
+}
+
+// PortOf is the name under which a Snapshot has a port of a service: SERVICE for the one that callers mean who name none (port ""), SERVICE:PORT for another.
+// Neither word has a colon.
+func PortOf(service, port string) string {
+	if port == "" {
+		return service
+	}
+	return service + ":" + port
+}
+
+// ServiceOf is the service of a name of PortOf.
+func ServiceOf(name string) string {
+	if i := strings.IndexByte(name, ':'); i >= 0 {
+		return name[:i]
+	}
+	return name
 }
 
 // Retry is off when Attempts ≤ 1 after defaults (a configured 1 is off, 0 means the default). Only exchanges that are safe (idempotent

@@ -27,29 +27,40 @@ func (s *Snapshot) Check() error {
 	if err := s.Telemetry.Check(); err != nil {
 		return fmt.Errorf("workload %q: telemetry: %w", s.Workload.Instance, err)
 	}
-	for name, svc := range s.Services {
+	for _, svc := range s.Services {
 		if err := svc.WithDefaults().Check(); err != nil {
 			return err
 		}
-		if name != svc.Name {
-			return fmt.Errorf("service %q: is filed under %q; the names must agree", svc.Name, name)
-		}
 	}
 	for name, endpoints := range s.Endpoints {
-		if _, ok := s.Services[name]; !ok {
-			return fmt.Errorf("endpoints of %q: no such service in this snapshot", name)
-		}
 		for _, e := range endpoints {
 			if err := e.WithDefaults().Check(); err != nil {
 				return fmt.Errorf("service %q: %w", name, err)
 			}
 		}
 	}
-	names, addresses := map[string]bool{}, map[string]string{}
 	for _, l := range s.Listeners {
 		if err := l.Check(); err != nil {
 			return err
 		}
+	}
+	return s.checkWhole()
+}
+
+// checkWhole refuses parts that are at odds with each other. Each was checked by itself.
+func (s *Snapshot) checkWhole() error {
+	for name, svc := range s.Services {
+		if name != svc.Name {
+			return fmt.Errorf("service %q: is filed under %q; the names must agree", svc.Name, name)
+		}
+	}
+	for name := range s.Endpoints {
+		if _, ok := s.Services[name]; !ok {
+			return fmt.Errorf("endpoints of %q: no such service in this snapshot", name)
+		}
+	}
+	names, addresses := make(map[string]bool, len(s.Listeners)), make(map[string]string, len(s.Listeners))
+	for _, l := range s.Listeners {
 		if names[l.Name] {
 			return fmt.Errorf("listener %q: the name is used twice", l.Name)
 		}

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -76,11 +77,8 @@ func NewResource(name string, m proto.Message) (Resource, error) {
 
 // CheckResource reads one resource by itself; the error says which field of it is wrong.
 func CheckResource(r Resource) error {
-	k, ok := KindOf(r.TypeURL)
-	if !ok {
-		return fmt.Errorf("resource %q: type %q is not known to this version of Tulle", r.Name, r.TypeURL)
-	}
-	return k.in(&Snapshot{Services: map[string]Service{}, Endpoints: map[string][]Endpoint{}}, r.Name, r.Body)
+	_, err := ReadResource(r)
+	return err
 }
 
 // Seal sets s.Revision from its content and returns s as resources, in the order of Kinds, each kind sorted by name. It checks everything
@@ -104,7 +102,7 @@ func Seal(s *Snapshot) ([]Resource, error) {
 // Revision derives a Snapshot's revision from the workload, what it is told about telemetry, and names and versions of its resources, in any order; Policy (which carries
 // the revision) and kinds on demand are left out. Sidecar and controller compute it alike, so that a sidecar knows when it has one completely.
 func Revision(w Workload, t Telemetry, resources []Resource) string {
-	lines := make([]string, 0, len(resources)+2)
+	var lines []string
 	lines = append(lines, fmt.Sprintf("%q\n", []string{w.Service, w.Namespace, w.Version, w.Instance}))
 	if l := w.Limits.WithDefaults(); l != (SidecarLimits{}).WithDefaults() { // else as before there were limits, for older sidecars
 		lines = append(lines, fmt.Sprintf("limits %+v\n", l))
@@ -112,18 +110,47 @@ func Revision(w Workload, t Telemetry, resources []Resource) string {
 	if !t.IsZero() {
 		lines = append(lines, fmt.Sprintf("telemetry %q\n", [][]string{t.Headers, t.Accept, t.Emit}))
 	}
-	for _, r := range resources {
-		if r.TypeURL == TypePolicy || r.TypeURL == TypeDestination {
-			continue
-		}
-		lines = append(lines, r.TypeURL+" "+r.Name+" "+r.Version+"\n")
-	}
 	slices.Sort(lines)
-	h := sha256.New()
-	for _, l := range lines {
-		h.Write([]byte(l))
+	order := make([]*Resource, 0, len(resources))
+	for i := range resources {
+		if r := &resources[i]; r.TypeURL != TypePolicy && r.TypeURL != TypeDestination {
+			order = append(order, r)
+		}
 	}
+	// Lines of resources come after the others, whose first letters are before that of every type URL; and no name has a character up to the space.
+	slices.SortFunc(order, func(a, b *Resource) int {
+		return cmp.Or(strings.Compare(a.TypeURL, b.TypeURL), strings.Compare(a.Name, b.Name))
+	})
+	text := make([]byte, 0, 128*(len(order)+2))
+	for _, l := range lines {
+		text = append(text, l...)
+	}
+	for _, r := range order {
+		text = append(append(append(append(append(append(text, r.TypeURL...), ' '), r.Name...), ' '), r.Version...), '\n')
+	}
+	h := sha256.New()
+	h.Write(text)
 	return hex.EncodeToString(h.Sum(nil)[:6])
+}
+
+// ServiceResources are the resources that svc and its endpoints are in every Snapshot that has them, in the order of Kinds.
+func ServiceResources(svc Service, endpoints []Endpoint) ([]Resource, error) {
+	s := &Snapshot{Services: map[string]Service{svc.Name: svc}, Endpoints: map[string][]Endpoint{svc.Name: endpoints}}
+	var out []Resource
+	var failed error
+	put := func(name string, m proto.Message) {
+		r, err := NewResource(name, m)
+		if err != nil {
+			failed = err
+		}
+		out = append(out, r)
+	}
+	for _, write := range []func(*Snapshot, func(string, proto.Message)) error{servicesOut, endpointsOut} {
+		if err := write(s, put); err != nil {
+			return nil, err
+		}
+	}
+	return out, failed
 }
 
 // ToXDS maps a checked s to resources in the order of Kinds.
@@ -156,20 +183,76 @@ func (s *Snapshot) ToXDS() ([]Resource, error) {
 	return out, nil
 }
 
-// FromXDS is the inverse of ToXDS, in any order of resources; it checks the whole.
-func FromXDS(resources []Resource) (*Snapshot, error) {
+// Part is one resource that was read and checked by itself: what of a Snapshot it makes. Immutable.
+type Part struct {
+	Resource
+	service   *Service   // of TypeService
+	endpoints []Endpoint // of TypeEndpoints
+	rest      *Snapshot  // of other types
+}
+
+// ReadResource reads one resource by itself; the error says which field of it is wrong.
+func ReadResource(r Resource) (Part, error) {
+	k, ok := KindOf(r.TypeURL)
+	if !ok {
+		return Part{}, fmt.Errorf("resource %q: type %q is not known to this version of Tulle", r.Name, r.TypeURL)
+	}
 	s := &Snapshot{Services: map[string]Service{}, Endpoints: map[string][]Endpoint{}}
-	for _, r := range resources {
-		k, ok := KindOf(r.TypeURL)
-		if !ok || k.OnDemand {
-			return nil, fmt.Errorf("resource %q: type %q is not part of a snapshot", r.Name, r.TypeURL)
-		}
-		if err := k.in(s, r.Name, r.Body); err != nil {
-			return nil, err
+	if err := k.in(s, r.Name, r.Body); err != nil {
+		return Part{}, err
+	}
+	p := Part{Resource: r}
+	switch r.TypeURL {
+	case TypeService:
+		svc := s.Services[r.Name]
+		p.service = &svc
+	case TypeEndpoints:
+		p.endpoints = s.Endpoints[r.Name]
+	default:
+		p.rest = s
+	}
+	return p, nil
+}
+
+// Assemble makes a Snapshot of parts, in any order, and checks what they say about each other. What was not changed between two Snapshots is shared by them.
+func Assemble(parts []Part) (*Snapshot, error) {
+	s := &Snapshot{Services: make(map[string]Service, len(parts)/2), Endpoints: make(map[string][]Endpoint, len(parts)/2)}
+	for i := range parts {
+		switch p := &parts[i]; p.TypeURL {
+		case TypeService:
+			s.Services[p.Name] = *p.service
+		case TypeEndpoints:
+			s.Endpoints[p.Name] = p.endpoints
+		case TypeListener:
+			s.Listeners = append(s.Listeners, p.rest.Listeners...)
+		case TypePolicy:
+			s.Workload, s.Telemetry, s.Revision = p.rest.Workload, p.rest.Telemetry, p.rest.Revision
+		default:
+			return nil, fmt.Errorf("resource %q: type %q is not part of a snapshot", p.Name, p.TypeURL)
 		}
 	}
 	slices.SortFunc(s.Listeners, func(a, b Listener) int { return strings.Compare(a.Name, b.Name) })
-	return s, s.Check()
+	return s, s.checkWhole()
+}
+
+// FromXDS is the inverse of ToXDS, in any order of resources; it checks the whole.
+func FromXDS(resources []Resource) (*Snapshot, error) {
+	parts := make([]Part, 0, len(resources))
+	for _, r := range resources {
+		if k, ok := KindOf(r.TypeURL); !ok || k.OnDemand {
+			return nil, fmt.Errorf("resource %q: type %q is not part of a snapshot", r.Name, r.TypeURL)
+		}
+		p, err := ReadResource(r)
+		if err != nil {
+			return nil, err
+		}
+		parts = append(parts, p)
+	}
+	s, err := Assemble(parts)
+	if err == nil {
+		err = s.Check()
+	}
+	return s, err
 }
 
 func pack(m proto.Message) (*anypb.Any, error) {

@@ -70,6 +70,7 @@ type Binding struct {
 	Own          *Destination // inbound: settings towards the application
 	Room         *Room        // of the sidecar
 	Intercepted  *Intercepted // nil: its callers mean the listener's service
+	Note         string       // for people: what Records of success say besides
 }
 
 // Intercepted is where connections go that were redirected to a listener. Immutable.

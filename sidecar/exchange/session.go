@@ -21,6 +21,7 @@ type Session struct {
 	ServerName string
 	Bind       func() *Binding // the listener's Binding now
 	Report     Reporter
+	Ended      func() // called when the connection has been served to its end; nil: nothing
 
 	mu       sync.Mutex
 	idle     bool

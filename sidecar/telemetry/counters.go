@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"net/netip"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -118,6 +119,7 @@ type exchangeKey struct {
 	grpc            flow.GRPCStatus // decides class where there is one
 	reason          flow.Reason
 	answered, probe bool
+	port            uint16 // server side: of the workload's, which was called
 }
 
 func (k exchangeKey) fold() exchangeKey { k.edge = k.edge.fold(); return k }
@@ -125,6 +127,7 @@ func (k exchangeKey) fold() exchangeKey { k.edge = k.edge.fold(); return k }
 type durationKey struct {
 	edge
 	class flow.CodeClass
+	port  uint16 // as of exchangeKey
 }
 
 func (k durationKey) fold() durationKey { k.edge = k.edge.fold(); return k }
@@ -333,8 +336,12 @@ func (c *counters) count(r *flow.Record) {
 	switch r.Kind {
 	case flow.KindExchange:
 		x, failed := exemplarOf(r), r.Failed()
-		c.exchanges.get(exchangeKey{e, class, r.GRPC, r.Reason, r.Answered, r.Probe}).Add(1)
-		c.duration.get(durationKey{e, class}).observe(x, failed)
+		port := uint16(0)
+		if r.Side == flow.SideServer {
+			port = r.Destination.Addr.Port()
+		}
+		c.exchanges.get(exchangeKey{e, class, r.GRPC, r.Reason, r.Answered, r.Probe, port}).Add(1)
+		c.duration.get(durationKey{e, class, port}).observe(x, failed)
 		if r.Destination.Version != "" {
 			c.versions.get(versionKey{r.Side, e.source, e.destination, r.Destination.Version, class}).Add(1)
 		}
@@ -492,8 +499,8 @@ func (c *counters) collect(workload string, why purpose) []flow.Family {
 	text := flow.Text
 	families := []flow.Family{
 		family(flow.MetricExchanges, "{exchange}", flow.MetricSum, r.exchanges, func(k exchangeKey, n uint64) flow.Point {
-			return flow.Point{Value: int64(n), Attrs: append(k.attrs(5), class(k.class), grpcStatus(k.grpc), reason(k.reason),
-				flow.Flag(flow.AttrAnswered, k.answered), flow.Flag(flow.AttrProbe, k.probe))}
+			return flow.Point{Value: int64(n), Attrs: withPort(append(k.attrs(6), class(k.class), grpcStatus(k.grpc), reason(k.reason),
+				flow.Flag(flow.AttrAnswered, k.answered), flow.Flag(flow.AttrProbe, k.probe)), k.port)}
 		}),
 		family(flow.MetricAttempts, "{attempt}", flow.MetricSum, r.attempts, func(k attemptKey, a attemptsRead) flow.Point {
 			return flow.Point{Value: int64(a.n), Exemplars: a.ex, Attrs: []flow.Attr{
@@ -503,7 +510,7 @@ func (c *counters) collect(workload string, why purpose) []flow.Family {
 			}}
 		}),
 		family(flow.MetricExchangeDuration, "s", flow.MetricHistogram, r.duration, func(k durationKey, l latencyRead) flow.Point {
-			return flow.Point{Histogram: &l.h, Exemplars: l.ex, Attrs: append(k.attrs(1), class(k.class))}
+			return flow.Point{Histogram: &l.h, Exemplars: l.ex, Attrs: withPort(append(k.attrs(2), class(k.class)), k.port)}
 		}),
 		family(flow.MetricAttemptDuration, "s", flow.MetricHistogram, r.attemptDuration, func(k endpointKey, l latencyRead) flow.Point {
 			return flow.Point{Histogram: &l.h, Exemplars: l.ex, Attrs: []flow.Attr{
@@ -565,6 +572,14 @@ func (e edge) attrs(more int) []flow.Attr {
 	return append(make([]flow.Attr, 0, 4+more),
 		flow.Text(flow.AttrSide, e.side.String()), flow.Text(flow.AttrSourceService, e.source),
 		flow.Text(flow.AttrDestService, e.destination), flow.Text(flow.AttrProtocol, e.protocol.String()))
+}
+
+// withPort adds the port of the reporter that was called, where there is one.
+func withPort(attrs []flow.Attr, port uint16) []flow.Attr {
+	if port == 0 {
+		return attrs
+	}
+	return append(attrs, flow.Text(flow.AttrServerPort, strconv.Itoa(int(port))))
 }
 
 func class(c flow.CodeClass) flow.Attr       { return flow.Text(flow.AttrCodeClass, c.String()) }

@@ -230,6 +230,7 @@ func (t *Telemetry) writeMetrics(w io.Writer, why purpose) {
 			views[i].write(b, f, open)
 		}
 	}
+	t.writeGiven(b, open)
 	var simple bytes.Buffer
 	t.set.WritePrometheus(&simple)
 	t.describe(b, simple.Bytes(), open)
@@ -277,8 +278,12 @@ func (v *view) write(w *bufio.Writer, f *flow.Family, open bool) {
 }
 
 func (s *series) histogram(w *bufio.Writer, name string, open bool) {
+	before, all := "", ""
+	if s.labels != "" {
+		before, all = s.labels+",", "{"+s.labels+"}"
+	}
 	bucket := func(k int, le string, n uint64) {
-		fmt.Fprintf(w, "%s_bucket{%s,le=\"%s\"} %d", name, s.labels, le, n)
+		fmt.Fprintf(w, "%s_bucket{%sle=\"%s\"} %d", name, before, le, n)
 		if open {
 			for i := range s.exemplars {
 				if x := &s.exemplars[i]; leIndex(x.Value) == k {
@@ -297,8 +302,8 @@ func (s *series) histogram(w *bufio.Writer, name string, open bool) {
 		bucket(k, le, s.hist.AtMost(int32((minExponent+k)<<flow.HistogramScale)-1))
 	}
 	bucket(leBounds, "+Inf", s.hist.Count)
-	fmt.Fprintf(w, "%s_sum{%s} %s\n", name, s.labels, strconv.FormatFloat(s.hist.Sum.Seconds(), 'g', -1, 64))
-	fmt.Fprintf(w, "%s_count{%s} %d\n", name, s.labels, s.hist.Count)
+	fmt.Fprintf(w, "%s_sum%s %s\n", name, all, strconv.FormatFloat(s.hist.Sum.Seconds(), 'g', -1, 64))
+	fmt.Fprintf(w, "%s_count%s %d\n", name, all, s.hist.Count)
 }
 
 func (v *view) labelsOf(attrs []flow.Attr) string {

@@ -126,6 +126,7 @@ type Telemetry struct {
 	accepted                     counter
 	set                          *vm.Set
 	described                    sync.Map // family → description, of gauges added by Gauge
+	given                        []given  // added by Histogram
 
 	newClient func() (client, error) // replaced in tests
 }

@@ -2,11 +2,14 @@ package watch
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
+	"time"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/protobuf/proto"
@@ -15,14 +18,58 @@ import (
 )
 
 // snapshot.pb is: magic (8 bytes), SHA-256 of the rest (32 bytes), then a DeltaDiscoveryResponse with every resource of the Snapshot. It is
-// replaced by rename, so that a crash leaves the old or the new one.
+// replaced by rename, so that a crash leaves the old or the new one. It is written by a goroutine of its own: what is in force does not wait for the disk.
 const magic = "TULLEPB1"
+
+// writeInterval is how long a Snapshot waits for later ones after the last was written. While a sidecar learns services, there is one after another.
+const writeInterval = time.Second
+
+// disk is what is to be written; only the latest matters.
+type disk struct {
+	wake chan struct{}
+	next atomic.Pointer[[]policy.Part]
+}
+
+func (d *disk) init() { d.wake = make(chan struct{}, 1) }
+
+// put hands over what is in force. It does not block.
+func (d *disk) put(parts []policy.Part) {
+	d.next.Store(&parts)
+	select {
+	case d.wake <- struct{}{}:
+	default:
+	}
+}
+
+// write writes what put handed over until ctx is done, and then the last of it.
+func (w *Watcher) write(ctx context.Context) {
+	for {
+		select {
+		case <-w.disk.wake:
+		case <-ctx.Done():
+		}
+		if parts := w.disk.next.Swap(nil); parts != nil {
+			if err := store(w.file(), *parts); err != nil {
+				w.cfg.Log.Error("policy cannot be stored; after a restart the sidecar would wait for the controller", "file", w.file(), "error", err)
+			}
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		pause := time.NewTimer(writeInterval)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+		}
+	}
+}
 
 func (w *Watcher) file() string { return filepath.Join(w.cfg.StateDir, "snapshot.pb") }
 
-func store(file string, resources []policy.Resource) error {
+func store(file string, parts []policy.Part) error {
 	resp := &discoveryv3.DeltaDiscoveryResponse{}
-	for _, r := range resources {
+	for _, r := range parts {
 		resp.Resources = append(resp.Resources, &discoveryv3.Resource{Name: r.Name, Version: r.Version, Resource: r.Body})
 	}
 	body, err := proto.Marshal(resp)
@@ -51,7 +98,7 @@ func store(file string, resources []policy.Resource) error {
 var errDamaged = errors.New("it is damaged (checksum differs)")
 
 // load reads what store wrote; anything else, or of another instance, is an error.
-func load(file, instance string) (*policy.Snapshot, map[string]map[string]policy.Resource, error) {
+func load(file, instance string) (*policy.Snapshot, map[string]map[string]policy.Part, error) {
 	content, err := os.ReadFile(file)
 	if err != nil {
 		return nil, nil, err
@@ -68,17 +115,21 @@ func load(file, instance string) (*policy.Snapshot, map[string]map[string]policy
 	if err := proto.Unmarshal(body, resp); err != nil {
 		return nil, nil, err
 	}
-	staged := map[string]map[string]policy.Resource{}
-	var all []policy.Resource
+	staged := map[string]map[string]policy.Part{}
+	var all []policy.Part
 	for _, x := range resp.GetResources() {
 		r := policy.Resource{TypeURL: x.GetResource().GetTypeUrl(), Name: x.GetName(), Version: x.GetVersion(), Body: x.GetResource()}
-		if staged[r.TypeURL] == nil {
-			staged[r.TypeURL] = map[string]policy.Resource{}
+		p, err := policy.ReadResource(r)
+		if err != nil {
+			return nil, nil, fmt.Errorf("it is of another version: %w", err)
 		}
-		staged[r.TypeURL][r.Name] = r
-		all = append(all, r)
+		if staged[r.TypeURL] == nil {
+			staged[r.TypeURL] = map[string]policy.Part{}
+		}
+		staged[r.TypeURL][r.Name] = p
+		all = append(all, p)
 	}
-	s, err := policy.FromXDS(all)
+	s, err := policy.Assemble(all)
 	if err != nil {
 		return nil, nil, fmt.Errorf("it is of another version: %w", err)
 	}

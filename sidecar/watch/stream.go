@@ -31,18 +31,32 @@ var errResync = errors.New("watch: what the controller sent does not add up to i
 func (w *Watcher) stream(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	ads, hangUp, err := w.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer hangUp()
+	return w.converse(ctx, ads)
+}
+
+// dialController opens a stream over a connection of its own, which hangUp closes.
+func (w *Watcher) dialController(ctx context.Context) (ads adsStream, hangUp func(), err error) {
 	conn, err := grpc.NewClient("passthrough:///"+w.cfg.Controller,
 		grpc.WithTransportCredentials(credentials.NewTLS(w.cfg.Identity.ClientTLS(w.cfg.ControllerID))),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)))
 	if err != nil {
-		return fmt.Errorf("watch: controller address %q: %w", w.cfg.Controller, err)
+		return nil, nil, fmt.Errorf("watch: controller address %q: %w", w.cfg.Controller, err)
 	}
-	defer conn.Close()
-	ads, err := discoveryv3.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(ctx)
-	if err != nil {
-		return err
+	if ads, err = discoveryv3.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(ctx); err != nil {
+		_ = conn.Close()
+		return nil, nil, err
 	}
+	return ads, func() { _ = conn.Close() }, nil
+}
+
+// converse serves one stream until it ends; ctx ends with it.
+func (w *Watcher) converse(ctx context.Context, ads adsStream) error {
 	if err := w.subscribe(ads); err != nil {
 		if _, rerr := ads.Recv(); rerr != nil { // a failed Send only says EOF
 			return rerr
@@ -50,7 +64,7 @@ func (w *Watcher) stream(ctx context.Context) error {
 		return err
 	}
 	responses, ended := make(chan *discoveryv3.DeltaDiscoveryResponse), make(chan error, 1)
-	go func() { // ends with ctx, which ends with this method
+	go func() { // ends with ctx
 		for {
 			resp, err := ads.Recv()
 			if err != nil {
@@ -101,18 +115,22 @@ func (w *Watcher) stream(ctx context.Context) error {
 // subscribe asks for all kinds, saying what is here already. Policy is always asked for anew, so that the controller learns what is in force.
 func (w *Watcher) subscribe(ads adsStream) error {
 	node := &corev3.Node{
-		Id: w.cfg.Workload.Instance, Cluster: w.cfg.Workload.Service, UserAgentName: "tulle-sidecar",
+		Id: w.cfg.Workload.Instance, Cluster: w.cfg.Workload.Service, UserAgentName: "tulle-sidecar", ClientFeatures: []string{policy.FeatureOnDemand},
 		Metadata: &structpb.Struct{Fields: map[string]*structpb.Value{
 			"tulle_version": structpb.NewStringValue(w.cfg.Version),
 			"namespace":     structpb.NewStringValue(w.cfg.Workload.Namespace),
 			"version":       structpb.NewStringValue(w.cfg.Workload.Version),
 		}},
 	}
+	needed := w.destinations.begin()
 	for _, k := range policy.Kinds {
 		if k.OnDemand {
 			continue
 		}
 		req := &discoveryv3.DeltaDiscoveryRequest{Node: node, TypeUrl: k.TypeURL, ResourceNamesSubscribe: []string{"*"}}
+		if k.TypeURL == policy.TypeService {
+			req.ResourceNamesSubscribe = append(req.ResourceNamesSubscribe, needed...)
+		}
 		if k.TypeURL != policy.TypePolicy {
 			req.InitialResourceVersions = map[string]string{}
 			for name, r := range w.staged[k.TypeURL] {
@@ -130,12 +148,13 @@ func (w *Watcher) subscribe(ads adsStream) error {
 // receive checks one response, stages it, and answers. Policy puts what is staged in force.
 func (w *Watcher) receive(ads adsStream, resp *discoveryv3.DeltaDiscoveryResponse, refusals map[string]string) error {
 	answer := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: resp.GetTypeUrl(), ResponseNonce: resp.GetNonce()}
-	refusal := w.stage(resp)
+	refusal, bad := w.stage(resp)
+	w.destinations.refuse(bad)
 	if refusal == nil {
 		delete(refusals, resp.GetTypeUrl())
 		switch resp.GetTypeUrl() {
 		case policy.TypeDestination:
-			w.destinations.answer(resp)
+			w.destinations.answer(resp, w.Current())
 		case policy.TypePolicy:
 			refusal = w.commit(refusals)
 		}
@@ -155,49 +174,58 @@ func (w *Watcher) receive(ads adsStream, resp *discoveryv3.DeltaDiscoveryRespons
 	return ads.Send(answer)
 }
 
-// stage takes the response whole or, when one resource of it is bad, not at all.
-func (w *Watcher) stage(resp *discoveryv3.DeltaDiscoveryResponse) error {
+// stage takes the response whole or, when one resource of it is bad, not at all; bad are the services that such resources are about.
+func (w *Watcher) stage(resp *discoveryv3.DeltaDiscoveryResponse) (refusal error, bad []string) {
 	url := resp.GetTypeUrl()
 	if _, ok := policy.KindOf(url); !ok {
-		return fmt.Errorf("type %q is not known to this version of the sidecar; upgrade it", url)
+		return fmt.Errorf("type %q is not known to this version of the sidecar; upgrade it", url), nil
 	}
-	next := maps.Clone(w.staged[url])
-	if next == nil {
-		next = map[string]policy.Resource{}
-	}
+	var parts []policy.Part
 	var refusals []error
 	for _, x := range resp.GetResources() {
 		r := policy.Resource{TypeURL: url, Name: x.GetName(), Version: x.GetVersion(), Body: x.GetResource()}
-		if err := policy.CheckResource(r); err != nil {
+		p, err := policy.ReadResource(r)
+		if err != nil {
 			refusals = append(refusals, err)
+			if url == policy.TypeService || url == policy.TypeEndpoints {
+				bad = append(bad, r.Name)
+			}
 			continue
 		}
-		next[r.Name] = r
-	}
-	for _, name := range resp.GetRemovedResources() {
-		delete(next, name)
+		parts = append(parts, p)
 	}
 	if len(refusals) > 0 {
-		return errors.Join(refusals...)
+		return errors.Join(refusals...), bad
 	}
-	if url != policy.TypeDestination { // those live in their own cache
-		w.staged[url] = next
+	if url == policy.TypeDestination { // those live in their own cache
+		return nil, nil
 	}
-	return nil
+	if w.staged[url] == nil {
+		w.staged[url] = map[string]policy.Part{}
+	}
+	for _, p := range parts {
+		w.staged[url][p.Name] = p
+	}
+	for _, name := range resp.GetRemovedResources() {
+		delete(w.staged[url], name)
+	}
+	return nil, nil
 }
 
 // commit puts what is staged in force if it is exactly the revision that Policy names.
 func (w *Watcher) commit(refusals map[string]string) error {
-	var all []policy.Resource
+	var all []policy.Part
 	for _, byName := range w.staged {
-		for _, r := range byName {
-			all = append(all, r)
-		}
+		all = slices.AppendSeq(all, maps.Values(byName))
 	}
-	s, err := policy.FromXDS(all)
+	s, err := policy.Assemble(all)
 	have := ""
 	if err == nil {
-		have = policy.Revision(s.Workload, s.Telemetry, all)
+		resources := make([]policy.Resource, len(all))
+		for i := range all {
+			resources[i] = all[i].Resource
+		}
+		have = policy.Revision(s.Workload, s.Telemetry, resources)
 	}
 	switch {
 	case len(w.staged[policy.TypePolicy]) != 1:
@@ -207,15 +235,13 @@ func (w *Watcher) commit(refusals map[string]string) error {
 		first := slices.Sorted(maps.Keys(refusals))[0]
 		return fmt.Errorf("revision is not in force because part of it was refused: %s", refusals[first])
 	case err == nil:
-		w.staged = map[string]map[string]policy.Resource{}
+		w.staged = map[string]map[string]policy.Part{}
 		return errResync
 	default:
 		return err
 	}
 	if old := w.Current(); old == nil || old.Revision != s.Revision {
-		if err := store(w.file(), all); err != nil {
-			w.cfg.Log.Error("policy cannot be stored; after a restart the sidecar would wait for the controller", "file", w.file(), "error", err)
-		}
+		w.disk.put(all)
 		w.apply(s, false)
 		w.cfg.Log.Info("policy in force", "revision", s.Revision)
 	} else {

@@ -4,6 +4,9 @@
 //
 // Hold it so: New, then Run as an actor; ready is called when a Snapshot is in force. A Watcher is a policy.Source. Losing the controller is
 // never an error: the last Snapshot stays in force, only its overrides end at their own expiry.
+//
+// It is a policy.Directory, too: what the Snapshot does not have it asks for (destination.go), and the Snapshot grows by the service that is found. Services that
+// were learnt are on disk with the rest.
 package watch
 
 import (
@@ -49,8 +52,11 @@ type Watcher struct {
 	current      atomic.Pointer[policy.Snapshot]
 	destinations destinations
 
+	disk disk
+	dial func(ctx context.Context) (ads adsStream, hangUp func(), err error) // tests have their own
+
 	// owned by the goroutine of Run that speaks to the controller
-	staged map[string]map[string]policy.Resource // by type URL, then name: accepted, perhaps not yet in force
+	staged map[string]map[string]policy.Part // by type URL, then name: accepted, perhaps not yet in force
 
 	mu      sync.Mutex
 	base    *policy.Snapshot // as told; current is base without overrides that have run out
@@ -59,7 +65,10 @@ type Watcher struct {
 	yielded chan struct{} // not nil: no stream is opened before it is closed
 }
 
-var _ policy.Source = (*Watcher)(nil)
+var (
+	_ policy.Source    = (*Watcher)(nil)
+	_ policy.Directory = (*Watcher)(nil)
+)
 
 // Bounds of the pause between two connections, jittered ±50 %.
 const (
@@ -86,8 +95,10 @@ func New(cfg Config) (*Watcher, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	w := &Watcher{cfg: cfg, changed: make(chan struct{}), staged: map[string]map[string]policy.Resource{}}
+	w := &Watcher{cfg: cfg, changed: make(chan struct{}), staged: map[string]map[string]policy.Part{}}
 	w.destinations.init()
+	w.disk.init()
+	w.dial = w.dialController
 	return w, nil
 }
 
@@ -98,14 +109,17 @@ func (w *Watcher) Run(ctx context.Context, ready func()) error {
 	}
 	if s, staged, err := load(w.file(), w.cfg.Workload.Instance); err == nil {
 		w.staged = staged
+		w.destinations.inherit(s)
 		w.apply(s, true)
 		w.cfg.Log.Info("policy in force from disk", "revision", s.Revision, "file", w.file())
 	} else if !errors.Is(err, os.ErrNotExist) {
 		w.cfg.Log.Warn("stored policy is not usable; waiting for the controller", "file", w.file(), "error", err)
 	}
-	var expiring sync.WaitGroup
-	expiring.Go(func() { w.expire(ctx, ready) })
-	defer expiring.Wait()
+	var helpers sync.WaitGroup
+	helpers.Go(func() { w.expire(ctx, ready) })
+	helpers.Go(func() { w.destinations.sweep(ctx) })
+	helpers.Go(func() { w.write(ctx) })
+	defer helpers.Wait()
 	backoff := minBackoff
 	for {
 		if !w.turn(ctx) {
@@ -113,7 +127,7 @@ func (w *Watcher) Run(ctx context.Context, ready func()) error {
 		}
 		opened := time.Now()
 		err := w.stream(ctx)
-		w.destinations.disconnected()
+		w.destinations.disconnected(w.Status().Connected)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -194,6 +208,7 @@ func (w *Watcher) apply(s *policy.Snapshot, fromDisk bool) {
 	w.status.Revision, w.status.FromDisk = s.Revision, fromDisk
 	w.status.Applied++
 	w.publishLocked(time.Now())
+	w.destinations.arrived(s)
 }
 
 // publishLocked makes current what base is at now, and wakes readers.

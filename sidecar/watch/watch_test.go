@@ -251,11 +251,20 @@ func TestAsksForEverythingWhenTheRevisionDoesNotAddUp(t *testing.T) {
 	}
 }
 
+// parts are those of s, sealed.
+func parts(t *testing.T, s *policy.Snapshot) (out []policy.Part) {
+	t.Helper()
+	for _, r := range must2(policy.Seal(s))(t) {
+		out = append(out, must2(policy.ReadResource(r))(t))
+	}
+	return out
+}
+
 func TestDiskIsCheckedBeforeItIsBelieved(t *testing.T) {
 	dir := t.TempDir()
 	file := dir + "/snapshot.pb"
 	s := snapshot("v1", time.Second)
-	if err := store(file, must2(policy.Seal(s))(t)); err != nil {
+	if err := store(file, parts(t, s)); err != nil {
 		t.Fatal(err)
 	}
 	got, _, err := load(file, "web-1")

@@ -21,6 +21,7 @@ type point struct {
 	source, destination, protocol string
 	class, grpc, reason           string
 	endpoint, route, version      string
+	port                          string // of the reporter, that was called
 	direction, kind, detail       string // detail: state, limit or family
 	answered, delivered, probe    bool
 }
@@ -438,6 +439,8 @@ func (in *ingestion) point(f family, attrs pcommon.Map) (point, bool) {
 			p.reason = v.Str()
 		case flow.AttrEndpoint:
 			p.endpoint = v.Str()
+		case flow.AttrServerPort:
+			p.port = v.Str()
 		case flow.AttrRoute:
 			p.route = v.Str()
 		case flow.AttrDestVersion:
@@ -644,8 +647,8 @@ func (in *ingestion) countIn(s *slot, p *point, key edgeKey, n uint64) {
 		c.reasons = addReason(c.reasons, p.reason, n)
 		c.grpc = addReason(c.grpc, p.grpc, n)
 		if p.side == flow.SideServer {
-			if w := in.x.instance[in.r.key.instance]; w.GetAddress() != "" {
-				in.countEndpoint(s, endpointKey{in.r, p.side, p.destination, w.GetAddress()}, p, n)
+			if address := endpointAt(in.x.instance[in.r.key.instance], p.port); address != "" {
+				in.countEndpoint(s, endpointKey{in.r, p.side, p.destination, address}, p, n)
 			}
 		}
 	case famAttempts:
@@ -726,8 +729,8 @@ func (in *ingestion) distribute(p *point, d *hist) {
 			}
 			part.slot.edge(sideKey{key, p.side}).latency.add(&h)
 			if p.side == flow.SideServer {
-				if w := in.x.instance[in.r.key.instance]; w.GetAddress() != "" {
-					part.slot.endpoint(endpointKey{in.r, p.side, p.destination, w.GetAddress()}).latency.add(&h)
+				if address := endpointAt(in.x.instance[in.r.key.instance], p.port); address != "" {
+					part.slot.endpoint(endpointKey{in.r, p.side, p.destination, address}).latency.add(&h)
 				}
 			}
 		case famAttemptDuration:

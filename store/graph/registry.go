@@ -2,6 +2,7 @@ package graph
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
@@ -37,8 +38,8 @@ func newIndex(r *tullev1.Registry) *index {
 		if w.GetInstance() != "" {
 			x.instance[w.GetInstance()] = w
 		}
-		if w.GetAddress() != "" {
-			x.address[w.GetAddress()] = w
+		for _, address := range addressesOf(w) {
+			x.address[address] = w
 		}
 	}
 	for _, o := range r.GetOverrides() {
@@ -46,6 +47,34 @@ func newIndex(r *tullev1.Registry) *index {
 		x.overrides[id] = append(x.overrides[id], o)
 	}
 	return x
+}
+
+// addressesOf are the endpoints of a workload, that of its first port first; none of one that only calls.
+func addressesOf(w *tullev1.RegistryWorkload) []string {
+	if len(w.GetPorts()) == 0 { // the controller is older
+		if w.GetAddress() == "" {
+			return nil
+		}
+		return []string{w.GetAddress()}
+	}
+	out := make([]string, len(w.GetPorts()))
+	for i, p := range w.GetPorts() {
+		out[i] = p.GetAddress()
+	}
+	return out
+}
+
+// endpointAt is the endpoint of a workload that has the number port, "" when it has none. Reporters that do not say the port mean the first.
+func endpointAt(w *tullev1.RegistryWorkload, port string) string {
+	for _, p := range w.GetPorts() {
+		if port != "" && strings.HasSuffix(p.GetAddress(), ":"+port) {
+			return p.GetAddress()
+		}
+	}
+	if port != "" && len(w.GetPorts()) > 1 {
+		return ""
+	}
+	return w.GetAddress()
 }
 
 // owns reports whether the identity may speak for the service.

@@ -308,22 +308,21 @@ func (g *Graph) fillLocked(now time.Time, b *metric.Batch) {
 	for service, workloads := range g.x.workloads {
 		total, usable := 0, 0
 		for _, w := range workloads {
-			if w.GetAddress() == "" {
-				continue
-			}
-			total++
-			ejected, weight := 0.0, 1.0
-			if o := g.x.override(service, w.GetAddress(), now); o != nil {
-				weight = o.GetFraction()
-				if o.GetKind() == "eject" {
-					ejected = 1
+			for _, address := range addressesOf(w) {
+				total++
+				ejected, weight := 0.0, 1.0
+				if o := g.x.override(service, address, now); o != nil {
+					weight = o.GetFraction()
+					if o.GetKind() == "eject" {
+						ejected = 1
+					}
 				}
+				if ejected == 0 {
+					usable++
+				}
+				b.Gauge(SeriesEndpointEjected, ejected, "service", service, "endpoint", address, "instance", w.GetInstance())
+				b.Gauge(SeriesEndpointWeight, weight, "service", service, "endpoint", address, "instance", w.GetInstance())
 			}
-			if ejected == 0 {
-				usable++
-			}
-			b.Gauge(SeriesEndpointEjected, ejected, "service", service, "endpoint", w.GetAddress(), "instance", w.GetInstance())
-			b.Gauge(SeriesEndpointWeight, weight, "service", service, "endpoint", w.GetAddress(), "instance", w.GetInstance())
 		}
 		if total > 0 { // a workload without an address only calls
 			b.Gauge(SeriesEndpoints, float64(total), "service", service)

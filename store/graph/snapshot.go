@@ -288,8 +288,8 @@ func (w *window) versionsOf(service string, seconds float64) []Version {
 func (w *window) endpointsOf(x *index, service string, seconds float64) []Endpoint {
 	addresses := map[string]bool{}
 	for _, wl := range x.workloads[service] {
-		if wl.GetAddress() != "" {
-			addresses[wl.GetAddress()] = true
+		for _, address := range addressesOf(wl) {
+			addresses[address] = true
 		}
 	}
 	for id := range w.endpoints {

@@ -592,8 +592,9 @@ type RegistryWorkload struct {
 	Version       string                 `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
 	Instance      string                 `protobuf:"bytes,4,opt,name=instance,proto3" json:"instance,omitempty"`
 	Identity      string                 `protobuf:"bytes,5,opt,name=identity,proto3" json:"identity,omitempty"`
-	Address       string                 `protobuf:"bytes,6,opt,name=address,proto3" json:"address,omitempty"`   // ip:port of the inbound listener: the endpoint as peers see it
-	Protocol      string                 `protobuf:"bytes,7,opt,name=protocol,proto3" json:"protocol,omitempty"` // http/1.1 | tcp
+	Address       string                 `protobuf:"bytes,6,opt,name=address,proto3" json:"address,omitempty"`   // of its first port
+	Protocol      string                 `protobuf:"bytes,7,opt,name=protocol,proto3" json:"protocol,omitempty"` // of its first port
+	Ports         []*RegistryPort        `protobuf:"bytes,8,rep,name=ports,proto3" json:"ports,omitempty"`       // all of them, the first first; controllers from before there were several leave it out
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -677,6 +678,73 @@ func (x *RegistryWorkload) GetProtocol() string {
 	return ""
 }
 
+func (x *RegistryWorkload) GetPorts() []*RegistryPort {
+	if x != nil {
+		return x.Ports
+	}
+	return nil
+}
+
+type RegistryPort struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`         // empty: the first
+	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`   // ip:port of the inbound listener: the endpoint as peers see it
+	Protocol      string                 `protobuf:"bytes,3,opt,name=protocol,proto3" json:"protocol,omitempty"` // http/1.1 | h2 | grpc | tcp
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegistryPort) Reset() {
+	*x = RegistryPort{}
+	mi := &file_tulle_v1_evidence_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegistryPort) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegistryPort) ProtoMessage() {}
+
+func (x *RegistryPort) ProtoReflect() protoreflect.Message {
+	mi := &file_tulle_v1_evidence_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegistryPort.ProtoReflect.Descriptor instead.
+func (*RegistryPort) Descriptor() ([]byte, []int) {
+	return file_tulle_v1_evidence_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *RegistryPort) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RegistryPort) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *RegistryPort) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
 type RegistryService struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -689,7 +757,7 @@ type RegistryService struct {
 
 func (x *RegistryService) Reset() {
 	*x = RegistryService{}
-	mi := &file_tulle_v1_evidence_proto_msgTypes[6]
+	mi := &file_tulle_v1_evidence_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -701,7 +769,7 @@ func (x *RegistryService) String() string {
 func (*RegistryService) ProtoMessage() {}
 
 func (x *RegistryService) ProtoReflect() protoreflect.Message {
-	mi := &file_tulle_v1_evidence_proto_msgTypes[6]
+	mi := &file_tulle_v1_evidence_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -714,7 +782,7 @@ func (x *RegistryService) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegistryService.ProtoReflect.Descriptor instead.
 func (*RegistryService) Descriptor() ([]byte, []int) {
-	return file_tulle_v1_evidence_proto_rawDescGZIP(), []int{6}
+	return file_tulle_v1_evidence_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RegistryService) GetName() string {
@@ -761,7 +829,7 @@ type RegistryOverride struct {
 
 func (x *RegistryOverride) Reset() {
 	*x = RegistryOverride{}
-	mi := &file_tulle_v1_evidence_proto_msgTypes[7]
+	mi := &file_tulle_v1_evidence_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -773,7 +841,7 @@ func (x *RegistryOverride) String() string {
 func (*RegistryOverride) ProtoMessage() {}
 
 func (x *RegistryOverride) ProtoReflect() protoreflect.Message {
-	mi := &file_tulle_v1_evidence_proto_msgTypes[7]
+	mi := &file_tulle_v1_evidence_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -786,7 +854,7 @@ func (x *RegistryOverride) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegistryOverride.ProtoReflect.Descriptor instead.
 func (*RegistryOverride) Descriptor() ([]byte, []int) {
-	return file_tulle_v1_evidence_proto_rawDescGZIP(), []int{7}
+	return file_tulle_v1_evidence_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RegistryOverride) GetId() string {
@@ -861,7 +929,7 @@ type RegistryProxy struct {
 
 func (x *RegistryProxy) Reset() {
 	*x = RegistryProxy{}
-	mi := &file_tulle_v1_evidence_proto_msgTypes[8]
+	mi := &file_tulle_v1_evidence_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -873,7 +941,7 @@ func (x *RegistryProxy) String() string {
 func (*RegistryProxy) ProtoMessage() {}
 
 func (x *RegistryProxy) ProtoReflect() protoreflect.Message {
-	mi := &file_tulle_v1_evidence_proto_msgTypes[8]
+	mi := &file_tulle_v1_evidence_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -886,7 +954,7 @@ func (x *RegistryProxy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegistryProxy.ProtoReflect.Descriptor instead.
 func (*RegistryProxy) Descriptor() ([]byte, []int) {
-	return file_tulle_v1_evidence_proto_rawDescGZIP(), []int{8}
+	return file_tulle_v1_evidence_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RegistryProxy) GetInstance() string {
@@ -1011,7 +1079,7 @@ const file_tulle_v1_evidence_proto_rawDesc = "" +
 	"\toverrides\x18\x02 \x03(\v2\x1a.tulle.v1.RegistryOverrideR\toverrides\x125\n" +
 	"\bservices\x18\x03 \x03(\v2\x19.tulle.v1.RegistryServiceR\bservices\x12\x1a\n" +
 	"\brevision\x18\x04 \x01(\tR\brevision\x121\n" +
-	"\aproxies\x18\x05 \x03(\v2\x17.tulle.v1.RegistryProxyR\aproxies\"\xd2\x01\n" +
+	"\aproxies\x18\x05 \x03(\v2\x17.tulle.v1.RegistryProxyR\aproxies\"\x80\x02\n" +
 	"\x10RegistryWorkload\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x18\n" +
@@ -1019,7 +1087,12 @@ const file_tulle_v1_evidence_proto_rawDesc = "" +
 	"\binstance\x18\x04 \x01(\tR\binstance\x12\x1a\n" +
 	"\bidentity\x18\x05 \x01(\tR\bidentity\x12\x18\n" +
 	"\aaddress\x18\x06 \x01(\tR\aaddress\x12\x1a\n" +
-	"\bprotocol\x18\a \x01(\tR\bprotocol\"{\n" +
+	"\bprotocol\x18\a \x01(\tR\bprotocol\x12,\n" +
+	"\x05ports\x18\b \x03(\v2\x16.tulle.v1.RegistryPortR\x05ports\"X\n" +
+	"\fRegistryPort\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1a\n" +
+	"\bprotocol\x18\x03 \x01(\tR\bprotocol\"{\n" +
 	"\x0fRegistryService\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x1a\n" +
@@ -1058,7 +1131,7 @@ func file_tulle_v1_evidence_proto_rawDescGZIP() []byte {
 	return file_tulle_v1_evidence_proto_rawDescData
 }
 
-var file_tulle_v1_evidence_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_tulle_v1_evidence_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_tulle_v1_evidence_proto_goTypes = []any{
 	(*Observed)(nil),            // 0: tulle.v1.Observed
 	(*EndpointObservation)(nil), // 1: tulle.v1.EndpointObservation
@@ -1066,29 +1139,31 @@ var file_tulle_v1_evidence_proto_goTypes = []any{
 	(*Event)(nil),               // 3: tulle.v1.Event
 	(*Registry)(nil),            // 4: tulle.v1.Registry
 	(*RegistryWorkload)(nil),    // 5: tulle.v1.RegistryWorkload
-	(*RegistryService)(nil),     // 6: tulle.v1.RegistryService
-	(*RegistryOverride)(nil),    // 7: tulle.v1.RegistryOverride
-	(*RegistryProxy)(nil),       // 8: tulle.v1.RegistryProxy
-	nil,                         // 9: tulle.v1.EndpointObservation.ReasonsEntry
-	nil,                         // 10: tulle.v1.Event.EvidenceEntry
+	(*RegistryPort)(nil),        // 6: tulle.v1.RegistryPort
+	(*RegistryService)(nil),     // 7: tulle.v1.RegistryService
+	(*RegistryOverride)(nil),    // 8: tulle.v1.RegistryOverride
+	(*RegistryProxy)(nil),       // 9: tulle.v1.RegistryProxy
+	nil,                         // 10: tulle.v1.EndpointObservation.ReasonsEntry
+	nil,                         // 11: tulle.v1.Event.EvidenceEntry
 }
 var file_tulle_v1_evidence_proto_depIdxs = []int32{
 	1,  // 0: tulle.v1.Observed.endpoints:type_name -> tulle.v1.EndpointObservation
-	9,  // 1: tulle.v1.EndpointObservation.reasons:type_name -> tulle.v1.EndpointObservation.ReasonsEntry
+	10, // 1: tulle.v1.EndpointObservation.reasons:type_name -> tulle.v1.EndpointObservation.ReasonsEntry
 	3,  // 2: tulle.v1.Told.event:type_name -> tulle.v1.Event
 	4,  // 3: tulle.v1.Told.registry:type_name -> tulle.v1.Registry
-	10, // 4: tulle.v1.Event.evidence:type_name -> tulle.v1.Event.EvidenceEntry
+	11, // 4: tulle.v1.Event.evidence:type_name -> tulle.v1.Event.EvidenceEntry
 	5,  // 5: tulle.v1.Registry.workloads:type_name -> tulle.v1.RegistryWorkload
-	7,  // 6: tulle.v1.Registry.overrides:type_name -> tulle.v1.RegistryOverride
-	6,  // 7: tulle.v1.Registry.services:type_name -> tulle.v1.RegistryService
-	8,  // 8: tulle.v1.Registry.proxies:type_name -> tulle.v1.RegistryProxy
-	0,  // 9: tulle.v1.Evidence.Exchange:input_type -> tulle.v1.Observed
-	2,  // 10: tulle.v1.Evidence.Exchange:output_type -> tulle.v1.Told
-	10, // [10:11] is the sub-list for method output_type
-	9,  // [9:10] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	8,  // 6: tulle.v1.Registry.overrides:type_name -> tulle.v1.RegistryOverride
+	7,  // 7: tulle.v1.Registry.services:type_name -> tulle.v1.RegistryService
+	9,  // 8: tulle.v1.Registry.proxies:type_name -> tulle.v1.RegistryProxy
+	6,  // 9: tulle.v1.RegistryWorkload.ports:type_name -> tulle.v1.RegistryPort
+	0,  // 10: tulle.v1.Evidence.Exchange:input_type -> tulle.v1.Observed
+	2,  // 11: tulle.v1.Evidence.Exchange:output_type -> tulle.v1.Told
+	11, // [11:12] is the sub-list for method output_type
+	10, // [10:11] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_tulle_v1_evidence_proto_init() }
@@ -1106,7 +1181,7 @@ func file_tulle_v1_evidence_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tulle_v1_evidence_proto_rawDesc), len(file_tulle_v1_evidence_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
