@@ -131,6 +131,94 @@ func (c *Client) Trace(ctx context.Context, id string) (ptrace.Traces, json.RawM
 	return td, raw, nil
 }
 
+// Proxies are the sidecars that the controller or the collector knows, by instance. partial: the controller told nothing, and only those that report are known.
+func (c *Client) Proxies(ctx context.Context) (list []Proxy, partial bool, err error) {
+	var out struct {
+		Proxies []Proxy `json:"proxies"`
+		Partial bool    `json:"partial"`
+	}
+	err = c.get(ctx, "/api/tulle/v1/proxies", nil, &out)
+	return out.Proxies, out.Partial, err
+}
+
+// Proxy is one sidecar.
+type Proxy struct {
+	Instance     string        `json:"instance"`
+	Service      string        `json:"service"`
+	Namespace    string        `json:"namespace"`     // "" when no such workload is configured, or the controller does not tell
+	Version      string        `json:"version"`       // of its program
+	Connected    bool          `json:"connected"`     // to the controller
+	Since        time.Time     `json:"since"`         // of Connected
+	LastSeen     time.Time     `json:"lastSeen"`      // last telemetry
+	Reporting    bool          `json:"reporting"`     // telemetry arrives
+	Acked        string        `json:"acked"`         // revision it runs on
+	Wanted       string        `json:"wanted"`        // newest revision meant for it; "" when it is not configured any more
+	Nack         string        `json:"nack"`          // why it refused; "" when it did not
+	ClockOffset  time.Duration `json:"clockOffsetNs"` // its clock minus the observer's
+	CertNotAfter time.Time     `json:"certNotAfter"`  // by its clock; zero when unknown
+}
+
+// Stats is what the observer says of itself. Fields that an older observer does not know are zero.
+type Stats struct {
+	Version string `json:"version"`
+	Disk    struct {
+		Path  string `json:"path"`
+		Free  uint64 `json:"freeBytes"`
+		Total uint64 `json:"totalBytes"`
+	} `json:"disk"`
+	Notices []Notice `json:"notices"`
+}
+
+// Notice is something wrong with Tulle itself.
+type Notice struct {
+	Severity string `json:"severity"` // info | warning | error
+	Message  string `json:"message"`
+	Action   string `json:"action"`
+}
+
+// Stats reads what the observer says of itself.
+func (c *Client) Stats(ctx context.Context) (s Stats, err error) {
+	return s, c.get(ctx, "/api/tulle/v1/stats", nil, &s)
+}
+
+// Sample is one series at one instant.
+type Sample struct {
+	Labels map[string]string
+	Value  float64
+}
+
+// Query evaluates a PromQL expression now that gives an instant vector.
+func (c *Client) Query(ctx context.Context, expr string) ([]Sample, error) {
+	var out struct {
+		Data struct {
+			ResultType string `json:"resultType"`
+			Result     []struct {
+				Metric map[string]string  `json:"metric"`
+				Value  [2]json.RawMessage `json:"value"` // time, and the value as a string
+			} `json:"result"`
+		} `json:"data"`
+	}
+	if err := c.get(ctx, "/api/v1/query", url.Values{"query": {expr}}, &out); err != nil {
+		return nil, err
+	}
+	if out.Data.ResultType != "vector" {
+		return nil, fmt.Errorf("%s answered a %q to the query %s; want a vector", c.base, out.Data.ResultType, expr)
+	}
+	samples := make([]Sample, 0, len(out.Data.Result))
+	for _, r := range out.Data.Result {
+		var text string
+		if err := json.Unmarshal(r.Value[1], &text); err != nil {
+			return nil, fmt.Errorf("%s: a value of the query %s is no string: %w", c.base, expr, err)
+		}
+		v, err := strconv.ParseFloat(text, 64)
+		if err != nil {
+			return nil, fmt.Errorf("%s: a value of the query %s is no number: %w", c.base, expr, err)
+		}
+		samples = append(samples, Sample{Labels: r.Metric, Value: v})
+	}
+	return samples, nil
+}
+
 // Ready returns nil when the observer says that it is ready.
 func (c *Client) Ready(ctx context.Context) error { return c.get(ctx, "/readyz", nil, nil) }
 

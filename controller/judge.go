@@ -311,7 +311,7 @@ func (j *judge) advise(w *tullev1.Observed) {
 // attempts that do not say theirs.
 func recorded(word string) string {
 	p, _ := policy.ParseProtocol(word) // resource has checked it
-	if p == flow.ProtocolHTTP {
+	if p == flow.ProtocolHTTP || p == flow.ProtocolAuto {
 		p = flow.ProtocolHTTP1
 	}
 	return p.String()

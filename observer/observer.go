@@ -44,6 +44,7 @@ import (
 // Config is what an observer needs. Zero fields take the default named beside them; addresses are host:port, and port 0 picks one.
 type Config struct {
 	DataDir string // required: everything that is kept
+	Version string // of the program; shown by /api/tulle/v1/stats
 
 	HTTP      string   // dashboard, query APIs, /metrics, /healthz, /readyz; default 127.0.0.1:8640
 	HTTPHosts []string // further host names that requests may be addressed to
@@ -272,6 +273,7 @@ func (o *Observer) assemble() (err error) {
 			Metrics: source.Metrics{Queryable: o.metrics, Exemplars: o.metrics, Engine: o.metrics.Engine()},
 			Alerts:  alerts{o.alerting}, Rules: o.alerting, Proxies: proxies{o.registry, o.graph},
 			Self: []func(io.Writer){dashboard.Gatherer(o.reg)}, Ready: o.ready, Banner: o.notices,
+			Version: o.cfg.Version, Disk: o.disk,
 		},
 	})
 	if err != nil {

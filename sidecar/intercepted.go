@@ -144,30 +144,22 @@ func (s *Sidecar) departing(c *listen.Conn, b *exchange.Binding, peer *exchange.
 	if !c.Begin(sess) {
 		return nil, nil
 	}
-	if service.Listener.Protocol.HTTP() && !rules.Opaque(to.Port()) {
-		spoken := detect.Silence
-		if !s.serverFirst.Has(to) {
-			spoken = detect.HTTP(sess, rules.DetectTimeout)
-		}
-		switch spoken {
-		case detect.Left:
-			return nil, nil
-		case detect.HTTP1:
-			return s.outHTTP, sess
-		case detect.Prefaced:
-			return s.outHTTP2, sess
-		case detect.Silence:
-			sess.Conn = s.serverFirst.Watch(sess.Conn, to)
-		}
-	}
-	if first := sess.Buffered; service.Listener.Protocol == flow.ProtocolTLS || len(first) > 0 && first[0] == detect.HandshakeRecord {
-		if named(sess, rules.DetectTimeout) == detect.Left {
+	if !service.Listener.Protocol.MayBeHTTP() || rules.Opaque(to.Port()) {
+		if service.Listener.Protocol == flow.ProtocolTLS && named(sess, rules.DetectTimeout) == detect.Left {
 			return nil, nil
 		}
+		pinned := pin(service, known.Endpoint)
+		sess.Bind = func() *exchange.Binding { return pinned }
+		return s.outTCP, sess
 	}
-	pinned := pin(service, known.Endpoint)
-	sess.Bind = func() *exchange.Binding { return pinned }
-	return s.outTCP, sess
+	d := &detection{
+		s: s, sess: sess, side: flow.SideClient, service: service.Listener.Service, port: to.Port(), wait: rules.DetectTimeout, doubt: detect.Bytes,
+		memory: &s.serverFirst, place: detect.Silent{To: plain(to)}, relayed: func() *exchange.Binding { return pin(service, known.Endpoint) },
+	}
+	if service.Listener.Protocol.HTTP() {
+		d.doubt = detect.HTTP1
+	}
+	return d.speaker(), sess
 }
 
 // plain is a as any way of learning it says it: a socket's own address may have a zone, and be IPv4 mapped into IPv6, an original destination has neither.

@@ -388,6 +388,7 @@ type nothing struct{}
 func (nothing) Record(*flow.Record)          {}
 func (nothing) Active(flow.ActiveKey, int64) {}
 func (nothing) TraceContext(bool)            {}
+func (nothing) Detected(flow.Detection)      {}
 
 func benchConn(t testing.TB) (net.Conn, netip.AddrPort) {
 	t.Helper()

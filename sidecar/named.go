@@ -56,7 +56,15 @@ func (s *Sidecar) passing(c *listen.Conn, b *exchange.Binding, sess *exchange.Se
 		if !c.Begin(sess) {
 			return nil, nil
 		}
-		if !rules.Opaque(to.Port()) && !s.serverFirst.Has(to) {
+		if !rules.Opaque(to.Port()) {
+			place := detect.Silent{To: plain(to)}
+			silent := func() (speaker, *exchange.Session) {
+				d := &detection{s: s, sess: sess, side: flow.SideClient, memory: &s.serverFirst, place: place, plain: true, outcome: flow.DetectionRemembered}
+				return d.speaker(), sess
+			}
+			if !refuses && s.serverFirst.Has(place) {
+				return silent()
+			}
 			wait := rules.DetectTimeout
 			if !refuses {
 				wait = min(wait, nameTimeout)
@@ -65,7 +73,9 @@ func (s *Sidecar) passing(c *listen.Conn, b *exchange.Binding, sess *exchange.Se
 			case detect.Left:
 				return nil, nil
 			case detect.Silence:
-				sess.Conn = s.serverFirst.Watch(sess.Conn, to)
+				if !refuses {
+					return silent()
+				}
 			}
 		}
 		if service, ok := in.Names.Match(sess.ServerName); ok && sess.ServerName != "" {

@@ -137,6 +137,9 @@ func (o *observer) Connection(b *exchange.Binding, p *exchange.Peer, start time.
 	x := &exchange.Exchange{}
 	x.Reset()
 	x.Kind, x.Side, x.Protocol = flow.KindConnection, b.Listener.Side, b.Listener.Protocol
+	if x.Protocol == flow.ProtocolAuto { // nobody has looked
+		x.Protocol = flow.ProtocolTCP
+	}
 	x.Peer, x.Binding, x.Start = p, b, start
 	if x.Side == flow.SideClient {
 		x.Decision.Service = b.Listener.Service

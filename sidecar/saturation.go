@@ -62,7 +62,7 @@ func (s *Sidecar) Saturation() []flow.Saturation {
 			sat.InFlight = s.observer.inbound.Load()
 		} else {
 			kind := flow.KindExchange
-			if !t.protocol.HTTP() {
+			if !t.protocol.MayBeHTTP() {
 				kind = flow.KindConnection
 			}
 			limit, _ := t.d.Limit(kind, t.protocol)

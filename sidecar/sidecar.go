@@ -164,9 +164,10 @@ type Sidecar struct {
 
 	http2 *http2.Client
 
-	serverFirst detect.ServerFirst
-	lookups     Lookups
-	running     context.Context // until the drain begins; set by Run before anything is accepted
+	serverFirst   detect.ServerFirst
+	silentCallers detect.ServerFirst // of permissive ports: a memory of its own, for whoever calls can fill it
+	lookups       Lookups
+	running       context.Context // until the drain begins; set by Run before anything is accepted
 
 	inHTTP, outHTTP   *http1.Server
 	inHTTP2, outHTTP2 *http2.Server
@@ -405,13 +406,18 @@ func (s *Sidecar) receive(c *listen.Conn) (speaker, *exchange.Session) {
 // welcome is receive once it is known which listener's connection it is: b now, and bind later.
 func (s *Sidecar) welcome(c *listen.Conn, b *exchange.Binding, peer *exchange.Peer, bind func() *exchange.Binding) (speaker, *exchange.Session) {
 	sess := &exchange.Session{Conn: c.Conn, TCP: c.TCP, Peer: peer, Start: c.Start, Bind: bind, Report: s.observer}
-	http := b.Listener.Protocol.HTTP()
-	isHTTP2, secured := false, false
+	protocol, alpn, secured := b.Listener.Protocol, "", false
+	memory, place, outcome := &s.serverFirst, detect.Silent{To: plain(peer.Local)}, flow.DetectionOutcome(0)
+	if u := b.Listener.Socket(); u != nil {
+		place.Socket = u.Path
+	}
 	if b.Listener.Side == flow.SideServer {
-		u, refusal := s.unwrapper.Unwrap(c.Conn, b.Listener.Mode, b.Listener.Protocol)
+		by := detect.Silent{To: place.To, From: peer.Addr.Addr().WithZone("")}
+		wait, known := s.await(&b.Listener, by)
+		u, refusal := s.unwrapper.Unwrap(c.Conn, b.Listener.Mode, protocol, wait)
 		if refusal != nil {
 			s.observer.Connection(b, peer, c.Start, refusal.Reason, refusal.Error())
-			if refusal.Plain && http {
+			if refusal.Plain && protocol.MayBeHTTP() && detect.MayBeHTTP(refusal.First) {
 				_ = c.SetDeadline(time.Now().Add(time.Second))
 				_, _ = c.Write(http1.Refusal(refusal.Reason))
 				if exchange.CloseWrite(c.Conn) == nil { // what is still on its way would destroy the answer
@@ -424,40 +430,58 @@ func (s *Sidecar) welcome(c *listen.Conn, b *exchange.Binding, peer *exchange.Pe
 			return nil, nil
 		}
 		sess.Conn, sess.Buffered = u.Conn, u.Buffered
-		isHTTP2, secured = u.HTTP2, !u.Peer.IsZero()
-		if !http {
+		alpn, secured = u.ALPN, !u.Peer.IsZero()
+		if !protocol.HTTP() {
 			peer.TLS = exchange.Secured(u.Conn)
 		}
-		if !u.Peer.IsZero() {
+		if secured {
 			peer.Identity = u.Peer.String()
 			if ns, account, ok := u.Peer.Account(); ok {
 				peer.Namespace, peer.Service = ns, account
+			}
+		} else if !protocol.HTTP() {
+			switch memory, place = &s.silentCallers, by; {
+			case u.Silent && known:
+				outcome = flow.DetectionRemembered
+			case u.Silent:
+				outcome = flow.DetectionTimeout
+			case known:
+				memory.Set(place, false)
 			}
 		}
 	}
 	if !c.Begin(sess) {
 		return nil, nil
 	}
-	if http && !secured { // where TLS has not agreed on HTTP/2, HTTP/1.1 is spoken
-		isHTTP2 = detect.HTTP2(sess, b.Listener.Limits.HeadTimeout)
-	}
+	server, bytes := b.Listener.Side == flow.SideServer, !protocol.MayBeHTTP()
 	switch {
-	case b.Listener.Protocol == flow.ProtocolTLS && b.Listener.Side == flow.SideServer:
+	case protocol == flow.ProtocolAuto && alpn == "", bytes && outcome != 0:
+		d := &detection{
+			s: s, sess: sess, side: b.Listener.Side, service: b.Listener.Service, port: peer.Local.Port(), wait: b.Listener.DetectTimeout, doubt: detect.Bytes,
+			memory: memory, place: place, plain: bytes, outcome: outcome,
+		}
+		if outcome == flow.DetectionTimeout {
+			d.took = time.Since(c.Start)
+		}
+		return d.speaker(), sess
+	case alpn == exchange.ALPNTLS, protocol == flow.ProtocolTLS && server:
 		return s.relayTLS(sess, s.inTCP)
-	case b.Listener.Protocol == flow.ProtocolTLS:
+	case protocol == flow.ProtocolTLS:
 		return s.relayTLS(sess, s.outTCP)
-	case isHTTP2 && b.Listener.Side == flow.SideServer:
-		return s.inHTTP2, sess
-	case isHTTP2:
-		return s.outHTTP2, sess
-	case http && b.Listener.Side == flow.SideServer:
-		return s.inHTTP, sess
-	case http:
-		return s.outHTTP, sess
-	case b.Listener.Side == flow.SideServer:
+	case bytes && server, alpn == exchange.ALPNBytes:
 		return s.inTCP, sess
+	case bytes:
+		return s.outTCP, sess
+	// Where TLS has not agreed on HTTP/2, HTTP/1.1 is spoken.
+	case alpn == exchange.ALPNHTTP2, !secured && detect.HTTP2(sess, b.Listener.Limits.HeadTimeout):
+		if server {
+			return s.inHTTP2, sess
+		}
+		return s.outHTTP2, sess
+	case server:
+		return s.inHTTP, sess
 	}
-	return s.outTCP, sess
+	return s.outHTTP, sess
 }
 
 // shed records a connection that was closed because there are too many.

@@ -78,7 +78,7 @@ func (s *Sidecar) bindings(snap *policy.Snapshot) []*exchange.Binding {
 			s.cfg.Log.Error("listener is neither inbound nor outbound; it is ignored: correct the configuration", "listener", l.Name)
 			continue
 		}
-		if !l.Protocol.HTTP() && !l.Protocol.Relayed() {
+		if !l.Protocol.MayBeHTTP() && !l.Protocol.Relayed() {
 			s.cfg.Log.Warn("this sidecar does not speak the listener's protocol yet; it relays bytes", "listener", l.Name)
 		}
 		out = append(out, b)

@@ -15,3 +15,4 @@ type nowhere struct{}
 func (nowhere) Record(*flow.Record)          {}
 func (nowhere) Active(flow.ActiveKey, int64) {}
 func (nowhere) TraceContext(bool)            {}
+func (nowhere) Detected(flow.Detection)      {}

@@ -66,7 +66,8 @@ func assemble(
 	}
 	says := telemetry.Config{
 		Workload: c.workload, Version: version(), Target: c.otlp, Log: log, Series: c.series,
-		TLS: func() *tls.Config { return w.holder.ClientTLS(observer) },
+		TLS:         func() *tls.Config { return w.holder.ClientTLS(observer) },
+		Certificate: func() time.Time { return w.joining.Status().NotAfter },
 	}
 	if c.compression != "none" {
 		says.Compression = c.compression

@@ -33,6 +33,8 @@ const (
 	exitUsage       = 2
 	exitUnreachable = 3
 	exitNotFound    = 4
+	exitWarnings    = 5
+	exitUnhealthy   = 6
 )
 
 // usageError is a command line that cannot be understood.
@@ -84,7 +86,8 @@ func newRoot() *cobra.Command {
 		Long: `Tulle: sidecars carry the traffic and write down what they saw; an embedded store keeps it; a live picture of who calls
 whom is drawn from it; and the controller uses the same evidence to move traffic.
 
-Exit codes: 0 done, 1 it failed, 2 the command line is wrong, 3 no observer answers, 4 what was asked for does not exist.`,
+Exit codes: 0 done, 1 it failed, 2 the command line is wrong, 3 no observer answers, 4 what was asked for does not exist,
+5 doctor has warnings, 6 doctor found failures.`,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		Version:           version,
@@ -97,6 +100,7 @@ Exit codes: 0 done, 1 it failed, 2 the command line is wrong, 3 no observer answ
 	root.AddGroup(
 		&cobra.Group{ID: "run", Title: "Run:"},
 		&cobra.Group{ID: "see", Title: "See:"},
+		&cobra.Group{ID: "health", Title: "Health:"},
 	)
 	for _, c := range commands() {
 		root.AddCommand(c)
@@ -117,6 +121,7 @@ func commands() []*cobra.Command {
 		tracesCommand(),
 		traceCommand(),
 		eventsCommand(),
+		doctorCommand(),
 		caCommand(),
 		interceptCommand(),
 		versionCommand(),
@@ -135,10 +140,15 @@ func explain(err error) string {
 }
 
 func exitCode(err error) int {
-	var usage usageError
+	var (
+		usage usageError
+		ill   diagnosis
+	)
 	switch {
 	case errors.As(err, &usage), strings.HasPrefix(err.Error(), "unknown command"):
 		return exitUsage
+	case errors.As(err, &ill):
+		return ill.code()
 	case errors.Is(err, client.ErrUnreachable):
 		return exitUnreachable
 	case client.NotFound(err):

@@ -93,7 +93,7 @@ func observerCommand() *cobra.Command {
 			if err := checkPorts(v.listeners()...); err != nil {
 				return err
 			}
-			v.cfg.Log = log.With("process", "observer")
+			v.cfg.Log, v.cfg.Version = log.With("process", "observer"), version
 			return observer.Run(c.Context(), v.cfg)
 		},
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -13,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -90,11 +92,26 @@ func cmdFree(ts *testscript.TestScript, _ bool, args []string) {
 	l.Close()
 }
 
-// cmdObserver answers GET /a/b with the file api/a/b.json, or 404 as the real one does.
+// cmdObserver answers GET /a/b with the file api/a/b.json, or 404 as the real one does; a query of Prometheus' API with the file below api/api/v1/query with the longest
+// name that is part of the expression, or with no series.
 func cmdObserver(ts *testscript.TestScript, _ bool, args []string) {
 	root := ts.MkAbs("api")
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		b, err := os.ReadFile(filepath.Join(root, filepath.Clean(r.URL.Path)) + ".json")
+		file := filepath.Join(root, filepath.Clean(r.URL.Path))
+		if expr := r.URL.Query().Get("query"); expr != "" {
+			longest := "nothing"
+			answers, _ := filepath.Glob(filepath.Join(file, "*.json"))
+			for _, a := range answers {
+				if name := strings.TrimSuffix(filepath.Base(a), ".json"); strings.Contains(expr, name) && (longest == "nothing" || len(name) > len(longest)) {
+					longest = name
+				}
+			}
+			if file = filepath.Join(file, longest); longest == "nothing" {
+				_, _ = io.WriteString(w, `{"status":"success","data":{"resultType":"vector","result":[]}}`)
+				return
+			}
+		}
+		b, err := os.ReadFile(file + ".json")
 		w.Header().Set("Content-Type", "application/json")
 		if err != nil {
 			w.WriteHeader(http.StatusNotFound)

@@ -121,11 +121,13 @@ func (t Telemetry) Policy() policy.Telemetry {
 
 // Port is an inbound listener.
 type Port struct {
-	Name     string `yaml:"name,omitempty"`     // unique in the workload; default: the protocol, of a further port with the same PROTOCOL-NUMBER
-	Listen   string `yaml:"listen"`             // ip:port on which the sidecar serves peers
-	Target   string `yaml:"target"`             // ip:port or unix:/path of the application
-	Protocol string `yaml:"protocol,omitempty"` // one of policy.Protocols: what the application speaks; default http
-	Mode     string `yaml:"mode,omitempty"`     // strict (default) | permissive; default from MeshConfig
+	Name        string `yaml:"name,omitempty"`        // unique in the workload; default: the protocol, of a further port with the same PROTOCOL-NUMBER
+	Listen      string `yaml:"listen"`                // ip:port on which the sidecar serves peers
+	Target      string `yaml:"target"`                // ip:port or unix:/path of the application
+	Protocol    string `yaml:"protocol,omitempty"`    // one of policy.Protocols: what the application speaks; default by AppProtocol, Name, else auto
+	AppProtocol string `yaml:"appProtocol,omitempty"` // as of a Service's port in Kubernetes
+	Opaque      bool   `yaml:"opaque,omitempty"`      // bytes, whatever AppProtocol and Name say
+	Mode        string `yaml:"mode,omitempty"`        // strict (default) | permissive; default from MeshConfig
 }
 
 // Upstream is an outbound listener.
@@ -278,6 +280,7 @@ type SidecarLimits struct {
 	HeadTimeout          Duration `yaml:"headTimeout,omitempty"`          // default 10s
 	BodyTimeout          Duration `yaml:"bodyTimeout,omitempty"`          // default 10s; off
 	IdleTimeout          Duration `yaml:"idleTimeout,omitempty"`          // default 5m
+	DetectTimeout        Duration `yaml:"detectTimeout,omitempty"`        // default 1s; of policy.Listener
 	Connections          int      `yaml:"connections,omitempty"`          // default 16384
 	ConnectionsPerSource int      `yaml:"connectionsPerSource,omitempty"` // default three quarters of connections
 	BufferBytes          int64    `yaml:"bufferBytes,omitempty"`          // default 268435456
@@ -348,12 +351,11 @@ func (w *Workload) check() error {
 	}
 	for i := range s.Ports {
 		p, field := &s.Ports[i], fmt.Sprintf("spec.ports[%d]", i)
-		if p.Protocol == "" {
-			p.Protocol = "http"
-		}
-		if err := oneOf(field+".protocol", p.Protocol, policy.Protocols()...); err != nil {
+		protocol, err := speaks(field, p.Protocol, p.AppProtocol, p.Name, p.Opaque)
+		if err != nil {
 			return err
 		}
+		p.Protocol = protocol
 		if p.Mode != "" {
 			if err := oneOf(field+".mode", p.Mode, "strict", "permissive"); err != nil {
 				return err
@@ -417,6 +419,14 @@ func (w *Workload) check() error {
 	}
 	if err := s.Intercept.Inbound.check("spec.intercept.inbound"); err != nil {
 		return err
+	}
+	if d := s.Limits.DetectTimeout; d < 0 {
+		return fmt.Errorf("spec.limits.detectTimeout: cannot be off; declare the protocol of a port, and nothing is detected there")
+	} else if d != 0 {
+		// What the sidecar would refuse is refused here.
+		if err := (policy.Interception{DetectTimeout: time.Duration(d)}).Check(); err != nil {
+			return fmt.Errorf("spec.limits.%w", err)
+		}
 	}
 	for _, err := range []error{s.Limits.Listener().Check(), s.Limits.Sidecar().Check()} {
 		if err != nil {
@@ -531,19 +541,21 @@ type ExternalServiceSpec struct {
 	Host      string   `yaml:"host,omitempty"`      // shown; the name people know it by; one of Hosts where it is a host name
 	Hosts     []string `yaml:"hosts,omitempty"`     // names by which it is called, "*.example.com" too
 	Addresses []string `yaml:"addresses,omitempty"` // ip:port, at least one unless it has Hosts
-	Protocol  string   `yaml:"protocol,omitempty"`  // one of policy.Protocols; default http
+	Protocol  string   `yaml:"protocol,omitempty"`  // one of policy.Protocols; default by AppProtocol, else auto
+	// AppProtocol and Opaque are as of a Port.
+	AppProtocol string `yaml:"appProtocol,omitempty"`
+	Opaque      bool   `yaml:"opaque,omitempty"`
 }
 
 func (e *ExternalService) check() error {
 	if err := e.Header.check(); err != nil {
 		return err
 	}
-	if e.Spec.Protocol == "" {
-		e.Spec.Protocol = "http"
-	}
-	if err := oneOf("spec.protocol", e.Spec.Protocol, policy.Protocols()...); err != nil {
+	protocol, err := speaks("spec", e.Spec.Protocol, e.Spec.AppProtocol, "", e.Spec.Opaque)
+	if err != nil {
 		return err
 	}
+	e.Spec.Protocol = protocol
 	if err := e.Spec.checkHosts(); err != nil {
 		return err
 	}

@@ -190,7 +190,7 @@ func snapshot(in Input, w *resource.Workload, first map[portName]bool, services 
 		l.Unbound = w.Spec.Intercept.Inbound.Listen != ""
 		l = l.WithDefaults()
 		own := services[w.Spec.Service]
-		if l.IdleTimeout = longer(l.IdleTimeout, own.IdleTimeout); l.Protocol.HTTP() {
+		if l.IdleTimeout = longer(l.IdleTimeout, own.IdleTimeout); l.Protocol.MayBeHTTP() {
 			l.RequestTimeout = longer(l.RequestTimeout, own.RequestTimeout)
 		}
 		s.Listeners = append(s.Listeners, l)
@@ -202,6 +202,7 @@ func snapshot(in Input, w *resource.Workload, first map[portName]bool, services 
 		}.WithDefaults())
 	}
 	if i := w.Spec.Intercept.Outbound.Policy(); i != nil {
+		i.DetectTimeout = cmp.Or(i.DetectTimeout, time.Duration(w.Spec.Limits.DetectTimeout))
 		s.Listeners = append(s.Listeners, policy.Listener{
 			Name: "intercept:outbound", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Interception: i,
 			Address: netip.MustParseAddrPort(w.Spec.Intercept.Outbound.Listen),
@@ -239,10 +240,14 @@ func snapshot(in Input, w *resource.Workload, first map[portName]bool, services 
 		s.Listeners = append(s.Listeners, l.WithDefaults())
 	}
 	for i := range s.Listeners {
-		if l := &s.Listeners[i]; l.Protocol.HTTP() {
+		l := &s.Listeners[i]
+		if l.Protocol.MayBeHTTP() {
 			l.Limits = w.Spec.Limits.Listener()
-			*l = l.WithDefaults()
 		}
+		if l.Detects() {
+			l.DetectTimeout = time.Duration(w.Spec.Limits.DetectTimeout)
+		}
+		*l = l.WithDefaults()
 	}
 	slices.SortFunc(s.Listeners, func(a, b policy.Listener) int { return strings.Compare(a.Name, b.Name) })
 	return s

@@ -153,6 +153,9 @@ func render(b *strings.Builder, s *policy.Snapshot) {
 		if i := l.Interception; i != nil {
 			fmt.Fprintf(b, "    intercept unknown=%s away=%s lookup=%s detect=%s opaque=%d transparent=%v\n", i.Unknown, i.Away, i.LookupTimeout, i.DetectTimeout, i.OpaquePorts, i.Transparent)
 		}
+		if l.DetectTimeout != 0 && l.DetectTimeout != policy.DefaultDetectTimeout {
+			fmt.Fprintf(b, "    detect %s\n", l.DetectTimeout)
+		}
 		if v := l.Limits; v != (policy.Limits{}) && v != (policy.Limits{}).WithDefaults() {
 			fmt.Fprintf(b, "    limits head=%d fields=%d line=%d timeouts head=%s body=%s idle=%s\n",
 				v.HeadBytes, v.HeadFields, v.RequestLine, v.HeadTimeout, v.BodyTimeout, v.IdleTimeout)

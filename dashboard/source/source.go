@@ -127,8 +127,19 @@ type Sources struct {
 	Ready  func() error
 	// Banner lists what is wrong with Tulle itself; called for every page, so it must be quick.
 	Banner func() []Notice
+	// Version is that of the observer's program; "" is not said.
+	Version string
+	// Disk is how much room there is where everything is kept; nil: unknown.
+	Disk func() (Disk, error)
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
+}
+
+// Disk is a file system.
+type Disk struct {
+	Path  string `json:"path"`
+	Free  uint64 `json:"freeBytes"` // to this process
+	Total uint64 `json:"totalBytes"`
 }
 
 // RulesRetriever is the part of Prometheus' rule manager that its HTTP API reads.

@@ -331,6 +331,14 @@ func (a *api) stats(*http.Request) (any, error) {
 		"spans": a.Spans.Stats(), "backend": a.Spans.Capabilities().Name, "nodes": len(s.Nodes), "edges": len(s.Edges), "graphSequence": s.Sequence, "graphAt": s.At,
 		"notices": a.Notices(),
 	}
+	if a.Version != "" {
+		out["version"] = a.Version
+	}
+	if a.Disk != nil {
+		if d, err := a.Disk(); err == nil {
+			out["disk"] = d
+		}
+	}
 	if a.extra != nil {
 		for k, v := range a.extra() {
 			if _, taken := out[k]; !taken && !strings.ContainsAny(k, " ") {

@@ -23,6 +23,8 @@ const (
 	AttrState      = "tulle.state"      // metrics only: busy | idle
 	AttrLimit      = "tulle.limit"      // metrics only: max_requests | max_connections
 	AttrFamily     = "tulle.family"     // metrics only: name of a metric
+	AttrPort       = "server.port"      // metrics only, decimal: of a detection, the port that was called; else of the reporter's ports, on the server side
+	AttrOutcome    = "tulle.outcome"    // metrics only: told | timeout | remembered | left
 	AttrDelivered  = "tulle.delivered"
 	AttrAnswered   = "tulle.answered"
 	AttrProbe      = "tulle.probe"
@@ -51,7 +53,6 @@ const (
 	AttrDestInstance    = "tulle.destination.instance"
 	AttrDestIdentity    = "tulle.destination.identity"
 	AttrDestAddress     = "server.address" // ip:port
-	AttrServerPort      = "server.port"    // metrics only, server side: of the reporter's ports, the one that was called
 	AttrMethod          = "http.request.method"
 	AttrPath            = "url.path"
 	AttrAuthority       = "tulle.authority"
@@ -137,6 +138,13 @@ const (
 	MetricPoolWait = "tulle.destination.wait"
 	// MetricSeriesFolded: Sum {family}: new series that did not fit the budget and were counted under other.
 	MetricSeriesFolded = "tulle.series.folded"
+	// MetricDetections: Sum {side, destination service, port, protocol, outcome}: connections whose protocol was to be told from their first bytes; protocol "" where
+	// nobody said anything.
+	MetricDetections = "tulle.detections"
+	// MetricDetectionDuration: exponential histogram {side, destination service, port}: how long the first bytes were awaited.
+	MetricDetectionDuration = "tulle.detection.duration"
+	// MetricCertificate: Gauge {}: end of the sidecar's certificate in force, unix seconds by its clock; absent before the first.
+	MetricCertificate = "tulle.certificate.expiry"
 	// MetricBackoff and other sidecar self-metrics are on the sidecar's /metrics only.
 )
 

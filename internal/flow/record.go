@@ -54,6 +54,8 @@ const (
 	ProtocolGRPC
 	// ProtocolHTTP is HTTP of any version. Of Records only those of connections have it, where the version never became known.
 	ProtocolHTTP
+	// ProtocolAuto is of policy only: what is spoken is told connection by connection, by the caller's sidecar or from the first bytes. No Record has it.
+	ProtocolAuto
 )
 
 // Relayed reports whether connections of p pass as bytes, one Record each.
@@ -61,6 +63,9 @@ func (p Protocol) Relayed() bool { return p == ProtocolTCP || p == ProtocolTLS }
 
 // HTTP reports whether p is HTTP of some version.
 func (p Protocol) HTTP() bool { return p >= ProtocolHTTP1 && p <= ProtocolHTTP }
+
+// MayBeHTTP reports whether connections of p can carry HTTP.
+func (p Protocol) MayBeHTTP() bool { return p.HTTP() || p == ProtocolAuto }
 
 // TraceID is a W3C trace-id: 16 bytes, not all zero when valid. It compares with == and is a valid map key.
 type TraceID [16]byte

@@ -12,6 +12,8 @@ type Recorder interface {
 	// TraceContext notes that an outbound exchange carried a valid traceparent (kept), or that it carried none though its workload had an inbound
 	// exchange in flight (not kept). One without either is no sign of anything and is not noted.
 	TraceContext(kept bool)
+	// Detected counts the detection of one connection's protocol.
+	Detected(d Detection)
 }
 
 // ActiveKey names what Active counts.

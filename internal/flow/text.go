@@ -7,7 +7,7 @@ var (
 	phaseNames    = [...]string{"close", "progress"}
 	endedNames    = [numEnded]string{"", "downstream_fin", "upstream_fin", "downstream_reset", "upstream_reset", "idle", "drained", "error"}
 	sideNames     = [...]string{"", "client", "server"}
-	protocolNames = [...]string{"", "tcp", "tls", "http/1.1", "h2", "grpc", "http"}
+	protocolNames = [...]string{"", "tcp", "tls", "http/1.1", "h2", "grpc", "http", "auto"}
 	classNames    = [...]string{"none", "1xx", "2xx", "3xx", "4xx", "5xx"}
 )
 

@@ -83,7 +83,7 @@ func TestStockEnvoyGetsTheProtocol(t *testing.T) {
 			t.Fatal(err)
 		}
 		packed := x.TypedExtensionProtocolOptions[name]
-		if (packed != nil) != p.HTTP() {
+		if (packed != nil) != p.MayBeHTTP() {
 			t.Errorf("%s: options %v", word, packed)
 			continue
 		}
@@ -106,7 +106,7 @@ func TestStockEnvoyGetsTheProtocol(t *testing.T) {
 		case o.GetUseDownstreamProtocolConfig().GetHttp2ProtocolOptions() == nil:
 			got = "nothing"
 		}
-		if want := strings.Replace(word, "grpc", "http2", 1); got != want {
+		if want := strings.NewReplacer("grpc", "http2", "auto", "http").Replace(word); got != want {
 			t.Errorf("%s: Envoy would speak %s", word, got)
 		}
 	}
@@ -138,7 +138,7 @@ func TestListenerOfAnOlderController(t *testing.T) {
 	}
 	for word, want := range map[string]string{
 		"tcp": `metadata tulle.dev.protocol: "tcp", but the listener has an HttpConnectionManager`,
-		"h3":  `metadata tulle.dev.protocol: "h3" is not a protocol this sidecar speaks; use http, http1, http2, grpc, tcp or tls`,
+		"h3":  `metadata tulle.dev.protocol: "h3" is not a protocol this sidecar speaks; use http, http1, http2, grpc, tcp, tls or auto`,
 	} {
 		fields["protocol"] = structpb.NewStringValue(word)
 		if _, err := ListenerFromXDS(x); err == nil || !strings.Contains(err.Error(), want) {
@@ -147,6 +147,35 @@ func TestListenerOfAnOlderController(t *testing.T) {
 	}
 	if _, err := ServiceFromXDS(&clusterv3.Cluster{Name: "s", Metadata: &corev3.Metadata{}}); err == nil || !strings.Contains(err.Error(), "protocol") {
 		t.Errorf("a service without protocol: %v", err)
+	}
+}
+
+// A sidecar from before auto was a protocol takes it for http: that is what its metadata and Envoy's own fields say.
+func TestAutoForOlderSidecars(t *testing.T) {
+	at := netip.MustParseAddrPort("127.0.0.1:80")
+	l, err := Listener{Name: "l", Side: flow.SideServer, Mode: ModePermissive, Protocol: flow.ProtocolAuto, Service: "s", Address: at, Target: netip.MustParseAddrPort("127.0.0.1:81")}.ToXDS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.ValidateAll(); err != nil {
+		t.Errorf("Envoy refuses the listener: %v", err)
+	}
+	s, err := Service{Name: "s", Protocol: flow.ProtocolAuto}.ToXDS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, m := range map[string]*corev3.Metadata{"listener": l.Metadata, "service": s.Metadata} {
+		fields := m.FilterMetadata[MetadataNamespace].Fields
+		if fields["protocol"].GetStringValue() != "http" || !fields["detect"].GetBoolValue() {
+			t.Errorf("%s: %v", what, fields)
+		}
+		fields["protocol"] = structpb.NewStringValue("tcp")
+	}
+	if len(l.FilterChains) != 1 || len(l.FilterChains[0].Filters) != 1 || l.DefaultFilterChain == nil {
+		t.Errorf("filter chains: %v", l.FilterChains)
+	}
+	if _, err := ServiceFromXDS(s); err == nil || !strings.Contains(err.Error(), `only http is detected`) {
+		t.Errorf("tcp that is detected: %v", err)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	inspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/http_inspector/v3"
 	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -28,7 +29,7 @@ const (
 // PassthroughCluster is what a stock Envoy would call where connections to unknown destinations go. Tulle's sidecars have no such service.
 const PassthroughCluster = "passthrough"
 
-// DefaultDetectTimeout is how long a redirected connection's first bytes are awaited before it is taken for one where the server speaks first.
+// DefaultDetectTimeout is how long a connection's first bytes are awaited before it is taken for one where the server speaks first.
 const DefaultDetectTimeout = time.Second
 
 const (
@@ -73,8 +74,8 @@ func (i Interception) Check() error {
 		return fmt.Errorf("away %d: must be pass or refuse", i.Away)
 	case i.LookupTimeout < minLookupTimeout || i.LookupTimeout > maxLookupTimeout:
 		return fmt.Errorf("lookupTimeout %s: must be from %s to %s", i.LookupTimeout, minLookupTimeout, maxLookupTimeout)
-	case i.DetectTimeout < minDetectTimeout || i.DetectTimeout > maxDetectTimeout:
-		return fmt.Errorf("detectTimeout %s: must be from %s to %s", i.DetectTimeout, minDetectTimeout, maxDetectTimeout)
+	case checkDetectTimeout(i.DetectTimeout) != nil:
+		return fmt.Errorf("detectTimeout %w", checkDetectTimeout(i.DetectTimeout))
 	case len(i.OpaquePorts) > maxOpaquePorts:
 		return fmt.Errorf("opaquePorts: has %d entries, at most %d are allowed", len(i.OpaquePorts), maxOpaquePorts)
 	case !slices.IsSorted(i.OpaquePorts):
@@ -84,6 +85,13 @@ func (i Interception) Check() error {
 		if p == 0 {
 			return fmt.Errorf("opaquePorts: 0 is no port; use 1 to 65535")
 		}
+	}
+	return nil
+}
+
+func checkDetectTimeout(d time.Duration) error {
+	if d < minDetectTimeout || d > maxDetectTimeout {
+		return fmt.Errorf("%s: must be from %s to %s", d, minDetectTimeout, maxDetectTimeout)
 	}
 	return nil
 }
@@ -132,16 +140,10 @@ func (i Interception) toXDS(x *listenerv3.Listener, routes *routev3.RouteConfigu
 	if routes == nil { // inbound: the listener of the port decides
 		return nil
 	}
-	relay, err := pack(&tcpv3.TcpProxy{StatPrefix: x.Name, ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: PassthroughCluster}})
-	if err != nil {
+	routes.ValidateClusters = wrapperspb.Bool(false)
+	if err := inspected(x, PassthroughCluster); err != nil {
 		return err
 	}
-	routes.ValidateClusters = wrapperspb.Bool(false)
-	x.ContinueOnListenerFiltersTimeout = true
-	x.FilterChains[0].FilterChainMatch = &listenerv3.FilterChainMatch{ApplicationProtocols: []string{"http/1.1", "h2c"}}
-	x.DefaultFilterChain = &listenerv3.FilterChain{Filters: []*listenerv3.Filter{{
-		Name: "envoy.filters.network.tcp_proxy", ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: relay},
-	}}}
 	var ports []string
 	for _, p := range i.OpaquePorts {
 		ports = append(ports, strconv.Itoa(int(p)))
@@ -149,6 +151,27 @@ func (i Interception) toXDS(x *listenerv3.Listener, routes *routev3.RouteConfigu
 	e.strs("opaque_ports", ports)
 	e.str("away", i.Away.String())
 	e.dur("lookup_timeout", i.LookupTimeout)
+	return nil
+}
+
+// inspected makes x, whose one chain serves HTTP, serve it only where it is detected; everything else is relayed to cluster.
+func inspected(x *listenerv3.Listener, cluster string) error {
+	relay, err := pack(&tcpv3.TcpProxy{StatPrefix: x.Name, ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: cluster}})
+	if err != nil {
+		return err
+	}
+	inspector, err := pack(&inspectorv3.HttpInspector{})
+	if err != nil {
+		return err
+	}
+	x.ListenerFilters = []*listenerv3.ListenerFilter{{
+		Name: "envoy.filters.listener.http_inspector", ConfigType: &listenerv3.ListenerFilter_TypedConfig{TypedConfig: inspector},
+	}}
+	x.ContinueOnListenerFiltersTimeout = true
+	x.FilterChains[0].FilterChainMatch = &listenerv3.FilterChainMatch{ApplicationProtocols: []string{"http/1.1", "h2c"}}
+	x.DefaultFilterChain = &listenerv3.FilterChain{Filters: []*listenerv3.Filter{{
+		Name: "envoy.filters.network.tcp_proxy", ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: relay},
+	}}}
 	return nil
 }
 

@@ -73,7 +73,7 @@ func TestLimitsAreChecked(t *testing.T) {
 // TestStockEnvoyGetsTheLimits: what Envoy can express stands in its own fields.
 func TestStockEnvoyGetsTheLimits(t *testing.T) {
 	l := genListener(rand.New(rand.NewPCG(1, 1)), 1, "s")
-	l.Protocol = flow.ProtocolHTTP
+	l.Protocol, l.DetectTimeout = flow.ProtocolHTTP, 0
 	l.Limits = Limits{HeadBytes: 8 << 10, HeadFields: 50, HeadTimeout: 3 * time.Second, IdleTimeout: time.Minute}
 	x, err := l.ToXDS()
 	if err != nil {

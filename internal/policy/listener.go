@@ -39,7 +39,11 @@ type Listener struct {
 	Target   netip.AddrPort // inbound: the application's address
 	Service  string         // inbound: own service; outbound: destination service
 	Mode     ListenerMode   // inbound only
-	Limits   Limits         // of HTTP only
+	Limits   Limits         // of HTTP, and of ProtocolAuto
+	// DetectTimeout is how long a caller's first bytes are awaited where they decide who speaks: with ProtocolAuto whether it is HTTP, and inbound, with ModePermissive and
+	// a Protocol that is not HTTP, whether it is TLS. Then the server is taken to speak first. From 1 ms to 1 min, default 1 s; 0 where nothing is detected.
+	// Redirected outbound connections have Interception.DetectTimeout.
+	DetectTimeout time.Duration
 	// Unix is the hop to the own application where it is a Unix socket: inbound the application's, in place of Target; outbound where to listen, in place of Address.
 	Unix *Unix
 	// Interception is set where redirected connections arrive: outbound, of protocol http (what is detected as HTTP), and of no one service; inbound, of protocol tcp, of
@@ -113,11 +117,19 @@ func (l Listener) Check() error {
 	if l.Mode > ModePermissive {
 		return fail(fmt.Errorf("mode %d: must be strict or permissive", l.Mode))
 	}
-	if !l.Protocol.HTTP() && l.Limits != (Limits{}) {
+	if !l.Protocol.MayBeHTTP() && l.Limits != (Limits{}) {
 		return fail(errors.New("limits: only http listeners have them; remove them"))
 	}
-	if !l.Protocol.HTTP() && l.RequestTimeout != 0 {
+	if !l.Protocol.MayBeHTTP() && l.RequestTimeout != 0 {
 		return fail(fmt.Errorf("request timeout %s: only http listeners have one; remove it", l.RequestTimeout))
+	}
+	if l.DetectTimeout != 0 {
+		if !l.Detects() {
+			return fail(fmt.Errorf("detect timeout %s: nothing is detected here; remove it", l.DetectTimeout))
+		}
+		if err := checkDetectTimeout(l.DetectTimeout); err != nil {
+			return fail(fmt.Errorf("detect timeout %w", err))
+		}
 	}
 	if err := l.Limits.Check(); err != nil {
 		return fail(fmt.Errorf("limits: %w", err))
@@ -173,17 +185,25 @@ func (l *Listener) Socket() *Unix {
 	return nil
 }
 
+// Detects reports whether l's connections are looked at for DetectTimeout.
+func (l Listener) Detects() bool {
+	return l.Interception == nil && (l.Protocol == flow.ProtocolAuto || l.Side == flow.SideServer && l.Mode == ModePermissive && !l.Protocol.HTTP())
+}
+
 // WithDefaults returns l with the defaults of its limits and timeouts.
 func (l Listener) WithDefaults() Listener {
-	if l.Protocol.HTTP() {
+	if l.Protocol.MayBeHTTP() {
 		l.Limits = l.Limits.WithDefaults()
+	}
+	if l.Detects() {
+		def(&l.DetectTimeout, DefaultDetectTimeout)
 	}
 	if l.Interception != nil {
 		i := l.Interception.WithDefaults()
 		l.Interception = &i
 	}
 	if l.Side == flow.SideServer {
-		if l.Protocol.HTTP() {
+		if l.Protocol.MayBeHTTP() {
 			def(&l.RequestTimeout, DefaultRequestTimeout)
 		}
 		def(&l.IdleTimeout, DefaultIdleTimeout)
@@ -211,7 +231,7 @@ func (l Listener) ToXDS() (*listenerv3.Listener, error) {
 	name, config := "envoy.filters.network.tcp_proxy", proto.Message(&tcpv3.TcpProxy{
 		StatPrefix: l.Name, ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: cluster},
 	})
-	if l.Protocol.HTTP() {
+	if l.Protocol.MayBeHTTP() {
 		router, err := pack(&routerv3.Router{})
 		if err != nil {
 			return nil, err
@@ -237,7 +257,7 @@ func (l Listener) ToXDS() (*listenerv3.Listener, error) {
 			}},
 		}
 		l.Limits.toXDS(manager, e)
-		e.str("protocol", ProtocolName(l.Protocol))
+		e.protocol(l.Protocol)
 		name, config = "envoy.filters.network.http_connection_manager", manager
 	}
 	filter, err := pack(config)
@@ -261,6 +281,14 @@ func (l Listener) ToXDS() (*listenerv3.Listener, error) {
 	}
 	if l.Interception != nil {
 		if err := l.Interception.toXDS(x, routes, e); err != nil {
+			return nil, err
+		}
+	}
+	if l.Detects() {
+		x.ListenerFiltersTimeout = durationpb.New(l.DetectTimeout)
+	}
+	if l.Protocol == flow.ProtocolAuto {
+		if err := inspected(x, cluster); err != nil {
 			return nil, err
 		}
 	}
@@ -319,7 +347,7 @@ func ListenerFromXDS(x *listenerv3.Listener) (Listener, error) {
 	if l.Protocol.HTTP() {
 		l.Limits = limitsFromXDS(manager, r)
 		if r.has("protocol") { // controllers from before HTTP/2 do not say it
-			if l.Protocol = r.protocol("protocol"); r.err == nil && !l.Protocol.HTTP() {
+			if l.Protocol = r.protocol(); r.err == nil && !l.Protocol.MayBeHTTP() {
 				r.fail("protocol", "%q, but the listener has an HttpConnectionManager", ProtocolName(l.Protocol))
 			}
 		}
@@ -358,6 +386,9 @@ func ListenerFromXDS(x *listenerv3.Listener) (Listener, error) {
 	}
 	if r.err != nil {
 		return fail(r.err)
+	}
+	if l.Detects() {
+		l.DetectTimeout = x.GetListenerFiltersTimeout().AsDuration()
 	}
 	l = l.WithDefaults()
 	return l, l.Check()

@@ -206,7 +206,8 @@ var protocols = []struct {
 	{"http2", flow.ProtocolHTTP2}, // the application knows HTTP/2, without being asked first (RFC 9113, section 3.3)
 	{"grpc", flow.ProtocolGRPC},   // as http2, and what it speaks is gRPC
 	{"tcp", flow.ProtocolTCP},
-	{"tls", flow.ProtocolTLS}, // what the application speaks inside its own TLS is not looked at
+	{"tls", flow.ProtocolTLS},   // what the application speaks inside its own TLS is not looked at
+	{"auto", flow.ProtocolAuto}, // detected, connection by connection
 }
 
 // Protocols are the words for what a listener or a service can speak, in the order in which they are shown.
@@ -241,11 +242,28 @@ func ProtocolName(protocol flow.Protocol) string {
 // protocolWords are Protocols for error messages.
 var protocolWords = strings.Join(Protocols()[:len(protocols)-1], ", ") + " or " + protocols[len(protocols)-1].name
 
-func (r *reader) protocol(key string) flow.Protocol {
+// protocol writes p. Sidecars from before detection was a protocol of its own take auto for http, which is what it mostly is.
+func (e extras) protocol(p flow.Protocol) {
+	e.flag("detect", p == flow.ProtocolAuto)
+	if p == flow.ProtocolAuto {
+		p = flow.ProtocolHTTP
+	}
+	e.str("protocol", ProtocolName(p))
+}
+
+// protocol is the inverse of extras.protocol.
+func (r *reader) protocol() flow.Protocol {
+	const key = "protocol"
 	s := r.str(key)
 	p, ok := ParseProtocol(s)
 	if !ok {
 		r.fail(key, "%q is not a protocol this sidecar speaks; use %s", s, protocolWords)
+	}
+	if r.flag("detect") {
+		if p != flow.ProtocolHTTP {
+			r.fail("detect", "is set beside protocol %q; only http is detected", s)
+		}
+		p = flow.ProtocolAuto
 	}
 	return p
 }

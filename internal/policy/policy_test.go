@@ -102,7 +102,10 @@ func genListener(r *rand.Rand, i int, service string) Listener {
 			l.Unix.Mode = pick[uint32](r, 0, 0o600)
 		}
 	}
-	if l.Protocol.HTTP() {
+	if l.Detects() {
+		l.DetectTimeout = pick(r, 0, time.Millisecond, 3*time.Second)
+	}
+	if l.Protocol.MayBeHTTP() {
 		l.Limits = genLimits(r)
 		if l.Side == flow.SideServer {
 			l.RequestTimeout = genDuration(r)
@@ -309,7 +312,7 @@ func TestChecksNameFieldValueAndRemedy(t *testing.T) {
 		want  string
 	}{
 		{Listener{}, "listener: name: must not be empty"},
-		{Listener{Name: "l", Side: flow.SideClient, Protocol: 99}, `listener "l": protocol 99: not supported here; use http, http1, http2, grpc, tcp or tls`},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: 99}, `listener "l": protocol 99: not supported here; use http, http1, http2, grpc, tcp, tls or auto`},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTCP}, `listener "l": address "": must be ip:port`},
 		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Target: at, Service: "s"}, "is the listener's own address"},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Service: "s", RequestTimeout: 1}, "timeouts: of outbound traffic they are the service's"},
@@ -318,6 +321,8 @@ func TestChecksNameFieldValueAndRemedy(t *testing.T) {
 		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolHTTP, Address: at, Service: "s", Interception: &Interception{}}, "inbound it must be of protocol tcp"},
 		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Interception: &Interception{}}, "service: must not be empty"},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Interception: &Interception{Transparent: true}}, "transparent: outbound connections"},
+		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolHTTP, Address: at, Target: at, Service: "s", DetectTimeout: 1}, "detect timeout 1ns: nothing is detected here"},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolAuto, Address: at, Service: "s", DetectTimeout: 1}, "detect timeout 1ns: must be from 1ms to 1m0s"},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTCP, Address: at, Service: "s", Unbound: true}, "unbound: only inbound"},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Service: "s", Interception: &Interception{}}, "serves all; remove it"},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Interception: &Interception{DetectTimeout: time.Hour}}, "detectTimeout 1h0m0s: must be from 1ms to 1m0s"},

@@ -195,7 +195,7 @@ func (s Service) ToXDS() (*clusterv3.Cluster, error) {
 	}
 	e := extras{}
 	e.str("namespace", s.Namespace)
-	e.str("protocol", ProtocolName(s.Protocol))
+	e.protocol(s.Protocol)
 	e.flag("external", s.External)
 	e.strs("hosts", s.Hosts)
 	e.strs("identities", s.Identities)
@@ -236,7 +236,7 @@ func upstreamOptions(p flow.Protocol) (map[string]*anypb.Any, error) {
 	options := &upstreamv3.HttpProtocolOptions{}
 	explicit := &upstreamv3.HttpProtocolOptions_ExplicitHttpConfig{}
 	switch p {
-	case flow.ProtocolHTTP:
+	case flow.ProtocolHTTP, flow.ProtocolAuto:
 		options.UpstreamProtocolOptions = &upstreamv3.HttpProtocolOptions_UseDownstreamProtocolConfig{
 			UseDownstreamProtocolConfig: &upstreamv3.HttpProtocolOptions_UseDownstreamHttpConfig{Http2ProtocolOptions: &corev3.Http2ProtocolOptions{}},
 		}
@@ -257,7 +257,7 @@ func upstreamOptions(p flow.Protocol) (map[string]*anypb.Any, error) {
 func ServiceFromXDS(x *clusterv3.Cluster) (Service, error) {
 	r := read(x.GetMetadata())
 	s := Service{
-		Name: x.GetName(), Namespace: r.str("namespace"), Protocol: r.protocol("protocol"), External: r.flag("external"), Hosts: r.strs("hosts"),
+		Name: x.GetName(), Namespace: r.str("namespace"), Protocol: r.protocol(), External: r.flag("external"), Hosts: r.strs("hosts"),
 		Identities: r.strs("identities"), MTLS: r.flag("mtls"),
 		RequestTimeout: r.dur("request_timeout"), TryTimeout: r.dur("try_timeout"), IdleTimeout: r.dur("idle_timeout"),
 		ConnectTimeout: x.GetConnectTimeout().AsDuration(),

@@ -19,6 +19,8 @@ type Recorder struct {
 	kept    int
 	broken  int
 	first   func(*flow.Record)
+
+	detections []flow.Detection
 }
 
 // First makes Record call f, which may wait, before it keeps a Record.
@@ -65,6 +67,20 @@ func (r *Recorder) TraceContext(kept bool) {
 	} else {
 		r.broken++
 	}
+}
+
+// Detected implements flow.Recorder.
+func (r *Recorder) Detected(d flow.Detection) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.detections = append(r.detections, d)
+}
+
+// Detections are those so far, oldest first.
+func (r *Recorder) Detections() []flow.Detection {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.detections)
 }
 
 // Traces is how many outbound exchanges kept and broke their trace.

@@ -26,20 +26,30 @@ const (
 )
 
 // HTTP reads until the caller's first bytes tell whether they are HTTP, and leaves them in sess.Buffered. A caller that sends nothing within wait is Silence; one that
-// stops within what may become a request is taken by its word. While nothing has come, the session is idle.
-func HTTP(sess *exchange.Session, wait time.Duration) Spoken {
+// stops within what may become a request is what doubt says, Bytes or HTTP1. late reports that wait has passed. While nothing has come, the session is idle.
+func HTTP(sess *exchange.Session, wait time.Duration, doubt Spoken) (spoken Spoken, late bool) {
 	b := make([]byte, readSize)
 	n := copy(b, sess.Buffered)
 	spoken, decided := classify(b[:n])
 	if decided {
-		return spoken
+		return spoken, false
+	}
+	var err error
+	if s, ok := sess.Conn.(*exchange.Socket); ok && n < len(b) { // a caller often sends its first bytes with its connection, and a timer costs more than a look
+		var m int
+		if m, _, err = s.ReadReady(b[n:]); m > 0 {
+			n += m
+			if spoken, decided = classify(b[:n]); decided {
+				sess.Buffered = b[:n]
+				return spoken, false
+			}
+		}
 	}
 	_ = sess.Conn.SetReadDeadline(time.Now().Add(wait))
 	if n == 0 && !sess.SetIdle() { // not before: a drain moves the deadline of an idle session
-		return Left
+		return Left, false
 	}
 	begun := n > 0
-	var err error
 	for !decided && err == nil && n < len(b) { // a Read into nothing returns at once, for ever
 		var m int
 		m, err = sess.Conn.Read(b[n:])
@@ -53,21 +63,28 @@ func HTTP(sess *exchange.Session, wait time.Duration) Spoken {
 	}
 	if !begun {
 		if sess.SetBusy() {
-			return Left
+			return Left, false
 		}
 	}
 	_ = sess.Conn.SetReadDeadline(time.Time{})
+	late = timedOut(err)
 	switch {
 	case n > 0:
 		sess.Buffered = b[:n]
 		if !decided { // stopped within what may become a request
-			return HTTP1
+			return doubt, late
 		}
-		return spoken
-	case timedOut(err):
-		return Silence
+		return spoken, late
+	case late:
+		return Silence, true
 	}
-	return Left
+	return Left, false
+}
+
+// MayBeHTTP reports whether what begins with b may be HTTP: with more of it HTTP says for sure.
+func MayBeHTTP(b []byte) bool {
+	spoken, decided := classify(b)
+	return !decided || spoken != Bytes
 }
 
 // classify says what b begins with; undecided while it may become either and is shorter than readSize.

@@ -115,7 +115,7 @@ func TestFullBuffer(t *testing.T) {
 				}}}
 				go func() { _, _ = io.WriteString(away, sent[before:]) }()
 				began := time.Now()
-				if got := HTTP(sess, time.Minute); got != HTTP1 || string(sess.Buffered) != sent {
+				if got, _ := HTTP(sess, time.Minute, Bytes); got != HTTP1 || string(sess.Buffered) != sent {
 					t.Errorf("%s: %d, with %d bytes in the buffer", name, got, len(sess.Buffered))
 				}
 				if took := time.Since(began); took != 0 {
@@ -137,8 +137,46 @@ func TestHTTPDrain(t *testing.T) {
 		sess := &exchange.Session{Conn: h}
 		h.deadline = sess.Drain
 		began := time.Now()
-		if got := HTTP(sess, time.Hour); got != Left || time.Since(began) != 0 {
+		if got, _ := HTTP(sess, time.Hour, Bytes); got != Left || time.Since(began) != 0 {
 			t.Errorf("%d after %v", got, time.Since(began))
 		}
 	})
+}
+
+// What a caller sends in time decides; silence, and a stop within what may become a request, wait for the time-out and no longer.
+func TestHTTPTimeout(t *testing.T) {
+	for _, c := range []struct {
+		sent  []string // with 100 ms before each
+		doubt Spoken
+		want  Spoken
+		late  bool
+		took  time.Duration
+	}{
+		{nil, Bytes, Silence, true, time.Second},
+		{nil, HTTP1, Silence, true, time.Second},
+		{[]string{"GET / HT", "TP/1.1\r\n"}, Bytes, HTTP1, false, 200 * time.Millisecond},
+		{[]string{"GET / HT"}, Bytes, Bytes, true, time.Second},
+		{[]string{"GET / HT"}, HTTP1, HTTP1, true, time.Second},
+		{[]string{"PRI * HTTP/2.0\r\n"}, Bytes, Bytes, true, time.Second},
+		{[]string{"A", "U", "TH x\r\n"}, HTTP1, Bytes, false, 300 * time.Millisecond},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			near, away := net.Pipe()
+			defer near.Close()
+			defer away.Close()
+			sess := &exchange.Session{Conn: near}
+			go func() {
+				for _, s := range c.sent {
+					time.Sleep(100 * time.Millisecond)
+					_, _ = io.WriteString(away, s)
+				}
+			}()
+			began := time.Now()
+			spoken, late := HTTP(sess, time.Second, c.doubt)
+			if took := time.Since(began); spoken != c.want || late != c.late || took != c.took || string(sess.Buffered) != strings.Join(c.sent, "") {
+				t.Errorf("%q: %d, late %v, after %s, %q buffered; want %d, %v, %s", c.sent, spoken, late, took, sess.Buffered, c.want, c.late, c.took)
+			}
+			synctest.Wait()
+		})
+	}
 }

@@ -179,6 +179,15 @@ type Conn struct {
 	Key         any  // the pool's own
 }
 
+// What two sidecars agree on by ALPN (RFC 7301) when a connection begins. The caller's sidecar knows what it carries and says it, so that the other need not look and both
+// write down the same. A peer that says nothing is an older sidecar, or none of ours.
+const (
+	ALPNHTTP1 = "http/1.1"
+	ALPNHTTP2 = "h2"
+	ALPNBytes = "tulle/bytes" // not HTTP, or not to be looked at; ours, not registered
+	ALPNTLS   = "tulle/tls"   // bytes that are TLS of the application's own; ours, not registered
+)
+
 // Pool hands out upstream connections. Safe for concurrent use.
 type Pool interface {
 	// Get returns a connection to x.Choice.Endpoint, reused unless x.Fresh, and fills x.Legs; on failure it fills x.Outcome and returns nil.

@@ -21,12 +21,6 @@ type RelayEnd struct {
 	Counted  bool   // whoever made this end counts what it gives: Relay does not
 }
 
-// Watcher is a connection that looks at what passes until it has seen enough. Watched is then the connection below it, before that nil.
-type Watcher interface {
-	net.Conn
-	Watched() net.Conn
-}
-
 // Relay copies bytes both ways, exactly, until both directions have ended, either end fails, or no byte moved for idle (≤ 0: for ever).
 // An end of stream in one direction is passed on as a half-close while the other goes on. Bytes from down count as x.BytesIn, bytes to
 // down as x.BytesOut, but for those of an end that is Counted. It returns ReasonNone when both directions ended in order, says in x.Outcome.Ended how
@@ -193,18 +187,8 @@ func (h *half) begin(r *relay, src RelayEnd, dst net.Conn, now int64) {
 	h.look()
 }
 
-// look finds the sockets. A Watcher may have seen enough since the last time.
+// look finds the sockets.
 func (h *half) look() {
-	if w, ok := h.src.Conn.(Watcher); ok {
-		if c := w.Watched(); c != nil {
-			h.src.Conn = c
-		}
-	}
-	if w, ok := h.dst.(Watcher); ok {
-		if c := w.Watched(); c != nil {
-			h.dst = c
-		}
-	}
 	if h.in == nil {
 		h.in, h.secure = socketBelow(h.src.Conn)
 		switch {
@@ -267,15 +251,8 @@ func (h *half) relay() error {
 			return err
 		}
 	}
-	_, watched := h.src.Conn.(Watcher)
-	if _, too := h.dst.(Watcher); too {
-		watched = true
-	}
 	waits := false // with a deadline, which is moved only when it has passed: a byte may have moved since it was set
 	for {
-		if watched {
-			h.look()
-		}
 		if h.r.idle > 0 && !waits {
 			waits = true
 			if err := h.src.SetReadDeadline(time.Now().Add(max(h.r.left(), time.Millisecond))); err != nil {

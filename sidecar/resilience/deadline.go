@@ -5,18 +5,22 @@ package resilience
 import (
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/sidecar/exchange"
 )
 
 // Deadline sets x.Deadline from the destination's request timeout and what the caller says that it will wait, the shorter of both, counted from the
-// first byte of the request.
+// first byte of the request; of a relayed connection from now, for it is the connect that it bounds, and the caller may have been awaited before.
 func Deadline(next exchange.Handler) exchange.Handler {
 	return exchange.HandlerFunc(func(x *exchange.Exchange) {
 		t := x.Destination.RequestTimeout
 		if caller := x.Head.Timeout; caller > 0 && (t <= 0 || caller < t) {
 			t = caller
 		}
-		if t > 0 {
+		switch {
+		case t > 0 && x.Kind == flow.KindConnection:
+			x.Deadline = time.Now().Add(t)
+		case t > 0:
 			x.Deadline = x.Start.Add(t)
 		}
 		next.Handle(x)

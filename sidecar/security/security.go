@@ -20,20 +20,16 @@ import (
 // HandshakeTimeout bounds an inbound TLS handshake, from the accept to its end.
 const HandshakeTimeout = 10 * time.Second
 
-// DetectTimeout is how long a permissive TCP listener waits for the caller's first byte before it takes the connection for plaintext: some
-// protocols have the server speak first.
-const DetectTimeout = time.Second
-
 // Unwrapper finishes inbound handshakes. Safe for concurrent use.
 type Unwrapper struct {
 	tls  *tls.Config // offers no protocol
-	http *tls.Config // offers HTTP/2 and HTTP/1.1 (RFC 7301)
+	http *tls.Config // offers what a sidecar can be told (exchange.ALPNBytes)
 }
 
 // NewUnwrapper presents and verifies by h.
 func NewUnwrapper(h *identity.Holder) *Unwrapper {
 	u := &Unwrapper{tls: h.ServerTLS(), http: h.ServerTLS()}
-	u.http.NextProtos = []string{"h2", "http/1.1"}
+	u.http.NextProtos = []string{exchange.ALPNHTTP2, exchange.ALPNHTTP1, exchange.ALPNBytes, exchange.ALPNTLS}
 	return u
 }
 
@@ -42,26 +38,23 @@ type Unwrapped struct {
 	Conn     net.Conn
 	Buffered []byte // plaintext bytes that were read to detect the protocol
 	Peer     identity.ID
-	HTTP2    bool // TLS has agreed on it
+	ALPN     string // what TLS has agreed on; "" for nothing
+	Silent   bool   // nothing came in time: the caller is taken to speak plaintext, some time
 }
 
 // Refusal is why a connection was not accepted.
 type Refusal struct {
 	Reason flow.Reason
-	Plain  bool // the caller speaks plaintext and can be told so
+	Plain  bool   // the caller speaks plaintext and can be told so
+	First  []byte // of Plain: what it has said
 	err    error
 }
 
 func (r *Refusal) Error() string { return r.err.Error() }
 
 // Unwrap reads the first byte of conn: 0x16 begins a TLS handshake, which is finished; anything else is plaintext, which only ModePermissive
-// takes. wait bounds the wait for the first byte; after it, or for ever when it is 0, a silent caller counts as plaintext with a permissive
-// listener that serves TCP. A nil refusal with a nil Conn means that the caller left without a byte.
-func (u *Unwrapper) Unwrap(conn net.Conn, mode policy.ListenerMode, protocol flow.Protocol) (Unwrapped, *Refusal) {
-	wait := HandshakeTimeout
-	if mode == policy.ModePermissive && protocol.Relayed() {
-		wait = DetectTimeout
-	}
+// takes. A caller that is silent for wait counts as plaintext with a listener of ModePermissive. A nil refusal with a nil Conn means that the caller left without a byte.
+func (u *Unwrapper) Unwrap(conn net.Conn, mode policy.ListenerMode, protocol flow.Protocol, wait time.Duration) (Unwrapped, *Refusal) {
 	start := time.Now()
 	first := make([]byte, 1024)
 	n, waited, err := begin(conn, first, start.Add(wait))
@@ -69,7 +62,7 @@ func (u *Unwrapper) Unwrap(conn net.Conn, mode policy.ListenerMode, protocol flo
 		switch {
 		case mode == policy.ModePermissive && errors.Is(err, os.ErrDeadlineExceeded):
 			_ = conn.SetReadDeadline(time.Time{})
-			return Unwrapped{Conn: conn}, nil
+			return Unwrapped{Conn: conn, Silent: true}, nil
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return Unwrapped{}, &Refusal{Reason: flow.ReasonTLSFailed, err: fmt.Errorf("the caller began no TLS handshake in %s", wait)}
 		}
@@ -83,7 +76,7 @@ func (u *Unwrapper) Unwrap(conn net.Conn, mode policy.ListenerMode, protocol flo
 			}
 			return Unwrapped{Conn: conn, Buffered: first}, nil
 		}
-		return Unwrapped{}, &Refusal{Reason: flow.ReasonPlaintextRefused, Plain: true, err: errors.New("the listener takes mTLS only and the caller sent plaintext")}
+		return Unwrapped{}, &Refusal{Reason: flow.ReasonPlaintextRefused, Plain: true, First: first, err: errors.New("the listener takes mTLS only and the caller sent plaintext")}
 	}
 	config := u.http
 	if protocol.Relayed() {
@@ -96,7 +89,7 @@ func (u *Unwrapper) Unwrap(conn net.Conn, mode policy.ListenerMode, protocol flo
 	}
 	_ = conn.SetDeadline(time.Time{})
 	state := tc.ConnectionState()
-	return Unwrapped{Conn: tc, Peer: identity.PeerID(state), HTTP2: state.NegotiatedProtocol == "h2"}, nil
+	return Unwrapped{Conn: tc, Peer: identity.PeerID(state), ALPN: state.NegotiatedProtocol}, nil
 }
 
 // begin reads the first bytes. A caller often sends them with its connection; only one that does not is given a deadline, for a timer costs more

@@ -27,8 +27,12 @@ func unwrap(t *testing.T, h *identity.Holder, mode policy.ListenerMode, protocol
 		defer close(done)
 		caller(b)
 	}()
+	wait := HandshakeTimeout
+	if mode == policy.ModePermissive && protocol == flow.ProtocolTCP {
+		wait = time.Second
+	}
 	start := time.Now()
-	u, r = NewUnwrapper(h).Unwrap(a, mode, protocol)
+	u, r = NewUnwrapper(h).Unwrap(a, mode, protocol, wait)
 	took = time.Since(start)
 	if u.Conn == nil {
 		_ = a.Close()
@@ -66,6 +70,7 @@ func TestUnwrap(t *testing.T) {
 		buffered string
 		took     time.Duration
 		gone     bool
+		silent   bool
 	}{
 		{name: "mTLS", holder: server, caller: shakes(web), peer: testmesh.ID("web").String()},
 		{name: "mTLS, permissive", holder: server, mode: policy.ModePermissive, caller: shakes(web), peer: testmesh.ID("web").String()},
@@ -75,7 +80,7 @@ func TestUnwrap(t *testing.T) {
 		{name: "plaintext, permissive", holder: server, mode: policy.ModePermissive, caller: says("GET /"), buffered: "GET /"},
 		{name: "garbage that begins like TLS", holder: server, mode: policy.ModePermissive, caller: says("\x16garbage, and more of it"), reason: flow.ReasonTLSFailed},
 		{name: "silent", holder: server, caller: silent, reason: flow.ReasonTLSFailed, took: HandshakeTimeout},
-		{name: "silent TCP, permissive", holder: server, mode: policy.ModePermissive, protocol: flow.ProtocolTCP, caller: silent, took: DetectTimeout},
+		{name: "silent TCP, permissive", holder: server, mode: policy.ModePermissive, protocol: flow.ProtocolTCP, caller: silent, took: time.Second, silent: true},
 		{name: "leaves", holder: server, caller: leaves, gone: true},
 	} {
 		synctest.Test(t, func(t *testing.T) {
@@ -87,7 +92,7 @@ func TestUnwrap(t *testing.T) {
 				}
 			case r != nil:
 				t.Errorf("%s: refused: %v", c.name, r)
-			case (u.Conn == nil) != c.gone || u.Peer.String() != c.peer || string(u.Buffered) != c.buffered:
+			case (u.Conn == nil) != c.gone || u.Peer.String() != c.peer || string(u.Buffered) != c.buffered || u.Silent != c.silent:
 				t.Errorf("%s: got %+v", c.name, u)
 			}
 			if took != c.took && (c.reason == flow.ReasonNone || c.took != 0) { // a refusal may wait for the unbuffered pipe to take its alert

@@ -4,6 +4,7 @@ package tcp
 
 import (
 	"cmp"
+	"errors"
 	"net"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
@@ -18,13 +19,38 @@ type Server struct {
 
 // Serve carries one connection to its end and closes it.
 func (s *Server) Serve(sess *exchange.Session) {
-	defer sess.Conn.Close()
+	s.serve(sess, &downstream{sess: sess})
+	_ = sess.Conn.Close()
+}
+
+// Silence is what may become of a caller that has said nothing yet.
+type Silence struct {
+	// Leaves is asked about the first bytes of a caller that speaks before its server. True: they are none of tcp's business; what is upstream is closed unused.
+	Leaves func(b []byte) bool
+	// Spoke is told who spoke first. It is not called when nobody did.
+	Spoke func(server bool)
+	// Stays is called after Spoke when the connection is relayed as bytes.
+	Stays func()
+}
+
+// ServeSilent is Serve for a caller that has said nothing: it is connected, and who speaks first decides. True: the caller's first bytes, in sess.Buffered, made Leaves take
+// it away; its connection is open still.
+func (s *Server) ServeSilent(sess *exchange.Session, silence Silence) (left bool) {
+	d := &downstream{sess: sess, silence: &silence}
+	s.serve(sess, d)
+	if !d.left {
+		_ = sess.Conn.Close()
+	}
+	return d.left
+}
+
+func (s *Server) serve(sess *exchange.Session, d *downstream) {
 	x := &exchange.Exchange{}
 	x.Reset()
 	x.Kind, x.Side, x.Protocol = flow.KindConnection, s.Side, cmp.Or(sess.Protocol, flow.ProtocolTCP)
 	x.ServerName = sess.ServerName
 	x.Peer, x.Binding, x.Start = sess.Peer, sess.Bind(), sess.Start
-	x.Downstream = &downstream{sess}
+	x.Downstream = d
 	if x.Crowded = !x.Binding.Room.Take(exchange.RelayMemory); !x.Crowded {
 		defer x.Binding.Room.Give(exchange.RelayMemory)
 	}
@@ -36,7 +62,12 @@ func (s *Server) Serve(sess *exchange.Session) {
 	}
 }
 
-type downstream struct{ sess *exchange.Session }
+type downstream struct {
+	sess    *exchange.Session
+	silence *Silence // nil: it has spoken, or need not
+	left    bool     // taken away by silence.Leaves
+	over    bool     // without a relay
+}
 
 // Answer implements exchange.Downstream: TCP has no way to say anything.
 func (d *downstream) Answer(*exchange.Exchange) bool { return false }
@@ -63,7 +94,14 @@ func (s *Sender) Handle(x *exchange.Exchange) {
 	}
 	x.Outcome.Committed, x.Outcome.Delivered = true, true
 	x.Relayed.Store(&exchange.Relayed{Legs: x.Legs, TLS: exchange.Secured(up.Conn)})
-	reason, err := exchange.Relay(x, exchange.RelayEnd{Conn: d.sess.Conn, Buffered: d.sess.Buffered}, exchange.RelayEnd{Conn: up.Conn}, x.Destination.IdleTimeout)
+	reason, err := flow.ReasonNone, error(nil)
+	var greeting []byte
+	if d.silence != nil {
+		greeting, reason, err = d.first(x, up)
+	}
+	if reason == flow.ReasonNone && !d.over {
+		reason, err = exchange.Relay(x, exchange.RelayEnd{Conn: d.sess.Conn, Buffered: d.sess.Buffered}, exchange.RelayEnd{Conn: up.Conn, Buffered: greeting}, x.Destination.IdleTimeout)
+	}
 	if reason != flow.ReasonNone {
 		x.Outcome.Fail(reason, err.Error())
 		reset(up.TCP)
@@ -71,6 +109,23 @@ func (s *Sender) Handle(x *exchange.Exchange) {
 		x.Outcome.Answered = true
 	}
 	s.Pool.Discard(up)
+}
+
+// first waits until somebody speaks. It returns what the server has said; what the caller has is in the session.
+func (d *downstream) first(x *exchange.Exchange, up *exchange.Conn) (greeting []byte, reason flow.Reason, err error) {
+	said, greeting, reason, err := exchange.First(x, d.sess.Conn, up.Conn, x.Destination.IdleTimeout, d.sess.SetIdle, d.sess.SetBusy)
+	d.sess.Buffered = said
+	switch first := len(greeting) > 0; {
+	case first || len(said) > 0:
+		d.silence.Spoke(first)
+		if d.left = !first && d.silence.Leaves(said); !d.left {
+			d.silence.Stays()
+		}
+		d.over = d.left
+	default:
+		d.over = errors.Is(err, exchange.ErrCeased)
+	}
+	return greeting, reason, err
 }
 
 // reset closes so that the peer notices that bytes are missing.

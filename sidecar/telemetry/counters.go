@@ -302,8 +302,14 @@ type counters struct {
 	active          *table[activeKey, gauge]
 	breaks, kept    counter
 
+	detections        *table[detectionKey, counter]
+	detectionDuration *table[portKey, latency]
+
 	live progress
 }
+
+// maxDetections bounds the series of detection further: ports are many where a whole mesh is redirected, and few of them are looked at.
+const maxDetections = 2000
 
 func newCounters(limit int) *counters {
 	return &counters{
@@ -318,7 +324,11 @@ func newCounters(limit int) *counters {
 		messages:        newTable[edge, volume](limit),
 		connections:     newTable[connectionKey, counter](limit),
 		active:          newTable[activeKey, gauge](limit),
-		live:            progress{seen: make(map[flow.SpanID]amounts)},
+
+		detections:        newTable[detectionKey, counter](min(limit, maxDetections)),
+		detectionDuration: newTable[portKey, latency](min(limit, maxDetections)),
+
+		live: progress{seen: make(map[flow.SpanID]amounts)},
 	}
 }
 
@@ -436,6 +446,9 @@ type reading struct {
 	connections     []row[connectionKey, uint64]
 	active          []row[activeKey, int64]
 	breaks, kept    uint64
+
+	detections        []row[detectionKey, uint64]
+	detectionDuration []row[portKey, latencyRead]
 }
 
 type attemptsRead struct {
@@ -490,6 +503,7 @@ func (c *counters) read(why purpose) (r reading) {
 	r.connections = rows(c.connections, count)
 	r.active = rows(c.active, func(v *gauge) int64 { return v.Load() })
 	r.breaks, r.kept = c.breaks.Load(), c.kept.Load()
+	r.detections, r.detectionDuration = rows(c.detections, count), rows(c.detectionDuration, histogram)
 	return r
 }
 
@@ -539,6 +553,7 @@ func (c *counters) collect(workload string, why purpose) []flow.Family {
 			return flow.Point{Value: n, Attrs: append(e.attrs(1), text(flow.AttrKind, k.Kind.String()))}
 		}),
 	}
+	families = append(families, r.detected()...)
 	families = append(families, directed(flow.MetricBytes, "By", r.bytes), directed(flow.MetricMessages, "{message}", r.messages))
 	if r.breaks+r.kept > 0 {
 		source := []flow.Attr{text(flow.AttrSourceService, workload)}
@@ -579,7 +594,7 @@ func withPort(attrs []flow.Attr, port uint16) []flow.Attr {
 	if port == 0 {
 		return attrs
 	}
-	return append(attrs, flow.Text(flow.AttrServerPort, strconv.Itoa(int(port))))
+	return append(attrs, flow.Text(flow.AttrPort, strconv.Itoa(int(port))))
 }
 
 func class(c flow.CodeClass) flow.Attr       { return flow.Text(flow.AttrCodeClass, c.String()) }
@@ -600,5 +615,8 @@ func (c *counters) folded() map[string]uint64 {
 		flow.MetricMessages:         c.messages.folded.Load(),
 		flow.MetricConnections:      c.connections.folded.Load(),
 		flow.MetricActive:           c.active.folded.Load(),
+
+		flow.MetricDetections:        c.detections.folded.Load(),
+		flow.MetricDetectionDuration: c.detectionDuration.folded.Load(),
 	}
 }

@@ -119,6 +119,16 @@ var views = []view{
 		[]label{labelDest},
 	},
 	{
+		flow.MetricDetections, "tulle_detections_total",
+		description{"counter", "Connections whose protocol was to be told from their first bytes, by what it was (empty: nobody spoke) and outcome: told; timeout (the caller was silent, or stopped); remembered (nothing was waited for, the server speaks first); left."},
+		[]label{labelSide, labelDest, {flow.AttrPort, "port"}, labelProtocol, {flow.AttrOutcome, "outcome"}},
+	},
+	{
+		flow.MetricDetectionDuration, "tulle_detection_duration_seconds",
+		description{"histogram", "How long a caller's first bytes were awaited."},
+		[]label{labelSide, labelDest, {flow.AttrPort, "port"}},
+	},
+	{
 		flow.MetricTraceBreaks, "tulle_trace_breaks_total",
 		description{"counter", "Outbound requests without traceparent while an inbound one with it was in flight: the application does not propagate."},
 		[]label{labelSource},

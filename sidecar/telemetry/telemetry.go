@@ -46,6 +46,8 @@ type Config struct {
 	// TLS is called once, when Run starts; nil or a nil result means plaintext. Use identity.Holder.ClientTLS with the observer's ID: it
 	// follows rotations by itself.
 	TLS func() *tls.Config
+	// Certificate says when the certificate in force ends, zero before the first. It is called once a second; nil: nothing is said.
+	Certificate func() time.Time
 	// Compression of exports: "" (default: the observer is near, and spans are compressed where they are kept) or "gzip".
 	Compression string
 
@@ -419,8 +421,14 @@ func (t *Telemetry) sampled() sample {
 			folded.Points = append(folded.Points, flow.Point{Attrs: []flow.Attr{flow.Text(flow.AttrFamily, name)}, Value: int64(n)})
 		}
 	}
+	families = append(families, lost, folded)
+	if t.cfg.Certificate != nil {
+		if end := t.cfg.Certificate(); !end.IsZero() {
+			families = append(families, flow.Family{Name: flow.MetricCertificate, Unit: "s", Type: flow.MetricGauge, Points: []flow.Point{{Value: end.Unix()}}})
+		}
+	}
 	t.metricSequence++
-	return sample{sequence: t.metricSequence, body: mem.SliceBuffer(flow.AppendMetricBody(nil, t.boot, t.now(), append(families, lost, folded)))}
+	return sample{sequence: t.metricSequence, body: mem.SliceBuffer(flow.AppendMetricBody(nil, t.boot, t.now(), families))}
 }
 
 // sendMetrics delivers the newest sample; one that cannot be delivered gives way to the next. After ctx is done it finishes the one it has, so

@@ -13,6 +13,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -50,7 +51,13 @@ type Pools struct {
 	closed bool
 	wg     sync.WaitGroup // of connections being closed
 
-	http2 sync.Map // *tls.Config as given → the same with HTTP/2 offered
+	told sync.Map // offer → *tls.Config
+}
+
+// offer is a TLS configuration as given, and what is offered with it.
+type offer struct {
+	tls  *tls.Config
+	alpn string
 }
 
 // link is the pool's own of a connection (exchange.Conn.Key).
@@ -155,7 +162,9 @@ func (p *Pools) sweep(now time.Time) {
 		e.mu.Unlock()
 		if empty {
 			delete(p.m, k)
-			p.http2.Delete(k.tls) // other endpoints with it make another
+			for _, alpn := range offers {
+				p.told.Delete(offer{k.tls, alpn}) // other endpoints with it make another
+			}
 		}
 	}
 }
@@ -222,27 +231,45 @@ func (p *Pools) Get(x *exchange.Exchange) *exchange.Conn {
 			return c
 		}
 	}
-	return p.open(x, k, k.tls)
+	alpn := exchange.ALPNHTTP1
+	switch {
+	case x.Kind == flow.KindConnection && x.Destination.External: // it would not know
+		alpn = ""
+	case x.Kind == flow.KindConnection && x.Protocol == flow.ProtocolTLS:
+		alpn = exchange.ALPNTLS
+	case x.Kind == flow.KindConnection:
+		alpn = exchange.ALPNBytes
+	}
+	return p.open(x, k, p.offering(k.tls, alpn))
 }
 
 // Connect implements exchange.Pool.
 func (p *Pools) Connect(x *exchange.Exchange, http2 bool) *exchange.Conn {
 	k := keyOf(x.Choice.Endpoint, x.Destination.TLS)
-	secure := k.tls
-	if http2 && secure != nil {
-		secure = p.http2TLS(secure)
+	alpn := exchange.ALPNHTTP1
+	if http2 {
+		alpn = exchange.ALPNHTTP2
 	}
-	return p.open(x, k, secure)
+	return p.open(x, k, p.offering(k.tls, alpn))
 }
 
-// http2TLS is c with HTTP/2 offered. All connections of c share it, as long as c is in use.
-func (p *Pools) http2TLS(c *tls.Config) *tls.Config {
-	if v, ok := p.http2.Load(c); ok {
+var offers = [...]string{exchange.ALPNHTTP1, exchange.ALPNHTTP2, exchange.ALPNBytes, exchange.ALPNTLS}
+
+// offering is c with alpn offered, c itself without one. All connections of c that offer it share it, as long as c is in use. With HTTP/2 goes HTTP/1.1, which an endpoint's sidecar chooses that
+// does not know better.
+func (p *Pools) offering(c *tls.Config, alpn string) *tls.Config {
+	if c == nil || alpn == "" {
+		return c
+	}
+	if v, ok := p.told.Load(offer{c, alpn}); ok {
 		return v.(*tls.Config)
 	}
-	h := c.Clone()
-	h.NextProtos = []string{"h2", "http/1.1"}
-	v, _ := p.http2.LoadOrStore(c, h)
+	o := c.Clone()
+	o.NextProtos = []string{alpn}
+	if alpn == exchange.ALPNHTTP2 {
+		o.NextProtos = append(o.NextProtos, exchange.ALPNHTTP1)
+	}
+	v, _ := p.told.LoadOrStore(offer{c, alpn}, o)
 	return v.(*tls.Config)
 }
 
@@ -259,7 +286,11 @@ func (p *Pools) open(x *exchange.Exchange, k key, secure *tls.Config) *exchange.
 	c, reason, err := p.connect(x, k, secure, deadline)
 	if err != nil {
 		x.Outcome.Delivered, x.Outcome.Unprocessed = false, true
-		x.Outcome.Fail(reason, err.Error())
+		detail := err.Error()
+		if reason == flow.ReasonUpstreamProtocol {
+			detail = "the endpoint's sidecar does not take what this one has told it, " + strings.Join(secure.NextProtos, " or ") + "; upgrade it, or declare the protocol at both ends: " + detail
+		}
+		x.Outcome.Fail(reason, detail)
 		return nil
 	}
 	p.opened(k)
@@ -437,6 +468,8 @@ func handshakeReason(err error) flow.Reason {
 		return flow.ReasonTLSFailed
 	case errors.Is(err, identity.ErrPeer):
 		return flow.ReasonIdentityMismatch
+	case strings.Contains(err.Error(), "no application protocol"): // crypto/tls exports no type for the alerts of a peer
+		return flow.ReasonUpstreamProtocol
 	}
 	return flow.ReasonTLSFailed
 }

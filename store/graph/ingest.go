@@ -22,7 +22,7 @@ type point struct {
 	class, grpc, reason           string
 	endpoint, route, version      string
 	port                          string // of the reporter, that was called
-	direction, kind, detail       string // detail: state, limit or family
+	direction, kind, detail       string // detail: state, limit, family or outcome
 	answered, delivered, probe    bool
 }
 
@@ -65,6 +65,9 @@ const (
 	famPool
 	famShed
 	famPoolWait
+	famDetections
+	famDetectionDuration
+	famCertificate
 	famFolded
 )
 
@@ -91,6 +94,9 @@ var families = []struct {
 	{flow.MetricPool, famPool},
 	{flow.MetricShed, famShed},
 	{flow.MetricPoolWait, famPoolWait},
+	{flow.MetricDetections, famDetections},
+	{flow.MetricDetectionDuration, famDetectionDuration},
+	{flow.MetricCertificate, famCertificate},
 	{flow.MetricSeriesFolded, famFolded},
 }
 
@@ -439,8 +445,6 @@ func (in *ingestion) point(f family, attrs pcommon.Map) (point, bool) {
 			p.reason = v.Str()
 		case flow.AttrEndpoint:
 			p.endpoint = v.Str()
-		case flow.AttrServerPort:
-			p.port = v.Str()
 		case flow.AttrRoute:
 			p.route = v.Str()
 		case flow.AttrDestVersion:
@@ -449,7 +453,9 @@ func (in *ingestion) point(f family, attrs pcommon.Map) (point, bool) {
 			p.direction = v.Str()
 		case flow.AttrKind:
 			p.kind = v.Str()
-		case flow.AttrState, flow.AttrLimit, flow.AttrFamily: // each family has at most one of these
+		case flow.AttrPort:
+			p.port = v.Str()
+		case flow.AttrState, flow.AttrLimit, flow.AttrFamily, flow.AttrOutcome: // each family has at most one of these
 			p.detail = v.Str()
 		case flow.AttrAnswered:
 			p.answered = v.Bool()
@@ -468,11 +474,11 @@ func (in *ingestion) point(f family, attrs pcommon.Map) (point, bool) {
 		p.side = flow.SideServer
 	case famPoolWait:
 		p.side, p.source = flow.SideClient, in.r.service
-	case famInFlight, famLimit, famPool, famShed:
+	case famInFlight, famLimit, famPool, famShed, famDetections, famDetectionDuration:
 		if p.side == flow.SideClient {
 			p.source = in.r.service
 		}
-	case famDropped, famFolded:
+	case famDropped, famFolded, famCertificate:
 		return p, true
 	}
 	switch f {
@@ -510,6 +516,10 @@ func (in *ingestion) number(f family, dp pmetric.NumberDataPoint) {
 	v := dp.IntValue()
 	if dp.ValueType() == pmetric.NumberDataPointValueTypeDouble {
 		v = int64(math.Round(dp.DoubleValue()))
+	}
+	if f == famCertificate {
+		in.b.certificate = time.Unix(v, 0).UTC()
+		return
 	}
 	if f == famInFlight || f == famLimit || f == famPool {
 		s := saturationSeries(&p)

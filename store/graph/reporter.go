@@ -47,6 +47,8 @@ type boot struct {
 	active   map[activeKey]int64
 	gauges   map[series]int64 // of saturation
 	folded   uint64           // series it counts under other for want of room
+
+	certificate time.Time // its end, by the sidecar's clock; zero while it has not said
 }
 
 type hole struct {

@@ -66,3 +66,53 @@ func TestSaturationBecomesSeries(t *testing.T) {
 		t.Errorf("saturation made edges: %v", s.g.edges)
 	}
 }
+
+// What sidecars detect becomes series, by who looked.
+func TestDetectionBecomesSeries(t *testing.T) {
+	s := newRogueSim(t)
+	attrs := func(side, destination string, more ...flow.Attr) []flow.Attr {
+		return append([]flow.Attr{flow.Text(flow.AttrSide, side), flow.Text(flow.AttrDestService, destination), flow.Text(flow.AttrPort, "25")}, more...)
+	}
+	outcome := func(protocol, outcome string) []flow.Attr {
+		return []flow.Attr{flow.Text(flow.AttrProtocol, protocol), flow.Text(flow.AttrOutcome, outcome)}
+	}
+	var waited flow.Histogram
+	waited.Observe(time.Second)
+	for sequence := range uint64(2) {
+		n := int64(sequence + 1)
+		body := flow.AppendMetrics(nil, flow.Resource{Service: "web", Instance: "web-1", BootID: "a", Sequence: sequence + 1, Clock: s.now}, s.now.Add(-time.Second), s.now, []flow.Family{
+			{Name: flow.MetricDetections, Points: []flow.Point{
+				{Attrs: attrs("client", "cart", outcome("tcp", "timeout")...), Value: 3 * n},
+				{Attrs: attrs("client", "", outcome("tcp", "timeout")...), Value: n},
+				{Attrs: attrs("server", "web", outcome("", "left")...), Value: n},
+				{Attrs: attrs("server", "cart", outcome("tcp", "timeout")...), Value: 99 * n}, // cart is not web's to speak of
+			}},
+			{Name: flow.MetricDetectionDuration, Type: flow.MetricHistogram, Points: []flow.Point{{Attrs: attrs("server", "web"), Histogram: &waited}}},
+		})
+		req := pmetricotlp.NewExportRequest()
+		if err := req.UnmarshalProto(body); err != nil {
+			t.Fatal(err)
+		}
+		md := req.Metrics()
+		md.ResourceMetrics().At(0).Resource().Attributes().PutStr(flow.AttrReporterIdentity, rogue)
+		if err := s.g.Ingest(t.Context(), md); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for want, n := range map[series]float64{
+		{SeriesDetections, [8]string{"web", "cart", "client", "25", "tcp", "timeout"}}:        6,
+		{SeriesDetections, [8]string{"web", "passthrough", "client", "25", "tcp", "timeout"}}: 2,
+		{SeriesDetections, [8]string{"web", "web", "server", "25", "", "left"}}:               2,
+		{SeriesDetections, [8]string{"cart", "cart", "server", "25", "tcp", "timeout"}}:       0,
+	} {
+		if got := s.g.counters[want]; got != n {
+			t.Errorf("%v is %v, want %v", want, got, n)
+		}
+	}
+	if h := s.g.hists[series{SeriesDetectionTime, [8]string{"web", "web", "server", "25"}}]; h == nil || h.count != 1 {
+		t.Errorf("duration is %+v", h)
+	}
+	if len(s.g.edges) != 0 {
+		t.Errorf("detection made edges: %v", s.g.edges)
+	}
+}

@@ -36,6 +36,8 @@ const (
 	SeriesPool            = "tulle_destination_connections"     // source, destination, side, state (busy, idle): gauge
 	SeriesShed            = "tulle_destination_shed_total"      // source, destination, side, limit (max_requests, max_connections)
 	SeriesPoolWait        = "tulle_destination_wait_seconds"    // source, destination: native histogram
+	SeriesDetections      = "tulle_detections_total"            // service (who looked), destination, side, port (that was called), protocol (absent: nobody spoke), outcome
+	SeriesDetectionTime   = "tulle_detection_duration_seconds"  // service, destination, side, port: native histogram
 	SeriesReporterUp      = "tulle_reporter_up"                 // service, instance: 1, or 0 while missing
 	SeriesClockOffset     = "tulle_reporter_clock_offset"       // service, instance: seconds to add to its clock to get the observer's
 	SeriesEdgeMissing     = "tulle_edge_reporter_missing"       // source, destination, protocol: 1 while a reporter of the edge is missing, else absent
@@ -77,6 +79,8 @@ var seriesLabels = map[string][]string{
 	SeriesPool:               {"source", "destination", "side", "state"},
 	SeriesShed:               {"source", "destination", "side", "limit"},
 	SeriesPoolWait:           {"source", "destination"},
+	SeriesDetections:         {"service", "destination", "side", "port", "protocol", "outcome"},
+	SeriesDetectionTime:      {"service", "destination", "side", "port"},
 	SeriesServiceGraph:       {"client", "server"},
 	SeriesServiceGraphFailed: {"client", "server"},
 }
@@ -104,6 +108,15 @@ func saturationSeries(p *point) series {
 		s.metric, s.values[3] = SeriesShed, p.detail
 	}
 	return s
+}
+
+// detectionSeries is that of the duration of detection; who looked is the caller's service on the client side, and the destination itself on the server side.
+func detectionSeries(p *point) series {
+	service := p.source
+	if p.side == flow.SideServer {
+		service = p.destination
+	}
+	return series{SeriesDetectionTime, [8]string{service, p.destination, p.side.String(), p.port}}
 }
 
 func trueOr(b bool, no string) string {
@@ -182,6 +195,10 @@ func (g *Graph) accumulate(r *reporter, p *point, d uint64) {
 		g.counters[series{SeriesRecordsDropped, [8]string{r.service, p.reason}}] += n
 	case famShed:
 		g.counters[saturationSeries(p)] += n
+	case famDetections:
+		s := detectionSeries(p)
+		s.metric, s.values[4], s.values[5] = SeriesDetections, p.protocol, p.detail
+		g.counters[s] += n
 	case famFolded:
 		g.counters[series{SeriesSidecarFolded, [8]string{r.service, p.detail}}] += n
 	}
@@ -199,6 +216,8 @@ func (g *Graph) accumulateHist(p *point, d *hist) {
 		s = series{SeriesRouteDuration, [8]string{k.destination, p.route}}
 	case famPoolWait:
 		s = series{SeriesPoolWait, [8]string{k.source, k.destination}}
+	case famDetectionDuration:
+		s = detectionSeries(p)
 	default:
 		return
 	}

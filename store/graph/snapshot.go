@@ -98,7 +98,7 @@ func (g *Graph) snapshotLocked(now time.Time) *Snapshot {
 		byService[r.service] = append(byService[r.service], r)
 		w.reporters[r.service] = append(w.reporters[r.service], Reporter{
 			Instance: r.key.instance, BootID: r.boot.id, Identity: r.key.identity, LastSeen: r.seen.UTC(), Missing: r.missing,
-			ClockOffset: time.Duration(r.boot.offset), Version: r.version, Folded: r.boot.folded,
+			ClockOffset: time.Duration(r.boot.offset), Version: r.version, Folded: r.boot.folded, CertNotAfter: r.boot.certificate,
 		})
 		if r.missing {
 			continue

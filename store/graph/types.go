@@ -70,6 +70,8 @@ type Reporter struct {
 	ClockOffset time.Duration `json:"clockOffsetNs"`
 	Version     string        `json:"version,omitempty"`
 	Folded      uint64        `json:"folded,omitempty"` // new series it counted under other since its boot, for want of room
+	// CertNotAfter is the end of its certificate, by its own clock; zero when it has not said.
+	CertNotAfter time.Time `json:"certNotAfter,omitzero"`
 }
 
 // EdgeState says which reporters an edge rests on.

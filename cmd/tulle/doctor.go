@@ -1,0 +1,71 @@
+//go:build unix
+
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tulle-mesh/tulle/client/doctor"
+	"github.com/tulle-mesh/tulle/client/show"
+)
+
+// diagnosis is the error of a mesh that is not well.
+type diagnosis struct{ report doctor.Report }
+
+func (d diagnosis) Error() string {
+	warn, fail := 0, 0
+	for _, r := range d.report.Results {
+		switch r.Level {
+		case doctor.Warn:
+			warn++
+		case doctor.Fail:
+			fail++
+		}
+	}
+	return fmt.Sprintf("of %d checks %d failed and %d have warnings", len(d.report.Results), fail, warn)
+}
+
+func (d diagnosis) code() int {
+	if d.report.Level == doctor.Fail {
+		return exitUnhealthy
+	}
+	return exitWarnings
+}
+
+func doctorCommand() *cobra.Command {
+	var (
+		at  observerAt
+		out output
+	)
+	c := &cobra.Command{
+		Use: "doctor", GroupID: "health", Args: noArgs,
+		Short: "What is wrong with the mesh, and what to do about it",
+		Long: `Looks at sidecars, policy, versions, certificates, clocks, telemetry, disk, endpoints and ports that should be opaque.
+
+Exit codes: 0 all is well, 5 there are warnings, 6 something failed, 3 no observer answers.`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := out.check(); err != nil {
+				return err
+			}
+			r, err := doctor.Examine(c.Context(), at.client(), time.Now())
+			if err != nil {
+				return err
+			}
+			if out.json() {
+				err = printJSON(c, r)
+			} else {
+				err = show.Style{Color: colored(c.OutOrStdout())}.Doctor(c.OutOrStdout(), r)
+			}
+			if err == nil && r.Level != doctor.OK {
+				err = diagnosis{r}
+			}
+			return err
+		},
+	}
+	at.flag(c)
+	out.flag(c)
+	return c
+}
