@@ -86,6 +86,16 @@ bench: need-go ## Go benchmarks of the hot paths and the store
 soak: build ## the demo for SOAK (default 10m): memory, goroutines, descriptors, no false ejection
 	$(GO) run ./loadtest/soak -duration $(or $(SOAK),10m)
 
+.PHONY: churn
+churn: build ## a million connections of every kind through one sidecar: memory, goroutines and descriptors must not grow (CHURN='-connections 100000' for less)
+	$(GO) build -o bin/life ./loadtest/life
+	bin/life $(CHURN) churn
+
+.PHONY: hot-restart
+hot-restart: build ## 100,000 requests while both sidecars of a hop are replaced again and again: none may fail (HOTRESTART='-restarts 5' for less)
+	$(GO) build -o bin/life ./loadtest/life
+	bin/life $(HOTRESTART) hot-restart
+
 .PHONY: fault
 fault: build ## the demo's fault in real time: ejection, error window, alert, readmission, measured from outside
 	$(GO) run ./loadtest/fault

@@ -176,10 +176,11 @@ type Sidecar struct {
 	share  atomic.Pointer[Share]
 	shared chan struct{} // has one when share was changed
 
-	services map[string]*service // owned by Run
-	applied  atomic.Pointer[policy.Snapshot]
-	turned   atomic.Pointer[chan struct{}] // closed when the listeners have the next Snapshot
-	targets  atomic.Pointer[[]target]
+	services     map[string]*service              // owned by Run, as is what follows
+	destinations map[string]*exchange.Destination // of applied, by service
+	applied      atomic.Pointer[policy.Snapshot]
+	turned       atomic.Pointer[chan struct{}] // closed when the listeners have the next Snapshot
+	targets      atomic.Pointer[[]target]
 
 	handedOver atomic.Bool
 }
@@ -330,10 +331,7 @@ func (s *Sidecar) HandOver() { s.handedOver.Store(true) }
 // Leave asks callers of the application to go elsewhere, with the answer to their next request, while Run goes on accepting.
 func (s *Sidecar) Leave() { s.listeners.Leave(flow.SideServer) }
 
-// Own is called when the process that handed sockets over has left them to this one.
-func (s *Sidecar) Own() { s.listeners.Own() }
-
-// Socket is the listening socket that serves at, which is ip:port or unix:/path, nil when there is none. It stays the Sidecar's: a copy of its descriptor outlives it.
+// Socket is the listening socket that serves at (policy.Listener.At), nil when there is none. It stays the Sidecar's: a copy of its descriptor outlives it.
 func (s *Sidecar) Socket(at string, transparent bool) syscall.Conn {
 	return s.listeners.Socket(at, transparent)
 }
@@ -441,6 +439,8 @@ func (s *Sidecar) welcome(c *listen.Conn, b *exchange.Binding, peer *exchange.Pe
 			}
 		} else if !protocol.HTTP() {
 			switch memory, place = &s.silentCallers, by; {
+			case u.Ended:
+				outcome = flow.DetectionLeft
 			case u.Silent && known:
 				outcome = flow.DetectionRemembered
 			case u.Silent:

@@ -38,11 +38,17 @@ func (s *Sidecar) bindings(snap *policy.Snapshot) []*exchange.Binding {
 	workload.Limits = s.limits(snap.Workload.Limits)
 	s.room.SetBudget(workload.Limits.BufferBytes)
 	destinations := make(map[string]*exchange.Destination, len(snap.Services))
-	for name, sv := range snap.Services {
-		d := s.destination(name, sv)
+	last := s.applied.Load()
+	for name := range snap.Services {
+		if d := s.destinations[name]; d != nil && last != nil && snap.Same(last, name) {
+			destinations[name] = d
+			continue
+		}
+		d := s.destination(name, snap.Services[name])
 		d.Picker = balance.NewPicker(snap.Endpoints[name], &s.services[name].states)
 		destinations[name] = d
 	}
+	s.destinations = destinations
 	for name := range s.services {
 		if destinations[name] == nil && !strings.Contains(name, " ") { // names of services have none
 			delete(s.services, name)

@@ -8,7 +8,6 @@ package admin
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -19,6 +18,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -126,12 +126,21 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	}
 	l := s.l
 	s.addr <- l.Addr().String()
+	var open sync.WaitGroup
 	srv := &http.Server{
 		Handler:           s.Handler(),
 		ReadHeaderTimeout: 5 * time.Second,
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
+		ConnState: func(_ net.Conn, state http.ConnState) {
+			switch state {
+			case http.StateNew:
+				open.Add(1)
+			case http.StateClosed, http.StateHijacked:
+				open.Done()
+			}
+		},
 	}
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l) }()
@@ -141,14 +150,21 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 		return fmt.Errorf("admin: %w", err)
 	case <-ctx.Done():
 	}
-	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-	defer cancel()
-	if srv.Shutdown(grace) != nil { // a profile is being taken: it is cut short
-		_ = srv.Close()
+	// Shutdown drops requests that are read after it began, and another process may be answering already: whoever was accepted here is answered.
+	_ = l.Close()
+	<-served
+	srv.SetKeepAlivesEnabled(false)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		open.Wait()
+	}()
+	select {
+	case <-ended:
+	case <-time.After(time.Second): // a profile is being taken: it is cut short
 	}
-	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("admin: %w", err)
-	}
+	_ = srv.Close()
+	<-ended
 	return nil
 }
 
