@@ -49,6 +49,8 @@ type Listener struct {
 	// Interception is set where redirected connections arrive: outbound, of protocol http (what is detected as HTTP), and of no one service; inbound, of protocol tcp, of
 	// the own service and without a target.
 	Interception *Interception
+	// Edge is set where what comes goes on to services; inbound, without a target.
+	Edge *Edge
 	// Unbound: inbound only; not a socket of its own, its connections are those of the listener with Interception that were meant for Address' port.
 	Unbound bool
 
@@ -87,6 +89,12 @@ func (l Listener) Check() error {
 		if err := checkAddress("address", l.Address); err != nil {
 			return fail(err)
 		}
+	}
+	if l.Edge != nil {
+		if err := l.checkEdge(); err != nil {
+			return fail(err)
+		}
+		return nil
 	}
 	if i := l.Interception; i != nil {
 		switch {
@@ -202,6 +210,11 @@ func (l Listener) WithDefaults() Listener {
 		i := l.Interception.WithDefaults()
 		l.Interception = &i
 	}
+	if l.Edge != nil {
+		e := l.Edge.WithDefaults()
+		l.Edge = &e
+		return l
+	}
 	if l.Side == flow.SideServer {
 		if l.Protocol.MayBeHTTP() {
 			def(&l.RequestTimeout, DefaultRequestTimeout)
@@ -218,6 +231,9 @@ func (l Listener) ToXDS() (*listenerv3.Listener, error) {
 	l = l.WithDefaults()
 	if err := l.Check(); err != nil {
 		return nil, err
+	}
+	if l.Edge != nil {
+		return l.edgeToXDS()
 	}
 	cluster, direction := l.Service, corev3.TrafficDirection_OUTBOUND
 	if l.Interception != nil && l.Side == flow.SideClient {
@@ -322,6 +338,16 @@ func ListenerFromXDS(x *listenerv3.Listener) (Listener, error) {
 		l.Unix = &Unix{Path: pipe.GetPath(), Mode: pipe.GetMode()}
 	} else if l.Address, err = fromSocketAddress(x.GetAddress()); err != nil {
 		return fail(err)
+	}
+	if r := read(x.GetMetadata()); r.flag("edge") {
+		if err := edgeFromXDS(x, &l, r); err != nil {
+			return fail(err)
+		}
+		if r.err != nil {
+			return fail(r.err)
+		}
+		l = l.WithDefaults()
+		return l, l.Check()
 	}
 	if n := len(x.GetFilterChains()); n != 1 || len(x.GetFilterChains()[0].GetFilters()) != 1 {
 		return fail(fmt.Errorf("filter_chains: must be one chain with one filter, has %d chains", n))
