@@ -101,11 +101,12 @@ fault: build ## the demo's fault in real time: ejection, error window, alert, re
 	$(GO) run ./loadtest/fault
 
 .PHONY: test-peers
-test-peers: build ## real peers: promtool and a W3C/OTLP client on a demo, nginx and node behind a sidecar, h2spec against net/http and Envoy (says what to install)
+test-peers: build ## real peers: promtool and a W3C/OTLP client on a demo, nginx and node behind a sidecar, PROXY protocol with HAProxy and nginx, h2spec against net/http and Envoy (says what to install)
 	@command -v promtool >/dev/null || { echo "tulle: promtool is missing. Debian/Ubuntu: apt-get install prometheus; others: https://prometheus.io/download/"; exit 1; }
 	$(GO) run ./loadtest/peer
 	$(GO) run ./loadtest/peer/smuggle
 	$(GO) run ./loadtest/peer/h2spec
+	$(GO) test -count 1 -tags peers -run 'Peers$$' ./sidecar
 
 # Every fuzz target runs for FUZZTIME; what it finds is written to the package's testdata/fuzz, to be committed with the fix.
 .PHONY: fuzz

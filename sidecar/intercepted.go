@@ -40,6 +40,11 @@ func (s *Sidecar) interception(b *exchange.Binding) {
 		for _, host := range snap.Services[name].Hosts {
 			in.Names.Add(host, name)
 		}
+		for _, a := range snap.Services[name].Addresses { // which are not called, but mean it
+			if at := plain(a); in.At[at].Service == "" {
+				in.At[at] = exchange.Known{Service: name}
+			}
+		}
 		endpoints := snap.Endpoints[name]
 		for i := range endpoints {
 			e := &endpoints[i]
@@ -160,17 +165,27 @@ func (s *Sidecar) departing(c *listen.Conn, b *exchange.Binding, peer *exchange.
 	if !c.Begin(sess) {
 		return nil, nil
 	}
+	relayed := func() *exchange.Binding {
+		if known.Endpoint == nil { // it is called by way of an edge
+			return untouched(service, sess)
+		}
+		pinned := pin(service, known.Endpoint)
+		if sess.Protocol == flow.ProtocolTLS && pinned.Destinations[service.Listener.Service].Originates() {
+			pinned.Destinations[service.Listener.Service].TLS = nil // the application's own goes on
+		}
+		return pinned
+	}
 	if !service.Listener.Protocol.MayBeHTTP() || rules.Opaque(to.Port()) {
 		if service.Listener.Protocol == flow.ProtocolTLS && named(sess, rules.DetectTimeout) == detect.Left {
 			return nil, nil
 		}
-		pinned := pin(service, known.Endpoint)
+		pinned := relayed()
 		sess.Bind = func() *exchange.Binding { return pinned }
 		return s.outTCP, sess
 	}
 	d := &detection{
 		s: s, sess: sess, side: flow.SideClient, service: service.Listener.Service, port: to.Port(), wait: rules.DetectTimeout, doubt: detect.Bytes,
-		memory: &s.serverFirst, place: detect.Silent{To: plain(to)}, relayed: func() *exchange.Binding { return pin(service, known.Endpoint) },
+		memory: &s.serverFirst, place: detect.Silent{To: plain(to)}, relayed: relayed,
 	}
 	if service.Listener.Protocol.HTTP() {
 		d.doubt = detect.HTTP1

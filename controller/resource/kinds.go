@@ -85,6 +85,7 @@ type WorkloadSpec struct {
 	Ports          []Port        `yaml:"ports,omitempty"`          // each is an endpoint; the first is where peers reach the service that name no port; none for a pure client
 	Upstreams      []Upstream    `yaml:"upstreams,omitempty"`
 	Intercept      Intercept     `yaml:"intercept,omitempty"`
+	Edge           Edge          `yaml:"edge,omitempty"` // a gateway's; default: it is none
 	Limits         SidecarLimits `yaml:"limits,omitempty"`
 	Telemetry      Telemetry     `yaml:"telemetry,omitempty"`
 	Attest         Attest        `yaml:"attest,omitempty"`
@@ -128,6 +129,9 @@ type Port struct {
 	AppProtocol string `yaml:"appProtocol,omitempty"` // as of a Service's port in Kubernetes
 	Opaque      bool   `yaml:"opaque,omitempty"`      // bytes, whatever AppProtocol and Name say
 	Mode        string `yaml:"mode,omitempty"`        // strict (default) | permissive; default from MeshConfig
+
+	ProxyProtocol       ProxyProtocol `yaml:"proxyProtocol,omitempty"`
+	TargetProxyProtocol string        `yaml:"targetProxyProtocol,omitempty"` // v1, v2: what connections to the application begin with; default none
 }
 
 // Upstream is an outbound listener.
@@ -364,6 +368,12 @@ func (w *Workload) check() error {
 				return fmt.Errorf("%s.mode: of protocol tls the mesh's TLS could not be told from the application's; use strict", field)
 			}
 		}
+		if err := p.ProxyProtocol.check(field + ".proxyProtocol"); err != nil {
+			return err
+		}
+		if err := checkProxyVersion(field+".targetProxyProtocol", p.TargetProxyProtocol, p.Protocol); err != nil {
+			return err
+		}
 		if err := checkAddr(field+".listen", &p.Listen); err != nil {
 			return err
 		}
@@ -428,6 +438,9 @@ func (w *Workload) check() error {
 			return fmt.Errorf("spec.limits.%w", err)
 		}
 	}
+	if err := s.Edge.check("spec.edge"); err != nil {
+		return err
+	}
 	for _, err := range []error{s.Limits.Listener().Check(), s.Limits.Sidecar().Check()} {
 		if err != nil {
 			return fmt.Errorf("spec.limits: %w", err)
@@ -441,6 +454,7 @@ func (w *Workload) check() error {
 	}
 	taken := map[string]string{}
 	own := w.listens()
+	own = append(own, s.Edge.listens(true)...)
 	if at := s.Intercept.Outbound.Listen; at != "" { // may be that of others: each is in a network namespace of its own
 		own = append(own, listen{"spec.intercept.outbound.listen", at})
 	}
@@ -527,7 +541,7 @@ func (w *Workload) listens() []listen {
 	for i, u := range w.Spec.Upstreams {
 		out = append(out, listen{fmt.Sprintf("spec.upstreams[%d].listen", i), u.Listen})
 	}
-	return out
+	return append(out, w.Spec.Edge.listens(false)...)
 }
 
 // ExternalService is a host outside the mesh. Its name is how upstreams refer to it.
@@ -545,6 +559,12 @@ type ExternalServiceSpec struct {
 	// AppProtocol and Opaque are as of a Port.
 	AppProtocol string `yaml:"appProtocol,omitempty"`
 	Opaque      bool   `yaml:"opaque,omitempty"`
+
+	TLS       *ClientTLS `yaml:"tls,omitempty"`       // originated by the sidecar; default: what the application speaks goes on
+	Authority string     `yaml:"authority,omitempty"` // what the authority of requests becomes; default: as it came
+	Via       string     `yaml:"via,omitempty"`       // service of the edge through which it is called; default: directly
+
+	ProxyProtocol string `yaml:"proxyProtocol,omitempty"` // v1, v2: what connections to it begin with; default none
 }
 
 func (e *ExternalService) check() error {
@@ -555,8 +575,14 @@ func (e *ExternalService) check() error {
 	if err != nil {
 		return err
 	}
+	if err := checkProxyVersion("spec.proxyProtocol", e.Spec.ProxyProtocol, protocol); err != nil {
+		return err
+	}
 	e.Spec.Protocol = protocol
 	if err := e.Spec.checkHosts(); err != nil {
+		return err
+	}
+	if err := e.Spec.checkTLS(); err != nil {
 		return err
 	}
 	if len(e.Spec.Addresses) == 0 && len(e.Spec.Names()) == 0 {

@@ -49,6 +49,8 @@ type Listener struct {
 	// Interception is set where redirected connections arrive: outbound, of protocol http (what is detected as HTTP), and of no one service; inbound, of protocol tcp, of
 	// the own service and without a target.
 	Interception *Interception
+	// Edge is set where what comes goes on to services; inbound, without a target.
+	Edge *Edge
 	// Unbound: inbound only; not a socket of its own, its connections are those of the listener with Interception that were meant for Address' port.
 	Unbound bool
 
@@ -56,6 +58,9 @@ type Listener struct {
 	// are those of Service.
 	RequestTimeout time.Duration // HTTP only
 	IdleTimeout    time.Duration // of relays and tunnels
+
+	Proxy       *ProxyProtocol // inbound only: which connections begin with a header of the PROXY protocol; nil: none
+	TargetProxy ProxyVersion   // inbound, protocols tcp and tls: connections to the application begin with one
 }
 
 // Check refuses what a sidecar could not act on; the error names field, value and remedy.
@@ -88,6 +93,12 @@ func (l Listener) Check() error {
 			return fail(err)
 		}
 	}
+	if l.Edge != nil {
+		if err := l.checkEdge(); err != nil {
+			return fail(err)
+		}
+		return nil
+	}
 	if i := l.Interception; i != nil {
 		switch {
 		case l.Side == flow.SideServer && (l.Protocol != flow.ProtocolTCP || l.Target.IsValid() || l.Unbound):
@@ -113,6 +124,20 @@ func (l Listener) Check() error {
 	}
 	if l.Protocol == flow.ProtocolTLS && l.Mode != ModeStrict {
 		return fail(errors.New("mode permissive: of protocol tls the mesh's TLS could not be told from the application's; use strict"))
+	}
+	if l.Proxy != nil {
+		if l.Side != flow.SideServer || l.Interception != nil {
+			return fail(errors.New("proxy protocol: only inbound listeners of a port take it; remove it"))
+		}
+		if err := l.Proxy.Check(); err != nil {
+			return fail(fmt.Errorf("proxy protocol: %w", err))
+		}
+	}
+	if err := checkProxyVersion(l.TargetProxy, l.Protocol); err != nil {
+		return fail(fmt.Errorf("proxy protocol to the target: %w", err))
+	}
+	if l.TargetProxy != 0 && (l.Side != flow.SideServer || l.Interception != nil) {
+		return fail(errors.New("proxy protocol to the target: only inbound listeners of a port have a target; remove it"))
 	}
 	if l.Mode > ModePermissive {
 		return fail(fmt.Errorf("mode %d: must be strict or permissive", l.Mode))
@@ -202,6 +227,15 @@ func (l Listener) WithDefaults() Listener {
 		i := l.Interception.WithDefaults()
 		l.Interception = &i
 	}
+	if l.Edge != nil {
+		e := l.Edge.WithDefaults()
+		l.Edge = &e
+		return l
+	}
+	if l.Proxy != nil {
+		p := l.Proxy.WithDefaults()
+		l.Proxy = &p
+	}
 	if l.Side == flow.SideServer {
 		if l.Protocol.MayBeHTTP() {
 			def(&l.RequestTimeout, DefaultRequestTimeout)
@@ -218,6 +252,9 @@ func (l Listener) ToXDS() (*listenerv3.Listener, error) {
 	l = l.WithDefaults()
 	if err := l.Check(); err != nil {
 		return nil, err
+	}
+	if l.Edge != nil {
+		return l.edgeToXDS()
 	}
 	cluster, direction := l.Service, corev3.TrafficDirection_OUTBOUND
 	if l.Interception != nil && l.Side == flow.SideClient {
@@ -308,6 +345,10 @@ func (l Listener) ToXDS() (*listenerv3.Listener, error) {
 		e.str("mode", modeNames[l.Mode])
 		e.dur("request_timeout", l.RequestTimeout)
 		e.dur("idle_timeout", l.IdleTimeout)
+		if l.Proxy != nil {
+			l.Proxy.toXDS(e)
+		}
+		e.str("target_proxy", l.TargetProxy.String())
 	}
 	x.Metadata = e.metadata()
 	return x, nil
@@ -322,6 +363,16 @@ func ListenerFromXDS(x *listenerv3.Listener) (Listener, error) {
 		l.Unix = &Unix{Path: pipe.GetPath(), Mode: pipe.GetMode()}
 	} else if l.Address, err = fromSocketAddress(x.GetAddress()); err != nil {
 		return fail(err)
+	}
+	if r := read(x.GetMetadata()); r.flag("edge") {
+		if err := edgeFromXDS(x, &l, r); err != nil {
+			return fail(err)
+		}
+		if r.err != nil {
+			return fail(r.err)
+		}
+		l = l.WithDefaults()
+		return l, l.Check()
 	}
 	if n := len(x.GetFilterChains()); n != 1 || len(x.GetFilterChains()[0].GetFilters()) != 1 {
 		return fail(fmt.Errorf("filter_chains: must be one chain with one filter, has %d chains", n))
@@ -373,6 +424,7 @@ func ListenerFromXDS(x *listenerv3.Listener) (Listener, error) {
 			r.fail("mode", "%q must be strict or permissive", mode)
 		}
 		l.RequestTimeout, l.IdleTimeout = r.dur("request_timeout"), r.dur("idle_timeout")
+		l.Proxy, l.TargetProxy = proxyFromXDS(r), r.proxyVersion("target_proxy")
 	case "outbound":
 		l.Side = flow.SideClient
 	default:

@@ -180,9 +180,30 @@ type Conn struct {
 	Start       time.Time
 
 	l    *listener
+	src  source // of Serve's goroutine
 	mu   sync.Mutex
 	sess *exchange.Session
 	dead flow.Reason
+}
+
+// Stands counts c as a connection of addr, for which who connected only stands, unless addr has as many as it may have. Only Serve calls it.
+func (c *Conn) Stands(addr netip.Addr) (limit exchange.Limit, n int, ok bool) {
+	b, s := c.Binding(), c.l.set
+	src := sourceOf(b.Listener.Side, addr, flow.Application{})
+	s.srcMu.Lock()
+	defer s.srcMu.Unlock()
+	if src == c.src {
+		return 0, 0, true
+	}
+	if n := b.Workload.Limits.ConnectionsPerSource; s.sources[src] >= n {
+		return exchange.LimitConnectionsPerSource, n, false
+	}
+	if s.sources[c.src]--; s.sources[c.src] == 0 {
+		delete(s.sources, c.src)
+	}
+	s.sources[src]++
+	c.src = src
+	return 0, 0, true
 }
 
 // Binding is that of the listener now.
@@ -552,7 +573,7 @@ func (l *listener) accept(nl net.Listener) {
 			_ = nc.Close()
 			continue
 		}
-		c := &Conn{Conn: nc, Application: app, Start: time.Now(), l: l}
+		c := &Conn{Conn: nc, Application: app, Start: time.Now(), l: l, src: src}
 		c.TCP, _ = nc.(*net.TCPConn)
 		c.Conn = exchange.NewSocket(nc)
 		l.mu.Lock()
@@ -564,7 +585,7 @@ func (l *listener) accept(nl net.Listener) {
 				l.mu.Lock()
 				delete(l.conns, c)
 				l.mu.Unlock()
-				s.leave(src)
+				s.leave(c.src)
 			}()
 			s.cfg.Serve(c)
 		})

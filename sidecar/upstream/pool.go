@@ -13,6 +13,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -233,7 +234,7 @@ func (p *Pools) Get(x *exchange.Exchange) *exchange.Conn {
 	}
 	alpn := exchange.ALPNHTTP1
 	switch {
-	case x.Kind == flow.KindConnection && x.Destination.External: // it would not know
+	case x.Destination.Via == "" && (x.Destination.Originates() || x.Kind == flow.KindConnection && x.Destination.External): // what it knows is in the configuration
 		alpn = ""
 	case x.Kind == flow.KindConnection && x.Protocol == flow.ProtocolTLS:
 		alpn = exchange.ALPNTLS
@@ -247,8 +248,11 @@ func (p *Pools) Get(x *exchange.Exchange) *exchange.Conn {
 func (p *Pools) Connect(x *exchange.Exchange, http2 bool) *exchange.Conn {
 	k := keyOf(x.Choice.Endpoint, x.Destination.TLS)
 	alpn := exchange.ALPNHTTP1
-	if http2 {
+	switch {
+	case http2:
 		alpn = exchange.ALPNHTTP2
+	case x.Destination.Via == "" && x.Destination.Originates():
+		alpn = ""
 	}
 	return p.open(x, k, p.offering(k.tls, alpn))
 }
@@ -265,9 +269,11 @@ func (p *Pools) offering(c *tls.Config, alpn string) *tls.Config {
 		return v.(*tls.Config)
 	}
 	o := c.Clone()
-	o.NextProtos = []string{alpn}
-	if alpn == exchange.ALPNHTTP2 {
-		o.NextProtos = append(o.NextProtos, exchange.ALPNHTTP1)
+	switch {
+	case alpn != exchange.ALPNHTTP2:
+		o.NextProtos = []string{alpn}
+	case !slices.Contains(o.NextProtos, exchange.ALPNHTTP2): // else it is all that is wanted
+		o.NextProtos = []string{exchange.ALPNHTTP2, exchange.ALPNHTTP1}
 	}
 	v, _ := p.told.LoadOrStore(offer{c, alpn}, o)
 	return v.(*tls.Config)
@@ -354,6 +360,13 @@ func (p *Pools) connect(x *exchange.Exchange, k key, secure *tls.Config, deadlin
 	l.probe.of(nc)
 	nc = exchange.NewSocket(nc)
 	c.Conn = nc
+	if greet := x.Destination.Greet; greet != nil {
+		_ = nc.SetWriteDeadline(deadline)
+		if _, err := nc.Write(greet(x)); err != nil {
+			_ = nc.Close()
+			return nil, connectReason(err), err
+		}
+	}
 	if secure == nil {
 		return c, flow.ReasonNone, nil
 	}
@@ -361,11 +374,17 @@ func (p *Pools) connect(x *exchange.Exchange, k key, secure *tls.Config, deadlin
 	_ = nc.SetDeadline(deadline)
 	if err := tc.Handshake(); err != nil {
 		_ = nc.Close()
-		return nil, handshakeReason(err), err
+		reason := handshakeReason(err)
+		if reason == flow.ReasonUpstreamProtocol && !x.Destination.MTLS {
+			reason = flow.ReasonTLSFailed // it was asked for what the configuration wants; nobody has told it anything
+		}
+		return nil, reason, explained(x, err)
 	}
 	x.Legs.Secured = x.Since()
-	c.Conn, c.Mesh = tc, true
-	c.Identity = identity.PeerID(tc.ConnectionState()).String()
+	c.Conn = tc
+	if x.Destination.MTLS {
+		c.Mesh, c.Identity = true, identity.PeerID(tc.ConnectionState()).String()
+	}
 	return c, flow.ReasonNone, nil
 }
 
@@ -442,6 +461,22 @@ func (p *Pools) discard(c *exchange.Conn) {
 	p.wg.Go(func() {
 		_ = c.Close()
 	})
+}
+
+// explained says more of a handshake with a host outside the mesh, which nobody else can look up in a configuration.
+func explained(x *exchange.Exchange, err error) error {
+	own := x.Destination.Service.TLS // nil: it was a sidecar
+	var remote *net.OpError
+	var plain tls.RecordHeaderError
+	switch {
+	case own == nil:
+		return err
+	case errors.As(err, &plain):
+		return fmt.Errorf("%s at %s does not speak TLS (%w); correct spec.addresses, or remove spec.tls", own.ServerName, x.Choice.Endpoint.Address, err)
+	case errors.As(err, &remote) && remote.Op == "remote error": // an alert, as crypto/tls says it
+		return fmt.Errorf("%s at %s refused the handshake: %w; it may want a client certificate (spec.tls.certFile), another version (minVersion), or another protocol", own.ServerName, x.Choice.Endpoint.Address, err)
+	}
+	return err
 }
 
 func connectReason(err error) flow.Reason {
