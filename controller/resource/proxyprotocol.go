@@ -44,6 +44,9 @@ func (p ProxyProtocol) check(field string) error {
 		}
 		return nil
 	}
+	if p.Timeout < 0 {
+		return fmt.Errorf("%s.timeout: cannot be off: a connection without a header would wait for ever", field)
+	}
 	if err := p.Policy().Check(); err != nil {
 		return fmt.Errorf("%s.%w", field, err)
 	}

@@ -168,6 +168,12 @@ func render(b *strings.Builder, s *policy.Snapshot) {
 		if i := l.Interception; i != nil {
 			fmt.Fprintf(b, "    intercept unknown=%s away=%s lookup=%s detect=%s opaque=%d transparent=%v\n", i.Unknown, i.Away, i.LookupTimeout, i.DetectTimeout, i.OpaquePorts, i.Transparent)
 		}
+		if p := l.ProxyProtocol; p != nil {
+			fmt.Fprintf(b, "    proxy protocol from=%v timeout=%s\n", p.From, p.Timeout)
+		}
+		if l.TargetProxy != 0 {
+			fmt.Fprintf(b, "    proxy protocol to target=%s\n", l.TargetProxy)
+		}
 		if l.DetectTimeout != 0 && l.DetectTimeout != policy.DefaultDetectTimeout {
 			fmt.Fprintf(b, "    detect %s\n", l.DetectTimeout)
 		}
@@ -191,6 +197,9 @@ func render(b *strings.Builder, s *policy.Snapshot) {
 		}
 		if v.Via != "" {
 			fmt.Fprintf(b, "    via %s for %v\n", v.Via, v.Addresses)
+		}
+		if v.Proxy != 0 {
+			fmt.Fprintf(b, "    proxy protocol=%s\n", v.Proxy)
 		}
 		if len(v.Hosts) > 0 {
 			fmt.Fprintf(b, "    hosts %s\n", strings.Join(v.Hosts, " "))

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -112,6 +113,10 @@ func (f *far) read() {
 
 // ends makes a relay's end and its peer's, of a kind.
 func ends(t testing.TB, ca *testmesh.CA, kind string, server bool) (RelayEnd, net.Conn, *net.TCPConn) {
+	if kind == "unix" {
+		near, peer := unixPair(t)
+		return RelayEnd{Conn: near}, peer, nil
+	}
 	near, peer := pair(t)
 	switch kind {
 	case "opaque":
@@ -146,11 +151,14 @@ func TestRelayRandom(t *testing.T) {
 		first = n
 	}
 	ca := testmesh.NewCA(t)
-	kinds := []string{"plain", "plain", "plain", "tls", "opaque"}
+	kinds := []string{"plain", "plain", "plain", "tls", "opaque", "unix"}
 	for seed := first; seed < first+uint64(runs); seed++ { //nolint:gosec // not below 0
 		r := rand.New(rand.NewPCG(seed, 5))
 		story := []string{"order", "order", "reset", "abort", "idle", "stall"}[r.IntN(6)]
 		downKind, upKind := kinds[r.IntN(len(kinds))], kinds[r.IntN(len(kinds))]
+		if story == "reset" { // a Unix socket knows none
+			downKind, upKind = strings.ReplaceAll(downKind, "unix", "plain"), strings.ReplaceAll(upKind, "unix", "plain")
+		}
 		t.Run(fmt.Sprintf("%d/%s/%s-%s", seed, story, downKind, upKind), func(t *testing.T) {
 			relayStory(t, r, ca, story, downKind, upKind)
 		})
@@ -230,10 +238,13 @@ func relayStory(t *testing.T, r *rand.Rand, ca *testmesh.CA, story, downKind, up
 	ended := make(chan result, 1)
 	go func() {
 		reason, err := Relay(x, down, up, idle)
-		if reason != flow.ReasonNone {
-			_, _ = callerSide(down).SetLinger(0), callerSide(up).SetLinger(0)
+		for _, end := range []RelayEnd{down, up} {
+			c := below(end)
+			if tcp, ok := c.(*net.TCPConn); ok && reason != flow.ReasonNone {
+				_ = tcp.SetLinger(0)
+			}
+			_ = c.Close()
 		}
-		_, _ = callerSide(down).Close(), callerSide(up).Close()
 		ended <- result{reason, err}
 	}()
 	for _, f := range peers {
@@ -296,8 +307,8 @@ func relayStory(t *testing.T, r *rand.Rand, ca *testmesh.CA, story, downKind, up
 	}
 }
 
-// callerSide is the TCP connection of a relay's end.
-func callerSide(e RelayEnd) *net.TCPConn {
+// below is the socket of a relay's end.
+func below(e RelayEnd) net.Conn {
 	c := e.Conn
 	if s, ok := c.(*tls.Conn); ok {
 		c = s.NetConn()
@@ -306,7 +317,7 @@ func callerSide(e RelayEnd) *net.TCPConn {
 		c = o.Conn
 	}
 	if s, ok := c.(*Socket); ok {
-		return s.stream.(*net.TCPConn)
+		return s.stream
 	}
-	return c.(*net.TCPConn)
+	return c
 }

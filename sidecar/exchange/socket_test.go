@@ -34,7 +34,7 @@ func pair(t testing.TB) (s net.Conn, peer *net.TCPConn) {
 }
 
 // unixPair is pair with a Unix socket.
-func unixPair(t *testing.T) (s net.Conn, peer *net.UnixConn) {
+func unixPair(t testing.TB) (s net.Conn, peer *net.UnixConn) {
 	t.Helper()
 	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 	if err != nil {

@@ -13,7 +13,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -238,7 +237,7 @@ func (p *Pools) Get(x *exchange.Exchange) *exchange.Conn {
 	}
 	alpn := exchange.ALPNHTTP1
 	switch {
-	case x.Destination.Via == "" && (x.Destination.Originates() || x.Kind == flow.KindConnection && x.Destination.External): // what it knows is in the configuration
+	case x.Kind == flow.KindConnection && !x.Destination.MTLS: // it would not know
 		alpn = ""
 	case x.Kind == flow.KindConnection && x.Protocol == flow.ProtocolTLS:
 		alpn = exchange.ALPNTLS
@@ -252,11 +251,8 @@ func (p *Pools) Get(x *exchange.Exchange) *exchange.Conn {
 func (p *Pools) Connect(x *exchange.Exchange, http2 bool) *exchange.Conn {
 	k := keyOf(x.Choice.Endpoint, x.Destination.TLS)
 	alpn := exchange.ALPNHTTP1
-	switch {
-	case http2:
+	if http2 {
 		alpn = exchange.ALPNHTTP2
-	case x.Destination.Via == "" && x.Destination.Originates():
-		alpn = ""
 	}
 	return p.open(x, k, p.offering(k.tls, alpn))
 }
@@ -273,11 +269,9 @@ func (p *Pools) offering(c *tls.Config, alpn string) *tls.Config {
 		return v.(*tls.Config)
 	}
 	o := c.Clone()
-	switch {
-	case alpn != exchange.ALPNHTTP2:
-		o.NextProtos = []string{alpn}
-	case !slices.Contains(o.NextProtos, exchange.ALPNHTTP2): // else it is all that is wanted
-		o.NextProtos = []string{exchange.ALPNHTTP2, exchange.ALPNHTTP1}
+	o.NextProtos = []string{alpn}
+	if alpn == exchange.ALPNHTTP2 {
+		o.NextProtos = append(o.NextProtos, exchange.ALPNHTTP1)
 	}
 	v, _ := p.told.LoadOrStore(offer{c, alpn}, o)
 	return v.(*tls.Config)
@@ -378,11 +372,7 @@ func (p *Pools) connect(x *exchange.Exchange, k key, secure *tls.Config, deadlin
 	_ = nc.SetDeadline(deadline)
 	if err := tc.Handshake(); err != nil {
 		_ = nc.Close()
-		reason := handshakeReason(err)
-		if reason == flow.ReasonUpstreamProtocol && !x.Destination.MTLS {
-			reason = flow.ReasonTLSFailed // it was asked for what the configuration wants; nobody has told it anything
-		}
-		return nil, reason, explained(x, err)
+		return nil, handshakeReason(err), explained(x, err)
 	}
 	x.Legs.Secured = x.Since()
 	c.Conn = tc
