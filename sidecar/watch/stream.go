@@ -149,7 +149,7 @@ func (w *Watcher) subscribe(ads adsStream) error {
 // receive checks one response, stages it, and answers. Policy puts what is staged in force.
 func (w *Watcher) receive(ads adsStream, resp *discoveryv3.DeltaDiscoveryResponse, refusals map[string]string) error {
 	answer := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: resp.GetTypeUrl(), ResponseNonce: resp.GetNonce()}
-	refusal, bad := w.stage(resp)
+	bad, refusal := w.stage(resp)
 	w.destinations.refuse(bad)
 	if refusal == nil {
 		delete(refusals, resp.GetTypeUrl())
@@ -176,10 +176,10 @@ func (w *Watcher) receive(ads adsStream, resp *discoveryv3.DeltaDiscoveryRespons
 }
 
 // stage takes the response whole or, when one resource of it is bad, not at all; bad are the services that such resources are about.
-func (w *Watcher) stage(resp *discoveryv3.DeltaDiscoveryResponse) (refusal error, bad []string) {
+func (w *Watcher) stage(resp *discoveryv3.DeltaDiscoveryResponse) (bad []string, refusal error) {
 	url := resp.GetTypeUrl()
 	if _, ok := policy.KindOf(url); !ok {
-		return fmt.Errorf("type %q is not known to this version of the sidecar; upgrade it", url), nil
+		return nil, fmt.Errorf("type %q is not known to this version of the sidecar; upgrade it", url)
 	}
 	var parts []policy.Part
 	var refusals []error
@@ -196,7 +196,7 @@ func (w *Watcher) stage(resp *discoveryv3.DeltaDiscoveryResponse) (refusal error
 		parts = append(parts, p)
 	}
 	if len(refusals) > 0 {
-		return errors.Join(refusals...), bad
+		return bad, errors.Join(refusals...)
 	}
 	if url == policy.TypeDestination { // those live in their own cache
 		return nil, nil
