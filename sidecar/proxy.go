@@ -80,7 +80,8 @@ func (s *Sidecar) aimAt(x *exchange.Exchange, p *exchange.Proxy) {
 		return
 	}
 	connection := x.Kind == flow.KindConnection
-	name, named := "", false
+	var name string
+	var named bool
 	literal, notIP := netip.ParseAddr(host)
 	if notIP == nil {
 		name, named = p.At[netip.AddrPortFrom(literal.Unmap(), port)]

@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
 	"strings"
 	"time"
 
@@ -103,7 +102,7 @@ func verifyServer(cs tls.ConnectionState, c policy.ClientTLS, anchors *item, now
 func describe(c *x509.Certificate) string {
 	names := append([]string{}, c.DNSNames...)
 	for _, ip := range c.IPAddresses {
-		names = append(names, net.IP(ip).String())
+		names = append(names, ip.String())
 	}
 	for _, u := range c.URIs {
 		names = append(names, u.String())

@@ -519,9 +519,9 @@ func TestSlowController(t *testing.T) {
 		f.mu.Unlock()
 		begin := time.Now()
 		var wg sync.WaitGroup
-		for i := range time.Duration(3) {
+		for i := range 3 {
 			wg.Go(func() {
-				patience := (i + 1) * 100 * time.Millisecond
+				patience := time.Duration(i+1) * 100 * time.Millisecond
 				if _, err := f.askFor(addr(2, 80), patience); !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) != patience {
 					t.Errorf("%v after %s", err, time.Since(begin))
 				}
