@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -258,6 +259,7 @@ func (n *names) lookup(host string, port uint16) ([]netip.AddrPort, error) {
 	r, ok := n.m[host]
 	n.mu.Unlock()
 	if !ok || !now.Before(r.until) {
+		host = strings.Clone(host) // that of a request is gone with it
 		ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
 		defer cancel()
 		r = resolved{until: now.Add(resolvedFor)}

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/identity"
@@ -288,5 +289,20 @@ func TestProxyNames(t *testing.T) {
 	}
 	if len(n.m) > maxNames {
 		t.Errorf("%d names are remembered", len(n.m))
+	}
+}
+
+// A name that is remembered is not part of the buffer in which it came, which the next request overwrites.
+func TestProxyNamesAreKept(t *testing.T) {
+	n := names{resolve: func(_ context.Context, host string) ([]netip.Addr, error) { return nil, errors.New(host + " is lost") }}
+	buf := []byte("lost.example")
+	if _, err := n.lookup(unsafe.String(&buf[0], len(buf)), 80); err == nil {
+		t.Fatal("it was found")
+	}
+	copy(buf, "self.example")
+	for host := range n.m {
+		if host != "lost.example" {
+			t.Errorf("%q is remembered", host)
+		}
 	}
 }
