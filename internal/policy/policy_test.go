@@ -48,6 +48,7 @@ func genService(r *rand.Rand, name string) Service {
 			BackoffBase: pick(r, 0, 20*time.Millisecond), BackoffMax: pick(r, 0, time.Second),
 			GRPC: GRPCStatuses(r.Uint32()) & failures,
 		},
+		Balancer: genBalancer(r),
 	}
 	if s.External {
 		s.Hosts = pick(r, nil, []string{"api.example.com"}, []string{"*.example.com", "example.com"})
@@ -71,6 +72,8 @@ func genEndpoints(r *rand.Rand) []Endpoint {
 		}
 		out = append(out, e)
 	}
+	genPlacements(r, out)
+	slices.SortFunc(out, func(a, b Endpoint) int { return a.Address.Compare(b.Address) })
 	return out
 }
 
