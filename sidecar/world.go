@@ -40,7 +40,7 @@ func (s *Sidecar) bindings(snap *policy.Snapshot) []*exchange.Binding {
 	destinations := make(map[string]*exchange.Destination, len(snap.Services))
 	for name, sv := range snap.Services {
 		d := s.destination(name, sv)
-		d.Picker = balance.NewPicker(snap.Endpoints[name], &s.services[name].states)
+		d.Picker = balance.New(sv.Balancer, snap.Endpoints[name], &s.services[name].states, nil)
 		destinations[name] = d
 	}
 	for name := range s.services {
