@@ -49,6 +49,7 @@ func protocol(word string) flow.Protocol {
 // Translate computes everything. An error is a bug or a resource that slipped past its checks: the caller keeps what was in force.
 func Translate(in Input) (*Output, error) {
 	services, endpoints := index(in)
+	places := newPlaces(in.Set)
 	out := &Output{Workloads: make(map[string]Workload, len(in.Set.Workloads)), Services: make(map[string][]policy.Resource, len(services))}
 	first := firstPorts(in.Set)
 	for _, w := range in.Set.Workloads {
@@ -57,6 +58,7 @@ func Translate(in Input) (*Output, error) {
 			return nil, fmt.Errorf("%s: %w", w.Key(), err)
 		}
 		s := snapshot(in, w, first, services, endpoints)
+		places.put(w, s)
 		resources, err := policy.Seal(s)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", w.Key(), err)
@@ -104,7 +106,10 @@ func index(in Input) (map[string]policy.Service, map[string][]policy.Endpoint) {
 			svc.MTLS = true
 		}
 		services[name] = svc
-		ep := policy.Endpoint{Address: e.Address, Version: e.Version, Instance: e.Instance}
+		ep := policy.Endpoint{
+			Address: e.Address, Version: e.Version, Instance: e.Instance,
+			Placement: policy.Placement{Locality: e.Locality, Labels: policy.FreeLabels(e.Labels)},
+		}
 		if o, ok := in.Overrides[e.Address]; ok {
 			ep.Override = &o
 		}
@@ -128,6 +133,7 @@ func index(in Input) (map[string]policy.Service, map[string][]policy.Endpoint) {
 		}
 		slices.Sort(svc.Identities)
 		services[name] = svc.WithDefaults()
+		selected(svc.Balancer.Subsets, endpoints[name])
 		slices.SortFunc(endpoints[name], func(a, b policy.Endpoint) int { return a.Address.Compare(b.Address) })
 	}
 	return services, endpoints
