@@ -39,11 +39,11 @@ test: need-go need-cc ## all hermetic tests with the race detector
 .PHONY: need-net
 need-net:
 	@[ "$$(uname)$$(id -u)" = Linux0 ] || { echo "tulle: the tests of interception make network namespaces: run them on Linux as root: sudo make test-net"; exit 1; }
-	@for p in nft iptables-restore ip6tables-restore ip curl psql; do command -v $$p >/dev/null || { echo "tulle: $$p is missing. Debian/Ubuntu: apt-get install nftables iptables iproute2 curl postgresql-client"; exit 1; }; done
+	@for p in nft iptables-restore ip6tables-restore ip curl psql nginx; do command -v $$p >/dev/null || { echo "tulle: $$p is missing. Debian/Ubuntu: apt-get install nftables iptables iproute2 curl postgresql-client nginx-light"; exit 1; }; done
 
 .PHONY: test-net
 test-net: need-go need-cc need-net ## interception with real clients in network namespaces (Linux, root, nft, iptables, curl, psql)
-	CGO_ENABLED=1 $(GO) test -race -count 1 -timeout 10m -tags testnet ./internal/intercept ./sidecar/...
+	CGO_ENABLED=1 $(GO) test -race -count 1 -timeout 10m -tags testnet ./internal/intercept ./sidecar/... ./cmd/tulle-sidecar
 
 .PHONY: random
 random: need-go need-cc ## random exchanges through two sidecars, RANDOM_SEEDS (default 500) seeds from RANDOM_SEED (default 1) on
@@ -85,6 +85,16 @@ bench: need-go ## Go benchmarks of the hot paths and the store
 .PHONY: soak
 soak: build ## the demo for SOAK (default 10m): memory, goroutines, descriptors, no false ejection
 	$(GO) run ./loadtest/soak -duration $(or $(SOAK),10m)
+
+.PHONY: churn
+churn: build ## a million connections of every kind through one sidecar: memory, goroutines and descriptors must not grow (CHURN='-connections 100000' for less)
+	$(GO) build -o bin/life ./loadtest/life
+	bin/life $(CHURN) churn
+
+.PHONY: hot-restart
+hot-restart: build ## 100,000 requests while both sidecars of a hop are replaced again and again: none may fail (HOTRESTART='-restarts 5' for less)
+	$(GO) build -o bin/life ./loadtest/life
+	bin/life $(HOTRESTART) hot-restart
 
 .PHONY: fault
 fault: build ## the demo's fault in real time: ejection, error window, alert, readmission, measured from outside

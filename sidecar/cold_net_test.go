@@ -4,6 +4,7 @@ package sidecar
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -210,9 +211,11 @@ func TestRealColdDestinations(t *testing.T) {
 			get(82, away == "pass")
 			p.expect(t, gone(82))
 			get(81, true)
-			if n := p.count("exchange service=warm"); n != 3 {
-				t.Errorf("%d requests to the warm service, want 3", n)
-			}
+			testmesh.Eventually(t, "a third request to the warm service", func() bool { return p.count("exchange service=warm") == 3 })
+			testmesh.Eventually(t, "what was learnt is on disk", func() bool {
+				b, _ := os.ReadFile(filepath.Join(state, "snapshot.pb"))
+				return bytes.Contains(b, []byte("10.72.0.2"))
+			})
 			killSidecar()
 			part(t, app, "TestColdSidecarProcess", sidecarUID, p, "TULLE_TEST_MEMBER="+string(text))
 			get(81, true)

@@ -58,6 +58,13 @@ func (d *detection) speaker() speaker {
 		}
 	}
 	switch spoken {
+	case detect.Ended:
+		d.outcome = flow.DetectionLeft
+		if d.doubt == detect.Bytes { // a server that speaks first has something to say to it
+			return (*silent)(d)
+		}
+		d.count(0)
+		return nil
 	case detect.Left:
 		d.outcome = flow.DetectionLeft
 		d.count(0)

@@ -29,31 +29,45 @@ const passthroughTimeout = 10 * time.Second
 func (s *Sidecar) interception(b *exchange.Binding) {
 	snap := b.Snapshot
 	in := &exchange.Intercepted{
-		At:       make(map[netip.AddrPort]exchange.Known),
-		Services: make(map[string]*exchange.Binding, len(snap.Services)),
-		Names:    &route.Hosts[*exchange.Binding]{},
+		At:    make(map[netip.AddrPort]exchange.Known, len(snap.Services)),
+		Bind:  binder(b),
+		Names: &route.Hosts[string]{},
 		Passthrough: s.destination(passthroughKey, policy.Service{
 			Protocol: flow.ProtocolTCP, External: true, ConnectTimeout: passthroughTimeout, MaxConnections: -1, Retry: policy.Retry{Attempts: 1},
 		}),
 	}
 	for _, name := range slices.Sorted(maps.Keys(snap.Services)) {
-		sv := snap.Services[name]
-		of := *b
-		of.Listener.Service, of.Listener.Protocol, of.Routes = name, sv.Protocol, route.New(name)
-		in.Services[name] = &of
-		for _, host := range sv.Hosts {
-			in.Names.Add(host, &of)
+		for _, host := range snap.Services[name].Hosts {
+			in.Names.Add(host, name)
 		}
 		endpoints := snap.Endpoints[name]
 		for i := range endpoints {
 			e := &endpoints[i]
 			at := plain(e.Address)
 			if _, taken := in.At[at]; !taken {
-				in.At[at] = exchange.Known{Binding: &of, Endpoint: e}
+				in.At[at] = exchange.Known{Service: name, Endpoint: e}
 			}
 		}
 	}
 	b.Intercepted = in
+}
+
+// binder makes the bindings of b's services when they are first asked for: of many services a policy has few are called under one Snapshot.
+func binder(b *exchange.Binding) func(service string) *exchange.Binding {
+	var made sync.Map // service → *exchange.Binding
+	return func(service string) *exchange.Binding {
+		if of, ok := made.Load(service); ok {
+			return of.(*exchange.Binding)
+		}
+		sv, ok := b.Snapshot.Services[service]
+		if !ok {
+			return nil
+		}
+		of := *b
+		of.Listener.Service, of.Listener.Protocol, of.Routes, of.Intercepted = service, sv.Protocol, route.New(service), nil
+		kept, _ := made.LoadOrStore(service, &of)
+		return kept.(*exchange.Binding)
+	}
 }
 
 // intercepted is receive for a connection that was redirected: who was meant decides who speaks.
@@ -122,16 +136,18 @@ func (s *Sidecar) departing(c *listen.Conn, b *exchange.Binding, peer *exchange.
 	if !ok {
 		return s.passing(c, b, sess, unanswered)
 	}
-	service := known.Binding
+	service := b.Intercepted.Bind(known.Service)
 	left := sync.OnceValue(func() *exchange.Binding { return gone(c, service) })
 	sess.Bind = func() *exchange.Binding {
-		if now := c.Binding(); now.Intercepted != nil && now.Intercepted.Services[service.Listener.Service] != nil {
-			return now.Intercepted.Services[service.Listener.Service]
+		if now := c.Binding(); now.Intercepted != nil && now.Intercepted.Bind != nil {
+			if of := now.Intercepted.Bind(known.Service); of != nil {
+				return of
+			}
 		}
 		return left()
 	}
 	if s.cfg.Directory != nil {
-		name := service.Listener.Service
+		name := known.Service
 		s.cfg.Directory.Hold(name)
 		defer func() {
 			if speak == nil {

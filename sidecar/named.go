@@ -78,7 +78,8 @@ func (s *Sidecar) passing(c *listen.Conn, b *exchange.Binding, sess *exchange.Se
 				}
 			}
 		}
-		if service, ok := in.Names.Match(sess.ServerName); ok && sess.ServerName != "" {
+		if name, ok := in.Names.Match(sess.ServerName); ok && sess.ServerName != "" {
+			service := in.Bind(name)
 			known := pin(service, &policy.Endpoint{Address: to})
 			known.Routes = route.New("", route.Rule{Name: passthroughRoute, Service: service.Listener.Service})
 			known.Destinations[service.Listener.Service].TLS = nil // the application's own goes on

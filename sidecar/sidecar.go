@@ -144,9 +144,9 @@ type Config struct {
 	// Listen and Dial open sockets; nil means TCP. Tests put an in-memory network here.
 	Listen func(addr netip.AddrPort) (net.Listener, error)
 	Dial   upstream.Dial
-	// ListenUnix and DialUnix open Unix sockets; nil means those of this process' mount and network namespaces.
-	ListenUnix func(u *policy.Unix) (net.Listener, error)
-	DialUnix   upstream.DialUnix
+	// Within calls f where listening sockets, and Unix ones, are to be made: in another network namespace, for one, and then Dial makes the others there too. nil
+	// means here. f does not wait.
+	Within upstream.Within
 	// Inherit gives listening sockets that another process hands over; nil: there is no such process. See listen.Config.
 	Inherit func(at string, transparent bool) (net.Listener, error)
 	// Original says where a redirected connection was to go; nil asks the kernel.
@@ -173,12 +173,46 @@ type Sidecar struct {
 	inHTTP2, outHTTP2 *http2.Server
 	inTCP, outTCP     *tcp.Server
 
-	services map[string]*service // owned by Run
-	applied  atomic.Pointer[policy.Snapshot]
-	turned   atomic.Pointer[chan struct{}] // closed when the listeners have the next Snapshot
-	targets  atomic.Pointer[[]target]
+	share  atomic.Pointer[Share]
+	shared chan struct{} // has one when share was changed
+
+	services     map[string]*service              // owned by Run, as is what follows
+	destinations map[string]*exchange.Destination // of applied, by service
+	applied      atomic.Pointer[policy.Snapshot]
+	turned       atomic.Pointer[chan struct{}] // closed when the listeners have the next Snapshot
+	targets      atomic.Pointer[[]target]
 
 	handedOver atomic.Bool
+}
+
+// Share is what a sidecar may take of a process that it has not to itself; what its own policy allows is less where that is less. 0 is all.
+type Share struct {
+	BufferBytes int64 // of policy.SidecarLimits
+	Connections int   // of policy.SidecarLimits; of one source no more either
+}
+
+// SetShare puts s in force, now and for further Snapshots; what is open and in flight stays.
+func (s *Sidecar) SetShare(share Share) {
+	s.share.Store(&share)
+	select {
+	case s.shared <- struct{}{}:
+	default: // Run will see this one
+	}
+}
+
+// limits are those of a Snapshot, with their defaults, within the share.
+func (s *Sidecar) limits(l policy.SidecarLimits) policy.SidecarLimits {
+	l = l.WithDefaults()
+	if share := s.share.Load(); share != nil {
+		if share.BufferBytes > 0 {
+			l.BufferBytes = min(l.BufferBytes, share.BufferBytes)
+		}
+		if share.Connections > 0 {
+			l.Connections = min(l.Connections, share.Connections)
+			l.ConnectionsPerSource = min(l.ConnectionsPerSource, share.Connections)
+		}
+	}
+	return l
 }
 
 // Problem is something that keeps a listener from serving.
@@ -208,14 +242,15 @@ func New(cfg Config) (*Sidecar, error) {
 	s := &Sidecar{
 		cfg:       cfg,
 		observer:  &observer{rec: cfg.Recorder, holder: cfg.Identity},
-		pools:     upstream.New(cfg.Dial, cfg.DialUnix),
+		pools:     upstream.New(cfg.Dial, cfg.Within),
 		unwrapper: security.NewUnwrapper(cfg.Identity),
 		services:  make(map[string]*service),
+		shared:    make(chan struct{}, 1),
 	}
 	turned := make(chan struct{})
 	s.turned.Store(&turned)
 	s.listeners = listen.New(listen.Config{
-		Listen: cfg.Listen, ListenUnix: cfg.ListenUnix, Inherit: cfg.Inherit, Original: cfg.Original, Serve: s.serve, Shed: s.shed,
+		Listen: cfg.Listen, Within: cfg.Within, Inherit: cfg.Inherit, Original: cfg.Original, Serve: s.serve, Shed: s.shed,
 		Drain: cfg.DrainTimeout, Grace: resetGrace, Log: cfg.Log,
 	})
 	s.http2 = http2.NewClient(s.pools, upstream.IdleTimeout)
@@ -253,9 +288,10 @@ func (s *Sidecar) Run(ctx context.Context, ready func()) error {
 
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
-	for ctx.Err() == nil {
+	for shared := false; ctx.Err() == nil; {
 		changed := s.cfg.Policy.Changed() // before Current, to miss nothing
-		if snap := s.cfg.Policy.Current(); snap != nil && snap != s.applied.Load() {
+		if snap := s.cfg.Policy.Current(); snap != nil && (snap != s.applied.Load() || shared) {
+			shared = false
 			bindings := s.bindings(snap)
 			list := targets(bindings, snap)
 			s.targets.Store(&list)
@@ -276,6 +312,8 @@ func (s *Sidecar) Run(ctx context.Context, ready func()) error {
 		select {
 		case <-ctx.Done():
 		case <-changed:
+		case <-s.shared:
+			shared = true
 		case <-retry:
 		}
 	}
@@ -293,10 +331,7 @@ func (s *Sidecar) HandOver() { s.handedOver.Store(true) }
 // Leave asks callers of the application to go elsewhere, with the answer to their next request, while Run goes on accepting.
 func (s *Sidecar) Leave() { s.listeners.Leave(flow.SideServer) }
 
-// Own is called when the process that handed sockets over has left them to this one.
-func (s *Sidecar) Own() { s.listeners.Own() }
-
-// Socket is the listening socket that serves at, which is ip:port or unix:/path, nil when there is none. It stays the Sidecar's: a copy of its descriptor outlives it.
+// Socket is the listening socket that serves at (policy.Listener.At), nil when there is none. It stays the Sidecar's: a copy of its descriptor outlives it.
 func (s *Sidecar) Socket(at string, transparent bool) syscall.Conn {
 	return s.listeners.Socket(at, transparent)
 }
@@ -331,7 +366,7 @@ func (s *Sidecar) Limits() policy.SidecarLimits {
 	if snap := s.Snapshot(); snap != nil {
 		l = snap.Workload.Limits
 	}
-	return l.WithDefaults()
+	return s.limits(l)
 }
 
 // Room shows the memory of buffers in use and how often each limit was reached.
@@ -404,6 +439,8 @@ func (s *Sidecar) welcome(c *listen.Conn, b *exchange.Binding, peer *exchange.Pe
 			}
 		} else if !protocol.HTTP() {
 			switch memory, place = &s.silentCallers, by; {
+			case u.Ended:
+				outcome = flow.DetectionLeft
 			case u.Silent && known:
 				outcome = flow.DetectionRemembered
 			case u.Silent:

@@ -35,14 +35,20 @@ func (s *Sidecar) bindings(snap *policy.Snapshot) []*exchange.Binding {
 	if workload == (policy.Workload{}) {
 		workload = snap.Workload
 	}
-	workload.Limits = snap.Workload.Limits.WithDefaults()
+	workload.Limits = s.limits(snap.Workload.Limits)
 	s.room.SetBudget(workload.Limits.BufferBytes)
 	destinations := make(map[string]*exchange.Destination, len(snap.Services))
-	for name, sv := range snap.Services {
-		d := s.destination(name, sv)
-		d.Picker = balance.New(sv.Balancer, snap.Endpoints[name], &s.services[name].states, nil)
+	last := s.applied.Load()
+	for name := range snap.Services {
+		if d := s.destinations[name]; d != nil && last != nil && snap.Same(last, name) {
+			destinations[name] = d
+			continue
+		}
+		d := s.destination(name, snap.Services[name])
+		d.Picker = balance.New(snap.Services[name].Balancer, snap.Endpoints[name], &s.services[name].states, nil)
 		destinations[name] = d
 	}
+	s.destinations = destinations
 	for name := range s.services {
 		if destinations[name] == nil && !strings.Contains(name, " ") { // names of services have none
 			delete(s.services, name)

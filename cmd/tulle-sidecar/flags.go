@@ -34,6 +34,8 @@ type config struct {
 	drainDelay              time.Duration
 	logLevel                slog.Level
 	logJSON                 bool
+	node                    string // file of workloads; the fields of one are empty then
+	nodeBuffers             int64
 	version                 bool
 
 	// How the process lives.
@@ -47,6 +49,7 @@ type config struct {
 }
 
 const usage = `Usage: tulle-sidecar --instance NAME --service NAME --bundle FILE --state-dir DIR [flags] [-- COMMAND [ARG…]]
+       tulle-sidecar --node FILE --bundle FILE [flags]
        tulle-sidecar --wait [--admin ADDRESS] [--wait-timeout DURATION] [-- COMMAND [ARG…]]
        tulle-sidecar --quit [--admin ADDRESS]
 
@@ -80,6 +83,8 @@ func parse(args []string, env func(string) (string, bool), stderr io.Writer) (co
 	f.StringVar(&c.accessFile, "access-log-file", "-", "`file` to append the access log to, opened anew after SIGHUP and when it was renamed or removed; \"-\" is stdout")
 	f.StringVar(&c.compression, "otlp-compression", "none", "of exports: none or gzip")
 	f.IntVar(&c.series, "max-series", 10_000, "`series` kept of each metric; what is new beyond is counted under \"other\", visibly")
+	f.StringVar(&c.node, "node", "", "YAML `file` with the workloads of this node, each of which gets a data plane of its own in this process; changes are noticed")
+	f.Int64Var(&c.nodeBuffers, "node-buffer-bytes", 1<<30, "`bytes` of memory for the buffers of all workloads of --node, divided among them")
 	f.DurationVar(&c.drainDelay, "drain-delay", 0, "how long after SIGTERM connections are still accepted, while the sidecar says that it is not ready")
 	f.BoolVar(&c.wait, "wait", false, "wait until the sidecar at --admin is ready, then run COMMAND in place of this process, or end")
 	f.DurationVar(&c.waitTimeout, "wait-timeout", time.Minute, "how long --wait, and COMMAND, wait for the sidecar to be ready")
@@ -126,17 +131,7 @@ func parse(args []string, env func(string) (string, bool), stderr io.Writer) (co
 		return c, err
 	}
 
-	for _, r := range []struct{ flag, value, what string }{
-		{"--instance", c.workload.Instance, "name this instance"},
-		{"--service", c.workload.Service, "name its service"},
-		{"--bundle", c.bundle, "give the PEM file with the mesh's trust anchors"},
-		{"--state-dir", c.stateDir, "give a directory for key, certificate and policy"},
-	} {
-		if r.value == "" {
-			return c, fmt.Errorf("%s is missing: %s (see --help)", r.flag, r.what)
-		}
-	}
-	if err := c.workload.Check(); err != nil {
+	if err := c.checkShape(given, tokenFile); err != nil {
 		return c, err
 	}
 	if c.otlp == "off" {
@@ -178,15 +173,61 @@ func parse(args []string, env func(string) (string, bool), stderr io.Writer) (co
 		}
 	}
 	if c.account == "" {
-		c.account = c.workload.Service
+		c.account = c.workload.Service // "" for a node
 	}
 	if c.trustDomain == "" {
 		if c.trustDomain, err = bundleDomain(c.bundle); err != nil {
 			return c, err
 		}
 	}
+	if c.node != "" { // each workload has its own
+		return c, nil
+	}
 	c.token, err = readToken(tokenFile, c.stateDir, env)
 	return c, err
+}
+
+// checkShape checks what one workload must say of itself, or that a node leaves it to its file.
+func (c *config) checkShape(given map[string]bool, tokenFile string) error {
+	if c.node != "" {
+		if c.hotRestart || len(c.command) > 0 {
+			return errors.New("--node: --hot-restart and COMMAND are for a sidecar of one workload; start the node's process by itself")
+		}
+		for _, f := range []struct {
+			flag string
+			set  bool
+			in   string
+		}{
+			{"instance", c.workload.Instance != "", "instance"},
+			{"service", c.workload.Service != "", "service"},
+			{"namespace", given["namespace"], "namespace"},
+			{"workload-version", c.workload.Version != "", "version"},
+			{"service-account", c.account != "", "serviceAccount"},
+			{"token-file", tokenFile != "", "tokenFile"},
+		} {
+			if f.set {
+				return fmt.Errorf("--%s: is of one workload, and --node has several: write it as %s of the workload in %s", f.flag, f.in, c.node)
+			}
+		}
+		if c.bundle == "" {
+			return errors.New("--bundle is missing: give the PEM file with the mesh's trust anchors (see --help)")
+		}
+		if c.nodeBuffers < 1<<20 || c.nodeBuffers > 1<<40 {
+			return fmt.Errorf("--node-buffer-bytes %d: want 1048576 to %d", c.nodeBuffers, int64(1)<<40)
+		}
+		return nil
+	}
+	for _, r := range []struct{ flag, value, what string }{
+		{"--instance", c.workload.Instance, "name this instance"},
+		{"--service", c.workload.Service, "name its service"},
+		{"--bundle", c.bundle, "give the PEM file with the mesh's trust anchors"},
+		{"--state-dir", c.stateDir, "give a directory for key, certificate and policy"},
+	} {
+		if r.value == "" {
+			return fmt.Errorf("%s is missing: %s (see --help)", r.flag, r.what)
+		}
+	}
+	return c.workload.Check()
 }
 
 // checkLife checks what says how the process lives.

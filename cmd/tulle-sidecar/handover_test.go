@@ -284,3 +284,62 @@ func TestNewOneFails(t *testing.T) {
 		t.Errorf("%d processes have reported, want the two that served", len(o.metrics.last))
 	}
 }
+
+// TestHotRestartUnix: a Unix socket is handed over as a port is. Its file stays while one process follows another under load, and goes with the last.
+func TestHotRestartUnix(t *testing.T) {
+	app := httptest.NewServer(http.HandlerFunc(echo))
+	defer app.Close()
+	dir, err := os.MkdirTemp("", "tulle")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "call")
+	m := newMesh(t, fmt.Sprintf(twoWorkloads, "unix:"+path, free(t), app.Listener.Addr()))
+	cart := m.spawnAt("cart", free(t))
+	web := m.spawnAt("web", free(t))
+	waitReady(t, cart.admin, cart.log)
+	waitReady(t, web.admin, web.log)
+	made, err := os.Lstat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", path)
+	}}}
+	l := &load{}
+	ctx, cancel := context.WithCancel(t.Context())
+	l.stop = cancel
+	for range 4 {
+		l.wg.Go(func() {
+			for ctx.Err() == nil {
+				if err := once(client, "http://cart/"); err != nil {
+					l.bad.Add(1)
+					l.first.CompareAndSwap(nil, &err)
+				} else {
+					l.good.Add(1)
+				}
+			}
+		})
+	}
+	for range 2 {
+		l.more(t, 50)
+		next := m.spawnAt("web", web.admin)
+		web.terminated(t) // it has handed over
+		web = next
+		l.more(t, 50)
+		if now, err := os.Lstat(path); err != nil || !os.SameFile(made, now) {
+			t.Fatalf("the socket's file is another one, or gone: %v", err)
+		}
+	}
+	l.end(t)
+	for _, c := range []*child{web, cart} {
+		if err := c.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		c.terminated(t)
+	}
+	if _, err := os.Lstat(path); err == nil {
+		t.Error("the last process left the socket's file behind")
+	}
+}

@@ -38,12 +38,18 @@ func main() {
 	if c := cfg; c.wait || c.quit || c.hotRestart || len(c.command) > 0 {
 		os.Exit(beside(c))
 	}
-	tuneRuntime(os.LookupEnv)
+	run := serve
+	if cfg.node == "" {
+		tuneRuntime(os.LookupEnv, 256<<20, 4)
+	} else {
+		run = serveNode
+		tuneRuntime(os.LookupEnv, cfg.nodeBuffers+cfg.nodeBuffers/2+256<<20, 0)
+	}
 	// A supervisor that started this process and vanished counts as a request to stop.
 	ctx := process.Lifeline(context.Background(), cfg.drainDelay+cfg.drainTimeout+20*time.Second)
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // from now on a signal has its default effect
-	if err := serve(ctx, cfg, os.Stdout, os.Stderr); err != nil {
+	if err := run(ctx, cfg, os.Stdout, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, "tulle-sidecar:", err)
 		os.Exit(1)
 	}
@@ -52,16 +58,16 @@ func main() {
 // tuneRuntime makes Go fit a process of which there is one per workload. Each setting yields to its environment variable.
 //
 //   - GOGC: see garbage.
-//   - GOMEMLIMIT 256 MiB: only a brake for the exceptional case (thousands of connections, a long outage of the observer): above it the
+//   - GOMEMLIMIT as given, 256 MiB: only a brake for the exceptional case (thousands of connections, a long outage of the observer): above it the
 //     runtime collects harder instead of growing.
-//   - GOMAXPROCS at most 4: a sidecar on a 64-core node needs no 64 sets of caches, and idle ones would be woken for nothing. Go already
+//   - GOMAXPROCS at most procs, 4; 0: as it is, for a node has work for all: a sidecar on a 64-core node needs no 64 sets of caches, and idle ones would be woken for nothing. Go already
 //     respects the CPU limit of the cgroup when that is lower.
-func tuneRuntime(env func(string) (string, bool)) {
+func tuneRuntime(env func(string) (string, bool), memory int64, procs int) {
 	if _, set := env("GOMEMLIMIT"); !set {
-		debug.SetMemoryLimit(256 << 20)
+		debug.SetMemoryLimit(memory)
 	}
-	if _, set := env("GOMAXPROCS"); !set && runtime.GOMAXPROCS(0) > 4 {
-		runtime.GOMAXPROCS(4)
+	if _, set := env("GOMAXPROCS"); !set && procs > 0 && runtime.GOMAXPROCS(0) > procs {
+		runtime.GOMAXPROCS(procs)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -19,6 +20,7 @@ import (
 	common "go.opentelemetry.io/proto/otlp/common/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/tulle-mesh/tulle/controller"
@@ -49,6 +51,17 @@ type observed struct {
 	mu    sync.Mutex
 	spans map[string]int // "service kind side"
 	raw   bytes.Buffer   // everything, to look for what must not be there
+
+	reporters map[string][]string // who sent what is of a service, as its TLS connection proved
+}
+
+// reportedLocked notes who sent what is said to be of service.
+func (o *observed) reportedLocked(ctx context.Context, service string) {
+	p, _ := peer.FromContext(ctx)
+	state := p.AuthInfo.(credentials.TLSInfo).State
+	if id := identity.PeerID(state).String(); !slices.Contains(o.reporters[service], id) {
+		o.reporters[service] = append(o.reporters[service], id)
+	}
 }
 
 type observedMetrics struct {
@@ -69,12 +82,13 @@ func text(attrs []*common.KeyValue, key string) string {
 	return ""
 }
 
-func (o *observed) Export(_ context.Context, req *collectortrace.ExportTraceServiceRequest) (*collectortrace.ExportTraceServiceResponse, error) {
+func (o *observed) Export(ctx context.Context, req *collectortrace.ExportTraceServiceRequest) (*collectortrace.ExportTraceServiceResponse, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	b, _ := proto.Marshal(req)
 	o.raw.Write(b)
 	for _, rs := range req.ResourceSpans {
+		o.reportedLocked(ctx, text(rs.Resource.Attributes, flow.AttrServiceName))
 		for _, ss := range rs.ScopeSpans {
 			for _, s := range ss.Spans {
 				o.spans[strings.Join([]string{text(rs.Resource.Attributes, flow.AttrServiceName), text(s.Attributes, flow.AttrKind), text(s.Attributes, flow.AttrSide)}, " ")]++
@@ -84,13 +98,14 @@ func (o *observed) Export(_ context.Context, req *collectortrace.ExportTraceServ
 	return &collectortrace.ExportTraceServiceResponse{}, nil
 }
 
-func (m *observedMetrics) Export(_ context.Context, req *collectormetrics.ExportMetricsServiceRequest) (*collectormetrics.ExportMetricsServiceResponse, error) {
+func (m *observedMetrics) Export(ctx context.Context, req *collectormetrics.ExportMetricsServiceRequest) (*collectormetrics.ExportMetricsServiceResponse, error) {
 	m.o.mu.Lock()
 	defer m.o.mu.Unlock()
 	b, _ := proto.Marshal(req)
 	m.o.raw.Write(b)
 	for _, rm := range req.ResourceMetrics {
 		service := text(rm.Resource.Attributes, flow.AttrServiceName)
+		m.o.reportedLocked(ctx, service)
 		boot := text(rm.Resource.Attributes, flow.AttrBootID)
 		if p := text(rm.Resource.Attributes, flow.AttrPredecessor); p != "" {
 			m.before[boot] = p
@@ -204,7 +219,7 @@ func newMesh(t *testing.T, config string) *mesh {
 	joined := make(chan struct{})
 	start(t, "observer's identity", func(ctx context.Context) error { return joining.Run(ctx, func() { close(joined) }) })
 	<-joined
-	m.observed = &observed{spans: map[string]int{}}
+	m.observed = &observed{spans: map[string]int{}, reporters: map[string][]string{}}
 	m.observed.metrics = observedMetrics{o: m.observed, last: map[string]map[string]int64{}, counts: map[string]int64{}, before: map[string]string{}, goodbye: map[string]bool{}}
 	otlp, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -40,15 +39,6 @@ func serve(ctx context.Context, c config, stdout, stderr io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("--namespace or --service-account: %w", err)
 	}
-	controller, err := identity.Controller(c.trustDomain)
-	if err != nil {
-		return fmt.Errorf("--trust-domain: %w", err)
-	}
-	observer, err := identity.Observer(c.trustDomain)
-	if err != nil {
-		return fmt.Errorf("--trust-domain: %w", err)
-	}
-
 	if err := os.MkdirAll(c.stateDir, 0o700); err != nil {
 		return fmt.Errorf("--state-dir: %w (choose a writable directory)", err)
 	}
@@ -63,60 +53,22 @@ func serve(ctx context.Context, c config, stdout, stderr io.Writer) error {
 		defer taking.Close()
 	}
 
-	holder := &identity.Holder{}
-	joining, err := join.New(join.Config{
-		Controller: c.controller, ControllerID: controller, ID: self, Token: c.token, BundleFile: c.bundle,
-		StateDir: c.stateDir, Holder: holder, Log: log,
+	w, err := assemble(ctx, c, nil, log, stdout, func(says *telemetry.Config, carries *sidecar.Config) {
+		says.BootID, says.Predecessor = boot, predecessor(taking)
+		carries.Inherit = inherit(taking, c.workload.Instance)
 	})
 	if err != nil {
 		return err
 	}
-	watching, err := watch.New(watch.Config{
-		Controller: c.controller, ControllerID: controller, Identity: holder, Workload: c.workload, Version: version(),
-		StateDir: c.stateDir, Log: log,
-	})
-	if err != nil {
-		return err
-	}
-	says := telemetry.Config{
-		Workload: c.workload, Version: version(), Target: c.otlp, Log: log, Series: c.series, BootID: boot, Predecessor: predecessor(taking),
-		TLS:         func() *tls.Config { return holder.ClientTLS(observer) },
-		Certificate: func() time.Time { return joining.Status().NotAfter },
-	}
-	if c.compression != "none" {
-		says.Compression = c.compression
-	}
-	if c.accessLog != "off" {
-		w, closeLog, err := openLog(ctx, c.accessFile, stdout)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = closeLog() }()
-		says.AccessLog = w
-		if c.accessLog == "text" {
-			says.AccessLogFormat = telemetry.LogText
-		}
-	}
-	telling := telemetry.New(says)
-	carrying, err := sidecar.New(sidecar.Config{
-		Policy: watching, Directory: watching, Identity: holder, Recorder: recorder(telling), Workload: c.workload, Log: log, DrainTimeout: c.drainTimeout,
-		Inherit: inherit(taking, c.workload.Instance),
-	})
-	if err != nil {
-		return err
-	}
-	telling.Saturation(carrying.Saturation)
-	isReady := func() error { return ready(life, holder, joining, watching, carrying) }
+	defer func() { _ = w.close() }()
+	isReady := func() error { return w.ready(life.leaving) }
 	page := admin.New(admin.Config{
-		Address: c.admin, Hosts: c.adminHosts, Metrics: telling.WritePrometheus, Open: telling.WriteOpenMetrics, Snapshot: watching.Current, Log: log,
+		Address: c.admin, Hosts: c.adminHosts, Metrics: w.telling.WritePrometheus, Open: w.telling.WriteOpenMetrics, Snapshot: w.watching.Current, Log: log,
 		Drain: life.drain, Quit: life.quit, Ready: isReady, Inherit: inheritAdmin(taking, c),
 	})
-	gauges(telling, joining, watching)
-	saturation(telling, carrying)
-	lookups(telling, watching, carrying)
-	life.leaves(carrying.Leave)
+	life.leaves(w.carrying.Leave)
 	parts = successor{
-		life: life, joining: joining, watching: watching, carrying: carrying, page: page, ready: isReady,
+		life: life, joining: w.joining, watching: w.watching, carrying: w.carrying, page: page, ready: isReady,
 		taking: taking, served: make(chan struct{}), paged: make(chan struct{}), log: log,
 	}
 	parts.paging, parts.unpage = context.WithCancel(context.WithoutCancel(ctx))
@@ -133,18 +85,20 @@ func serve(ctx context.Context, c config, stdout, stderr io.Writer) error {
 	defer limpOnSignal(life)()
 	context.AfterFunc(life.work, door.Close) // who drains hands nothing over
 
-	log.Info("tulle-sidecar starts", "version", version(), "identity", self.String(), "instance", c.workload.Instance, "boot_id", telling.BootID(),
+	log.Info("tulle-sidecar starts", "version", version(), "identity", self.String(), "instance", c.workload.Instance, "boot_id", w.telling.BootID(),
 		"controller", c.controller, "otlp", c.otlp, "admin", c.admin, "state_dir", filepath.Clean(c.stateDir), "takes_over_from", predecessor(taking))
-	err = run.All(life.work,
-		run.Actor{Name: "garbage", Run: garbage.Actor(os.LookupEnv)},
-		run.Actor{Name: "admin", Run: parts.admin},
-		run.Actor{Name: "handover", Run: func(ctx context.Context, ready func()) error { return parts.answer(ctx, ready, door) }},
-		run.Actor{Name: "identity", Run: joining.Run},
-		run.Actor{Name: "telemetry", Run: func(ctx context.Context, ready func()) error { return parts.tell(ctx, ready, telling) }},
-		run.Actor{Name: "watch", Run: watching.Run},
-		run.Actor{Name: "sidecar", Run: carrying.Run, StopTimeout: c.drainTimeout + 10*time.Second},
-		run.Actor{Name: "readiness", Run: parts.begin},
-	)
+	actors := []run.Actor{
+		{Name: "garbage", Run: garbage.Actor(os.LookupEnv)},
+		{Name: "admin", Run: parts.admin},
+		{Name: "handover", Run: func(ctx context.Context, ready func()) error { return parts.answer(ctx, ready, door) }},
+	}
+	for _, a := range w.actors() {
+		if a.Name == "telemetry" {
+			a.Run = func(ctx context.Context, ready func()) error { return parts.tell(ctx, ready, w.telling) }
+		}
+		actors = append(actors, a)
+	}
+	err = run.All(life.work, append(actors, run.Actor{Name: "readiness", Run: parts.begin})...)
 	if err == nil {
 		err = life.reason()
 	}
@@ -160,27 +114,6 @@ func logger(c config, w io.Writer) *slog.Logger {
 		return slog.New(slog.NewJSONHandler(w, options))
 	}
 	return slog.New(slog.NewTextHandler(w, options))
-}
-
-// ready says what is missing before traffic may be sent, the first cause first.
-func ready(life *life, holder *identity.Holder, joining *join.Client, watching *watch.Watcher, carrying *sidecar.Sidecar) error {
-	switch {
-	case life.leaving():
-		return errors.New("draining")
-	case holder.Get() == nil:
-		return missing("no certificate yet", joining.Status().LastError)
-	case time.Now().After(holder.Get().Certificate.Leaf.NotAfter):
-		return missing("the certificate has expired", joining.Status().LastError)
-	case watching.Current() == nil:
-		return missing("no policy yet", watching.Status().LastError)
-	case carrying.Ready():
-		return nil
-	}
-	if problems := carrying.Problems(); len(problems) > 0 {
-		p := problems[0]
-		return fmt.Errorf("listener %s on %s: %s (%d in all)", p.Listener, p.Address, p.Err, len(problems))
-	}
-	return errors.New("listeners are being opened")
 }
 
 func missing(what, why string) error {

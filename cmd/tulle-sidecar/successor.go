@@ -162,7 +162,6 @@ func (s *successor) begin(ctx context.Context, ready func()) error {
 	}
 	if s.taking != nil {
 		s.taking.Commit()
-		s.carrying.Own()
 		close(s.served)
 		s.log.Info("taken over", "process", s.taking.From().PID, "version", s.taking.From().Version, "boot_id", s.taking.From().Boot)
 	}

@@ -23,7 +23,7 @@ const (
 	DetectionTimeout
 	// DetectionRemembered: nothing was waited for, because the server is known to speak first.
 	DetectionRemembered
-	// DetectionLeft: the caller left, or the sidecar drained, before anything was told; Protocol is 0.
+	// DetectionLeft: the caller ended or left, or the sidecar drained, before anything was told; Protocol is 0 unless the server spoke all the same.
 	DetectionLeft
 )
 

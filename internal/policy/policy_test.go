@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
@@ -238,9 +239,58 @@ func TestSnapshotRoundTrips(t *testing.T) {
 		if err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
-		if d := cmp.Diff(s, got, addrEqual); d != "" {
+		if d := cmp.Diff(s, got, addrEqual, cmpopts.IgnoreUnexported(Snapshot{})); d != "" {
 			t.Fatalf("seed %d: -want +got\n%s", seed, d)
 		}
+	}
+}
+
+// Snapshots know what they share.
+func TestSame(t *testing.T) {
+	s := genSnapshot(rand.New(rand.NewPCG(4, 4)))
+	s.Services["cart"], s.Endpoints["cart"] = Service{Name: "cart", Protocol: flow.ProtocolHTTP}, []Endpoint{{Address: netip.MustParseAddrPort("10.0.0.1:80")}}
+	resources, err := Seal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := func(which func(Resource) bool, old []Part) (out []Part) {
+		for i, r := range resources {
+			if len(old) > 0 && !which(r) {
+				out = append(out, old[i])
+				continue
+			}
+			p, err := ReadResource(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out = append(out, p)
+		}
+		return out
+	}
+	first := read(nil, nil)
+	of := func(parts []Part) *Snapshot {
+		out, err := Assemble(parts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	old := of(first)
+	for name, c := range map[string]struct {
+		again func(Resource) bool
+		same  bool
+	}{
+		"nothing":       {func(Resource) bool { return false }, true},
+		"another":       {func(r Resource) bool { return r.Name != "cart" }, true},
+		"its service":   {func(r Resource) bool { return r.Name == "cart" && r.TypeURL == TypeService }, false},
+		"its endpoints": {func(r Resource) bool { return r.Name == "cart" && r.TypeURL == TypeEndpoints }, false},
+	} {
+		if got := of(read(c.again, first)).Same(old, "cart"); got != c.same {
+			t.Errorf("%s was read again: the same is %v", name, got)
+		}
+	}
+	if old.Same(old, "nobody") || s.Same(s, "cart") {
+		t.Error("what was not read of resources, or is not there, is the same")
 	}
 }
 

@@ -17,6 +17,18 @@ type Snapshot struct {
 	Listeners []Listener            // xDS: Listener; sorted by name
 	Services  map[string]Service    // xDS: Cluster, by service name
 	Endpoints map[string][]Endpoint // xDS: ClusterLoadAssignment, by service name; sorted by address
+
+	services map[string]*Service // of which resources Services were read; nil: of none
+}
+
+// Same reports whether s and o have the service name, its endpoints included, from the same resources, so that nothing about it is different. It compares no content.
+func (s *Snapshot) Same(o *Snapshot, name string) bool {
+	read := s.services[name]
+	if read == nil || read != o.services[name] {
+		return false
+	}
+	a, b := s.Endpoints[name], o.Endpoints[name]
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }
 
 // Check refuses a Snapshot that a sidecar could not act on as a whole: each part by itself, then what they say about each other.

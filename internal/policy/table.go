@@ -217,11 +217,11 @@ func ReadResource(r Resource) (Part, error) {
 
 // Assemble makes a Snapshot of parts, in any order, and checks what they say about each other. What was not changed between two Snapshots is shared by them.
 func Assemble(parts []Part) (*Snapshot, error) {
-	s := &Snapshot{Services: make(map[string]Service, len(parts)/2), Endpoints: make(map[string][]Endpoint, len(parts)/2)}
+	s := &Snapshot{Services: make(map[string]Service, len(parts)/2), Endpoints: make(map[string][]Endpoint, len(parts)/2), services: make(map[string]*Service, len(parts)/2)}
 	for i := range parts {
 		switch p := &parts[i]; p.TypeURL {
 		case TypeService:
-			s.Services[p.Name] = *p.service
+			s.Services[p.Name], s.services[p.Name] = *p.service, p.service
 		case TypeEndpoints:
 			s.Endpoints[p.Name] = p.endpoints
 		case TypeListener:

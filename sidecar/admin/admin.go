@@ -8,7 +8,6 @@ package admin
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -19,6 +18,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -36,7 +36,9 @@ type Config struct {
 	Drain    func()                       // begins an orderly stop, as SIGTERM does, and returns at once; called at most once per request
 	Quit     func()                       // the same because the application has ended: nothing more will come in
 	Inherit  func() (net.Listener, error) // the listening socket that another process hands over, nil: none; may be nil
-	Log      *slog.Logger                 // default: discard
+	// Workloads are those of a process with several, in the order in which they are shown, and what is wrong with their configuration; nil: there is one.
+	Workloads func() ([]Workload, []string)
+	Log       *slog.Logger // default: discard
 }
 
 // Server is the page. Make it with New, run it with Run.
@@ -72,6 +74,9 @@ func New(cfg Config) *Server {
 		{"GET", "/debug/pprof/symbol", "", pprof.Symbol},
 		{"GET", "/debug/pprof/trace", "", pprof.Trace},
 		{"GET", "/{$}", "", s.index},
+	}
+	if cfg.Workloads != nil {
+		s.pages = append(s.pages, s.workloadPages()...)
 	}
 	return s
 }
@@ -121,12 +126,21 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	}
 	l := s.l
 	s.addr <- l.Addr().String()
+	var open sync.WaitGroup
 	srv := &http.Server{
 		Handler:           s.Handler(),
 		ReadHeaderTimeout: 5 * time.Second,
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
+		ConnState: func(_ net.Conn, state http.ConnState) {
+			switch state {
+			case http.StateNew:
+				open.Add(1)
+			case http.StateClosed, http.StateHijacked:
+				open.Done()
+			}
+		},
 	}
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l) }()
@@ -136,14 +150,21 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 		return fmt.Errorf("admin: %w", err)
 	case <-ctx.Done():
 	}
-	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-	defer cancel()
-	if srv.Shutdown(grace) != nil { // a profile is being taken: it is cut short
-		_ = srv.Close()
+	// Shutdown drops requests that are read after it began, and another process may be answering already: whoever was accepted here is answered.
+	_ = l.Close()
+	<-served
+	srv.SetKeepAlivesEnabled(false)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		open.Wait()
+	}()
+	select {
+	case <-ended:
+	case <-time.After(time.Second): // a profile is being taken: it is cut short
 	}
-	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("admin: %w", err)
-	}
+	_ = srv.Close()
+	<-ended
 	return nil
 }
 

@@ -2,6 +2,8 @@ package detect
 
 import (
 	"bytes"
+	"errors"
+	"io"
 	"time"
 
 	"github.com/tulle-mesh/tulle/sidecar/exchange"
@@ -19,8 +21,10 @@ const (
 	Prefaced
 	// Silence: nothing came in time; the server may be the one that speaks first.
 	Silence
-	// Left: the caller closed without a byte, or the session is draining.
+	// Left: the caller is gone without a byte, or the session is draining.
 	Left
+	// Ended: the caller has ended its half without a byte, or closed; only HTTP tells it from Left.
+	Ended
 	// TLS is a ClientHello. Only Hello looks for one.
 	TLS
 )
@@ -77,6 +81,8 @@ func HTTP(sess *exchange.Session, wait time.Duration, doubt Spoken) (spoken Spok
 		return spoken, late
 	case late:
 		return Silence, true
+	case errors.Is(err, io.EOF):
+		return Ended, false
 	}
 	return Left, false
 }

@@ -77,15 +77,16 @@ type Binding struct {
 type Intercepted struct {
 	Ports map[uint16]*Binding // inbound: by original port; the rest is outbound's
 
-	At          map[netip.AddrPort]Known // by original destination
-	Services    map[string]*Binding      // what an explicit listener of each service would have
-	Names       *route.Hosts[*Binding]   // by the name that the TLS of a connection to none of these asks for: hosts outside the mesh
-	Passthrough *Destination             // the rest; its Picker is each connection's own
+	At map[netip.AddrPort]Known // by original destination
+	// Bind is what an explicit listener of a service would have, nil when the Snapshot does not have the service. It is safe for concurrent use.
+	Bind        func(service string) *Binding
+	Names       *route.Hosts[string] // by the name that the TLS of a connection to none of these asks for: hosts outside the mesh
+	Passthrough *Destination         // the rest; its Picker is each connection's own
 }
 
 // Known is an original destination that is an endpoint of a service.
 type Known struct {
-	Binding  *Binding
+	Service  string
 	Endpoint *policy.Endpoint
 }
 

@@ -34,7 +34,7 @@ import (
 type Socket struct {
 	Workload    string `json:"workload"`              // instance that it belongs to: a process may serve several, each in a network namespace
 	Kind        Kind   `json:"kind"`                  // what it is for
-	Address     string `json:"address"`               // as configured: ip:port; of a Door empty
+	Address     string `json:"address"`               // as configured: ip:port or unix:/path; of a Door empty
 	Transparent bool   `json:"transparent,omitempty"` // it takes connections to any address (IP_TRANSPARENT)
 }
 

@@ -95,7 +95,7 @@ func (k *call) describe(x *exchange.Exchange) {
 	}
 	b.timeout = -1
 	var cookies []string
-	cookie := 0
+	cookie := -1
 	for i := range r.fields {
 		f := &r.fields[i]
 		switch {
@@ -113,7 +113,10 @@ func (k *call) describe(x *exchange.Exchange) {
 			}
 			b.timeout = len(q.Fields)
 		case f.name == "cookie":
-			if cookies = append(cookies, f.value); len(cookies) > 1 {
+			if f.value != "" { // an empty one would leave white space at an end
+				cookies = append(cookies, f.value)
+			}
+			if cookie >= 0 {
 				q.Fields[cookie].Sensitive = q.Fields[cookie].Sensitive || f.sensitive
 				continue
 			}
@@ -121,7 +124,7 @@ func (k *call) describe(x *exchange.Exchange) {
 		}
 		q.Fields = append(q.Fields, exchange.Field{Name: f.name, Value: f.value, Sensitive: f.sensitive})
 	}
-	if len(cookies) > 1 {
+	if len(cookies) > 0 {
 		q.Fields[cookie].Value = strings.Join(cookies, "; ") // RFC 9113, section 8.2.3
 	}
 	if r.requestID < 0 {

@@ -33,10 +33,10 @@ const (
 type Config struct {
 	// Listen opens a listening socket; nil means TCP.
 	Listen func(addr netip.AddrPort) (net.Listener, error)
-	// ListenUnix opens a listening Unix socket; nil means one of this process' mount and network namespaces.
-	ListenUnix func(u *policy.Unix) (net.Listener, error)
+	// Within calls f where listening sockets are to be made, in another network namespace for one; nil means here. f does not wait.
+	Within func(f func() error) error
 	// Inherit gives the listening socket that another process hands over in place of one that would be opened, nil when it has none; nil: there is no
-	// such process. It is asked each time that a listener is to be bound, by ip:port or unix:/path.
+	// such process. at is policy.Listener.At. It is asked each time that a listener is to be bound.
 	Inherit func(at string, transparent bool) (net.Listener, error)
 	// Original says where a redirected connection was to go; nil asks the kernel.
 	Original func(net.Conn) (netip.AddrPort, error)
@@ -304,7 +304,7 @@ func (s *Set) bindLocked(l *listener, now time.Time) {
 	s.wg[l.way].Go(func() { l.accept(nl) })
 }
 
-// Socket is the listening socket that serves at, which is ip:port or unix:/path, nil when there is none. It stays the Set's: a copy of its descriptor outlives it.
+// Socket is the listening socket that serves at (policy.Listener.At), nil when there is none. It stays the Set's: a copy of its descriptor outlives it.
 func (s *Set) Socket(at string, transp bool) syscall.Conn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -318,23 +318,38 @@ func (s *Set) Socket(at string, transp bool) syscall.Conn {
 }
 
 // listen opens the listening socket of l.
-func (s *Set) listen(l *policy.Listener, transparent bool) (net.Listener, error) {
+func (s *Set) listen(l *policy.Listener, transparent bool) (nl net.Listener, err error) {
 	if s.cfg.Inherit != nil {
 		if nl, err := s.cfg.Inherit(l.At(), transparent); nl != nil || err != nil {
-			return adopt(nl, l.Socket()), err
+			return inherited(l.Socket(), nl), err
 		}
 	}
 	switch u := l.Socket(); {
-	case u != nil && s.cfg.ListenUnix != nil:
-		return s.cfg.ListenUnix(u)
 	case u != nil:
-		return OpenUnix(u)
+		err = s.within(func() (err error) {
+			nl, err = OpenUnix(u)
+			return err
+		})
 	case s.cfg.Listen != nil:
 		return s.cfg.Listen(l.Address)
-	case transparent:
-		return openTransparent(l.Address)
+	default:
+		open := openTCP
+		if transparent {
+			open = openTransparent
+		}
+		err = s.within(func() (err error) {
+			nl, err = open(l.Address)
+			return err
+		})
 	}
-	return openTCP(l.Address)
+	return nl, err
+}
+
+func (s *Set) within(f func() error) error {
+	if s.cfg.Within == nil {
+		return f()
+	}
+	return s.cfg.Within(f)
 }
 
 // transparent reports whether connections come to b's listener with their original destination.
@@ -375,21 +390,10 @@ func (s *Set) expire(l *listener) {
 	})
 }
 
-// Own is called when the process that handed sockets over has left them to this one: the files of Unix sockets are its to remove.
-func (s *Set) Own() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, l := range s.open {
-		if f, ok := l.nl.(*socketFile); ok {
-			f.kept = false
-		}
-	}
-}
-
 // leaveLocked stops listening and asks callers to go.
 func (s *Set) leaveLocked(l *listener) {
 	if f, ok := l.nl.(*socketFile); ok {
-		f.Keep()
+		f.keep()
 	}
 	if l.nl != nil {
 		_ = l.nl.Close()

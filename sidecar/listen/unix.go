@@ -54,20 +54,6 @@ func OpenUnix(u *policy.Unix) (net.Listener, error) {
 	return f, nil
 }
 
-// adopt makes of a listening socket that another process has handed over what listen would have opened for u, nil where it is a port. The file stays the
-// other process's, which may go on with it, until Own.
-func adopt(nl net.Listener, u *policy.Unix) net.Listener {
-	ul, ok := nl.(*net.UnixListener)
-	if !ok || u == nil || u.Abstract() {
-		return nl
-	}
-	ul.SetUnlinkOnClose(false)
-	f := &socketFile{UnixListener: ul, path: u.Path, kept: true}
-	f.file, _ = os.Lstat(u.Path) // when it is gone, there is none to remove
-	_ = f.permit(u.Mode)
-	return f
-}
-
 // socketFile is a listening Unix socket with its file. Of its methods only Accept, Close and Addr may be called concurrently.
 type socketFile struct {
 	*net.UnixListener
@@ -75,17 +61,47 @@ type socketFile struct {
 	mode uint32
 	file fs.FileInfo // as it was made
 	kept bool
+	from bool // another process: it may go on with the socket after all
 }
 
-// Keep makes Close leave the file: another process has been given the socket and goes on listening at it.
-func (f *socketFile) Keep() { f.kept = true }
-
-// Close removes the file, unless it is another one by now, before nobody listens any more: until then nobody takes it for a stale one.
-func (f *socketFile) Close() error {
-	if now, err := os.Lstat(f.path); err == nil && !f.kept && os.SameFile(now, f.file) {
-		_ = os.Remove(f.path)
+// inherited is a listening socket that another process has handed over, with its file if it is a Unix socket that has one.
+func inherited(u *policy.Unix, l net.Listener) net.Listener {
+	ul, ok := l.(*net.UnixListener)
+	if u == nil || !ok || u.Abstract() {
+		return l
 	}
-	return f.UnixListener.Close()
+	f := &socketFile{UnixListener: ul, path: u.Path, from: true}
+	if file, err := os.Lstat(u.Path); err == nil {
+		f.file = file
+	} else {
+		f.kept = true // somebody has removed it: who connected goes on, and a restart makes it anew
+	}
+	ul.SetUnlinkOnClose(false)
+	_ = f.permit(u.Mode) // the policy may be another one by now
+	return f
+}
+
+// keep makes Close leave the file: another process has been given the socket and goes on listening at it.
+func (f *socketFile) keep() { f.kept = true }
+
+// Close removes the file, unless it is another one by now, before nobody listens any more: until then nobody takes it for a stale one. Of a socket that was
+// handed over it does so only if then nobody listens: who handed it over goes on where this process did not get ready.
+func (f *socketFile) Close() error {
+	if now, err := os.Lstat(f.path); err != nil || f.kept || !os.SameFile(now, f.file) {
+		return f.UnixListener.Close()
+	}
+	if !f.from {
+		_ = os.Remove(f.path)
+		return f.UnixListener.Close()
+	}
+	unlock, err := lockDirectory(filepath.Dir(f.path))
+	if err != nil { // a stale file is removed by who listens there next
+		return f.UnixListener.Close()
+	}
+	defer unlock()
+	err = f.UnixListener.Close()
+	_ = removeStale(f.path)
+	return err
 }
 
 // permit changes the file's permissions to mode.

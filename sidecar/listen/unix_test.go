@@ -176,7 +176,7 @@ func TestUnixCloseRemovesItsOwn(t *testing.T) {
 	if _, err := os.Lstat(u.Path); err != nil {
 		t.Errorf("another's file was removed: %v", err)
 	}
-	next.(*socketFile).Keep()
+	next.(*socketFile).keep()
 	_ = next.Close()
 	if _, err := os.Lstat(u.Path); err != nil {
 		t.Errorf("a socket that was handed over was removed: %v", err)
@@ -236,7 +236,6 @@ func TestUnixHandedOver(t *testing.T) {
 	}
 	second := set("second", first)
 	first.HandOver(0, 0)
-	second.Own()
 	if got := answered(); got != "second" {
 		t.Errorf("after the handover: %q", got)
 	}

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"time"
@@ -40,6 +41,7 @@ type Unwrapped struct {
 	Peer     identity.ID
 	ALPN     string // what TLS has agreed on; "" for nothing
 	Silent   bool   // nothing came in time: the caller is taken to speak plaintext, some time
+	Ended    bool   // nothing will come: the caller of a permissive listener that is not HTTP has ended its half
 }
 
 // Refusal is why a connection was not accepted.
@@ -63,6 +65,9 @@ func (u *Unwrapper) Unwrap(conn net.Conn, mode policy.ListenerMode, protocol flo
 		case mode == policy.ModePermissive && errors.Is(err, os.ErrDeadlineExceeded):
 			_ = conn.SetReadDeadline(time.Time{})
 			return Unwrapped{Conn: conn, Silent: true}, nil
+		case mode == policy.ModePermissive && !protocol.HTTP() && errors.Is(err, io.EOF):
+			_ = conn.SetReadDeadline(time.Time{})
+			return Unwrapped{Conn: conn, Ended: true}, nil
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return Unwrapped{}, &Refusal{Reason: flow.ReasonTLSFailed, err: fmt.Errorf("the caller began no TLS handshake in %s", wait)}
 		}

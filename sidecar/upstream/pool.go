@@ -38,13 +38,13 @@ const (
 // Dial opens a connection to addr and returns by the deadline of ctx.
 type Dial func(ctx context.Context, addr netip.AddrPort) (net.Conn, error)
 
-// DialUnix opens a connection to a Unix socket and returns by the deadline of ctx.
-type DialUnix func(ctx context.Context, path string) (net.Conn, error)
+// Within calls f where Unix sockets are to be made, in another network namespace for one. f does not wait.
+type Within func(f func() error) error
 
 // Pools keeps one pool per endpoint and TLS configuration. Safe for concurrent use.
 type Pools struct {
-	dial     Dial
-	dialUnix DialUnix
+	dial   Dial
+	within Within
 
 	mu     sync.RWMutex
 	m      map[key]*pool
@@ -85,15 +85,15 @@ type idle struct {
 	since time.Time
 }
 
-// New makes a Pools; dial nil means TCP, dialUnix nil the Unix sockets of this process' mount and network namespaces.
-func New(dial Dial, dialUnix DialUnix) *Pools {
+// New makes a Pools; dial nil means TCP, within nil here.
+func New(dial Dial, within Within) *Pools {
 	if dial == nil {
 		dial = dialTCP
 	}
-	if dialUnix == nil {
-		dialUnix = dialPath
+	if within == nil {
+		within = func(f func() error) error { return f() }
 	}
-	return &Pools{dial: dial, dialUnix: dialUnix, m: make(map[key]*pool)}
+	return &Pools{dial: dial, within: within, m: make(map[key]*pool)}
 }
 
 var dialer net.Dialer
@@ -102,17 +102,20 @@ func dialTCP(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
 	return dialer.DialContext(ctx, "tcp", addr.String())
 }
 
-// Waits between tries of dialPath.
+// Waits between tries of dialUnix.
 const (
 	retryFirst   = time.Millisecond
 	retryLongest = 50 * time.Millisecond
 )
 
-// dialPath connects to a Unix socket. While as many connections wait as the listener takes the kernel refuses one more at once (EAGAIN, connect(2)), where
+// dialUnix connects to a Unix socket. While as many connections wait as the listener takes the kernel refuses one more at once (EAGAIN, connect(2)), where
 // that of TCP would let it wait: so it waits here.
-func dialPath(ctx context.Context, path string) (net.Conn, error) {
+func (p *Pools) dialUnix(ctx context.Context, path string) (c net.Conn, err error) {
 	for wait := retryFirst; ; wait = min(2*wait, retryLongest) {
-		c, err := dialer.DialContext(ctx, "unix", path)
+		err = p.within(func() (err error) {
+			c, err = dialer.DialContext(ctx, "unix", path)
+			return err
+		})
 		if err == nil || !errors.Is(err, syscall.EAGAIN) {
 			return c, err
 		}

@@ -175,6 +175,7 @@ func (w *Watcher) turn(ctx context.Context) bool {
 	if yielded == nil {
 		return ctx.Err() == nil
 	}
+	w.destinations.disconnected(false) // nobody is to wait for a stream that is not made
 	select {
 	case <-yielded:
 		return ctx.Err() == nil
