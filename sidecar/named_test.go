@@ -25,6 +25,8 @@ func tlsEcho(ca *testmesh.CA, names ...string) func(c net.Conn, in *bufio.Reader
 		_ = tc.SetDeadline(time.Now().Add(time.Minute))
 		if s, err := bufio.NewReader(tc).ReadString('\n'); err == nil {
 			_, _ = io.WriteString(tc, tc.ConnectionState().ServerName+" "+s)
+			_ = tc.CloseWrite()
+			_, _ = io.Copy(io.Discard, tc) // what is left unread would make of the end a reset
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package sidecar
 
 import (
+	"cmp"
 	"context"
 	"sync"
 	"sync/atomic"
@@ -82,6 +83,49 @@ func (o *observer) observe(next exchange.Handler) exchange.Handler {
 		r.Attempts = x.Tries
 		o.rec.Record(r)
 	})
+}
+
+// received stands outside observe at an edge: what came to the edge has a Record of its own, of which what goes on is the child.
+func (o *observer) received(next exchange.Handler) exchange.Handler {
+	return exchange.HandlerFunc(func(x *exchange.Exchange) {
+		beginTrace(x)
+		x.Came = x.Trace
+		key := flow.ActiveKey{Side: flow.SideServer, Kind: x.Kind, Protocol: x.Protocol, Source: x.Peer.Service, Destination: x.Binding.Workload.Service}
+		o.rec.Active(key, 1)
+		x.CameLive.Came = true
+		o.add(&x.CameLive, x, x.Kind, x.Start)
+		x.Head.Parent = flow.Trace{TraceID: x.Came.TraceID, SpanID: x.Came.SpanID, Flags: x.Came.Flags}
+
+		next.Handle(x)
+
+		o.remove(&x.CameLive)
+		o.rec.Active(key, -1)
+		r, out := &x.Record, &x.Outcome
+		o.fillCame(r, x)
+		if out.Committed {
+			r.Status = out.Status
+		}
+		r.Reason, r.Detail, r.Answered, r.Legs, r.GRPC = out.Reason, out.Detail, out.Answered, x.Legs, out.GRPC
+		if len(x.Captured) > 0 {
+			r.Headers = flow.Headers(unsafe.String(&x.Captured[0], len(x.Captured)))
+		}
+		if x.Kind == flow.KindConnection {
+			r.Status, r.Answered = 0, false
+		}
+		o.rec.Record(r)
+	})
+}
+
+// fillCame is fill for the side on which an exchange came to an edge.
+func (o *observer) fillCame(r *flow.Record, x *exchange.Exchange) {
+	o.fill(r, x, x.Kind)
+	own := r.Source
+	own.Addr, own.Identity = x.Peer.Local, ""
+	if x.Peer.Identity != "" {
+		own.Identity = o.ownIdentity()
+	}
+	r.Side, r.Trace, r.Destination = flow.SideServer, x.Came, own
+	r.Source = flow.Peer{Service: x.Peer.Service, Namespace: x.Peer.Namespace, Identity: x.Peer.Identity, Addr: x.Peer.Addr}
 }
 
 // attempt stands inside the choice of an endpoint: one Record per try. A first try that went well is folded: nobody knows the id of an exchange
@@ -170,10 +214,18 @@ func beginTrace(x *exchange.Exchange) {
 	x.Try = x.Trace // what the server side sends on
 }
 
+// calls is the service that an exchange of the own application calls: of what goes by way of an edge, the edge, which says what becomes of it.
+func calls(x *exchange.Exchange) string {
+	if x.Destination != nil && x.Destination.Via != "" {
+		return x.Destination.Via
+	}
+	return policy.ServiceOf(x.Decision.Service)
+}
+
 func activeKey(x *exchange.Exchange) flow.ActiveKey {
 	k := flow.ActiveKey{Side: x.Side, Kind: x.Kind, Protocol: x.Protocol}
 	if x.Side == flow.SideClient {
-		k.Source, k.Destination = x.Binding.Workload.Service, policy.ServiceOf(x.Decision.Service)
+		k.Source, k.Destination = x.Binding.Workload.Service, calls(x)
 	} else {
 		k.Source, k.Destination = x.Peer.Service, x.Binding.Workload.Service
 	}
@@ -210,9 +262,12 @@ func (o *observer) fill(r *flow.Record, x *exchange.Exchange, kind flow.Kind) {
 		own.Addr = x.Peer.Addr
 		r.Source = own
 		r.Application = x.Peer.Application
-		r.Destination.Service = policy.ServiceOf(x.Decision.Service)
+		r.Destination.Service = calls(x)
 		if x.Destination != nil {
 			r.Destination.Namespace = x.Destination.Namespace
+			if x.Destination.Via != "" {
+				r.Route = cmp.Or(r.Route, x.Decision.Service)
+			}
 		}
 	} else {
 		if x.Peer.Identity != "" {
@@ -324,7 +379,11 @@ func (o *observer) progress(now time.Time) {
 				continue
 			}
 			n.Due, n.Reported = n.Due.Add(flow.ProgressInterval), true
-			o.fill(&r, n.X, n.Kind)
+			if n.Came {
+				o.fillCame(&r, n.X)
+			} else {
+				o.fill(&r, n.X, n.Kind)
+			}
 			r.Phase = flow.PhaseProgress
 			r.Legs = exchange.NoLegs
 			if relayed := n.X.Relayed.Load(); relayed != nil && n.Kind == flow.KindConnection {

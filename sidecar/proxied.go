@@ -15,7 +15,7 @@ import (
 
 // proxied reads the PROXY protocol header with which a connection from a source of b's begins, and makes peer who it names. False: it was turned away.
 func (s *Sidecar) proxied(c *listen.Conn, b *exchange.Binding, peer *exchange.Peer) (h proxyproto.Header, ok bool) {
-	p := b.Listener.Proxy
+	p := b.Listener.ProxyProtocol
 	_ = c.SetReadDeadline(c.Start.Add(p.Timeout))
 	h, err := proxyproto.Read(c.Conn)
 	switch {

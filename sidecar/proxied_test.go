@@ -29,7 +29,7 @@ var (
 // balanced is a snapshot whose port takes headers from the whole of loopback.
 func balanced(service string, target netip.AddrPort, mode policy.ListenerMode, protocol flow.Protocol, timeout time.Duration) *policy.Snapshot {
 	snap := serverSnapshot(service, target, mode, protocol)
-	snap.Listeners[0].Proxy = &policy.ProxyProtocol{From: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Timeout: timeout}
+	snap.Listeners[0].ProxyProtocol = &policy.ProxyProtocol{From: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Timeout: timeout}
 	return snap
 }
 
@@ -135,7 +135,7 @@ func TestProxyProtocolRefused(t *testing.T) {
 		})
 	}
 	snap := balanced("web", target, policy.ModePermissive, flow.ProtocolHTTP, time.Minute)
-	snap.Listeners[0].Proxy.From = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
+	snap.Listeners[0].ProxyProtocol.From = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
 	r := start(t, snap, &identity.Holder{}, time.Second)
 	if got := raw(t, r.addr(t, "inbound"), "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"); !strings.HasSuffix(got, "hello") {
 		t.Errorf("from elsewhere: %q", got)

@@ -23,6 +23,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/policy"
 	"github.com/tulle-mesh/tulle/internal/route"
 	"github.com/tulle-mesh/tulle/sidecar/balance"
+	"github.com/tulle-mesh/tulle/sidecar/credential"
 	"github.com/tulle-mesh/tulle/sidecar/detect"
 	"github.com/tulle-mesh/tulle/sidecar/exchange"
 	"github.com/tulle-mesh/tulle/sidecar/http1"
@@ -69,7 +70,11 @@ func (s *Sidecar) inbound(send exchange.Handler) exchange.Handler {
 // decide asks the listener's routes where the exchange goes.
 func decide(next exchange.Handler) exchange.Handler {
 	return exchange.HandlerFunc(func(x *exchange.Exchange) {
-		x.Decision = x.Binding.Routes.Match(route.Head{Method: x.Head.Method, Path: x.Head.Path, Authority: x.Head.Authority})
+		authority := x.Head.Authority
+		if x.Kind == flow.KindConnection {
+			authority = x.ServerName
+		}
+		x.Decision = x.Binding.Routes.Match(route.Head{Method: x.Head.Method, Path: x.Head.Path, Authority: authority})
 		x.Destination = x.Binding.Destinations[x.Decision.Service]
 		next.Handle(x)
 	})
@@ -150,6 +155,8 @@ type Config struct {
 	Within upstream.Within
 	// Inherit gives listening sockets that another process hands over; nil: there is no such process. See listen.Config.
 	Inherit func(at string, transparent bool) (net.Listener, error)
+	// Resolve finds the addresses of a host name that a forward proxy is asked for and policy does not know; nil asks DNS.
+	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
 	// Original says where a redirected connection was to go; nil asks the kernel.
 	Original func(net.Conn) (netip.AddrPort, error)
 }
@@ -161,7 +168,9 @@ type Sidecar struct {
 	pools     *upstream.Pools
 	listeners *listen.Set
 	unwrapper *security.Unwrapper
-	room      exchange.Room
+
+	credentials *credential.Store
+	room        exchange.Room
 
 	http2 *http2.Client
 
@@ -173,6 +182,14 @@ type Sidecar struct {
 	inHTTP, outHTTP   *http1.Server
 	inHTTP2, outHTTP2 *http2.Server
 	inTCP, outTCP     *tcp.Server
+
+	proxyHTTP  *http1.Server
+	proxyHTTP2 *http2.Server
+	names      names
+
+	edgeHTTP  *http1.Server
+	edgeHTTP2 *http2.Server
+	edgeTCP   *tcp.Server
 
 	share  atomic.Pointer[Share]
 	shared chan struct{} // has one when share was changed
@@ -237,6 +254,9 @@ func New(cfg Config) (*Sidecar, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
+	if cfg.Resolve == nil {
+		cfg.Resolve = resolveDNS
+	}
 	if cfg.DrainTimeout <= 0 {
 		cfg.DrainTimeout = DefaultDrainTimeout
 	}
@@ -247,6 +267,8 @@ func New(cfg Config) (*Sidecar, error) {
 		unwrapper: security.NewUnwrapper(cfg.Identity),
 		services:  make(map[string]*service),
 		shared:    make(chan struct{}, 1),
+
+		credentials: credential.New(cfg.Log),
 	}
 	turned := make(chan struct{})
 	s.turned.Store(&turned)
@@ -263,6 +285,12 @@ func New(cfg Config) (*Sidecar, error) {
 	s.outHTTP2 = &http2.Server{Handler: s.outbound(sendHTTP2), Side: flow.SideClient}
 	s.inTCP = &tcp.Server{Handler: s.inbound(sendTCP), Side: flow.SideServer}
 	s.outTCP = &tcp.Server{Handler: s.outbound(sendTCP), Side: flow.SideClient}
+	s.names.resolve = cfg.Resolve
+	s.proxyHTTP = &http1.Server{Handler: s.forward(&tunnels{sendHTTP, sendTCP}), Side: flow.SideClient}
+	s.proxyHTTP2 = &http2.Server{Handler: s.forward(&tunnels{sendHTTP2, sendTCP}), Side: flow.SideClient}
+	s.edgeHTTP = &http1.Server{Handler: s.through(sendHTTP), Side: flow.SideClient}
+	s.edgeHTTP2 = &http2.Server{Handler: s.through(sendHTTP2), Side: flow.SideClient}
+	s.edgeTCP = &tcp.Server{Handler: s.through(sendTCP), Side: flow.SideClient}
 	return s, nil
 }
 
@@ -284,6 +312,7 @@ func (s *Sidecar) Run(ctx context.Context, ready func()) error {
 		s.http2.Run(behind)
 	})
 	wg.Go(func() { s.observer.run(behind) })
+	wg.Go(func() { s.credentials.Run(behind) })
 	defer wg.Wait()
 	defer stop()
 
@@ -293,7 +322,8 @@ func (s *Sidecar) Run(ctx context.Context, ready func()) error {
 		changed := s.cfg.Policy.Changed() // before Current, to miss nothing
 		if snap := s.cfg.Policy.Current(); snap != nil && (snap != s.applied.Load() || shared) {
 			shared = false
-			bindings := s.bindings(snap)
+			var bindings []*exchange.Binding
+			s.credentials.Keep(func() { bindings = s.bindings(snap) })
 			list := targets(bindings, snap)
 			s.targets.Store(&list)
 			s.listeners.Apply(bindings)
@@ -349,6 +379,9 @@ func (s *Sidecar) Problems() []Problem {
 	return out
 }
 
+// CredentialProblems say what is wrong with files of certificates, keys and trust anchors; empty when all is well.
+func (s *Sidecar) CredentialProblems() []string { return s.credentials.Problems() }
+
 // Addresses are the addresses of the bound listeners, by name; of use where the Snapshot asks for port 0.
 func (s *Sidecar) Addresses() map[string]net.Addr { return s.listeners.Addresses() }
 
@@ -399,13 +432,16 @@ func (s *Sidecar) receive(c *listen.Conn) (speaker, *exchange.Session) {
 	if b.Intercepted != nil {
 		return s.intercepted(c, b)
 	}
+	if b.Edge != nil {
+		return s.enter(c, b)
+	}
 	return s.welcome(c, b, &exchange.Peer{Addr: c.Addr(), Local: c.Local(), Application: c.Application}, c.Binding)
 }
 
 // welcome is receive once it is known which listener's connection it is: b now, and bind later.
 func (s *Sidecar) welcome(c *listen.Conn, b *exchange.Binding, peer *exchange.Peer, bind func() *exchange.Binding) (speaker, *exchange.Session) {
 	sess := &exchange.Session{Conn: c.Conn, TCP: c.TCP, Peer: peer, Start: c.Start, Bind: bind, Report: s.observer}
-	if b.Listener.Proxy.Takes(peer.Addr.Addr()) {
+	if b.Listener.ProxyProtocol.Takes(peer.Addr.Addr()) {
 		h, ok := s.proxied(c, b, peer)
 		if !ok {
 			return nil, nil
@@ -422,14 +458,7 @@ func (s *Sidecar) welcome(c *listen.Conn, b *exchange.Binding, peer *exchange.Pe
 		wait, known := s.await(&b.Listener, by)
 		u, refusal := s.unwrapper.Unwrap(c.Conn, b.Listener.Mode, protocol, wait)
 		if refusal != nil {
-			s.observer.Connection(b, peer, c.Start, refusal.Reason, refusal.Error())
-			if refusal.Plain && protocol.MayBeHTTP() && detect.MayBeHTTP(refusal.First) {
-				_ = c.SetDeadline(time.Now().Add(time.Second))
-				_, _ = c.Write(http1.Refusal(refusal.Reason))
-				if exchange.CloseWrite(c.Conn) == nil { // what is still on its way would destroy the answer
-					_, _ = io.CopyN(io.Discard, c.Conn, maxRefused)
-				}
-			}
+			s.turnAway(c, b, peer, refusal)
 			return nil, nil
 		}
 		if u.Conn == nil {
@@ -440,12 +469,7 @@ func (s *Sidecar) welcome(c *listen.Conn, b *exchange.Binding, peer *exchange.Pe
 		if !protocol.HTTP() {
 			peer.TLS = exchange.Secured(u.Conn)
 		}
-		if secured {
-			peer.Identity = u.Peer.String()
-			if ns, account, ok := u.Peer.Account(); ok {
-				peer.Namespace, peer.Service = ns, account
-			}
-		} else if !protocol.HTTP() {
+		if identify(peer, u.Peer); !secured && !protocol.HTTP() {
 			switch memory, place = &s.silentCallers, by; {
 			case u.Ended:
 				outcome = flow.DetectionLeft
@@ -476,6 +500,10 @@ func (s *Sidecar) welcome(c *listen.Conn, b *exchange.Binding, peer *exchange.Pe
 		return s.relayTLS(sess, s.inTCP)
 	case protocol == flow.ProtocolTLS:
 		return s.relayTLS(sess, s.outTCP)
+	case b.Listener.Proxy != nil && detect.HTTP2(sess, b.Listener.Limits.HeadTimeout):
+		return s.proxyHTTP2, sess
+	case b.Listener.Proxy != nil:
+		return s.proxyHTTP, sess
 	case bytes && server, alpn == exchange.ALPNBytes:
 		return s.inTCP, sess
 	case bytes:
@@ -490,6 +518,24 @@ func (s *Sidecar) welcome(c *listen.Conn, b *exchange.Binding, peer *exchange.Pe
 		return s.inHTTP, sess
 	}
 	return s.outHTTP, sess
+}
+
+// identify writes down who a caller has proven to be.
+func identify(peer *exchange.Peer, id identity.ID) {
+	if id.IsZero() {
+		return
+	}
+	peer.Identity = id.String()
+	if ns, account, ok := id.Account(); ok {
+		peer.Namespace, peer.Service = ns, account
+	}
+}
+
+// lingerAfter reads for a while what a caller that was turned away still sends: it would destroy what it was told.
+func lingerAfter(c net.Conn) {
+	if exchange.CloseWrite(c) == nil {
+		_, _ = io.CopyN(io.Discard, c, maxRefused)
+	}
 }
 
 // shed records a connection that was closed because there are too many.

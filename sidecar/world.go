@@ -27,6 +27,8 @@ type service struct {
 	tls      *tls.Config
 	tlsFor   string
 	unix     map[string]*policy.Unix // inbound: sockets of the application by the listener's name
+
+	http1Only exchange.Learnt
 }
 
 // bindings makes of a Snapshot what listeners and steps need. Only Run calls it.
@@ -42,6 +44,9 @@ func (s *Sidecar) bindings(snap *policy.Snapshot) []*exchange.Binding {
 	for name := range snap.Services {
 		if d := s.destinations[name]; d != nil && last != nil && snap.Same(last, name) {
 			destinations[name] = d
+			if c := d.Service.TLS; c != nil {
+				s.credentials.Expect(*c)
+			}
 			continue
 		}
 		d := s.destination(name, snap.Services[name])
@@ -67,7 +72,14 @@ func (s *Sidecar) bindings(snap *policy.Snapshot) []*exchange.Binding {
 			if l.Interception != nil {
 				s.interception(b)
 			}
+			if l.Proxy != nil {
+				s.proxy(b)
+			}
 		case flow.SideServer:
+			if l.Edge != nil {
+				s.edge(b)
+				break
+			}
 			own := policy.Service{
 				Name: workload.Service, Namespace: workload.Namespace, Protocol: l.Protocol, RequestTimeout: l.RequestTimeout, IdleTimeout: l.IdleTimeout,
 				Proxy: l.TargetProxy,
@@ -126,12 +138,22 @@ func (s *Sidecar) destination(key string, sv policy.Service) *exchange.Destinati
 	}
 	greet := greeting(sv.Proxy)
 	d := &exchange.Destination{Service: sv, InFlight: &st.inFlight, Shed: &st.shed, Budget: st.budget, Greet: greet}
-	if sv.MTLS && !sv.External {
+	if sv.MTLS {
 		ids := slices.Sorted(slices.Values(sv.Identities))
-		if want := strings.Join(ids, "\n"); st.tls == nil || st.tlsFor != want {
+		if want := strings.Join(append(ids, sv.Via), "\n"); st.tls == nil || st.tlsFor != want {
 			st.tls, st.tlsFor = s.clientTLS(sv.Name, ids), want
+			if sv.Via != "" {
+				st.tls.ServerName = sv.Name
+			}
 		}
 		d.TLS = st.tls
+	}
+	if c := sv.TLS; c != nil {
+		s.credentials.Expect(*c)
+		if want := fmt.Sprintf("%d %q", sv.Protocol, fmt.Sprint(*c)); st.tls == nil || st.tlsFor != want {
+			st.tls, st.tlsFor = s.credentials.Client(*c, sv.Protocol), want
+		}
+		d.TLS, d.HTTP1Only = st.tls, &st.http1Only
 	}
 	return d
 }

@@ -109,7 +109,7 @@ func TestHotRestart(t *testing.T) {
 	defer app.Close()
 	inbound, outbound := free(t), free(t)
 	m := newMesh(t, fmt.Sprintf(twoWorkloads, outbound, inbound, app.Listener.Addr()))
-	const drain = "--drain-timeout=6s"
+	const drain = "--drain-timeout=30s" // longer than a slow machine takes for all that follows
 	current := map[string]*child{"cart": m.spawnAt("cart", free(t), drain), "web": m.spawnAt("web", free(t), drain)}
 	for _, c := range current {
 		waitReady(t, c.admin, c.log)

@@ -36,6 +36,7 @@ type node struct {
 	units    map[string]*unit // by instance
 	leaving  []*unit          // that drain, and were replaced or removed
 	problems []nodeProblem
+	looked   bool // the file was applied once
 }
 
 const (
@@ -152,6 +153,7 @@ func (n *node) look(ctx context.Context) {
 func (n *node) apply(ctx context.Context, entries []entry, problems []nodeProblem) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.looked = true
 	keep := map[string]bool{}
 	for i := range problems {
 		p := &problems[i]
@@ -254,6 +256,9 @@ func (n *node) ready(life *life) error {
 	n.mu.Lock()
 	units := n.sortedLocked()
 	var missing []string
+	if !n.looked {
+		missing = append(missing, "workloads are being started")
+	}
 	for _, p := range n.problems {
 		missing = append(missing, n.c.node+": "+p.String())
 	}

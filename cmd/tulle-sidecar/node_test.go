@@ -265,8 +265,12 @@ spec:
 		rows[0].BootID == rows[1].BootID || rows[0].BufferBytes != 1<<29 {
 		t.Fatalf("%+v %v", rows, problems)
 	}
-	if _, body := n.get("/workloads/web-1/metrics"); !strings.Contains(body, `tulle_requests_total{side="client",source="web",destination="cart"`) || strings.Contains(body, `side="server"`) {
-		t.Errorf("web's metrics:\n%s", body)
+	testmesh.Eventually(t, "web's metrics have its request", func() bool { // a Record closes a moment after its answer
+		_, body := n.get("/workloads/web-1/metrics")
+		return strings.Contains(body, `tulle_requests_total{side="client",source="web",destination="cart"`)
+	})
+	if _, body := n.get("/workloads/web-1/metrics"); strings.Contains(body, `side="server"`) {
+		t.Errorf("web's metrics have cart's:\n%s", body)
 	}
 	if _, body := n.get("/metrics"); !strings.Contains(body, "tulle_node_workloads 2\n") || !strings.Contains(body, `tulle_node_workload_ready{instance="web-1",service="web",namespace="shop"} 1`) {
 		t.Errorf("the node's metrics:\n%s", body)

@@ -20,7 +20,7 @@ func notify(state string) {
 	if err != nil {
 		return
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	_, _ = c.Write([]byte(state))
 }
 

@@ -126,6 +126,7 @@ func missing(what, why string) error {
 // saturation shows on /metrics how near the sidecar is to its limits, and how often it met each.
 func saturation(t *telemetry.Telemetry, s *sidecar.Sidecar) {
 	t.Gauge("tulle_connections_open", "Connections of callers that are open, in and out.", func() float64 { return float64(s.Connections()) })
+	t.Gauge("tulle_credential_problems", "Certificates, keys and trust anchors in files that cannot be used; the log says why.", func() float64 { return float64(len(s.CredentialProblems())) })
 	t.Gauge("tulle_connections_limit", "Above it connections are shed.", func() float64 { return float64(s.Limits().Connections) })
 	t.Gauge("tulle_connections_of_one_source", "Connections of the source that has the most.", func() float64 { return float64(s.ConnectionsOfOneSource()) })
 	t.Gauge("tulle_connections_per_source_limit", "Above it connections of a source are shed.", func() float64 {

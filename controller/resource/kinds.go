@@ -85,6 +85,8 @@ type WorkloadSpec struct {
 	Ports          []Port        `yaml:"ports,omitempty"`          // each is an endpoint; the first is where peers reach the service that name no port; none for a pure client
 	Upstreams      []Upstream    `yaml:"upstreams,omitempty"`
 	Intercept      Intercept     `yaml:"intercept,omitempty"`
+	Proxy          Proxy         `yaml:"proxy,omitempty"` // for the application; default: none
+	Edge           Edge          `yaml:"edge,omitempty"`  // a gateway's; default: it is none
 	Limits         SidecarLimits `yaml:"limits,omitempty"`
 	Telemetry      Telemetry     `yaml:"telemetry,omitempty"`
 	Attest         Attest        `yaml:"attest,omitempty"`
@@ -429,6 +431,9 @@ func (w *Workload) check() error {
 	if err := s.Intercept.Inbound.check("spec.intercept.inbound"); err != nil {
 		return err
 	}
+	if err := s.Proxy.check("spec.proxy"); err != nil {
+		return err
+	}
 	if d := s.Limits.DetectTimeout; d < 0 {
 		return fmt.Errorf("spec.limits.detectTimeout: cannot be off; declare the protocol of a port, and nothing is detected there")
 	} else if d != 0 {
@@ -436,6 +441,9 @@ func (w *Workload) check() error {
 		if err := (policy.Interception{DetectTimeout: time.Duration(d)}).Check(); err != nil {
 			return fmt.Errorf("spec.limits.%w", err)
 		}
+	}
+	if err := s.Edge.check("spec.edge"); err != nil {
+		return err
 	}
 	for _, err := range []error{s.Limits.Listener().Check(), s.Limits.Sidecar().Check()} {
 		if err != nil {
@@ -450,6 +458,7 @@ func (w *Workload) check() error {
 	}
 	taken := map[string]string{}
 	own := w.listens()
+	own = append(own, s.Edge.listens(true)...)
 	if at := s.Intercept.Outbound.Listen; at != "" { // may be that of others: each is in a network namespace of its own
 		own = append(own, listen{"spec.intercept.outbound.listen", at})
 	}
@@ -536,7 +545,10 @@ func (w *Workload) listens() []listen {
 	for i, u := range w.Spec.Upstreams {
 		out = append(out, listen{fmt.Sprintf("spec.upstreams[%d].listen", i), u.Listen})
 	}
-	return out
+	if w.Spec.Proxy.Listen != "" {
+		out = append(out, listen{"spec.proxy.listen", w.Spec.Proxy.Listen})
+	}
+	return append(out, w.Spec.Edge.listens(false)...)
 }
 
 // ExternalService is a host outside the mesh. Its name is how upstreams refer to it.
@@ -555,6 +567,10 @@ type ExternalServiceSpec struct {
 	AppProtocol string `yaml:"appProtocol,omitempty"`
 	Opaque      bool   `yaml:"opaque,omitempty"`
 
+	TLS       *ClientTLS `yaml:"tls,omitempty"`       // originated by the sidecar; default: what the application speaks goes on
+	Authority string     `yaml:"authority,omitempty"` // what the authority of requests becomes; default: as it came
+	Via       string     `yaml:"via,omitempty"`       // service of the edge through which it is called; default: directly
+
 	ProxyProtocol string `yaml:"proxyProtocol,omitempty"` // v1, v2: what connections to it begin with; default none
 }
 
@@ -571,6 +587,9 @@ func (e *ExternalService) check() error {
 	}
 	e.Spec.Protocol = protocol
 	if err := e.Spec.checkHosts(); err != nil {
+		return err
+	}
+	if err := e.Spec.checkTLS(); err != nil {
 		return err
 	}
 	if len(e.Spec.Addresses) == 0 && len(e.Spec.Names()) == 0 {

@@ -2,69 +2,35 @@ package resource
 
 import (
 	"fmt"
-	"net/netip"
-	"time"
 
+	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/policy"
 )
 
-// ProxyProtocol says whose connections begin with a header of the PROXY protocol.
-type ProxyProtocol struct {
-	From    []string `yaml:"from,omitempty"`    // networks; default none
-	Timeout Duration `yaml:"timeout,omitempty"` // default 5s
+// Proxy is where the application finds a forward proxy, which it is told of by HTTP_PROXY and HTTPS_PROXY.
+type Proxy struct {
+	Listen  string `yaml:"listen,omitempty"`  // ip:port; default: there is none
+	Unknown string `yaml:"unknown,omitempty"` // what becomes of requests for what is no service: pass (default) | refuse
 }
 
-// Policy is p as sidecars are told; nil: no connection does. p is checked.
-func (p ProxyProtocol) Policy() *policy.ProxyProtocol {
-	if len(p.From) == 0 {
-		return nil
-	}
-	out := policy.ProxyProtocol{Timeout: time.Duration(p.Timeout)}
-	for _, from := range p.From {
-		n, _ := netip.ParsePrefix(from)
-		out.From = append(out.From, n)
-	}
-	out = out.WithDefaults()
-	return &out
+// Policy is p as sidecars are told. p is checked.
+func (p Proxy) Policy() *policy.Proxy {
+	unknown, _ := policy.ParseUnknown(p.Unknown, flow.SideClient)
+	return &policy.Proxy{Unknown: unknown}
 }
 
-func (p ProxyProtocol) check(field string) error {
-	for i, from := range p.From {
-		n, err := netip.ParsePrefix(from)
-		if err != nil {
-			return fmt.Errorf("%s.from[%d]: %q is no network; write one such as 10.0.0.0/8, or 10.0.0.5/32 for one address", field, i, from)
-		}
-		if n != n.Masked() {
-			return fmt.Errorf("%s.from[%d]: %s has bits behind its prefix; write %s", field, i, from, n.Masked())
-		}
-	}
-	if len(p.From) == 0 {
-		if p.Timeout != 0 {
-			return fmt.Errorf("%s.timeout: without from no connection has a header; remove it, or say from where connections with one come", field)
+func (p *Proxy) check(field string) error {
+	if p.Listen == "" {
+		if p.Unknown != "" {
+			return fmt.Errorf("%s.listen: is required beside other fields; give the address of the proxy, such as 127.0.0.1:15002", field)
 		}
 		return nil
 	}
-	if p.Timeout < 0 {
-		return fmt.Errorf("%s.timeout: cannot be off: a connection without a header would wait for ever", field)
+	if err := checkAddr(field+".listen", &p.Listen); err != nil {
+		return err
 	}
-	if err := p.Policy().Check(); err != nil {
-		return fmt.Errorf("%s.%w", field, err)
-	}
-	return nil
-}
-
-// ProxyVersion reads a checked version.
-func ProxyVersion(word string) policy.ProxyVersion {
-	v, _ := policy.ParseProxyVersion(word)
-	return v
-}
-
-func checkProxyVersion(field, word, protocol string) error {
-	if _, err := policy.ParseProxyVersion(word); err != nil {
-		return fmt.Errorf("%s: %w", field, err)
-	}
-	if word != "" && protocol != "tcp" && protocol != "tls" {
-		return fmt.Errorf("%s: %s: a connection of protocol %s carries the requests of many callers; only tcp and tls have it", field, word, protocol)
+	if _, err := policy.ParseUnknown(p.Unknown, flow.SideClient); err != nil {
+		return fmt.Errorf("%s.unknown: %w", field, err)
 	}
 	return nil
 }

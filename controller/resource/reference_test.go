@@ -38,7 +38,12 @@ func paths(t reflect.Type, at string) []string {
 			continue
 		}
 		path := strings.TrimPrefix(at+"."+name, ".")
-		switch ft := f.Type; {
+		ft := f.Type
+		if ft.Kind() == reflect.Pointer && ft.Elem().Kind() == reflect.Struct { // that may be left out as a whole
+			out = append(out, path)
+			ft = ft.Elem()
+		}
+		switch {
 		case ft.Kind() == reflect.Struct:
 			out = append(out, paths(ft, path)...)
 		case ft.Kind() == reflect.Slice && ft.Elem().Kind() == reflect.Struct:

@@ -109,7 +109,7 @@ func EmptySet() *Set { return &Set{Entries: map[Key]Entry{}, Mesh: &MeshConfig{}
 // is admitted in its place. Problems come in the order of the documents.
 func Resolve(documents []Document, last *Set) (*Set, []Problem) {
 	var problems []Problem
-	a := admission{set: EmptySet(), listeners: map[string]Key{}, instances: map[string]Key{}, services: map[string]serviceOwner{}, hosts: map[string]Key{}}
+	a := admission{set: EmptySet(), listeners: map[string]Key{}, instances: map[string]Key{}, services: map[string]serviceOwner{}, hosts: map[string]Key{}, egress: map[string]bool{}}
 	refuse := func(d Document, message string) {
 		p := Problem{Position: d.Position, Key: d.Key, Severity: Refused, Message: message}
 		if old, ok := last.Entries[d.Key]; ok && d.Key != (Key{}) && a.admit(old) == "" {
@@ -177,7 +177,8 @@ type admission struct {
 	listeners map[string]Key // "host:port" of sidecar listeners
 	instances map[string]Key
 	services  map[string]serviceOwner
-	hosts     map[string]Key // of external services
+	hosts     map[string]Key  // of external services
+	egress    map[string]bool // services that have an egress
 }
 
 // admit adds e unless it is at odds with what is there; then it returns why, and changes nothing.
@@ -259,6 +260,9 @@ func (a *admission) admitWorkload(w *Workload) string {
 		a.listeners[l.address] = key
 	}
 	a.instances[w.Metadata.Name] = key
+	if w.Spec.Edge.Egress.Listen != "" {
+		a.egress[w.Spec.Service] = true
+	}
 	owner, ok := a.services[w.Spec.Service]
 	if !ok {
 		owner = serviceOwner{namespace: w.Metadata.Namespace, first: map[string]Key{}, further: map[string]servicePort{}}
@@ -346,6 +350,7 @@ func (a *admission) warnings() []Problem {
 		switch o := e.Object.(type) {
 		case *Workload:
 			a.differingPorts(o, warn)
+			a.edgeWarnings(o, warn)
 			for i, u := range o.Spec.Upstreams {
 				switch owner, ok := a.services[u.Service]; {
 				case !ok:
@@ -355,6 +360,10 @@ func (a *admission) warnings() []Problem {
 					warn("spec.upstreams[%d].port: service %q has no port %q, it has %s; until it has one the listener answers no_endpoint. "+
 						"Name one of these, or none for the first", i, u.Service, u.Port, owner.ports())
 				}
+			}
+		case *ExternalService:
+			if via := o.Spec.Via; via != "" && !a.egress[via] {
+				warn("spec.via: no workload of service %q has spec.edge.egress; until one has, calls get no_endpoint", via)
 			}
 		case *TrafficPolicy:
 			if _, ok := a.services[o.Spec.TargetService]; !ok {

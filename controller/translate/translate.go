@@ -49,6 +49,10 @@ func protocol(word string) flow.Protocol {
 // Translate computes everything. An error is a bug or a resource that slipped past its checks: the caller keeps what was in force.
 func Translate(in Input) (*Output, error) {
 	services, endpoints := index(in)
+	via, err := viaEdges(in, services)
+	if err != nil {
+		return nil, err
+	}
 	out := &Output{Workloads: make(map[string]Workload, len(in.Set.Workloads)), Services: make(map[string][]policy.Resource, len(services))}
 	first := firstPorts(in.Set)
 	for _, w := range in.Set.Workloads {
@@ -56,7 +60,7 @@ func Translate(in Input) (*Output, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", w.Key(), err)
 		}
-		s := snapshot(in, w, first, services, endpoints)
+		s := snapshot(in, w, first, services, endpoints, via)
 		resources, err := policy.Seal(s)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", w.Key(), err)
@@ -64,7 +68,11 @@ func Translate(in Input) (*Output, error) {
 		out.Workloads[w.Metadata.Name] = Workload{Identity: id, Snapshot: s, Resources: resources}
 	}
 	for name, svc := range services {
-		resources, err := policy.ServiceResources(svc, endpoints[name])
+		list := endpoints[name]
+		if v, ok := via[name]; ok {
+			svc, list = v.service, v.endpoints
+		}
+		resources, err := policy.ServiceResources(svc, list)
 		if err != nil {
 			return nil, err
 		}
@@ -115,7 +123,7 @@ func index(in Input) (map[string]policy.Service, map[string][]policy.Endpoint) {
 		if !ok { // known by its names alone
 			svc = policy.Service{Name: e.Metadata.Name, Namespace: e.Metadata.Namespace, Protocol: protocol(e.Spec.Protocol), External: true}
 		}
-		svc.Hosts, svc.Proxy = e.Spec.Names(), resource.ProxyVersion(e.Spec.ProxyProtocol)
+		svc.Hosts, svc.TLS, svc.Authority, svc.Proxy = e.Spec.Names(), e.Spec.TLS.Policy(), e.Spec.Authority, resource.ProxyVersion(e.Spec.ProxyProtocol)
 		services[e.Metadata.Name] = svc
 	}
 	policies := make(map[string]*resource.TrafficPolicy, len(in.Set.Policies))
@@ -165,7 +173,7 @@ func modeOf(set *resource.Set, own string) policy.ListenerMode {
 }
 
 // snapshot is w's share: its own listeners and the services that it is known to call.
-func snapshot(in Input, w *resource.Workload, first map[portName]bool, services map[string]policy.Service, endpoints map[string][]policy.Endpoint) *policy.Snapshot {
+func snapshot(in Input, w *resource.Workload, first map[portName]bool, services map[string]policy.Service, endpoints map[string][]policy.Endpoint, via edges) *policy.Snapshot {
 	set := in.Set
 	s := &policy.Snapshot{
 		Workload: policy.Workload{
@@ -188,7 +196,7 @@ func snapshot(in Input, w *resource.Workload, first map[portName]bool, services 
 			l.Mode = policy.ModeStrict
 		}
 		l.Unbound = w.Spec.Intercept.Inbound.Listen != ""
-		l.Proxy, l.TargetProxy = p.ProxyProtocol.Policy(), resource.ProxyVersion(p.TargetProxyProtocol)
+		l.ProxyProtocol, l.TargetProxy = p.ProxyProtocol.Policy(), resource.ProxyVersion(p.TargetProxyProtocol)
 		l = l.WithDefaults()
 		own := services[w.Spec.Service]
 		if l.IdleTimeout = longer(l.IdleTimeout, own.IdleTimeout); l.Protocol.MayBeHTTP() {
@@ -209,29 +217,39 @@ func snapshot(in Input, w *resource.Workload, first map[portName]bool, services 
 			Address: netip.MustParseAddrPort(w.Spec.Intercept.Outbound.Listen),
 		})
 		for _, name := range in.Called[w.Spec.Service] { // whatever else the application calls its sidecar asks for
-			if svc, ok := services[name]; ok {
-				s.Services[name] = svc
-				s.Endpoints[name] = endpoints[name]
+			if svc, list, ok := via.of(w, name, services, endpoints); ok {
+				s.Services[name], s.Endpoints[name] = svc, list
 			}
 		}
 		for name, svc := range services { // found by the name that TLS says, not by an address
 			if len(svc.Hosts) > 0 {
-				s.Services[name] = svc
-				s.Endpoints[name] = endpoints[name]
+				s.Services[name], s.Endpoints[name], _ = via.of(w, name, services, endpoints)
 			}
 		}
 	}
+	told := func(name string) policy.Service {
+		svc, list, ok := via.of(w, name, services, endpoints)
+		if !ok { // nobody serves it yet: the listener exists and answers no_endpoint
+			svc = policy.Service{Name: name, Namespace: w.Metadata.Namespace, Protocol: flow.ProtocolHTTP}.WithDefaults()
+		}
+		s.Services[name], s.Endpoints[name] = svc, list
+		return svc
+	}
+	if p := w.Spec.Proxy; p.Listen != "" {
+		for name := range services { // whatever the application asks for
+			told(name)
+		}
+		s.Listeners = append(s.Listeners, policy.Listener{
+			Name: "proxy", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: netip.MustParseAddrPort(p.Listen), Proxy: p.Policy(),
+		})
+	}
+	s.Listeners = append(s.Listeners, edgeListeners(set, w, services, func(name string) { told(name) })...)
 	for _, u := range w.Spec.Upstreams {
 		name := policy.PortOf(u.Service, u.Port)
 		if first[portName{u.Service, u.Port}] {
 			name = u.Service
 		}
-		svc, ok := services[name]
-		if !ok { // nobody serves it yet: the listener exists and answers no_endpoint
-			svc = policy.Service{Name: name, Namespace: w.Metadata.Namespace, Protocol: flow.ProtocolHTTP}.WithDefaults()
-		}
-		s.Services[name] = svc
-		s.Endpoints[name] = endpoints[name]
+		svc := told(name)
 		l := policy.Listener{
 			Name: "outbound:" + policy.PortOf(u.Service, u.Port), Side: flow.SideClient, Protocol: svc.Protocol, Service: name, Unix: w.Unix(u),
 		}

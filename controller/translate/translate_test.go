@@ -138,6 +138,9 @@ func render(b *strings.Builder, s *policy.Snapshot) {
 			case l.Unix != nil:
 				to = l.Unix.String()
 			}
+			if l.Edge != nil {
+				to = l.Service
+			}
 			if l.Unbound {
 				to += " unbound"
 			}
@@ -150,10 +153,22 @@ func render(b *strings.Builder, s *policy.Snapshot) {
 		if d := (policy.Listener{Side: l.Side, Protocol: l.Protocol}).WithDefaults(); l.RequestTimeout != d.RequestTimeout || l.IdleTimeout != d.IdleTimeout {
 			fmt.Fprintf(b, "    timeouts request=%s idle=%s\n", l.RequestTimeout, l.IdleTimeout)
 		}
+		if l.Proxy != nil {
+			fmt.Fprintf(b, "    proxy unknown=%s\n", l.Proxy.Unknown)
+		}
+		if e := l.Edge; e != nil {
+			fmt.Fprintf(b, "    edge mesh=%v hops=%d redirect=%d\n", e.Mesh, e.TrustedHops, e.RedirectHTTPS)
+			if c := e.TLS; c != nil {
+				fmt.Fprintf(b, "    tls min=%#x client=%s %s certificates=%v\n", c.MinVersion, c.ClientAuth, c.ClientCAFile, c.Certificates)
+			}
+			for _, v := range e.Hosts {
+				fmt.Fprintf(b, "    host %s -> %s (%s)\n", strings.Join(v.Hosts, " "), v.Service, v.Name)
+			}
+		}
 		if i := l.Interception; i != nil {
 			fmt.Fprintf(b, "    intercept unknown=%s away=%s lookup=%s detect=%s opaque=%d transparent=%v\n", i.Unknown, i.Away, i.LookupTimeout, i.DetectTimeout, i.OpaquePorts, i.Transparent)
 		}
-		if p := l.Proxy; p != nil {
+		if p := l.ProxyProtocol; p != nil {
 			fmt.Fprintf(b, "    proxy protocol from=%v timeout=%s\n", p.From, p.Timeout)
 		}
 		if l.TargetProxy != 0 {
@@ -177,6 +192,12 @@ func render(b *strings.Builder, s *policy.Snapshot) {
 			v.RequestTimeout, v.TryTimeout, v.ConnectTimeout, v.IdleTimeout, v.MaxRequests, v.MaxConnections)
 		fmt.Fprintf(b, "    retry attempts=%d budget=%g+%g/s backoff=%s..%s\n",
 			v.Retry.Attempts, v.Retry.BudgetRatio, v.Retry.BudgetMin, v.Retry.BackoffBase, v.Retry.BackoffMax)
+		if c := v.TLS; c != nil {
+			fmt.Fprintf(b, "    tls %s ca=%s cert=%s key=%s alpn=%q min=%#x authority=%s\n", c.ServerName, c.CAFile, c.CertFile, c.KeyFile, c.ALPN, c.MinVersion, v.Authority)
+		}
+		if v.Via != "" {
+			fmt.Fprintf(b, "    via %s for %v\n", v.Via, v.Addresses)
+		}
 		if v.Proxy != 0 {
 			fmt.Fprintf(b, "    proxy protocol=%s\n", v.Proxy)
 		}

@@ -391,7 +391,7 @@ func (c *session) shareOf(state *State) (*share, error) {
 	}
 	sh := &share{of: state, revision: n.Revision, resources: n.Resources}
 	if more := c.named(state, n); len(more) > 0 {
-		sh.resources = slices.DeleteFunc(slices.Concat(n.Resources, more), func(r policy.Resource) bool { return r.TypeURL == policy.TypePolicy })
+		sh.resources = merged(n.Resources, more, state)
 		sh.revision = policy.Revision(n.Workload, n.Telemetry, sh.resources)
 		x, err := n.Workload.ToXDS(n.Telemetry, sh.revision)
 		if err != nil {
@@ -410,8 +410,42 @@ func (c *session) shareOf(state *State) (*share, error) {
 	return sh, nil
 }
 
-// named are the resources of services that the sidecar has named, or would if it knew how to, and that are not its Node's own.
-func (c *session) named(state *State, n Node) (more []policy.Resource) {
+// merged are resources, without Policy, and those of the services more, which is sorted. Each kind is sorted by name, so that a revision needs little sorting.
+func merged(resources []policy.Resource, more []string, state *State) []policy.Resource {
+	out := make([]policy.Resource, 0, len(resources)+2*len(more))
+	for _, kind := range []string{policy.TypeService, policy.TypeEndpoints} {
+		rest := more
+		of := func(name string) { // a service's resources are in the order of kinds
+			for _, r := range state.Services[name] {
+				if r.TypeURL == kind {
+					out = append(out, r)
+				}
+			}
+		}
+		for _, r := range resources {
+			if r.TypeURL != kind {
+				continue
+			}
+			for len(rest) > 0 && rest[0] < r.Name {
+				of(rest[0])
+				rest = rest[1:]
+			}
+			out = append(out, r)
+		}
+		for _, name := range rest {
+			of(name)
+		}
+	}
+	for _, r := range resources {
+		if r.TypeURL != policy.TypeService && r.TypeURL != policy.TypeEndpoints && r.TypeURL != policy.TypePolicy {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// named are the services that the sidecar has named, or would if it knew how to, and that are not its Node's own; sorted.
+func (c *session) named(state *State, n Node) (more []string) {
 	sub := c.subs[policy.TypeService]
 	if sub == nil {
 		return nil
@@ -423,19 +457,20 @@ func (c *session) named(state *State, n Node) (more []policy.Resource) {
 		}
 	}
 	add := func(name string) {
-		if r, ok := state.Services[name]; ok && !own[name] {
-			more = append(more, r...)
+		if _, ok := state.Services[name]; ok && !own[name] {
+			more = append(more, name)
 		}
 	}
 	if n.Redirected && !c.asks {
 		for name := range state.Services {
 			add(name)
 		}
-		return more
+	} else {
+		for name := range sub.names {
+			add(name)
+		}
 	}
-	for name := range sub.names {
-		add(name)
-	}
+	slices.Sort(more)
 	return more
 }
 
@@ -486,9 +521,9 @@ func (c *session) push(state *State) error {
 // diff is nil when there is nothing to say.
 func (sub *subscription) diff(kind policy.Kind, sh *share) *discoveryv3.DeltaDiscoveryResponse {
 	resp := &discoveryv3.DeltaDiscoveryResponse{TypeUrl: kind.TypeURL}
-	have := map[string]bool{}
+	have := make(map[string]bool, len(sub.sent))
 	offer := func(r policy.Resource) {
-		if !sub.names[r.Name] && (!sub.wildcard || kind.OnDemand) {
+		if (!sub.wildcard || kind.OnDemand) && !sub.names[r.Name] {
 			return
 		}
 		have[r.Name] = true

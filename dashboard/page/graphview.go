@@ -289,6 +289,8 @@ func nodeNote(n *graph.Node, v *NodeView) string {
 	case len(notes) > 0:
 	case n.Kind == graph.KindExternal:
 		notes = append(notes, "outside the mesh")
+	case n.Kind == graph.KindGateway:
+		notes = append(notes, "gateway")
 	case n.Kind == graph.KindPassthrough:
 		notes = append(notes, "no service of the mesh")
 	case n.Kind == graph.KindUnmeshed:

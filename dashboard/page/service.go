@@ -168,6 +168,8 @@ func kindText(k graph.NodeKind) string {
 		return "TCP service"
 	case graph.KindExternal:
 		return "outside the mesh"
+	case graph.KindGateway:
+		return "gateway"
 	case graph.KindPassthrough:
 		return "whatever is no service of the mesh"
 	case graph.KindUnmeshed:

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -387,5 +388,34 @@ func TestAppendTime(t *testing.T) {
 	for range 100_000 {
 		at(time.Unix(r.Int64N(1<<33), r.Int64N(1e9)).In(time.FixedZone("", 3600)))
 		at(time.Unix(r.Int64N(1<<33), r.Int64N(1000)*1e6))
+	}
+}
+
+// Merging is observing the same again.
+func TestHistogramMerge(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 20))
+	for range 300 {
+		var a, b, both Histogram
+		for range r.IntN(6) {
+			d := time.Duration(r.Uint64() >> (1 + r.IntN(62)))
+			a.Observe(d)
+			both.Observe(d)
+		}
+		for range r.IntN(6) {
+			d := time.Duration(r.Uint64() >> (1 + r.IntN(62)))
+			b.Observe(d)
+			both.Observe(d)
+		}
+		before := b.Clone()
+		a.Merge(&b)
+		if a.Count != both.Count || a.Sum != both.Sum || a.Zero != both.Zero || len(a.Buckets) != len(both.Buckets) || len(a.Buckets) > 0 && a.Offset != both.Offset || !slices.Equal(a.Buckets, both.Buckets) {
+			t.Fatalf("merged %+v, want %+v", a, both)
+		}
+		if len(a.Buckets) > 0 && len(b.Buckets) > 0 {
+			a.Buckets[0]++
+			if !slices.Equal(b.Buckets, before.Buckets) {
+				t.Fatal("the merged one shares its buckets")
+			}
+		}
 	}
 }

@@ -122,6 +122,29 @@ func (h *Histogram) Observe(d time.Duration) {
 	h.Buckets[i-h.Offset]++
 }
 
+// Merge adds what o has observed.
+func (h *Histogram) Merge(o *Histogram) {
+	h.Count += o.Count
+	h.Sum += o.Sum
+	h.Zero += o.Zero
+	if len(o.Buckets) == 0 {
+		return
+	}
+	if len(h.Buckets) == 0 {
+		h.Offset, h.Buckets = o.Offset, append([]uint64(nil), o.Buckets...)
+		return
+	}
+	from, to := min(h.Offset, o.Offset), max(h.Offset+int32(len(h.Buckets)), o.Offset+int32(len(o.Buckets)))
+	if from != h.Offset || int(to-from) != len(h.Buckets) {
+		grown := make([]uint64, to-from)
+		copy(grown[h.Offset-from:], h.Buckets)
+		h.Offset, h.Buckets = from, grown
+	}
+	for i, n := range o.Buckets {
+		h.Buckets[o.Offset-h.Offset+int32(i)] += n
+	}
+}
+
 // AtMost counts the observations ≤ BucketBound(i): exact, because i is a bucket's own bound.
 func (h *Histogram) AtMost(i int32) uint64 {
 	n := h.Zero

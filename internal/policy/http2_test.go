@@ -62,6 +62,9 @@ func TestStockEnvoyGetsHTTP2(t *testing.T) {
 			t.Errorf("Envoy refuses the listener: %v", err)
 		}
 		var m hcmv3.HttpConnectionManager
+		if len(x.FilterChains) == 0 { // of an edge that has no names
+			continue
+		}
 		if config := x.FilterChains[0].Filters[0].GetTypedConfig(); config.MessageIs(&m) {
 			if err := config.UnmarshalTo(&m); err != nil {
 				t.Fatal(err)

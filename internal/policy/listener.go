@@ -49,6 +49,10 @@ type Listener struct {
 	// Interception is set where redirected connections arrive: outbound, of protocol http (what is detected as HTTP), and of no one service; inbound, of protocol tcp, of
 	// the own service and without a target.
 	Interception *Interception
+	// Edge is set where what comes goes on to services; inbound, without a target.
+	Edge *Edge
+	// Proxy is set where the listener is a forward proxy; outbound, of no one service.
+	Proxy *Proxy
 	// Unbound: inbound only; not a socket of its own, its connections are those of the listener with Interception that were meant for Address' port.
 	Unbound bool
 
@@ -57,8 +61,8 @@ type Listener struct {
 	RequestTimeout time.Duration // HTTP only
 	IdleTimeout    time.Duration // of relays and tunnels
 
-	Proxy       *ProxyProtocol // inbound only: which connections begin with a header of the PROXY protocol; nil: none
-	TargetProxy ProxyVersion   // inbound, protocols tcp and tls: connections to the application begin with one
+	ProxyProtocol *ProxyProtocol // inbound only: which connections begin with a header of the PROXY protocol; nil: none
+	TargetProxy   ProxyVersion   // inbound, protocols tcp and tls: connections to the application begin with one
 }
 
 // Check refuses what a sidecar could not act on; the error names field, value and remedy.
@@ -91,6 +95,17 @@ func (l Listener) Check() error {
 			return fail(err)
 		}
 	}
+	if l.Edge != nil {
+		if err := l.checkEdge(); err != nil {
+			return fail(err)
+		}
+		return nil
+	}
+	if l.Proxy != nil {
+		if err := l.checkProxy(); err != nil {
+			return fail(err)
+		}
+	}
 	if i := l.Interception; i != nil {
 		switch {
 		case l.Side == flow.SideServer && (l.Protocol != flow.ProtocolTCP || l.Target.IsValid() || l.Unbound):
@@ -111,17 +126,17 @@ func (l Listener) Check() error {
 		if err := i.Check(); err != nil {
 			return fail(fmt.Errorf("interception: %w", err))
 		}
-	} else if err := checkName("service", l.Service); err != nil {
+	} else if err := checkName("service", l.Service); err != nil && l.Proxy == nil {
 		return fail(err)
 	}
 	if l.Protocol == flow.ProtocolTLS && l.Mode != ModeStrict {
 		return fail(errors.New("mode permissive: of protocol tls the mesh's TLS could not be told from the application's; use strict"))
 	}
-	if l.Proxy != nil {
+	if l.ProxyProtocol != nil {
 		if l.Side != flow.SideServer || l.Interception != nil {
 			return fail(errors.New("proxy protocol: only inbound listeners of a port take it; remove it"))
 		}
-		if err := l.Proxy.Check(); err != nil {
+		if err := l.ProxyProtocol.Check(); err != nil {
 			return fail(fmt.Errorf("proxy protocol: %w", err))
 		}
 	}
@@ -219,9 +234,14 @@ func (l Listener) WithDefaults() Listener {
 		i := l.Interception.WithDefaults()
 		l.Interception = &i
 	}
-	if l.Proxy != nil {
-		p := l.Proxy.WithDefaults()
-		l.Proxy = &p
+	if l.Edge != nil {
+		e := l.Edge.WithDefaults()
+		l.Edge = &e
+		return l
+	}
+	if l.ProxyProtocol != nil {
+		p := l.ProxyProtocol.WithDefaults()
+		l.ProxyProtocol = &p
 	}
 	if l.Side == flow.SideServer {
 		if l.Protocol.MayBeHTTP() {
@@ -240,8 +260,11 @@ func (l Listener) ToXDS() (*listenerv3.Listener, error) {
 	if err := l.Check(); err != nil {
 		return nil, err
 	}
+	if l.Edge != nil {
+		return l.edgeToXDS()
+	}
 	cluster, direction := l.Service, corev3.TrafficDirection_OUTBOUND
-	if l.Interception != nil && l.Side == flow.SideClient {
+	if l.Interception != nil && l.Side == flow.SideClient || l.Proxy != nil {
 		cluster = PassthroughCluster
 	}
 	if l.Side == flow.SideServer {
@@ -317,6 +340,10 @@ func (l Listener) ToXDS() (*listenerv3.Listener, error) {
 	if l.Unbound {
 		x.BindToPort = wrapperspb.Bool(false)
 	}
+	if l.Proxy != nil {
+		e.flag("proxy", true)
+		e.str("unknown", l.Proxy.Unknown.String())
+	}
 	e.str("side", sideNames[l.Side])
 	e.str("service", l.Service)
 	if l.Side == flow.SideServer {
@@ -329,8 +356,8 @@ func (l Listener) ToXDS() (*listenerv3.Listener, error) {
 		e.str("mode", modeNames[l.Mode])
 		e.dur("request_timeout", l.RequestTimeout)
 		e.dur("idle_timeout", l.IdleTimeout)
-		if l.Proxy != nil {
-			l.Proxy.toXDS(e)
+		if l.ProxyProtocol != nil {
+			l.ProxyProtocol.toXDS(e)
 		}
 		e.str("target_proxy", l.TargetProxy.String())
 	}
@@ -347,6 +374,16 @@ func ListenerFromXDS(x *listenerv3.Listener) (Listener, error) {
 		l.Unix = &Unix{Path: pipe.GetPath(), Mode: pipe.GetMode()}
 	} else if l.Address, err = fromSocketAddress(x.GetAddress()); err != nil {
 		return fail(err)
+	}
+	if r := read(x.GetMetadata()); r.flag("edge") {
+		if err := edgeFromXDS(x, &l, r); err != nil {
+			return fail(err)
+		}
+		if r.err != nil {
+			return fail(r.err)
+		}
+		l = l.WithDefaults()
+		return l, l.Check()
 	}
 	if n := len(x.GetFilterChains()); n != 1 || len(x.GetFilterChains()[0].GetFilters()) != 1 {
 		return fail(fmt.Errorf("filter_chains: must be one chain with one filter, has %d chains", n))
@@ -398,9 +435,16 @@ func ListenerFromXDS(x *listenerv3.Listener) (Listener, error) {
 			r.fail("mode", "%q must be strict or permissive", mode)
 		}
 		l.RequestTimeout, l.IdleTimeout = r.dur("request_timeout"), r.dur("idle_timeout")
-		l.Proxy, l.TargetProxy = proxyFromXDS(r), r.proxyVersion("target_proxy")
+		l.ProxyProtocol, l.TargetProxy = proxyFromXDS(r), r.proxyVersion("target_proxy")
 	case "outbound":
 		l.Side = flow.SideClient
+		if r.flag("proxy") {
+			unknown, err := ParseUnknown(r.str("unknown"), flow.SideClient)
+			if err != nil {
+				r.fail("unknown", "%v", err)
+			}
+			l.Proxy = &Proxy{Unknown: unknown}
+		}
 	default:
 		r.fail("side", "%q must be inbound or outbound", side)
 	}

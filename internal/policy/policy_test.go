@@ -2,6 +2,7 @@ package policy
 
 import (
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
@@ -53,6 +54,16 @@ func genService(r *rand.Rand, name string) Service {
 		},
 	}
 	if s.External {
+		if s.Protocol != flow.ProtocolTLS {
+			s.TLS = genClientTLS(r, s.Protocol)
+		}
+		if s.Protocol.HTTP() {
+			s.Authority = pick(r, "", "api.example.com", "[::1]:8443")
+		}
+		if r.IntN(4) == 0 {
+			s.Via, s.MTLS, s.TLS, s.Identities = "egress", true, nil, []string{"spiffe://tulle.local/ns/shop/sa/egress"}
+			s.Addresses = pick(r, nil, []netip.AddrPort{genAddr(r, 1), genAddr(r, 2)})
+		}
 		if s.Protocol.Relayed() {
 			s.Proxy = pick[ProxyVersion](r, 0, 1, 2)
 		}
@@ -62,6 +73,20 @@ func genService(r *rand.Rand, name string) Service {
 		s.MTLS, s.Identities = true, []string{"spiffe://tulle.local/ns/shop/sa/" + name}
 	}
 	return s
+}
+
+func genClientTLS(r *rand.Rand, p flow.Protocol) *ClientTLS {
+	c := &ClientTLS{
+		ServerName: pick(r, "api.example.com", "192.0.2.1", "2001:db8::1"), CAFile: pick(r, "", "/etc/tulle/ca.pem"),
+		MinVersion: pick(r, 0, uint16(tls.VersionTLS12), uint16(tls.VersionTLS13)),
+	}
+	if r.IntN(2) == 0 {
+		c.CertFile, c.KeyFile = "/etc/tulle/cert.pem", "/etc/tulle/key.pem"
+	}
+	if !p.MayBeHTTP() {
+		c.ALPN = pick(r, nil, []string{"imap", "x"})
+	}
+	return pick(r, nil, c)
 }
 
 func genEndpoints(r *rand.Rand) []Endpoint {
@@ -88,12 +113,22 @@ func genListener(r *rand.Rand, i int, service string) Listener {
 	if l.Protocol == flow.ProtocolTLS {
 		l.Mode = ModeStrict
 	}
+	if r.IntN(4) == 0 {
+		l.Side, l.Target, l.Mode, l.IdleTimeout = flow.SideServer, netip.AddrPort{}, ModeStrict, 0
+		if l.Protocol.MayBeHTTP() {
+			l.Protocol, l.Limits = flow.ProtocolHTTP, genLimits(r)
+		}
+		l.Edge = genEdge(r, l.Protocol, service)
+		return l
+	}
 	switch {
 	case l.Side == flow.SideServer && r.IntN(4) == 0:
 		l.Protocol, l.Target = flow.ProtocolTCP, netip.AddrPort{}
 		l.Interception = &Interception{Unknown: pick(r, UnknownPass, UnknownRefuse), Transparent: r.IntN(2) == 0}
 	case l.Side == flow.SideServer:
 		l.Unbound = r.IntN(4) == 0
+	case r.IntN(4) == 0:
+		l.Protocol, l.Service, l.Proxy = flow.ProtocolHTTP, "", &Proxy{Unknown: pick(r, UnknownPass, UnknownRefuse)}
 	case r.IntN(3) == 0:
 		l.Protocol, l.Service = flow.ProtocolHTTP, ""
 		l.Interception = &Interception{
@@ -101,7 +136,7 @@ func genListener(r *rand.Rand, i int, service string) Listener {
 		}
 	}
 	if l.Interception == nil && l.Side == flow.SideServer {
-		if l.Proxy = pick(r, nil, &ProxyProtocol{From: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("::/0")}, Timeout: pick(r, 0, time.Second)}); l.Protocol.Relayed() {
+		if l.ProxyProtocol = pick(r, nil, &ProxyProtocol{From: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("::/0")}, Timeout: pick(r, 0, time.Second)}); l.Protocol.Relayed() {
 			l.TargetProxy = pick[ProxyVersion](r, 0, 1, 2)
 		}
 	}
@@ -123,6 +158,46 @@ func genListener(r *rand.Rand, i int, service string) Listener {
 		}
 	}
 	return l
+}
+
+func genEdge(r *rand.Rand, p flow.Protocol, service string) *Edge {
+	e := &Edge{}
+	switch r.IntN(4) {
+	case 0:
+		e.Mesh = p == flow.ProtocolTCP
+	case 1:
+		if p == flow.ProtocolHTTP {
+			e.RedirectHTTPS = 8443
+			return e
+		}
+	case 2:
+		if p == flow.ProtocolTLS {
+			break
+		}
+		e.TLS = &ServerTLS{
+			Certificates: pick(r, []CertificateFiles{{"/a.pem", "/a.key"}}, []CertificateFiles{{"/a.pem", "/a.key"}, {"/b.pem", "/b.key"}}),
+			MinVersion:   pick(r, 0, uint16(tls.VersionTLS13)),
+		}
+		if e.TLS.ClientAuth = pick(r, ClientAuthNone, ClientAuthRequest, ClientAuthRequire); e.TLS.ClientAuth != ClientAuthNone {
+			e.TLS.ClientCAFile = "/ca.pem"
+		}
+	}
+	if p == flow.ProtocolHTTP {
+		e.TrustedHops = r.IntN(3)
+	}
+	if p == flow.ProtocolTCP && e.TLS == nil && !e.Mesh {
+		e.Hosts = []VirtualHost{{Name: "all", Hosts: []string{"*"}, Service: service}}
+		return e
+	}
+	all := []VirtualHost{
+		{Name: "one", Hosts: []string{"a.example", "*.b.example"}, Service: service},
+		{Name: "two", Hosts: []string{"c.example"}, Service: service},
+		{Name: "rest", Hosts: pick(r, []string{"*"}, []string{"d.example", "*"}), Service: service},
+	}
+	if n := r.IntN(len(all) + 1); n > 0 {
+		e.Hosts = all[:n]
+	}
+	return e
 }
 
 func genTelemetry(r *rand.Rand) Telemetry {
@@ -366,6 +441,15 @@ func TestChecksNameFieldValueAndRemedy(t *testing.T) {
 	at := netip.MustParseAddrPort("127.0.0.1:80")
 	ok := Service{Name: "a", Protocol: flow.ProtocolHTTP1}.WithDefaults()
 	mod := func(f func(*Service)) Service { s := ok; f(&s); return s }
+	out := func(f func(*Service)) Service { s := ok; s.External = true; f(&s); return s }
+	edge := func(p flow.Protocol, f func(*Listener)) Listener {
+		l := Listener{
+			Name: "l", Side: flow.SideServer, Protocol: p, Address: at, Service: "gateway",
+			Edge: &Edge{Hosts: []VirtualHost{{Name: "all", Hosts: []string{"*"}, Service: "s"}}},
+		}
+		f(&l)
+		return l
+	}
 	issued := time.Unix(100, 0)
 	for _, tc := range []struct {
 		check interface{ Check() error }
@@ -392,6 +476,40 @@ func TestChecksNameFieldValueAndRemedy(t *testing.T) {
 		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTLS, Address: at, Target: at, Service: "s", Mode: ModePermissive}, "could not be told from the application's"},
 		{mod(func(s *Service) { s.Hosts = []string{"a.example"} }), "hosts: only external services have them"},
 		{mod(func(s *Service) { s.External, s.Hosts = true, []string{"*"} }), `hosts[0]: "*" is no host name; write one such as api.example.com`},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTCP, Address: at, Proxy: &Proxy{}}, "proxy: must be outbound and of protocol http"},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Service: "s", Proxy: &Proxy{}}, `remove service "s"`},
+		{edge(flow.ProtocolHTTP, func(l *Listener) { l.Target = at }), "target, unbound, interception, mode and timeouts are of other listeners"},
+		{edge(flow.ProtocolHTTP, func(l *Listener) { l.Side = flow.SideClient }), "only inbound listeners can be one"},
+		{edge(flow.ProtocolGRPC, func(*Listener) {}), "protocol grpc: must be http, tcp or tls"},
+		{edge(flow.ProtocolHTTP, func(l *Listener) { l.Edge.Mesh = true }), "mesh: must be of protocol tcp"},
+		{edge(flow.ProtocolTLS, func(l *Listener) { l.Edge.TLS = &ServerTLS{} }), "of protocol tls it is passed through"},
+		{edge(flow.ProtocolTCP, func(l *Listener) { l.Edge.TrustedHops = 1 }), "trustedHops 1: must be from 0 to 16, and 0 of relayed"},
+		{edge(flow.ProtocolHTTP, func(l *Listener) { l.Edge.RedirectHTTPS = 443 }), "redirectHTTPS: is for listeners of http"},
+		{edge(flow.ProtocolHTTP, func(l *Listener) { l.Edge.Hosts[0].Hosts = []string{"a", "A"} }), `host "A": is listed twice`},
+		{edge(flow.ProtocolHTTP, func(l *Listener) { l.Edge.Hosts[0].Hosts = []string{"*", "a"} }), `host *: must be the last`},
+		{edge(flow.ProtocolHTTP, func(l *Listener) { l.Edge.Hosts[0].Hosts = nil }), `names no host`},
+		{edge(flow.ProtocolHTTP, func(l *Listener) { l.Edge.Hosts[0].Hosts = []string{"a:80"} }), `"a:80" is no host name`},
+		{edge(flow.ProtocolHTTP, func(l *Listener) { l.Edge.Hosts = append(l.Edge.Hosts, l.Edge.Hosts[0]) }), `name "all": is used twice`},
+		{edge(flow.ProtocolTCP, func(l *Listener) { l.Edge.Hosts[0].Hosts = []string{"a"} }), `TCP names no host`},
+		{edge(flow.ProtocolHTTP, func(l *Listener) { l.Edge.TLS = &ServerTLS{} }), `certificates: has 0 entries`},
+		{edge(flow.ProtocolHTTP, func(l *Listener) { l.Edge.TLS = &ServerTLS{Certificates: []CertificateFiles{{"/a", ""}}} }), `certificates[0].keyFile: must not be empty`},
+		{edge(flow.ProtocolHTTP, func(l *Listener) { l.Edge.TLS = &ServerTLS{Certificates: []CertificateFiles{{"a", "/b"}}} }), `certificates[0].certFile "a": must be an absolute path`},
+		{edge(flow.ProtocolHTTP, func(l *Listener) {
+			l.Edge.TLS = &ServerTLS{Certificates: []CertificateFiles{{"/a", "/b"}}, ClientCAFile: "/c"}
+		}), `clientAuth "": goes with a clientCAFile`},
+		{&Snapshot{Workload: Workload{Instance: "i", Service: "s"}, Listeners: []Listener{edge(flow.ProtocolHTTP, func(*Listener) {})}}, `service "s" of host * is not in this snapshot`},
+		{mod(func(s *Service) { s.TLS = &ClientTLS{ServerName: "a"} }), "tls: only external services have it"},
+		{out(func(s *Service) { s.TLS = &ClientTLS{} }), `tls: serverName "": must be the host name`},
+		{out(func(s *Service) { s.TLS = &ClientTLS{ServerName: "a", CertFile: "/c"} }), `certFile "/c", keyFile "": a client certificate takes both`},
+		{out(func(s *Service) { s.TLS = &ClientTLS{ServerName: "a", CAFile: "ca.pem"} }), `caFile "ca.pem": must be an absolute path`},
+		{out(func(s *Service) { s.TLS = &ClientTLS{ServerName: "a", CAFile: "/a/../ca.pem"} }), `must be an absolute path`},
+		{out(func(s *Service) { s.TLS = &ClientTLS{ServerName: "a", ALPN: []string{"h2"}} }), "with HTTP it follows from the protocol"},
+		{out(func(s *Service) { s.TLS = &ClientTLS{ServerName: "a", MinVersion: tls.VersionTLS11} }), "must be 1.2 or 1.3"},
+		{out(func(s *Service) { s.Protocol, s.TLS = flow.ProtocolTLS, &ClientTLS{ServerName: "a"} }), "speaks TLS of its own"},
+		{mod(func(s *Service) { s.Authority = "a" }), "only external services of HTTP have one"},
+		{out(func(s *Service) { s.Authority = "a b" }), `authority "a b": must be a host or host:port`},
+		{out(func(s *Service) { s.Authority = "a:0" }), `the port must be from 1 to 65535`},
+		{out(func(s *Service) { s.Authority = "::1" }), `must be a host or host:port`},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTCP, Address: at, Service: "s", Unix: &Unix{Path: "/s"}}, "address 127.0.0.1:80: the listener has unix:/s too"},
 		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Target: at, Service: "s", Unix: &Unix{Path: "/s"}}, "target 127.0.0.1:80: the listener has unix:/s too"},
 		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Service: "s", Unix: &Unix{Path: "/s", Mode: 1}}, "mode 01: the application makes the file"},
@@ -400,10 +518,10 @@ func TestChecksNameFieldValueAndRemedy(t *testing.T) {
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTCP, Service: "s", Unix: &Unix{Path: "/" + strings.Repeat("x", 107)}}, "has 108 bytes, a socket's path has at most 107"},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTCP, Service: "s", Unix: &Unix{Path: "/s", Attest: Attest{UIDs: []uint32{2, 1}}}}, "uids [2 1]: must be in ascending order"},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Unix: &Unix{Path: "/s"}, Interception: &Interception{}}, "unix:/s: redirected connections are of TCP"},
-		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Service: "s", Proxy: &ProxyProtocol{}}, "proxy protocol: from: has 0 entries, must have 1 to 64"},
-		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Service: "s", Proxy: &ProxyProtocol{From: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/8")}}}, `from: "10.0.0.1/8" must be a network`},
-		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Service: "s", Proxy: &ProxyProtocol{From: []netip.Prefix{netip.MustParsePrefix("::/0")}, Timeout: time.Hour}}, "timeout 1h0m0s: must be from 10ms to 1m0s"},
-		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTCP, Address: at, Service: "s", Proxy: &ProxyProtocol{}}, "only inbound listeners of a port take it"},
+		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Service: "s", ProxyProtocol: &ProxyProtocol{}}, "proxy protocol: from: has 0 entries, must have 1 to 64"},
+		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Service: "s", ProxyProtocol: &ProxyProtocol{From: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/8")}}}, `from: "10.0.0.1/8" must be a network`},
+		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Service: "s", ProxyProtocol: &ProxyProtocol{From: []netip.Prefix{netip.MustParsePrefix("::/0")}, Timeout: time.Hour}}, "timeout 1h0m0s: must be from 10ms to 1m0s"},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTCP, Address: at, Service: "s", ProxyProtocol: &ProxyProtocol{}}, "only inbound listeners of a port take it"},
 		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolHTTP, Address: at, Service: "s", TargetProxy: 1}, "v1: only protocols tcp and tls have it"},
 		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Service: "s", TargetProxy: 3}, "version 3: must be 1 or 2"},
 		{mod(func(s *Service) { s.External, s.Proxy = true, 2 }), "proxy protocol: v2: only protocols tcp and tls have it"},

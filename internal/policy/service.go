@@ -3,6 +3,8 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"net/netip"
+	"strconv"
 	"strings"
 	"time"
 
@@ -34,6 +36,11 @@ type Service struct {
 	MTLS       bool     // dial endpoints with mTLS
 	// Proxy is of external services, protocols tcp and tls: connections to them begin with a header of the PROXY protocol.
 	Proxy ProxyVersion
+
+	TLS       *ClientTLS       // external only: TLS is originated; nil: what the application speaks goes on
+	Via       string           // external only: service of the edge through which it is called, whose endpoints and identities these are; mTLS names the service by SNI
+	Addresses []netip.AddrPort // with Via only: the host's own, by which redirected connections are known; sorted
+	Authority string           // external only: what the authority of requests becomes; "" leaves it as it came
 
 	RequestTimeout time.Duration // whole exchange; default 15 s
 	TryTimeout     time.Duration // one attempt; default: RequestTimeout
@@ -100,6 +107,10 @@ func (s Service) WithDefaults() Service {
 	def(&s.Retry.BudgetMin, DefaultBudgetMin)
 	def(&s.Retry.BackoffBase, DefaultBackoffBase)
 	def(&s.Retry.BackoffMax, DefaultBackoffMax)
+	if s.TLS != nil {
+		c := s.TLS.WithDefaults()
+		s.TLS = &c
+	}
 	return s
 }
 
@@ -134,11 +145,33 @@ func (s Service) Check() error {
 			return fail("hosts[%d]: %q is no host name; write one such as api.example.com, or *.example.com for all below it", i, h)
 		}
 	}
+	if s.TLS != nil {
+		if !s.External {
+			return fail("%w", errors.New("tls: only external services have it, between sidecars there is mTLS; remove it"))
+		}
+		if err := s.TLS.Check(s.Protocol); err != nil {
+			return fail("tls: %w", err)
+		}
+	}
+	if len(s.Addresses) > 0 && s.Via == "" {
+		return fail("%w", errors.New("addresses: are of services by way of an edge; others have endpoints"))
+	}
+	if s.Authority != "" {
+		if !s.External || !s.Protocol.MayBeHTTP() {
+			return fail("authority %q: only external services of HTTP have one; remove it", s.Authority)
+		}
+		if err := CheckAuthority(s.Authority); err != nil {
+			return fail("authority %w", err)
+		}
+	}
 	if len(s.Hosts) > 0 && !s.External {
 		return fail("%w", errors.New("hosts: only external services have them; remove them"))
 	}
-	if s.External && s.MTLS {
+	if s.External && s.MTLS && s.Via == "" {
 		return fail("%w", errors.New("mtls: an external service has no mesh identity; turn mtls off"))
+	}
+	if s.Via != "" && (!s.External || !s.MTLS || s.TLS != nil) {
+		return fail("via %q: the service must be external, with the mTLS of the edge and without TLS of its own, which the edge originates", s.Via)
 	}
 	if err := checkProxyVersion(s.Proxy, s.Protocol); err != nil {
 		return fail("proxy protocol: %w", err)
@@ -168,6 +201,40 @@ const (
 	maxLimit    = 1 << 20
 	maxAttempts = 10
 )
+
+func addressTexts(list []netip.AddrPort) (out []string) {
+	for _, a := range list {
+		out = append(out, a.String())
+	}
+	return out
+}
+
+func parseAddresses(texts []string) (out []netip.AddrPort, err error) {
+	for _, t := range texts {
+		a, err := netip.ParseAddrPort(t)
+		if err != nil {
+			return nil, fmt.Errorf("%q is not ip:port", t)
+		}
+		out = append(out, a)
+	}
+	return out, nil
+}
+
+// CheckAuthority refuses what is no host or host:port.
+func CheckAuthority(s string) error {
+	host, port := route.Hostname(s), ""
+	if i := strings.LastIndexByte(s, ':'); i > strings.LastIndexByte(s, ']') && len(host) < len(s) {
+		port = s[i+1:]
+	}
+	_, err := netip.ParseAddr(host)
+	if bracketed := strings.HasPrefix(s, "["); err != nil && (bracketed || !route.ValidHost(host)) || err == nil && strings.Contains(host, ":") != bracketed {
+		return fmt.Errorf("%q: must be a host or host:port, such as api.example.com", s)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); port != "" && (err != nil || n == 0) || strings.HasSuffix(s, ":") {
+		return fmt.Errorf("%q: the port must be from 1 to 65535", s)
+	}
+	return nil
+}
 
 func (r Retry) check() error {
 	switch {
@@ -206,6 +273,9 @@ func (s Service) ToXDS() (*clusterv3.Cluster, error) {
 	e.protocol(s.Protocol)
 	e.flag("external", s.External)
 	e.strs("hosts", s.Hosts)
+	e.str("authority", s.Authority)
+	e.str("via", s.Via)
+	e.strs("addresses", addressTexts(s.Addresses))
 	e.strs("identities", s.Identities)
 	e.flag("mtls", s.MTLS)
 	e.str("proxy", s.Proxy.String())
@@ -222,7 +292,14 @@ func (s Service) ToXDS() (*clusterv3.Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
+	var socket *corev3.TransportSocket
+	if s.TLS != nil {
+		if socket, err = s.TLS.toXDS(s.Protocol); err != nil {
+			return nil, err
+		}
+	}
 	return &clusterv3.Cluster{
+		TransportSocket:               socket,
 		TypedExtensionProtocolOptions: options,
 
 		Name:                 s.Name,
@@ -266,7 +343,7 @@ func upstreamOptions(p flow.Protocol) (map[string]*anypb.Any, error) {
 func ServiceFromXDS(x *clusterv3.Cluster) (Service, error) {
 	r := read(x.GetMetadata())
 	s := Service{
-		Name: x.GetName(), Namespace: r.str("namespace"), Protocol: r.protocol(), External: r.flag("external"), Hosts: r.strs("hosts"),
+		Name: x.GetName(), Namespace: r.str("namespace"), Protocol: r.protocol(), External: r.flag("external"), Hosts: r.strs("hosts"), Authority: r.str("authority"), Via: r.str("via"),
 		Identities: r.strs("identities"), MTLS: r.flag("mtls"), Proxy: r.proxyVersion("proxy"),
 		RequestTimeout: r.dur("request_timeout"), TryTimeout: r.dur("try_timeout"), IdleTimeout: r.dur("idle_timeout"),
 		ConnectTimeout: x.GetConnectTimeout().AsDuration(),
@@ -284,6 +361,12 @@ func ServiceFromXDS(x *clusterv3.Cluster) (Service, error) {
 	}
 	if r.err != nil {
 		return Service{}, fmt.Errorf("service %q: %w", s.Name, r.err)
+	}
+	if s.Addresses, err = parseAddresses(read(x.GetMetadata()).strs("addresses")); err != nil {
+		return Service{}, fmt.Errorf("service %q: addresses: %w", s.Name, err)
+	}
+	if s.TLS, err = clientTLSFromXDS(x.GetTransportSocket(), s.Protocol); err != nil {
+		return Service{}, fmt.Errorf("service %q: %w", s.Name, err)
 	}
 	s = s.WithDefaults()
 	return s, s.Check()

@@ -81,7 +81,14 @@ func (s *Snapshot) checkWhole() error {
 			return fmt.Errorf("listener %q: address %s is already taken by listener %q; give one of them another", l.Name, l.At(), other)
 		}
 		addresses[l.At()] = l.Name
-		if _, ok := s.Services[l.Service]; !ok && l.Side == flow.SideClient && l.Interception == nil {
+		if l.Edge != nil {
+			for _, v := range l.Edge.Hosts {
+				if _, ok := s.Services[v.Service]; !ok {
+					return fmt.Errorf("listener %q: service %q of host %s is not in this snapshot", l.Name, v.Service, v.Hosts[0])
+				}
+			}
+		}
+		if _, ok := s.Services[l.Service]; !ok && l.Side == flow.SideClient && l.Interception == nil && l.Proxy == nil {
 			return fmt.Errorf("listener %q: service %q is not in this snapshot", l.Name, l.Service)
 		}
 	}

@@ -121,7 +121,7 @@ func plain(addr string, requests int, last bool) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	r := bufio.NewReaderSize(c, 2048)
 	for range requests {
 		text := request
@@ -143,7 +143,7 @@ func halfClosed(t *target) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	if _, err := io.WriteString(c, "POST / HTTP/1.1\r\nHost: cart\r\nContent-Length: 4\r\n\r\nbody"); err != nil {
 		return err
 	}
@@ -170,7 +170,7 @@ func secured(t *target, requests int) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	s := tls.Client(c, t.secure)
 	r := bufio.NewReaderSize(s, 2048)
 	for range requests {
@@ -185,7 +185,7 @@ func secured(t *target, requests int) error {
 }
 
 // two speaks HTTP/2 over a connection.
-func two(addr string, secure *tls.Config) (*http2.ClientConn, net.Conn, error) {
+func two(addr string, secure *tls.Config) (*http2.ClientConn, net.Conn, error) { //nolint:staticcheck // http.ClientConn is that of HTTP/1.1 and 2; here it must be 2
 	tc, err := dial(addr)
 	if err != nil {
 		return nil, nil, err
@@ -205,7 +205,7 @@ func two(addr string, secure *tls.Config) (*http2.ClientConn, net.Conn, error) {
 		}
 		c = s
 	}
-	cc, err := (&http2.Transport{AllowHTTP: true}).NewClientConn(c)
+	cc, err := (&http2.Transport{AllowHTTP: true}).NewClientConn(c) //nolint:staticcheck // as above
 	if err != nil {
 		_ = c.Close()
 		return nil, nil, err
@@ -218,7 +218,7 @@ func streams(addr string, secure *tls.Config, n int) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	for range n {
 		req, err := http.NewRequest(http.MethodGet, "http://cart/", nil)
 		if err != nil {
@@ -242,7 +242,7 @@ func abandoned(addr string) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	for range 2 {
 		ctx, cancel := context.WithCancel(context.Background())
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://cart/slow", nil)
@@ -265,7 +265,7 @@ func echoed(t *target) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	sent := bytes.Repeat([]byte{byte(rand.Uint32())}, 1+rand.IntN(4096))
 	if _, err := c.Write(sent); err != nil {
 		return err
@@ -284,7 +284,7 @@ func outwait(addr, text string) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	_, _ = io.WriteString(c, text)
 	if _, err := io.Copy(io.Discard, c); err != nil && errors.Is(err, os.ErrDeadlineExceeded) {
 		return fmt.Errorf("the sidecar did not end the connection in %s", patience)

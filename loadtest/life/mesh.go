@@ -103,7 +103,7 @@ func (m *mesh) actor(name string, run func(ctx context.Context, ready func()) er
 	go func() { done <- run(ctx, func() { close(ready) }) }()
 	m.stops = append(m.stops, func() {
 		cancel()
-		<-done
+		_ = <-done
 	})
 	select {
 	case <-ready:
@@ -394,7 +394,7 @@ func mirror(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	for {
 		kind, b, err := c.ReadMessage()
 		if err != nil || c.WriteMessage(kind, b) != nil {

@@ -253,11 +253,11 @@ func ready(client *http.Client, admin string) error {
 
 // socket talks over a WebSocket for d, and closes it in order.
 func socket(addr string, d time.Duration, opened chan<- struct{}) error {
-	c, _, err := websocket.DefaultDialer.Dial("ws://"+addr+"/socket", nil)
+	c, _, err := websocket.DefaultDialer.Dial("ws://"+addr+"/socket", nil) //nolint:bodyclose // of what is no response to read
 	if err != nil {
 		return fmt.Errorf("WebSocket: %w", err)
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	for n, end := 0, time.Now().Add(d); time.Now().Before(end); n++ {
 		text := fmt.Sprint("message ", n)
 		_ = c.SetReadDeadline(time.Now().Add(patience))

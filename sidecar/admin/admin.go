@@ -152,7 +152,7 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	}
 	// Shutdown drops requests that are read after it began, and another process may be answering already: whoever was accepted here is answered.
 	_ = l.Close()
-	<-served
+	_ = <-served
 	srv.SetKeepAlivesEnabled(false)
 	ended := make(chan struct{})
 	go func() {

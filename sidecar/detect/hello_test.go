@@ -85,7 +85,7 @@ func TestReadClientHello(t *testing.T) {
 			}
 			for _, n := range []int{1, 3, 4, 5, 100} {
 				b := fragmented(sent, n)
-				for cut := range len(b) {
+				for cut := range b {
 					if _, g := ReadClientHello(b[:cut]); g != Unfinished {
 						t.Fatalf("%d of %d bytes in records of %d: %d", cut, len(b), n, g)
 					}

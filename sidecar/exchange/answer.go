@@ -31,7 +31,7 @@ func AnswerText(r flow.Reason) string {
 	case flow.ReasonConnectFailed:
 		return "the endpoint could not be reached; check the network and the endpoint's address"
 	case flow.ReasonTLSFailed:
-		return "the mTLS handshake failed; check that both sidecars have certificates of the same trust domain that have not expired"
+		return "the TLS handshake with the endpoint failed; a host outside the mesh needs a certificate that spec.tls of its ExternalService accepts, two sidecars certificates of one trust domain that have not expired"
 	case flow.ReasonIdentityMismatch:
 		return "the endpoint proved an identity that this service may not have; check which workload runs at that address, or which process listens at the application's Unix socket"
 	case flow.ReasonUpstreamReset:

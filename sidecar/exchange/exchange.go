@@ -50,6 +50,7 @@ type Peer struct {
 	Identity  string         // SPIFFE ID proven by mTLS; "" for plaintext
 	Service   string         // service account of Identity; "" for plaintext
 	Namespace string
+	Secure    bool // it came by TLS that an edge has ended
 	// Application is the process that connected, where it did by a Unix socket; without Socket.
 	Application flow.Application
 	Via         netip.AddrPort // who connected, when its PROXY protocol header said that it did so for Addr
@@ -70,7 +71,24 @@ type Binding struct {
 	Own          *Destination // inbound: settings towards the application
 	Room         *Room        // of the sidecar
 	Intercepted  *Intercepted // nil: its callers mean the listener's service
+	Proxy        *Proxy       // nil: its callers do not ask a proxy
+	Edge         *Edge        // nil: what comes is for the own application, or goes to one service
 	Note         string       // for people: what Records of success say besides
+}
+
+// Proxy is what a listener that is a forward proxy has. Immutable.
+type Proxy struct {
+	Unknown     policy.Unknown
+	Names       *route.Hosts[string]      // service by host name
+	At          map[netip.AddrPort]string // service by address
+	Passthrough *Destination              // requests to no service; its Picker is each one's own
+	Tunnel      *Destination              // and connections
+}
+
+// Edge is what a listener of an edge has. Immutable.
+type Edge struct {
+	TLS      *tls.Config         // of callers outside the mesh; nil: it is not ended here
+	Services map[string]*Binding // of callers that are sidecars, by the SNI of their mTLS; nil: they are none
 }
 
 // Intercepted is where connections go that were redirected to a listener. Immutable.
@@ -84,10 +102,10 @@ type Intercepted struct {
 	Passthrough *Destination         // the rest; its Picker is each connection's own
 }
 
-// Known is an original destination that is an endpoint of a service.
+// Known is an original destination that means a service.
 type Known struct {
 	Service  string
-	Endpoint *policy.Endpoint
+	Endpoint *policy.Endpoint // that it is; nil: of a service that is called by way of an edge
 }
 
 // Destination is a service as the steps need it: its settings with defaults applied, and its state, which outlives Snapshots.
@@ -100,6 +118,19 @@ type Destination struct {
 	InFlight *atomic.Int64 // exchanges, or TCP connections, now
 	Shed     *Shed         // what exceeded a limit since the boot; nil: not counted
 	Budget   Budget        // of retries
+
+	HTTP1Only *Learnt // endpoints of an external service whose TLS has agreed on HTTP/1.1
+}
+
+// Originates reports whether the sidecar speaks TLS with a host outside the mesh for its application. A nil Destination does not.
+func (d *Destination) Originates() bool { return d != nil && d.Service.TLS != nil }
+
+// Rewrites is what the authority of requests becomes; "": it stays.
+func (d *Destination) Rewrites() string {
+	if d == nil {
+		return ""
+	}
+	return d.Authority
 }
 
 // Limit is how many exchanges of a protocol (or TCP connections) may be in flight, -1 for no limit, and whether MaxRequests is what says so. An HTTP/1.1
@@ -232,6 +263,8 @@ type Head struct {
 	Authority  string
 	UserAgent  string
 	RequestID  string
+	Absolute   bool          // it names the authority as to a proxy (RFC 9112, section 3.2.2), or is CONNECT; of HTTP/2 always
+	Secure     bool          // its target says https
 	Idempotent bool          // RFC 9110, section 9.2.2
 	Timeout    time.Duration // what the caller has left for the exchange (grpc-timeout); 0: it did not say
 	Parent     flow.Trace    // of the trace context that arrived; zero when none was valid
@@ -244,6 +277,8 @@ type Outcome struct {
 	GRPC   flow.GRPCStatus
 	Reason flow.Reason // ReasonNone on success
 	Detail string      // for people
+	// Location is where the answer sends the caller: scheme and authority, the request's target follows. "": nowhere.
+	Location string
 	// Committed: a byte of the final response went downstream. Nothing can be retried or answered any more.
 	Committed bool
 	// Answered: a complete response went downstream.
@@ -258,6 +293,8 @@ type Outcome struct {
 	Ended flow.Ended
 	// Again: the sender dropped a response because Gate.Retry said so.
 	Again bool
+	// HTTP1Only: HTTP/2 was to be spoken, and TLS has agreed on HTTP/1.1. The connection is in the pool.
+	HTTP1Only bool
 }
 
 // Fail sets the outcome of something that went wrong before anything was answered, keeping what is known of delivery.
@@ -287,6 +324,9 @@ type Exchange struct {
 	Trace      flow.Trace // of the exchange
 	Try        flow.Trace // of the current try; what the request sent on carries
 
+	Forwarded      []byte // value of x-forwarded-for that goes on; empty: not at an edge; reused
+	ForwardedProto string // and of x-forwarded-proto
+
 	Decision    route.Decision
 	Destination *Destination
 	Deadline    time.Time // zero: none
@@ -309,9 +349,10 @@ type Exchange struct {
 	// Relayed is set once both connections of a relay exist; from then on Choice and Remote do not change. May be read by any goroutine.
 	Relayed atomic.Pointer[Relayed]
 
-	// Live and TryLive belong to the observer.
-	Live, TryLive Live
-	Folded        bool // its only try is counted, and has no span of its own
+	// Live, TryLive, CameLive and Came belong to the observer.
+	Live, TryLive, CameLive Live
+	Came                    flow.Trace // at an edge: of what came, while Trace is that of what goes on
+	Folded                  bool       // its only try is counted, and has no span of its own
 	// Record is scratch for the observer, so that handing it to an interface costs no allocation.
 	Record flow.Record
 
@@ -343,6 +384,7 @@ type Live struct {
 	Due        time.Time // of the next progress Record
 	Shard      uint32    // 0: not chosen yet
 	Reported   bool      // a progress Record was emitted
+	Came       bool      // of what came to an edge
 	Next, Prev *Live
 }
 
@@ -350,6 +392,7 @@ type Live struct {
 func (x *Exchange) Reset() {
 	x.Head, x.Decision, x.Destination, x.Crowded = Head{}, route.Decision{}, nil, false
 	x.ServerName = ""
+	x.Forwarded, x.ForwardedProto, x.Came = x.Forwarded[:0], "", flow.Trace{}
 	x.Legs, x.Far, x.Captured = NoLegs, flow.Far{}, x.Captured[:0]
 	x.Trace, x.Try = flow.Trace{}, flow.Trace{}
 	x.Deadline, x.TryDeadline = time.Time{}, time.Time{}

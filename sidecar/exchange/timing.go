@@ -23,7 +23,7 @@ const (
 )
 
 // Tells reports whether x's caller is to be told.
-func (x *Exchange) Tells() bool { return x.Side == flow.SideServer && x.Peer.Identity != "" }
+func (x *Exchange) Tells() bool { return x.Peer != nil && x.Peer.Identity != "" }
 
 // AppendTiming appends the value for l, or nothing when l cannot be told.
 func AppendTiming(dst []byte, l *flow.Legs) []byte {

@@ -73,7 +73,7 @@ func Open(ctx context.Context, cfg Config) (d *Door, taking *Taking, err error) 
 	}
 	l.SetUnlinkOnClose(false) // by then it may be another process's
 	if err := os.Chmod(filepath.Join(cfg.Dir, socketName), 0o600); err != nil {
-		l.Close()
+		_ = l.Close()
 		return nil, nil, fmt.Errorf("handover: %w", err)
 	}
 	return &Door{cfg: cfg, l: l}, nil, nil
@@ -110,7 +110,7 @@ func (d *Door) Run(ctx context.Context) {
 			continue
 		}
 		wg.Go(func() {
-			defer nc.Close()
+			defer func() { _ = nc.Close() }()
 			gone := context.AfterFunc(ctx, func() { _ = nc.SetDeadline(time.Unix(1, 0)) })
 			defer gone()
 			d.receive(nc)
@@ -250,7 +250,7 @@ type Taking struct {
 func take(cfg Config, nc *net.UnixConn) (*Door, *Taking, error) {
 	t := &Taking{nc: nc}
 	fail := func(err error) (*Door, *Taking, error) {
-		nc.Close()
+		_ = nc.Close()
 		return nil, nil, fmt.Errorf("a sidecar with state directory %s runs already, and this one cannot take over from it: %w", cfg.Dir, err)
 	}
 	if err := trusted(nc); err != nil {
@@ -288,7 +288,7 @@ func (t *Taking) Socket(s Socket) (net.Listener, error) {
 	}
 	switch {
 	case err != nil:
-		return nil, nil //nolint:nilerr,nilnil // there is nobody to have it from: it is opened
+		return nil, nil //nolint:nilnil // there is nobody to have it from: it is opened
 	case r.Error != "":
 		return nil, fmt.Errorf("handover of %s: %s", s.Address, r.Error)
 	case !r.Found || f == nil:
@@ -317,7 +317,7 @@ func (t *Taking) Close() {
 func (t *Taking) endLocked(err error) {
 	if t.gone == nil {
 		t.gone = err
-		t.nc.Close()
+		_ = t.nc.Close()
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"context"
 	"log/slog"
 	"net"
-	"net/netip"
 	"syscall"
 	"testing"
 	"time"
@@ -36,7 +35,7 @@ func TestTransparentSocketIsHandedOver(t *testing.T) {
 			Interception: &policy.Interception{Transparent: true, Unknown: policy.UnknownRefuse},
 		}},
 	}
-	run := func(inherit func(netip.AddrPort, bool) (net.Listener, error)) *sidecar.Sidecar {
+	run := func(inherit func(string, bool) (net.Listener, error)) *sidecar.Sidecar {
 		s, err := sidecar.New(sidecar.Config{
 			Policy: testmesh.NewSource(snap), Identity: &identity.Holder{}, Recorder: &testmesh.Recorder{}, Log: slog.New(slog.DiscardHandler),
 			DrainTimeout: time.Second, Inherit: inherit,
@@ -64,11 +63,7 @@ func TestTransparentSocketIsHandedOver(t *testing.T) {
 	cfg := handover.Config{
 		Dir: t.TempDir(), Workload: "cart-1", Begin: func() {}, Cancel: func() {}, Left: old.HandOver,
 		Socket: func(q handover.Socket) syscall.Conn {
-			at, err := netip.ParseAddrPort(q.Address)
-			if err != nil {
-				return nil
-			}
-			return old.Socket(at, q.Transparent)
+			return old.Socket(q.Address, q.Transparent)
 		},
 	}
 	door, _, err := handover.Open(t.Context(), cfg)
@@ -90,16 +85,16 @@ func TestTransparentSocketIsHandedOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer next.Close()
-	fresh := run(func(at netip.AddrPort, transparent bool) (net.Listener, error) {
-		return taking.Socket(handover.Socket{Kind: handover.Listener, Address: at.String(), Transparent: transparent})
+	fresh := run(func(at string, transparent bool) (net.Listener, error) {
+		return taking.Socket(handover.Socket{Kind: handover.Listener, Address: at, Transparent: transparent})
 	})
 	if p := fresh.Problems(); len(p) > 0 { // its address is taken: it can only have been handed over
 		t.Fatalf("%+v", p)
 	}
-	if old.Socket(addr, false) != nil {
+	if old.Socket(addr.String(), false) != nil {
 		t.Error("a transparent socket passes for one that is not")
 	}
-	raw, err := fresh.Socket(addr, true).SyscallConn()
+	raw, err := fresh.Socket(addr.String(), true).SyscallConn()
 	if err != nil {
 		t.Fatal(err)
 	}

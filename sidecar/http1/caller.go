@@ -118,6 +118,10 @@ func (c *conn) Request(x *exchange.Exchange) *exchange.Request {
 			fields = append(fields, newField(name, value))
 		}
 	}
+	if len(x.Forwarded) > 0 {
+		fields = append(fields, exchange.Field{Name: exchange.ForwardedForField, Value: string(x.Forwarded)},
+			exchange.Field{Name: exchange.ForwardedProtoField, Value: x.ForwardedProto})
+	}
 	if h.requestID < 0 {
 		fields = append(fields, exchange.Field{Name: "x-request-id", Value: string([]byte(x.Head.RequestID))})
 	}

@@ -113,6 +113,7 @@ type head struct {
 	target span // its path is in normal form (exchange.NormalPath)
 	path   span // of the target, without query; "*" for the asterisk form, empty for CONNECT and for an absolute form without a path
 	author span // authority of the target if it has one, else of Host
+	https  bool // absolute form of https
 	abs    bool // absolute form: path+query begin at path.lo
 	status int  // responses
 
@@ -286,7 +287,7 @@ func (h *head) reset(b []byte) {
 	h.method, h.target, h.path, h.author = span{}, span{}, span{}, span{}
 	h.length = -1
 	h.abs, h.chunked, h.close, h.keepAlive, h.upgrade, h.expect, h.connect = false, false, false, false, false, false, false
-	h.b3 = false
+	h.b3, h.https = false, false
 	h.host, h.traceparent, h.requestID, h.userAgent = -1, -1, -1, -1
 }
 
@@ -322,6 +323,7 @@ func (h *head) parseTarget() *fault {
 			scheme = len("http://")
 		} else if hasPrefixFold(t, "https://") {
 			scheme = len("https://")
+			h.https = true
 		} else {
 			return faultTarget
 		}

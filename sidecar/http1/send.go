@@ -153,12 +153,17 @@ func (c *conn) appendRequest(b []byte, x *exchange.Exchange) []byte {
 	b = append(b, ' ')
 	b = h.appendTarget(b)
 	b = append(b, " HTTP/1.1\r\n"...)
-	if h.ownHost() {
+	if own := x.Destination.Rewrites(); own != "" && !h.connect {
+		if h.host >= 0 {
+			h.fields[h.host].drop = true
+		}
+		b = append(append(append(b, "host: "...), own...), "\r\n"...)
+	} else if h.ownHost() {
 		b = append(b, "host: "...)
 		b = append(b, h.bytes(h.author)...)
 		b = append(b, "\r\n"...)
 	}
-	b = appendTrace(h.appendFields(b), x)
+	b = appendTrace(appendForwarded(h.appendFields(b), x), x)
 	if h.requestID < 0 {
 		b = append(b, "\r\nx-request-id: "...)
 		b = append(b, x.Head.RequestID...)

@@ -37,7 +37,7 @@ type Server struct {
 
 // Serve carries one connection to its end and closes it.
 func (s *Server) Serve(sess *exchange.Session) {
-	c := &conn{srv: s, sess: sess, nc: sess.Conn, mesh: s.Side == flow.SideServer && sess.Peer.Identity != ""}
+	c := &conn{srv: s, sess: sess, nc: sess.Conn, mesh: sess.Peer.Identity != ""}
 	c.bind()
 	c.room = c.bound.Room
 	if len(sess.Buffered) > 0 {
@@ -375,6 +375,7 @@ func (c *conn) exchange(start time.Time) bool {
 	x.Head.Idempotent = exchange.Idempotent(x.Head.Method)
 	x.Head.Path = h.pathString()
 	x.Head.Authority = h.str(h.author)
+	x.Head.Absolute, x.Head.Secure = h.abs || h.connect, h.https
 	x.Head.UserAgent = h.value(h.userAgent)
 	x.Head.RequestID = h.value(h.requestID)
 	if h.requestID < 0 {
@@ -382,6 +383,7 @@ func (c *conn) exchange(start time.Time) bool {
 		x.Head.RequestID = exchange.Aliased(w.mint[:])
 	}
 	c.adopt(x)
+	c.forward(x)
 	if len(x.Binding.Headers) > 0 {
 		capture(x, h, false)
 	}
@@ -493,7 +495,11 @@ func (c *conn) Answer(x *exchange.Exchange) bool {
 	if w.body.bridge != nil {
 		x.BytesOut.Store(0) // what was to go in its place has not
 	}
-	w.out = appendAnswer(w.out[:0], o.Status, o.Reason, exchange.AnswerText(o.Reason), o.Detail, x.Head.Method == "HEAD", w.keep)
+	if o.Location != "" {
+		w.out = c.appendRedirect(w.out[:0], x)
+	} else {
+		w.out = appendAnswer(w.out[:0], o.Status, o.Reason, exchange.AnswerText(o.Reason), o.Detail, x.Head.Method == "HEAD", w.keep)
+	}
 	n, err := c.write(w.out, time.Now().Add(c.set.HeadTimeout))
 	if n > 0 {
 		o.Committed = true
@@ -567,8 +573,8 @@ func (c *conn) report(start time.Time, r flow.Reason, detail string) {
 }
 
 // Refusal is a whole response for a caller that is turned away before it has an exchange.
-func Refusal(r flow.Reason) []byte {
-	return appendAnswer(nil, exchange.AnswerStatus(r), r, exchange.AnswerText(r), "", false, false)
+func Refusal(r flow.Reason, detail string) []byte {
+	return appendAnswer(nil, exchange.AnswerStatus(r), r, exchange.AnswerText(r), detail, false, false)
 }
 
 func appendAnswer(b []byte, status int, r flow.Reason, text, detail string, headOnly, keep bool) []byte {
@@ -592,8 +598,26 @@ func appendAnswer(b []byte, status int, r flow.Reason, text, detail string, head
 	return append(b, body...)
 }
 
+// appendRedirect appends an answer that sends the caller elsewhere with the same target.
+func (c *conn) appendRedirect(b []byte, x *exchange.Exchange) []byte {
+	b = append(b, "HTTP/1.1 "...)
+	b = strconv.AppendInt(b, int64(x.Outcome.Status), 10)
+	b = append(append(b, ' '), statusText(x.Outcome.Status)...)
+	b = append(append(b, "\r\nlocation: "...), x.Outcome.Location...)
+	if x.Head.Path != "*" {
+		b = c.w.req.appendTarget(b)
+	}
+	b = append(b, "\r\ncontent-length: 0"...)
+	if !c.w.keep {
+		b = append(b, "\r\nconnection: close"...)
+	}
+	return append(b, "\r\n\r\n"...)
+}
+
 func statusText(status int) string {
 	switch status {
+	case 308:
+		return "Permanent Redirect"
 	case 400:
 		return "Bad Request"
 	case 403:

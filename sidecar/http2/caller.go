@@ -93,6 +93,9 @@ func (k *call) describe(x *exchange.Exchange) {
 	if r.protocol != "" {
 		q.Method = "GET" // RFC 8441, section 5
 	}
+	if own := x.Destination.Rewrites(); own != "" && (!r.connect || r.protocol != "") {
+		q.Authority = own
+	}
 	b.timeout = -1
 	var cookies []string
 	cookie := -1

@@ -46,6 +46,7 @@ type dialling struct {
 	done   chan struct{}
 	reason flow.Reason // why it failed
 	text   string
+	one    bool // because the endpoint has agreed on HTTP/1.1
 }
 
 // connection is what a group knows of a connection. Its fields belong to the group's lock.
@@ -129,7 +130,7 @@ func (cl *Client) get(x *exchange.Exchange) *conn {
 		g.mu.Unlock()
 		c := cl.connect(x, g)
 		if until := x.Until(); c == nil && (until.IsZero() || time.Now().Before(until)) { // else only this one's time was over: let another dial
-			d.reason, d.text = x.Outcome.Reason, x.Outcome.Detail
+			d.reason, d.text, d.one = x.Outcome.Reason, x.Outcome.Detail, x.Outcome.HTTP1Only
 		}
 		g.mu.Lock()
 		g.dial = nil
@@ -192,6 +193,7 @@ func (d *dialling) wait(x *exchange.Exchange) bool {
 			return true
 		}
 		o.Fail(d.reason, d.text)
+		o.HTTP1Only = d.one
 	case now := <-expired:
 		o.Fail(x.TimeoutReason(now), "while a connection was dialled")
 	}
@@ -206,9 +208,20 @@ func (cl *Client) connect(x *exchange.Exchange, g *group) *conn {
 		return nil
 	}
 	if tc, ok := ec.Conn.(*tls.Conn); ok && tc.ConnectionState().NegotiatedProtocol != "h2" {
-		cl.pool.Discard(ec)
 		x.Outcome.Delivered, x.Outcome.Unprocessed = false, true
-		x.Outcome.Fail(flow.ReasonUpstreamProtocol, "the sidecar of the endpoint does not speak HTTP/2; upgrade it")
+		switch {
+		case ec.Mesh:
+			x.Outcome.Fail(flow.ReasonUpstreamProtocol, "the sidecar of the endpoint does not speak HTTP/2; upgrade it")
+		case x.Destination.Protocol == flow.ProtocolHTTP || x.Destination.Protocol == flow.ProtocolAuto: // both will do
+			x.Outcome.HTTP1Only = true
+			x.Outcome.Fail(flow.ReasonUpstreamProtocol, "the host speaks HTTP/1.1 only")
+			_ = ec.SetDeadline(time.Time{})
+			cl.pool.Put(ec)
+			return nil
+		default:
+			x.Outcome.Fail(flow.ReasonUpstreamProtocol, "the host does not speak HTTP/2; set spec.protocol to http, or http1")
+		}
+		cl.pool.Discard(ec)
 		return nil
 	}
 	_ = ec.SetDeadline(time.Time{}) // of the handshake

@@ -108,11 +108,18 @@ func (k *call) Answer(x *exchange.Exchange) bool {
 	}
 	o.Committed = true
 	end := true
-	if k.req.grpc {
+	switch {
+	case o.Location != "":
+		at := c.beginBlockLocked()
+		c.putLocked(":status", statusText(o.Status))
+		c.putPlainLocked("location", o.Location+k.req.target)
+		c.putPlainLocked("content-length", "0")
+		c.endBlockLocked(at, k.down.id, true)
+	case k.req.grpc:
 		o.GRPC = flow.NewGRPCStatus(grpcCode(o.Status, o.Reason))
 		o.Status = 200
 		c.appendGRPCAnswerLocked(k.down.id, o.GRPC, o.Reason, k.scratch)
-	} else {
+	default:
 		k.scratch = append(k.scratch, '\n')
 		end = k.req.method == "HEAD"
 		c.appendAnswerLocked(k.down.id, o.Status, o.Reason, len(k.scratch), end)

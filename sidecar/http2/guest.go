@@ -96,7 +96,7 @@ func (g *guest) leave() {
 	clear(k.fields)
 	k.fields, k.held = k.fields[:0], response{}
 	k.up.c, k.up.id = nil, 0
-	k.x.Head, k.x.Outcome = exchange.Head{}, exchange.Outcome{}
+	k.x.Head, k.x.Outcome, k.x.Destination = exchange.Head{}, exchange.Outcome{}, nil
 	clear(k.b.interims)
 	k.b.interims = k.b.interims[:0]
 	clear(k.b.trailers)
@@ -146,7 +146,7 @@ func (g *guest) try(c *conn) {
 func (g *guest) begin() {
 	k, x, q := &g.k, g.x, g.req
 	m := &k.x
-	m.Side, m.Start, m.Try = x.Side, x.Start, x.Try
+	m.Side, m.Start, m.Try, m.Destination = x.Side, x.Start, x.Try, x.Destination
 	m.Head.B3, m.Legs, m.Outcome = x.Head.B3, exchange.NoLegs, exchange.Outcome{}
 	k.attached, k.over, k.asking, k.heard, k.final, k.tunnel, k.told, k.finished = true, false, false, false, false, false, false, false
 	k.in.begin(false, g.room)

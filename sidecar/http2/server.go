@@ -41,7 +41,7 @@ type session struct {
 // Serve carries one connection to its end and closes it.
 func (srv *Server) Serve(sess *exchange.Session) {
 	b := sess.Bind()
-	c := &conn{mesh: srv.Side == flow.SideServer && sess.Peer.Identity != ""}
+	c := &conn{mesh: sess.Peer.Identity != ""}
 	s := &session{srv: srv, sess: sess, c: c}
 	c.server = s
 	c.init(sess.Conn, b.Listener.Limits.WithDefaults(), b.Room)

@@ -185,7 +185,7 @@ func lend(t *testing.T, peer exchange.Peer, l policy.Limits, send func(x *exchan
 	}()
 	_, _ = io.WriteString(away, preface)
 	_ = p.fr.WriteSettings()
-	go p.read() // not before: it answers SETTINGS, which would come before the preface
+	go p.read()                          // not before: it answers SETTINGS, which would come before the preface
 	_ = p.fr.WriteWindowUpdate(0, 1<<20) // the stream's is what counts
 	p.told()
 	return p

@@ -32,6 +32,7 @@ func (k *call) serve() {
 	x.Legs.HeadParsed = x.Since()
 	h := &x.Head
 	h.Method, h.Path, h.Authority, h.UserAgent = r.method, r.path, r.authority, r.userAgent
+	h.Absolute, h.Secure = true, r.scheme == "https"
 	h.Idempotent = exchange.Idempotent(r.method)
 	if r.grpc && r.timeout != "" {
 		h.Timeout = parseTimeout(r.timeout)
@@ -41,6 +42,7 @@ func (k *call) serve() {
 		h.RequestID = exchange.Aliased(k.mint[:])
 	}
 	k.adopt()
+	k.forward()
 	if len(x.Binding.Headers) > 0 {
 		capture(x, r.fields, false)
 	}
@@ -73,6 +75,21 @@ func (k *call) adopt() {
 			}
 		}
 	}
+}
+
+// forward makes the fields by which an edge says who called it, in place of what callers said of it.
+func (k *call) forward() {
+	x, r := &k.x, &k.req
+	if !x.Forward() {
+		return
+	}
+	for i := range r.fields {
+		if f := &r.fields[i]; f.id == fieldOther && x.Forwards(f.name, f.value) {
+			f.drop = true
+		}
+	}
+	x.Forwarding()
+	r.fields = append(r.fields, field{name: exchange.ForwardedForField, value: string(x.Forwarded)}, field{name: exchange.ForwardedProtoField, value: x.ForwardedProto})
 }
 
 // finish closes the caller's stream.
@@ -288,7 +305,11 @@ func (k *call) appendRequest(c *conn, end bool) {
 	at := c.beginBlockLocked()
 	c.putLocked(":method", r.method)
 	if r.scheme != "" {
-		c.putLocked(":scheme", r.scheme)
+		scheme := r.scheme
+		if x.Destination.Originates() {
+			scheme = "https" // of what is sent, whatever the application said to its sidecar
+		}
+		c.putLocked(":scheme", scheme)
 	}
 	if r.target != "" {
 		if r.grpc {
@@ -297,8 +318,12 @@ func (k *call) appendRequest(c *conn, end bool) {
 			c.putPlainLocked(":path", r.target)
 		}
 	}
-	if r.authority != "" { // HTTP/1.0 may do without
-		c.putLocked(":authority", r.authority)
+	authority := r.authority
+	if own := x.Destination.Rewrites(); own != "" && (!r.connect || r.protocol != "") {
+		authority = own
+	}
+	if authority != "" { // HTTP/1.0 may do without
+		c.putLocked(":authority", authority)
 	}
 	if r.protocol != "" {
 		c.putLocked(":protocol", r.protocol)

@@ -145,8 +145,11 @@ func (s *Space) Dial(ctx context.Context, addr netip.AddrPort) (net.Conn, error)
 	f := os.NewFile(uintptr(fd), "tcp") //nolint:gosec // a descriptor
 	defer f.Close()                     // net.FileConn has a copy
 	if err := connect(ctx, f, to); err != nil {
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			err = ctx.Err()
+		case errors.Is(err, os.ErrDeadlineExceeded): // the poller was a little sooner than ctx
+			err = context.DeadlineExceeded
 		}
 		return fail(err)
 	}

@@ -36,12 +36,13 @@ func NewUnwrapper(h *identity.Holder) *Unwrapper {
 
 // Unwrapped is a connection whose peer is known.
 type Unwrapped struct {
-	Conn     net.Conn
-	Buffered []byte // plaintext bytes that were read to detect the protocol
-	Peer     identity.ID
-	ALPN     string // what TLS has agreed on; "" for nothing
-	Silent   bool   // nothing came in time: the caller is taken to speak plaintext, some time
-	Ended    bool   // nothing will come: the caller of a permissive listener that is not HTTP has ended its half
+	Conn       net.Conn
+	Buffered   []byte // plaintext bytes that were read to detect the protocol
+	Peer       identity.ID
+	ALPN       string // what TLS has agreed on; "" for nothing
+	Silent     bool   // nothing came in time: the caller is taken to speak plaintext, some time
+	Ended      bool   // nothing will come: the caller of a permissive listener that is not HTTP has ended its half
+	ServerName string // that the caller has named by SNI
 }
 
 // Refusal is why a connection was not accepted.
@@ -94,7 +95,7 @@ func (u *Unwrapper) Unwrap(conn net.Conn, mode policy.ListenerMode, protocol flo
 	}
 	_ = conn.SetDeadline(time.Time{})
 	state := tc.ConnectionState()
-	return Unwrapped{Conn: tc, Peer: identity.PeerID(state), ALPN: state.NegotiatedProtocol}, nil
+	return Unwrapped{Conn: tc, Peer: identity.PeerID(state), ALPN: state.NegotiatedProtocol, ServerName: state.ServerName}, nil
 }
 
 // begin reads the first bytes. A caller often sends them with its connection; only one that does not is given a deadline, for a timer costs more

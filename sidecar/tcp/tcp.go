@@ -82,6 +82,10 @@ type Sender struct {
 
 // Handle makes one try.
 func (s *Sender) Handle(x *exchange.Exchange) {
+	if caller, ok := x.Downstream.(exchange.Caller); ok {
+		s.tunnel(x, caller)
+		return
+	}
 	d, ok := x.Downstream.(*downstream)
 	if !ok {
 		x.Outcome.Fail(flow.ReasonUpstreamProtocol, "only TCP can be sent as TCP")

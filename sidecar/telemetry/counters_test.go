@@ -41,7 +41,7 @@ func anyRecord(r *rand.Rand) flow.Record {
 	pick := func(s ...string) string { return s[r.IntN(len(s))] }
 	rec := flow.Record{
 		Kind: flow.Kind(1 + r.IntN(3)), Side: flow.Side(1 + r.IntN(2)), Protocol: flow.ProtocolHTTP1 + flow.Protocol(r.IntN(3)),
-		Source: flow.Peer{Service: pick("", "web", "cart")}, Destination: flow.Peer{Service: pick("cart", "db"), Version: pick("", "v1", "v2")},
+		Source: flow.Peer{Service: pick("", "web", "cart")}, Destination: flow.Peer{Service: pick("cart", "db"), Version: pick("", "v1", "v2"), Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, 9}), uint16(r.IntN(3)))},
 		Endpoint: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(r.IntN(3))}), 80), Route: pick("", "items"),
 		Status: []int{0, 200, 404, 503}[r.IntN(4)], Reason: flow.Reason(r.IntN(4)), Delivered: r.IntN(2) == 0, Answered: r.IntN(2) == 0,
 		Probe: r.IntN(10) == 0, Duration: time.Duration(r.Uint64() >> (24 + r.IntN(30))), BytesIn: r.Uint64N(1000), BytesOut: r.Uint64N(1000),
@@ -89,8 +89,12 @@ func TestCountersAgainstTruth(t *testing.T) {
 		}
 		switch x.Kind {
 		case flow.KindExchange:
-			add(flow.MetricExchanges, 1, with(flow.AttrCodeClass, class, flow.AttrGRPC, x.GRPC, flow.AttrReason, x.Reason, flow.AttrAnswered, x.Answered, flow.AttrProbe, x.Probe)...)
-			add(flow.MetricExchangeDuration, 1, with(flow.AttrCodeClass, class)...)
+			var port []any // which was called, where it is the reporter's
+			if n := x.Destination.Addr.Port(); n != 0 && x.Side == flow.SideServer {
+				port = []any{flow.AttrPort, n}
+			}
+			add(flow.MetricExchanges, 1, with(append(port, flow.AttrCodeClass, class, flow.AttrGRPC, x.GRPC, flow.AttrReason, x.Reason, flow.AttrAnswered, x.Answered, flow.AttrProbe, x.Probe)...)...)
+			add(flow.MetricExchangeDuration, 1, with(append(port, flow.AttrCodeClass, class)...)...)
 			if x.Destination.Version != "" {
 				add(flow.MetricVersions, 1, flow.AttrSide, x.Side, flow.AttrSourceService, x.Source.Service,
 					flow.AttrDestService, x.Destination.Service, flow.AttrDestVersion, x.Destination.Version, flow.AttrCodeClass, class)

@@ -266,6 +266,13 @@ func (v *view) write(w *bufio.Writer, f *flow.Family, open bool) {
 		if s == nil {
 			s = &series{labels: key, hist: p.Histogram, exemplars: p.Exemplars}
 			byLabels[key] = s
+		} else if p.Histogram != nil { // of attributes that have no label
+			s.hist.Merge(p.Histogram)
+			for _, x := range p.Exemplars {
+				if !slices.ContainsFunc(s.exemplars, func(o flow.Exemplar) bool { return leIndex(o.Value) == leIndex(x.Value) }) {
+					s.exemplars = append(s.exemplars, x)
+				}
+			}
 		}
 		s.value += p.Value
 	}

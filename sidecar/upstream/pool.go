@@ -218,7 +218,11 @@ func (p *Pools) opened(k key) {
 
 // Get implements exchange.Pool.
 func (p *Pools) Get(x *exchange.Exchange) *exchange.Conn {
-	k := keyOf(x.Choice.Endpoint, x.Destination.TLS)
+	secure := x.Destination.TLS
+	if x.Kind == flow.KindConnection && x.Protocol == flow.ProtocolTLS && x.Destination.Originates() {
+		secure = nil // the application's own goes on
+	}
+	k := keyOf(x.Choice.Endpoint, secure)
 	x.Remote, x.Application = "", flow.Application{} // of the try before
 	if !x.Fresh {
 		p.mu.RLock()
@@ -233,7 +237,7 @@ func (p *Pools) Get(x *exchange.Exchange) *exchange.Conn {
 	}
 	alpn := exchange.ALPNHTTP1
 	switch {
-	case x.Kind == flow.KindConnection && x.Destination.External: // it would not know
+	case x.Kind == flow.KindConnection && !x.Destination.MTLS: // it would not know
 		alpn = ""
 	case x.Kind == flow.KindConnection && x.Protocol == flow.ProtocolTLS:
 		alpn = exchange.ALPNTLS
@@ -287,7 +291,7 @@ func (p *Pools) open(x *exchange.Exchange, k key, secure *tls.Config) *exchange.
 	if err != nil {
 		x.Outcome.Delivered, x.Outcome.Unprocessed = false, true
 		detail := err.Error()
-		if reason == flow.ReasonUpstreamProtocol {
+		if reason == flow.ReasonUpstreamProtocol && x.Destination.MTLS {
 			detail = "the endpoint's sidecar does not take what this one has told it, " + strings.Join(secure.NextProtos, " or ") + "; upgrade it, or declare the protocol at both ends: " + detail
 		}
 		x.Outcome.Fail(reason, detail)
@@ -368,11 +372,13 @@ func (p *Pools) connect(x *exchange.Exchange, k key, secure *tls.Config, deadlin
 	_ = nc.SetDeadline(deadline)
 	if err := tc.Handshake(); err != nil {
 		_ = nc.Close()
-		return nil, handshakeReason(err), err
+		return nil, handshakeReason(err), explained(x, err)
 	}
 	x.Legs.Secured = x.Since()
-	c.Conn, c.Mesh = tc, true
-	c.Identity = identity.PeerID(tc.ConnectionState()).String()
+	c.Conn = tc
+	if x.Destination.MTLS {
+		c.Mesh, c.Identity = true, identity.PeerID(tc.ConnectionState()).String()
+	}
 	return c, flow.ReasonNone, nil
 }
 
@@ -449,6 +455,22 @@ func (p *Pools) discard(c *exchange.Conn) {
 	p.wg.Go(func() {
 		_ = c.Close()
 	})
+}
+
+// explained says more of a handshake with a host outside the mesh, which nobody else can look up in a configuration.
+func explained(x *exchange.Exchange, err error) error {
+	own := x.Destination.Service.TLS // nil: it was a sidecar
+	var remote *net.OpError
+	var plain tls.RecordHeaderError
+	switch {
+	case own == nil:
+		return err
+	case errors.As(err, &plain):
+		return fmt.Errorf("%s at %s does not speak TLS (%w); correct spec.addresses, or remove spec.tls", own.ServerName, x.Choice.Endpoint.Address, err)
+	case errors.As(err, &remote) && remote.Op == "remote error": // an alert, as crypto/tls says it
+		return fmt.Errorf("%s at %s refused the handshake: %w; it may want a client certificate (spec.tls.certFile), another version (minVersion), or another protocol", own.ServerName, x.Choice.Endpoint.Address, err)
+	}
+	return err
 }
 
 func connectReason(err error) flow.Reason {

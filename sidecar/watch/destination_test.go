@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/tulle-mesh/tulle/controller/xds"
@@ -42,6 +43,7 @@ type fleet struct {
 	server   *xds.Server
 	down     bool
 	hang     bool // what the sidecar says does not arrive
+	older    bool // the sidecar does not say that it can ask
 	cut      []context.CancelFunc
 	state    map[string][]netip.AddrPort
 	upstream []string // services that the Workload names
@@ -59,6 +61,7 @@ func (silent) ProxyAcked(xds.Proxy, string, time.Duration) {}
 func addr(a byte, port uint16) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, a}), port)
 }
+
 func (f *fleet) ask(a netip.AddrPort) (policy.Destination, error) { return f.askFor(a, time.Second) }
 
 func (f *fleet) askFor(a netip.AddrPort, patience time.Duration) (policy.Destination, error) {
@@ -215,6 +218,10 @@ func (f *fleet) open(ctx context.Context) (adsStream, func(), error) {
 				f.mu.Lock()
 				f.heard = append(f.heard, req)
 				hang := f.hang
+				if f.older && req.GetNode() != nil {
+					req = proto.Clone(req).(*discoveryv3.DeltaDiscoveryRequest)
+					req.Node.ClientFeatures = nil
+				}
 				f.mu.Unlock()
 				if hang {
 					continue
@@ -512,9 +519,9 @@ func TestSlowController(t *testing.T) {
 		f.mu.Unlock()
 		begin := time.Now()
 		var wg sync.WaitGroup
-		for i := range time.Duration(3) {
+		for i := range 3 {
 			wg.Go(func() {
-				patience := (i + 1) * 100 * time.Millisecond
+				patience := time.Duration(i+1) * 100 * time.Millisecond
 				if _, err := f.askFor(addr(2, 80), patience); !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) != patience {
 					t.Errorf("%v after %s", err, time.Since(begin))
 				}
@@ -590,6 +597,26 @@ func TestLearntServicesAreOnDisk(t *testing.T) {
 		f.stop()
 		f.start(dir)
 		f.expect("from disk again", "named")
+	})
+}
+
+// A sidecar that does not know how to ask is told of everything, as before there was anything to ask for.
+func TestOlderSidecarIsToldOfAll(t *testing.T) {
+	withFleet(t, func(t *testing.T, f *fleet) {
+		f.state["cart"], f.state["other"] = []netip.AddrPort{addr(2, 80)}, []netip.AddrPort{addr(3, 80)}
+		f.kill()
+		f.mu.Lock()
+		f.older = true
+		f.mu.Unlock()
+		f.restart()
+		time.Sleep(2 * maxBackoff)
+		f.expect("all of the mesh", "cart", "named", "other")
+		f.state["new"] = []netip.AddrPort{addr(4, 80)}
+		f.publish()
+		f.expect("one more", "cart", "named", "new", "other")
+		if p := f.server.Proxies()[0]; p.Wanted != f.Current().Revision || p.Acked != p.Wanted {
+			t.Errorf("in force is %s; the controller says %+v", f.Current().Revision, p)
+		}
 	})
 }
 

@@ -98,7 +98,7 @@ func store(file string, parts []policy.Part) error {
 var errDamaged = errors.New("it is damaged (checksum differs)")
 
 // load reads what store wrote; anything else, or of another instance, is an error.
-func load(file, instance string) (*policy.Snapshot, map[string]map[string]policy.Part, error) {
+func load(file, instance string) (*policy.Snapshot, staged, error) {
 	content, err := os.ReadFile(file)
 	if err != nil {
 		return nil, nil, err
@@ -115,20 +115,16 @@ func load(file, instance string) (*policy.Snapshot, map[string]map[string]policy
 	if err := proto.Unmarshal(body, resp); err != nil {
 		return nil, nil, err
 	}
-	staged := map[string]map[string]policy.Part{}
-	var all []policy.Part
+	stored := staged{}
 	for _, x := range resp.GetResources() {
 		r := policy.Resource{TypeURL: x.GetResource().GetTypeUrl(), Name: x.GetName(), Version: x.GetVersion(), Body: x.GetResource()}
 		p, err := policy.ReadResource(r)
 		if err != nil {
 			return nil, nil, fmt.Errorf("it is of another version: %w", err)
 		}
-		if staged[r.TypeURL] == nil {
-			staged[r.TypeURL] = map[string]policy.Part{}
-		}
-		staged[r.TypeURL][r.Name] = p
-		all = append(all, p)
+		stored.put(p)
 	}
+	all, _ := stored.all()
 	s, err := policy.Assemble(all)
 	if err != nil {
 		return nil, nil, fmt.Errorf("it is of another version: %w", err)
@@ -136,5 +132,5 @@ func load(file, instance string) (*policy.Snapshot, map[string]map[string]policy
 	if s.Workload.Instance != instance {
 		return nil, nil, fmt.Errorf("it belongs to instance %q, this is %q; use a state directory of its own", s.Workload.Instance, instance)
 	}
-	return s, staged, nil
+	return s, stored, nil
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -133,8 +134,8 @@ func (w *Watcher) subscribe(ads adsStream) error {
 		}
 		if k.TypeURL != policy.TypePolicy {
 			req.InitialResourceVersions = map[string]string{}
-			for name, r := range w.staged[k.TypeURL] {
-				req.InitialResourceVersions[name] = r.Version
+			for _, r := range w.staged[k.TypeURL] {
+				req.InitialResourceVersions[r.Name] = r.Version
 			}
 		}
 		if err := ads.Send(req); err != nil {
@@ -148,7 +149,7 @@ func (w *Watcher) subscribe(ads adsStream) error {
 // receive checks one response, stages it, and answers. Policy puts what is staged in force.
 func (w *Watcher) receive(ads adsStream, resp *discoveryv3.DeltaDiscoveryResponse, refusals map[string]string) error {
 	answer := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: resp.GetTypeUrl(), ResponseNonce: resp.GetNonce()}
-	refusal, bad := w.stage(resp)
+	bad, refusal := w.stage(resp)
 	w.destinations.refuse(bad)
 	if refusal == nil {
 		delete(refusals, resp.GetTypeUrl())
@@ -175,10 +176,10 @@ func (w *Watcher) receive(ads adsStream, resp *discoveryv3.DeltaDiscoveryRespons
 }
 
 // stage takes the response whole or, when one resource of it is bad, not at all; bad are the services that such resources are about.
-func (w *Watcher) stage(resp *discoveryv3.DeltaDiscoveryResponse) (refusal error, bad []string) {
+func (w *Watcher) stage(resp *discoveryv3.DeltaDiscoveryResponse) (bad []string, refusal error) {
 	url := resp.GetTypeUrl()
 	if _, ok := policy.KindOf(url); !ok {
-		return fmt.Errorf("type %q is not known to this version of the sidecar; upgrade it", url), nil
+		return nil, fmt.Errorf("type %q is not known to this version of the sidecar; upgrade it", url)
 	}
 	var parts []policy.Part
 	var refusals []error
@@ -195,36 +196,60 @@ func (w *Watcher) stage(resp *discoveryv3.DeltaDiscoveryResponse) (refusal error
 		parts = append(parts, p)
 	}
 	if len(refusals) > 0 {
-		return errors.Join(refusals...), bad
+		return bad, errors.Join(refusals...)
 	}
 	if url == policy.TypeDestination { // those live in their own cache
 		return nil, nil
 	}
-	if w.staged[url] == nil {
-		w.staged[url] = map[string]policy.Part{}
-	}
 	for _, p := range parts {
-		w.staged[url][p.Name] = p
+		w.staged.put(p)
 	}
 	for _, name := range resp.GetRemovedResources() {
-		delete(w.staged[url], name)
+		w.staged.remove(url, name)
 	}
 	return nil, nil
 }
 
+// staged is what was accepted, by type URL; each sorted by name, so that all of it is in the order of a revision.
+type staged map[string][]policy.Part
+
+func (s staged) find(url, name string) (int, bool) {
+	return slices.BinarySearchFunc(s[url], name, func(p policy.Part, name string) int { return strings.Compare(p.Name, name) })
+}
+
+func (s staged) put(p policy.Part) {
+	i, found := s.find(p.TypeURL, p.Name)
+	if found {
+		s[p.TypeURL][i] = p
+		return
+	}
+	s[p.TypeURL] = slices.Insert(s[p.TypeURL], i, p)
+}
+
+func (s staged) remove(url, name string) {
+	if i, found := s.find(url, name); found {
+		s[url] = slices.Delete(s[url], i, i+1)
+	}
+}
+
+// all is a copy of everything, and the same as resources.
+func (s staged) all() (parts []policy.Part, resources []policy.Resource) {
+	for _, url := range slices.Sorted(maps.Keys(s)) {
+		parts = append(parts, s[url]...)
+	}
+	resources = make([]policy.Resource, len(parts))
+	for i := range parts {
+		resources[i] = parts[i].Resource
+	}
+	return parts, resources
+}
+
 // commit puts what is staged in force if it is exactly the revision that Policy names.
 func (w *Watcher) commit(refusals map[string]string) error {
-	var all []policy.Part
-	for _, byName := range w.staged {
-		all = slices.AppendSeq(all, maps.Values(byName))
-	}
+	all, resources := w.staged.all()
 	s, err := policy.Assemble(all)
 	have := ""
 	if err == nil {
-		resources := make([]policy.Resource, len(all))
-		for i := range all {
-			resources[i] = all[i].Resource
-		}
 		have = policy.Revision(s.Workload, s.Telemetry, resources)
 	}
 	switch {
@@ -235,7 +260,7 @@ func (w *Watcher) commit(refusals map[string]string) error {
 		first := slices.Sorted(maps.Keys(refusals))[0]
 		return fmt.Errorf("revision is not in force because part of it was refused: %s", refusals[first])
 	case err == nil:
-		w.staged = map[string]map[string]policy.Part{}
+		w.staged = staged{}
 		return errResync
 	default:
 		return err

@@ -56,7 +56,7 @@ type Watcher struct {
 	dial func(ctx context.Context) (ads adsStream, hangUp func(), err error) // tests have their own
 
 	// owned by the goroutine of Run that speaks to the controller
-	staged map[string]map[string]policy.Part // by type URL, then name: accepted, perhaps not yet in force
+	staged staged // accepted, perhaps not yet in force
 
 	mu      sync.Mutex
 	base    *policy.Snapshot // as told; current is base without overrides that have run out
@@ -95,7 +95,7 @@ func New(cfg Config) (*Watcher, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	w := &Watcher{cfg: cfg, changed: make(chan struct{}), staged: map[string]map[string]policy.Part{}}
+	w := &Watcher{cfg: cfg, changed: make(chan struct{}), staged: staged{}}
 	w.destinations.init()
 	w.disk.init()
 	w.dial = w.dialController
@@ -107,8 +107,8 @@ func (w *Watcher) Run(ctx context.Context, ready func()) error {
 	if err := os.MkdirAll(w.cfg.StateDir, 0o700); err != nil {
 		return fmt.Errorf("watch: %w (choose a writable state directory)", err)
 	}
-	if s, staged, err := load(w.file(), w.cfg.Workload.Instance); err == nil {
-		w.staged = staged
+	if s, stored, err := load(w.file(), w.cfg.Workload.Instance); err == nil {
+		w.staged = stored
 		w.destinations.inherit(s)
 		w.apply(s, true)
 		w.cfg.Log.Info("policy in force from disk", "revision", s.Revision, "file", w.file())

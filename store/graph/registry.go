@@ -99,6 +99,8 @@ func (x *index) kind(service string) NodeKind {
 		return KindPassthrough
 	case x.services[service].GetExternal() || !x.meshed(service) && x.services[service] == nil:
 		return KindExternal
+	case x.services[service].GetGateway():
+		return KindGateway
 	case relayed(x.services[service].GetProtocol()):
 		return KindTCP
 	}

@@ -10,6 +10,7 @@ type NodeKind string
 const (
 	KindService  NodeKind = "service"  // meshed workload, HTTP
 	KindTCP      NodeKind = "tcp"      // meshed workload, opaque TCP
+	KindGateway  NodeKind = "gateway"  // meshed workload that is an edge: it hands on what others send
 	KindExternal NodeKind = "external" // a host outside the mesh that a sidecar called
 	KindUnmeshed NodeKind = "unmeshed" // a plaintext caller without identity
 	// KindPassthrough is all that is no service together: what redirected connections are passed through to.

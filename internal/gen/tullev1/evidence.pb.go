@@ -751,6 +751,7 @@ type RegistryService struct {
 	Namespace     string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	Protocol      string                 `protobuf:"bytes,3,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	External      bool                   `protobuf:"varint,4,opt,name=external,proto3" json:"external,omitempty"`
+	Gateway       bool                   `protobuf:"varint,5,opt,name=gateway,proto3" json:"gateway,omitempty"` // one of its workloads is an edge
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -809,6 +810,13 @@ func (x *RegistryService) GetProtocol() string {
 func (x *RegistryService) GetExternal() bool {
 	if x != nil {
 		return x.External
+	}
+	return false
+}
+
+func (x *RegistryService) GetGateway() bool {
+	if x != nil {
+		return x.Gateway
 	}
 	return false
 }
@@ -1092,12 +1100,13 @@ const file_tulle_v1_evidence_proto_rawDesc = "" +
 	"\fRegistryPort\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1a\n" +
-	"\bprotocol\x18\x03 \x01(\tR\bprotocol\"{\n" +
+	"\bprotocol\x18\x03 \x01(\tR\bprotocol\"\x95\x01\n" +
 	"\x0fRegistryService\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x1a\n" +
 	"\bprotocol\x18\x03 \x01(\tR\bprotocol\x12\x1a\n" +
-	"\bexternal\x18\x04 \x01(\bR\bexternal\"\xf6\x01\n" +
+	"\bexternal\x18\x04 \x01(\bR\bexternal\x12\x18\n" +
+	"\agateway\x18\x05 \x01(\bR\agateway\"\xf6\x01\n" +
 	"\x10RegistryOverride\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x1a\n" +

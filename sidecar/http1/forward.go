@@ -1,0 +1,34 @@
+package http1
+
+import "github.com/tulle-mesh/tulle/sidecar/exchange"
+
+// forward makes the fields by which an edge says who called it, and marks what callers said of it that does not go on.
+func (c *conn) forward(x *exchange.Exchange) {
+	h := &c.w.req
+	if x.Binding.Listener.Proxy != nil { // what it is told is not for the origin (RFC 9110, section 11.7.2)
+		for i := range h.fields[:h.n] {
+			if f := &h.fields[i]; f.id == fieldOther && equalFold(h.bytes(f.name), "proxy-authorization") {
+				f.drop = true
+			}
+		}
+	}
+	if !x.Forward() {
+		return
+	}
+	for i := range h.fields[:h.n] {
+		if f := &h.fields[i]; f.id == fieldOther && x.Forwards(h.str(f.name), h.str(f.value)) {
+			f.drop = true
+		}
+	}
+	x.Forwarding()
+}
+
+// appendForwarded appends them.
+func appendForwarded(b []byte, x *exchange.Exchange) []byte {
+	if len(x.Forwarded) == 0 {
+		return b
+	}
+	b = append(append(b, exchange.ForwardedForField+": "...), x.Forwarded...)
+	b = append(append(b, "\r\n"+exchange.ForwardedProtoField+": "...), x.ForwardedProto...)
+	return append(b, "\r\n"...)
+}
