@@ -414,6 +414,11 @@ func (h *half) trySecure(fd uintptr) bool {
 	b := h.buffer()
 	h.in.hold(fd)
 	n, err := h.secure.Read(b)
+	for n >= bulk && n < len(b) && err == nil { // a Read gives one record, of at most 16 KiB; what has come with it goes with it
+		var m int
+		m, err = h.secure.Read(b[n:])
+		n += m
+	}
 	h.in.release()
 	if err == errNotReady { //nolint:errorlint // ours, and crypto/tls passes on what is temporary as it is
 		if n == 0 {
