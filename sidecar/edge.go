@@ -113,6 +113,11 @@ const edgeKey = "edge "
 // enter is receive at an edge: the caller's TLS is ended, or read, or the mesh's.
 func (s *Sidecar) enter(c *listen.Conn, b *exchange.Binding) (speaker, *exchange.Session) {
 	sess := &exchange.Session{Conn: c.Conn, TCP: c.TCP, Peer: &exchange.Peer{Addr: c.Addr(), Local: c.Local()}, Start: c.Start, Bind: c.Binding, Report: s.observer}
+	if b.Listener.ProxyProtocol.Takes(sess.Peer.Addr.Addr()) {
+		if _, ok := s.proxied(c, b, sess.Peer); !ok {
+			return nil, nil
+		}
+	}
 	if b.Listener.Edge.Mesh {
 		return s.enterMesh(c, b, sess)
 	}

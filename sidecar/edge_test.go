@@ -250,6 +250,44 @@ func TestEdgeForwarded(t *testing.T) {
 	}
 }
 
+// A balancer in front says whose connections are by the PROXY protocol, before TLS and before HTTP.
+func TestEdgeProxyProtocol(t *testing.T) {
+	w := newGatewayWorld(t)
+	taken := &policy.ProxyProtocol{From: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}
+	snap := gateway(
+		policy.Listener{Name: "http", Protocol: flow.ProtocolHTTP, ProxyProtocol: taken, Edge: &policy.Edge{Hosts: []policy.VirtualHost{host1("web", "*")}}},
+		policy.Listener{Name: "https", Protocol: flow.ProtocolHTTP, ProxyProtocol: taken, Edge: &policy.Edge{
+			TLS: &policy.ServerTLS{Certificates: []policy.CertificateFiles{w.pair("a", "a.example")}}, Hosts: []policy.VirtualHost{host1("web", "*")},
+		}},
+	)
+	for i := range snap.Listeners {
+		snap.Listeners[i] = snap.Listeners[i].WithDefaults()
+	}
+	w.serve(snap, "web", policy.Service{External: true, Protocol: flow.ProtocolHTTP1}, app(t, describe("web")))
+	g := start(t, snap, &identity.Holder{}, time.Second)
+	const header = "PROXY TCP4 198.51.100.7 203.0.113.1 4711 443\r\n"
+	if got := raw(t, g.addr(t, "http"), header+"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"); !strings.Contains(got, `for="198.51.100.7" proto="http"`) {
+		t.Errorf("got %q", got)
+	}
+	c := w.client(t, g.addr(t, "https"), true)
+	c.Transport.(*http.Transport).DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", g.addr(t, "https").String())
+		if err == nil {
+			_, err = io.WriteString(conn, header)
+		}
+		return conn, err
+	}
+	if resp, body := fetch(t, c, "https://a.example/"); resp.StatusCode != 200 || !strings.Contains(body, `for="198.51.100.7" proto="https"`) {
+		t.Errorf("got %d %q", resp.StatusCode, body)
+	}
+	c.CloseIdleConnections()
+	g.stop()
+	came, _ := w.split(g.rec.Closed(flow.KindExchange))
+	if len(came) != 2 || came[0].Source.Addr.String() != "198.51.100.7:4711" {
+		t.Errorf("Records %+v", came)
+	}
+}
+
 func TestEdgeRedirect(t *testing.T) {
 	g := start(t, gateway(policy.Listener{Name: "http", Protocol: flow.ProtocolHTTP, Edge: &policy.Edge{RedirectHTTPS: 8443}}), &identity.Holder{}, time.Second)
 	addr := g.addr(t, "http")

@@ -24,13 +24,14 @@ type Egress struct {
 
 // EdgeListener is one address at which callers outside the mesh are served.
 type EdgeListener struct {
-	Name          string      `yaml:"name"`
-	Listen        string      `yaml:"listen"`
-	Protocol      string      `yaml:"protocol"` // one of edgeProtocols
-	TLS           *ServerTLS  `yaml:"tls,omitempty"`
-	TrustedHops   int         `yaml:"trustedHops,omitempty"`
-	RedirectHTTPS int         `yaml:"redirectHTTPS,omitempty"`
-	Routes        []EdgeRoute `yaml:"routes,omitempty"`
+	Name          string        `yaml:"name"`
+	Listen        string        `yaml:"listen"`
+	Protocol      string        `yaml:"protocol"` // one of edgeProtocols
+	TLS           *ServerTLS    `yaml:"tls,omitempty"`
+	ProxyProtocol ProxyProtocol `yaml:"proxyProtocol,omitempty"`
+	TrustedHops   int           `yaml:"trustedHops,omitempty"`
+	RedirectHTTPS int           `yaml:"redirectHTTPS,omitempty"`
+	Routes        []EdgeRoute   `yaml:"routes,omitempty"`
 }
 
 // ServerTLS is how callers' TLS is ended. Meanings, defaults and ranges are those of policy.ServerTLS.
@@ -138,6 +139,9 @@ func (l *EdgeListener) check(at string) error {
 		return err
 	}
 	if err := oneOf(at+".protocol", l.Protocol, edgeProtocols...); err != nil {
+		return err
+	}
+	if err := l.ProxyProtocol.check(at + ".proxyProtocol"); err != nil {
 		return err
 	}
 	switch {

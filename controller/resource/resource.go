@@ -7,6 +7,7 @@ package resource
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 )
@@ -351,6 +352,9 @@ func (a *admission) warnings() []Problem {
 		case *Workload:
 			a.differingPorts(o, warn)
 			a.edgeWarnings(o, warn)
+			if at := o.Spec.Proxy.Listen; at != "" && !netip.MustParseAddrPort(at).Addr().IsLoopback() {
+				warn("spec.proxy.listen: whoever reaches %s calls as this workload; listen on 127.0.0.1 or [::1], where only its own host does", at)
+			}
 			for i, u := range o.Spec.Upstreams {
 				switch owner, ok := a.services[u.Service]; {
 				case !ok:

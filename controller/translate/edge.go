@@ -79,6 +79,7 @@ func edgeListeners(set *resource.Set, w *resource.Workload, services map[string]
 		})
 		out = append(out, policy.Listener{
 			Name: "edge:" + l.Name, Side: flow.SideServer, Protocol: l.FlowProtocol(), Service: w.Spec.Service, Address: netip.MustParseAddrPort(l.Listen), Edge: &e,
+			ProxyProtocol: l.ProxyProtocol.Policy(),
 		})
 	}
 	if at := w.Spec.Edge.Egress.Listen; at != "" {

@@ -243,6 +243,9 @@ func (l Listener) edgeToXDS() (*listenerv3.Listener, error) {
 	e.str("side", sideNames[l.Side])
 	e.str("service", l.Service)
 	e.protocol(l.Protocol)
+	if l.ProxyProtocol != nil {
+		l.ProxyProtocol.toXDS(e)
+	}
 	x := &listenerv3.Listener{Name: l.Name, Address: socketAddress(l.Address), TrafficDirection: corev3.TrafficDirection_INBOUND}
 	socket, err := l.Edge.TLS.toXDS(l.Protocol)
 	if err != nil {
@@ -337,7 +340,7 @@ func (l Listener) edgeManager(e extras) (*hcmv3.HttpConnectionManager, error) {
 func edgeFromXDS(x *listenerv3.Listener, l *Listener, r *reader) error {
 	e := &Edge{Mesh: r.flag("edge_mesh")}
 	l.Edge, l.Side, l.Service = e, flow.SideServer, r.str("service")
-	l.Protocol = r.protocol()
+	l.Protocol, l.ProxyProtocol = r.protocol(), proxyFromXDS(r)
 	var err error
 	if l.Protocol.HTTP() {
 		if len(x.GetFilterChains()) != 1 || len(x.GetFilterChains()[0].GetFilters()) != 1 {
@@ -416,6 +419,11 @@ func (l Listener) checkEdge() error {
 	for _, err := range []error{checkName("service", l.Service), l.Edge.Check(l.Protocol)} {
 		if err != nil {
 			return fmt.Errorf("edge: %w", err)
+		}
+	}
+	if l.ProxyProtocol != nil {
+		if err := l.ProxyProtocol.Check(); err != nil {
+			return fmt.Errorf("proxy protocol: %w", err)
 		}
 	}
 	if err := l.Limits.Check(); err != nil {

@@ -234,14 +234,14 @@ func (l Listener) WithDefaults() Listener {
 		i := l.Interception.WithDefaults()
 		l.Interception = &i
 	}
+	if l.ProxyProtocol != nil {
+		p := l.ProxyProtocol.WithDefaults()
+		l.ProxyProtocol = &p
+	}
 	if l.Edge != nil {
 		e := l.Edge.WithDefaults()
 		l.Edge = &e
 		return l
-	}
-	if l.ProxyProtocol != nil {
-		p := l.ProxyProtocol.WithDefaults()
-		l.ProxyProtocol = &p
 	}
 	if l.Side == flow.SideServer {
 		if l.Protocol.MayBeHTTP() {

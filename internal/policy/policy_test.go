@@ -119,6 +119,7 @@ func genListener(r *rand.Rand, i int, service string) Listener {
 			l.Protocol, l.Limits = flow.ProtocolHTTP, genLimits(r)
 		}
 		l.Edge = genEdge(r, l.Protocol, service)
+		l.ProxyProtocol = pick(r, nil, &ProxyProtocol{From: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, Timeout: pick(r, 0, time.Second)})
 		return l
 	}
 	switch {
