@@ -57,7 +57,7 @@ func (t *tool) find(flag string) (string, error) {
 	return "", fmt.Errorf("%s is missing: %s, or name it with -%s or in the environment as %s", t.name, t.install, t.name, strings.ToUpper(t.name))
 }
 
-// versionOf is the first line that the program says of its version.
+// versionOf is the first line that the program says of its version, without its path, which is nobody's business in a page.
 func (t *tool) versionOf(path string) (string, error) {
 	out, err := exec.Command(path, t.version...).CombinedOutput()
 	if err != nil {
@@ -65,7 +65,7 @@ func (t *tool) versionOf(path string) (string, error) {
 	}
 	for line := range strings.Lines(string(out)) {
 		if line = strings.TrimSpace(line); line != "" {
-			return line, nil
+			return strings.TrimSpace(strings.TrimPrefix(line, path)), nil
 		}
 	}
 	return "", fmt.Errorf("%s %s said nothing", path, strings.Join(t.version, " "))
