@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
@@ -61,10 +60,7 @@ func entry(next exchange.Handler) exchange.Handler {
 
 // secured is the beginning of the https URL at port of an authority.
 func secured(authority string, port uint16) string {
-	host := authority
-	if i := strings.LastIndexByte(host, ':'); i > strings.LastIndexByte(host, ']') {
-		host = host[:i]
-	}
+	host := authority[:hostLength(authority)]
 	if port == 443 {
 		return "https://" + host
 	}
@@ -133,9 +129,7 @@ func (s *Sidecar) enter(c *listen.Conn, b *exchange.Binding) (speaker, *exchange
 		}
 		state := tc.ConnectionState()
 		sess.Conn, sess.Peer.Secure, isHTTP2 = tc, true, state.NegotiatedProtocol == "h2"
-		if route.ValidHost(state.ServerName) {
-			sess.ServerName = route.Canonical(state.ServerName)
-		}
+		sess.ServerName = nameOf(state.ServerName)
 	}
 	if !c.Begin(sess) {
 		return nil, nil
@@ -150,14 +144,10 @@ func (s *Sidecar) enter(c *listen.Conn, b *exchange.Binding) (speaker, *exchange
 		return s.edgeHTTP, sess
 	}
 	if b.Listener.Protocol == flow.ProtocolTLS {
-		switch named(sess, security.HandshakeTimeout) {
-		case detect.Left:
+		if speak, _ := s.relayTLS(sess, s.edgeTCP); speak == nil {
 			return nil, nil
-		case detect.Silence:
-			s.observer.Connection(b, sess.Peer, c.Start, flow.ReasonIdleTimeout, "no ClientHello arrived in "+security.HandshakeTimeout.String())
-			return nil, nil
-		case detect.TLS:
-		default:
+		}
+		if sess.Protocol != flow.ProtocolTLS { // it names no host
 			s.observer.Connection(b, sess.Peer, c.Start, flow.ReasonBadRequest, "what the caller sent first is no ClientHello of TLS")
 			return nil, nil
 		}

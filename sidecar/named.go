@@ -21,11 +21,17 @@ func named(sess *exchange.Session, wait time.Duration) detect.Spoken {
 	hello, spoken := detect.Hello(sess, wait)
 	if spoken == detect.TLS {
 		sess.Protocol = flow.ProtocolTLS
-		if route.ValidHost(hello.ServerName) {
-			sess.ServerName = route.Canonical(hello.ServerName)
-		}
+		sess.ServerName = nameOf(hello.ServerName)
 	}
 	return spoken
+}
+
+// nameOf is an SNI as Records and routes have it; "" for what is no host name.
+func nameOf(sni string) string {
+	if route.ValidHost(sni) {
+		return route.Canonical(sni)
+	}
+	return ""
 }
 
 // relayTLS is for a connection to a service of protocol tls. What is no TLS goes on all the same: its server knows better what to answer.

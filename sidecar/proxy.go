@@ -150,7 +150,7 @@ func aimOf(x *exchange.Exchange) (host string, port uint16, err error) {
 	if x.Head.Secure {
 		port = 443
 	}
-	if text := x.Head.Authority[min(len(x.Head.Authority), hostLength(x.Head.Authority)):]; len(text) > 1 {
+	if text := x.Head.Authority[hostLength(x.Head.Authority):]; len(text) > 1 {
 		n, err := strconv.ParseUint(text[1:], 10, 16)
 		if err != nil || n == 0 {
 			return "", 0, fmt.Errorf("%q: the port must be from 1 to 65535", x.Head.Authority)

@@ -88,14 +88,23 @@ func (u *Unwrapper) Unwrap(conn net.Conn, mode policy.ListenerMode, protocol flo
 	if protocol.Relayed() {
 		config = u.tls
 	}
+	tc, refusal := handshake(conn, first, config, start)
+	if refusal != nil {
+		return Unwrapped{}, refusal
+	}
+	state := tc.ConnectionState()
+	return Unwrapped{Conn: tc, Peer: identity.PeerID(state), ALPN: state.NegotiatedProtocol, ServerName: state.ServerName}, nil
+}
+
+// handshake finishes that of a caller who began it with first, in time from start on.
+func handshake(conn net.Conn, first []byte, config *tls.Config, start time.Time) (*tls.Conn, *Refusal) {
 	tc := tls.Server(&prefixed{Conn: conn, prefix: first}, config)
 	_ = conn.SetDeadline(start.Add(HandshakeTimeout))
 	if err := tc.Handshake(); err != nil {
-		return Unwrapped{}, &Refusal{Reason: flow.ReasonTLSFailed, err: err}
+		return nil, &Refusal{Reason: flow.ReasonTLSFailed, err: err}
 	}
 	_ = conn.SetDeadline(time.Time{})
-	state := tc.ConnectionState()
-	return Unwrapped{Conn: tc, Peer: identity.PeerID(state), ALPN: state.NegotiatedProtocol, ServerName: state.ServerName}, nil
+	return tc, nil
 }
 
 // begin reads the first bytes. A caller often sends them with its connection; only one that does not is given a deadline, for a timer costs more

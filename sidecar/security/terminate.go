@@ -25,11 +25,5 @@ func Terminate(conn net.Conn, config *tls.Config) (*tls.Conn, *Refusal) {
 	if first[0] != recordHandshake {
 		return nil, &Refusal{Reason: flow.ReasonBadRequest, Plain: true, First: first[:n], err: errors.New("the listener takes TLS and the caller sent plaintext; call it by https")}
 	}
-	tc := tls.Server(&prefixed{Conn: conn, prefix: first[:n]}, config)
-	_ = conn.SetDeadline(start.Add(HandshakeTimeout))
-	if err := tc.Handshake(); err != nil {
-		return nil, &Refusal{Reason: flow.ReasonTLSFailed, err: err}
-	}
-	_ = conn.SetDeadline(time.Time{})
-	return tc, nil
+	return handshake(conn, first[:n], config, start)
 }

@@ -106,6 +106,11 @@ func (s *Sender) Handle(x *exchange.Exchange) {
 	if reason == flow.ReasonNone && !d.over {
 		reason, err = exchange.Relay(x, exchange.RelayEnd{Conn: d.sess.Conn, Buffered: d.sess.Buffered}, exchange.RelayEnd{Conn: up.Conn, Buffered: greeting}, x.Destination.IdleTimeout)
 	}
+	s.end(x, up, reason, err)
+}
+
+// end closes what is upstream after a relay, so that the peer notices when bytes are missing.
+func (s *Sender) end(x *exchange.Exchange, up *exchange.Conn, reason flow.Reason, err error) {
 	if reason != flow.ReasonNone {
 		x.Outcome.Fail(reason, err.Error())
 		reset(up.TCP)

@@ -26,9 +26,7 @@ func (s *Sender) tunnel(x *exchange.Exchange, caller exchange.Caller) {
 		if e := (*exchange.BodyError)(nil); errors.As(err, &e) {
 			reason = e.Reason
 		}
-		x.Outcome.Fail(reason, err.Error())
-		reset(up.TCP)
-		s.Pool.Discard(up)
+		s.end(x, up, reason, err)
 		return true
 	}
 	if failed(caller.WriteHead(x, &exchange.Response{Status: 200, Length: -1, Tunnel: true}, false)) || failed(caller.Flush(x)) {
@@ -39,11 +37,5 @@ func (s *Sender) tunnel(x *exchange.Exchange, caller exchange.Caller) {
 	x.Binding.Room.Need(exchange.RelayMemory)
 	reason, err := exchange.Relay(x, caller.Tunnel(x), exchange.RelayEnd{Conn: up.Conn}, x.Destination.IdleTimeout)
 	x.Binding.Room.Give(exchange.RelayMemory)
-	if reason != flow.ReasonNone {
-		x.Outcome.Fail(reason, err.Error())
-		reset(up.TCP)
-	} else {
-		x.Outcome.Answered = true
-	}
-	s.Pool.Discard(up)
+	s.end(x, up, reason, err)
 }
