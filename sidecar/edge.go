@@ -130,6 +130,9 @@ func (s *Sidecar) enter(c *listen.Conn, b *exchange.Binding) (speaker, *exchange
 		state := tc.ConnectionState()
 		sess.Conn, sess.Peer.Secure, isHTTP2 = tc, true, state.NegotiatedProtocol == "h2"
 		sess.ServerName = nameOf(state.ServerName)
+		if !http {
+			sess.Peer.TLS = exchange.Secured(tc)
+		}
 	}
 	if !c.Begin(sess) {
 		return nil, nil
@@ -215,6 +218,7 @@ func (s *Sidecar) enterMesh(c *listen.Conn, b *exchange.Binding, sess *exchange.
 			return nil, nil
 		}
 	}
+	sess.Peer.TLS = exchange.Secured(u.Conn)
 	own := asBytes(service)
 	sess.Bind = func() *exchange.Binding { return own }
 	return s.edgeTCP, sess

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -468,6 +469,25 @@ func TestEdgeRelay(t *testing.T) {
 	for _, x := range went {
 		if x.Source.Service != "gateway" || x.Destination.Service != "raw" && (x.Destination.Service != "db" || x.Protocol != flow.ProtocolTLS || x.ServerName == "") {
 			t.Errorf("what went on: %+v", x)
+		}
+	}
+	// How each of the two connections of a relay was secured, and how it ended, is in both of its Records, each from its own side.
+	for _, x := range went {
+		i := slices.IndexFunc(came, func(c flow.Record) bool { return c.Trace.SpanID == x.Trace.ParentID })
+		if i < 0 {
+			t.Errorf("nothing came of which it is the child: %+v", x)
+			continue
+		}
+		c := came[i]
+		if c.Ended == flow.EndedNone || c.Ended != x.Ended {
+			t.Errorf("what came ended by %v, what went on by %v", c.Ended, x.Ended)
+		}
+		if !reflect.DeepEqual(c.TLS, x.NearTLS) || !reflect.DeepEqual(c.NearTLS, x.TLS) {
+			t.Errorf("what came says %+v and %+v, what went on %+v and %+v", c.TLS, c.NearTLS, x.TLS, x.NearTLS)
+		}
+		ended := x.ServerName == "raw.example.com" // by the edge, and not passed on
+		if (c.TLS != nil) != ended || ended && c.TLS.Version != "1.3" || (x.TLS != nil) != (x.Destination.Service == "db") {
+			t.Errorf("%s for %q: caller's %+v, upstream's %+v", x.Destination.Service, x.ServerName, c.TLS, x.TLS)
 		}
 	}
 }

@@ -61,23 +61,10 @@ func (o *observer) observe(next exchange.Handler) exchange.Handler {
 		}
 		r := &x.Record
 		o.fill(r, x, x.Kind)
-		out := &x.Outcome
-		if out.Committed {
-			r.Status = out.Status
-		}
-		r.Reason, r.Detail, r.Answered = out.Reason, out.Detail, out.Answered
-		if r.Detail == "" {
-			r.Detail = x.Binding.Note
-		}
-		r.Legs, r.Far, r.GRPC, r.Ended = x.Legs, x.Far, out.GRPC, out.Ended
+		ended(r, x)
+		r.Far = x.Far
 		if x.Folded && !x.Live.Reported {
 			r.Trace.SpanID = x.Try.SpanID // the parent that the other side knows
-		}
-		if len(x.Captured) > 0 {
-			r.Headers = flow.Headers(unsafe.String(&x.Captured[0], len(x.Captured)))
-		}
-		if x.Kind == flow.KindConnection {
-			r.Status, r.Answered = 0, false
 		}
 		o.endpoint(r, x)
 		r.Attempts = x.Tries
@@ -100,20 +87,26 @@ func (o *observer) received(next exchange.Handler) exchange.Handler {
 
 		o.remove(&x.CameLive)
 		o.rec.Active(key, -1)
-		r, out := &x.Record, &x.Outcome
+		r := &x.Record
 		o.fillCame(r, x)
+		ended(r, x)
+		o.rec.Record(r)
+	})
+}
+
+// ended writes how an exchange has ended.
+func ended(r *flow.Record, x *exchange.Exchange) {
+	out := &x.Outcome
+	if x.Kind == flow.KindExchange {
+		r.Answered = out.Answered
 		if out.Committed {
 			r.Status = out.Status
 		}
-		r.Reason, r.Detail, r.Answered, r.Legs, r.GRPC = out.Reason, out.Detail, out.Answered, x.Legs, out.GRPC
-		if len(x.Captured) > 0 {
-			r.Headers = flow.Headers(unsafe.String(&x.Captured[0], len(x.Captured)))
-		}
-		if x.Kind == flow.KindConnection {
-			r.Status, r.Answered = 0, false
-		}
-		o.rec.Record(r)
-	})
+	}
+	r.Reason, r.Detail, r.Legs, r.GRPC, r.Ended = out.Reason, cmp.Or(out.Detail, x.Binding.Note), x.Legs, out.GRPC, out.Ended
+	if len(x.Captured) > 0 {
+		r.Headers = flow.Headers(unsafe.String(&x.Captured[0], len(x.Captured)))
+	}
 }
 
 // fillCame is fill for the side on which an exchange came to an edge.
@@ -125,6 +118,7 @@ func (o *observer) fillCame(r *flow.Record, x *exchange.Exchange) {
 		own.Identity = o.ownIdentity()
 	}
 	r.Side, r.Trace, r.Destination = flow.SideServer, x.Came, own
+	r.TLS, r.NearTLS = r.NearTLS, r.TLS
 	r.Source = flow.Peer{Service: x.Peer.Service, Namespace: x.Peer.Namespace, Identity: x.Peer.Identity, Addr: x.Peer.Addr}
 }
 
@@ -243,9 +237,7 @@ func (o *observer) fill(r *flow.Record, x *exchange.Exchange, kind flow.Kind) {
 		BytesIn: x.BytesIn.Load(), BytesOut: x.BytesOut.Load(),
 		MessagesIn: x.MessagesIn.Load(), MessagesOut: x.MessagesOut.Load(),
 		Revision: x.Binding.Snapshot.Revision,
-	}
-	if x.Peer.Via.IsValid() {
-		r.Via = x.Peer.Via
+		Via:      x.Peer.Via,
 	}
 	if kind == flow.KindConnection {
 		r.NearTLS = x.Peer.TLS
