@@ -35,9 +35,9 @@ func TestRealDetection(t *testing.T) {
 		at := n.Listen(":80")
 		go func() { _ = web.Serve(at) }()
 		t.Cleanup(func() { _ = web.Close() })
-		serveTCP(t, n.Listen(":25"), smtp)
-		serveTCP(t, n.Listen(":5432"), postgres)
-		serveTCP(t, n.Listen(":3306"), func(c net.Conn, in *bufio.Reader) {
+		scriptedAt(t, n.Listen(":25"), smtp)
+		scriptedAt(t, n.Listen(":5432"), postgres)
+		scriptedAt(t, n.Listen(":3306"), func(c net.Conn, in *bufio.Reader) {
 			fmt.Fprint(c, mysqlGreeting)
 			_, _ = in.ReadByte()
 		})

@@ -369,36 +369,11 @@ func TestEdgeClientCertificates(t *testing.T) {
 // TLS is passed through by the name that it asks for, and ended for bytes where the edge has the certificate.
 func TestEdgeRelay(t *testing.T) {
 	w := newGatewayWorld(t)
-	echo := func(names ...string) netip.AddrPort {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		var wg sync.WaitGroup
-		wg.Go(func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				wg.Go(func() {
-					defer c.Close()
-					if len(names) > 0 {
-						tlsEcho(w.web, names...)(c, bufio.NewReader(c))
-						return
-					}
-					s, _ := bufio.NewReader(c).ReadString('\n')
-					_, _ = io.WriteString(c, "plain "+s)
-				})
-			}
-		})
-		t.Cleanup(func() {
-			_ = l.Close()
-			wg.Wait()
-		})
-		return l.Addr().(*net.TCPAddr).AddrPort()
+	plain := func(c net.Conn, in *bufio.Reader) {
+		s, _ := in.ReadString('\n')
+		_, _ = io.WriteString(c, "plain "+s)
 	}
-	db := start(t, serverSnapshot("db", echo("db.example.com", "x.wild.example.com"), policy.ModeStrict, flow.ProtocolTLS), w.mesh.Holder("db"), time.Second)
+	db := start(t, serverSnapshot("db", scripted(t, tlsEcho(w.web, "db.example.com", "x.wild.example.com")), policy.ModeStrict, flow.ProtocolTLS), w.mesh.Holder("db"), time.Second)
 	snap := gateway(
 		policy.Listener{Name: "tls", Protocol: flow.ProtocolTLS, Edge: &policy.Edge{Hosts: []policy.VirtualHost{host1("db", "*.wild.example.com", "db.example.com")}}},
 		policy.Listener{Name: "ended", Protocol: flow.ProtocolTCP, Edge: &policy.Edge{
@@ -410,7 +385,7 @@ func TestEdgeRelay(t *testing.T) {
 	sv := mesh("db")
 	sv.Protocol = flow.ProtocolTLS
 	w.serve(snap, "db", sv, db.addr(t, "inbound"))
-	w.serve(snap, "raw", policy.Service{External: true, Protocol: flow.ProtocolTCP}, echo())
+	w.serve(snap, "raw", policy.Service{External: true, Protocol: flow.ProtocolTCP}, scripted(t, plain))
 	g := start(t, snap, w.mesh.Holder("gateway"), time.Second)
 	dial := func(listener string) net.Conn {
 		c, err := net.Dial("tcp", g.addr(t, listener).String())

@@ -1,6 +1,7 @@
 package sidecar
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/tls"
 	"errors"
@@ -194,50 +195,26 @@ func (w watched) Accept() (net.Conn, error) {
 // scriptedOn is scripted2 on a listener.
 func scriptedOn(t *testing.T, l net.Listener, settings []http2.Setting, script func(f *frames, fr http2.Frame)) netip.AddrPort {
 	t.Helper()
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	var conns []net.Conn
-	wg.Go(func() {
+	scriptedAt(t, l, func(c net.Conn, _ *bufio.Reader) {
+		var b [len(http2.ClientPreface)]byte
+		if _, err := io.ReadFull(c, b[:]); err != nil {
+			return
+		}
+		f := newFrames(c)
+		_ = f.WriteSettings(settings...)
 		for {
-			c, err := l.Accept()
+			fr, err := f.ReadFrame()
 			if err != nil {
 				return
 			}
-			mu.Lock()
-			conns = append(conns, c)
-			mu.Unlock()
-			wg.Go(func() {
-				defer c.Close()
-				var b [len(http2.ClientPreface)]byte
-				if _, err := io.ReadFull(c, b[:]); err != nil {
-					return
+			if s, ok := fr.(*http2.SettingsFrame); ok {
+				if !s.IsAck() {
+					_ = f.WriteSettingsAck()
 				}
-				f := newFrames(c)
-				_ = f.WriteSettings(settings...)
-				for {
-					fr, err := f.ReadFrame()
-					if err != nil {
-						return
-					}
-					if s, ok := fr.(*http2.SettingsFrame); ok {
-						if !s.IsAck() {
-							_ = f.WriteSettingsAck()
-						}
-						continue
-					}
-					script(f, fr)
-				}
-			})
+				continue
+			}
+			script(f, fr)
 		}
-	})
-	t.Cleanup(func() {
-		_ = l.Close()
-		mu.Lock()
-		for _, c := range conns {
-			_ = c.Close()
-		}
-		mu.Unlock()
-		wg.Wait()
 	})
 	return l.Addr().(*net.TCPAddr).AddrPort()
 }

@@ -22,12 +22,18 @@ import (
 )
 
 // scripted is an upstream that does with each connection what script says.
-func scripted(t *testing.T, script func(c net.Conn, r *bufio.Reader)) netip.AddrPort {
+func scripted(t testing.TB, script func(c net.Conn, r *bufio.Reader)) netip.AddrPort {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
+	scriptedAt(t, l, script)
+	return l.Addr().(*net.TCPAddr).AddrPort()
+}
+
+// scriptedAt is scripted on a listener.
+func scriptedAt(t testing.TB, l net.Listener, script func(c net.Conn, r *bufio.Reader)) {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	var conns []net.Conn
@@ -55,7 +61,6 @@ func scripted(t *testing.T, script func(c net.Conn, r *bufio.Reader)) netip.Addr
 		mu.Unlock()
 		wg.Wait()
 	})
-	return l.Addr().(*net.TCPAddr).AddrPort()
 }
 
 // answering reads requests with net/http and answers each with the bytes that f returns.

@@ -1,6 +1,7 @@
 package sidecar
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -274,25 +275,4 @@ func refused(t *testing.T) netip.AddrPort {
 }
 
 // closing accepts and hangs up.
-func closing(t *testing.T) netip.AddrPort {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			_ = c.Close()
-		}
-	}()
-	t.Cleanup(func() {
-		_ = l.Close()
-		<-done
-	})
-	return l.Addr().(*net.TCPAddr).AddrPort()
-}
+func closing(t *testing.T) netip.AddrPort { return scripted(t, func(net.Conn, *bufio.Reader) {}) }

@@ -58,28 +58,7 @@ func sayTLS(t *testing.T, ca *testmesh.CA, c net.Conn, name, text string) string
 // A service of protocol tls: what passes is the application's own TLS, also within the mesh's, and Records have its name.
 func TestTLSIsPassedOn(t *testing.T) {
 	ca := testmesh.NewCA(t)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		serve := tlsEcho(ca, "db.example.com")
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			serve(c, bufio.NewReader(c))
-			_ = c.Close()
-		}
-	}()
-	t.Cleanup(func() {
-		_ = l.Close()
-		<-done
-	})
-	target := l.Addr().(*net.TCPAddr).AddrPort()
+	target := scripted(t, tlsEcho(ca, "db.example.com"))
 	server := start(t, serverSnapshot("db", target, policy.ModeStrict, flow.ProtocolTLS), ca.Holder("db"), time.Second)
 	sv := mesh("db")
 	sv.Protocol = flow.ProtocolTLS

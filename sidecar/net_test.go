@@ -134,27 +134,6 @@ func (p *process) expect(t *testing.T, record string) {
 	testmesh.Eventually(t, "Record "+record, func() bool { return slices.Contains(strings.Split(all(), "\n"), record) }, all)
 }
 
-// serveTCP answers connections to l.
-func serveTCP(t *testing.T, l net.Listener, script func(c net.Conn, in *bufio.Reader)) {
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() {
-				defer c.Close()
-				script(c, bufio.NewReader(c))
-			})
-		}
-	})
-	t.Cleanup(func() {
-		_ = l.Close()
-		wg.Wait()
-	})
-}
-
 // smtp takes one letter.
 func smtp(c net.Conn, in *bufio.Reader) {
 	fmt.Fprint(c, "220 mail ready\r\n")
@@ -254,9 +233,9 @@ func TestRealClients(t *testing.T) {
 				_ = web.Close()
 				rpc.Stop()
 			})
-			serveTCP(t, peer.Listen(":25"), smtp)
-			serveTCP(t, peer.Listen(":5432"), postgres)
-			serveTCP(t, peer.Listen(":7"), func(c net.Conn, in *bufio.Reader) { _, _ = io.Copy(c, in) })
+			scriptedAt(t, peer.Listen(":25"), smtp)
+			scriptedAt(t, peer.Listen(":5432"), postgres)
+			scriptedAt(t, peer.Listen(":7"), func(c net.Conn, in *bufio.Reader) { _, _ = io.Copy(c, in) })
 
 			snap := &policy.Snapshot{
 				Revision: "n1", Workload: policy.Workload{Service: "web", Namespace: "shop", Instance: "web-1"},
@@ -395,8 +374,8 @@ func TestRealInbound(t *testing.T) {
 				at := app.Listen(":80")
 				go func() { _ = web.Serve(at) }()
 				t.Cleanup(func() { _ = web.Close() })
-				serveTCP(t, app.Listen(":5432"), postgres)
-				serveTCP(t, app.Listen(":25"), smtp)
+				scriptedAt(t, app.Listen(":5432"), postgres)
+				scriptedAt(t, app.Listen(":25"), smtp)
 				port := func(n uint16, protocol flow.Protocol) policy.Listener {
 					a := netip.AddrPortFrom(netip.MustParseAddr("10.72.0.1"), n) // the application's own; the sidecar's call to it is not taken
 					return policy.Listener{

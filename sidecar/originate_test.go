@@ -1,6 +1,7 @@
 package sidecar
 
 import (
+	"bufio"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -238,31 +239,16 @@ func TestOriginateTCP(t *testing.T) {
 			return nil
 		},
 	}
-	l, err := tls.Listen("tcp", "127.0.0.1:0", config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			b, _ := io.ReadAll(c)
-			_, _ = c.Write(append([]byte("got "), b...))
-			_ = c.Close()
-		}
-	}()
-	t.Cleanup(func() {
-		_ = l.Close()
-		<-done
+	at := scripted(t, func(c net.Conn, _ *bufio.Reader) {
+		tc := tls.Server(c, config)
+		b, _ := io.ReadAll(tc)
+		_, _ = tc.Write(append([]byte("got "), b...))
+		_ = tc.Close()
 	})
 	snap := clientSnapshot(policy.Service{
 		Name: "mail", Protocol: flow.ProtocolTCP, External: true,
 		TLS: &policy.ClientTLS{ServerName: "192.0.2.1", CAFile: dir + "/ca.pem", CertFile: dir + "/cert.pem", KeyFile: dir + "/key.pem", ALPN: []string{"x"}},
-	}, l.Addr().(*net.TCPAddr).AddrPort())
+	}, at)
 	r := start(t, snap, &identity.Holder{}, time.Second)
 	for range 3 {
 		if got := raw(t, r.addr(t, "outbound"), "hello"); got != "got hello" {

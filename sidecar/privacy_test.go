@@ -121,61 +121,42 @@ func TestNothingPrivateLeaves(t *testing.T) {
 	for _, format := range []telemetry.LogFormat{telemetry.LogJSON, telemetry.LogText} {
 		t.Run(fmt.Sprint(format), func(t *testing.T) {
 			var through sync.Map // parts of requests that the application got
-			l, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
-			var apps sync.WaitGroup
-			apps.Go(func() {
+			app := scripted(t, func(c net.Conn, r *bufio.Reader) {
 				for {
-					c, err := l.Accept()
+					req, err := http.ReadRequest(r)
 					if err != nil {
 						return
 					}
-					apps.Go(func() {
-						defer c.Close()
-						r := bufio.NewReader(c)
-						for {
-							req, err := http.ReadRequest(r)
-							if err != nil {
-								return
-							}
-							body, err := io.ReadAll(req.Body)
-							through.Store(req.URL.Path, req.URL.RawQuery+req.Header.Get("Cookie")+req.Header.Get("Authorization")+string(body))
-							if err != nil {
-								return
-							}
-							answer := "HTTP/1.1 200 OK\r\nSet-Cookie: id=" + secret + "\r\nLocation: /x?" + secret + "\r\nX-Custom: " + secret + "\r\nContent-Length: 6\r\n\r\n" + secret
-							switch req.URL.Path {
-							case "/fails":
-								answer = strings.Replace(answer, "200 OK", "500 "+secret, 1)
-							case "/unavailable":
-								answer = strings.Replace(answer, "200 OK", "503 "+secret, 1)
-							case "/malformed":
-								answer = "HTTP/1.1 200 OK\r\nBad Header " + secret + "\r\n\r\n"
-							case "/garbage":
-								answer = secret + " " + secret + "\r\n\r\n"
-							case "/badchunk":
-								answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\n" + secret + "\r\n" + secret + "\r\n"
-							case "/cut":
-								answer = "HTTP/1.1 200 OK\r\nContent-Length: 600\r\n\r\n" + secret
-							case "/closes":
-								return
-							}
-							if _, err := io.WriteString(c, answer); err != nil || strings.HasPrefix(answer, secret) || !strings.Contains(answer, "Content-Length: 6\r") {
-								return
-							}
-						}
-					})
+					body, err := io.ReadAll(req.Body)
+					through.Store(req.URL.Path, req.URL.RawQuery+req.Header.Get("Cookie")+req.Header.Get("Authorization")+string(body))
+					if err != nil {
+						return
+					}
+					answer := "HTTP/1.1 200 OK\r\nSet-Cookie: id=" + secret + "\r\nLocation: /x?" + secret + "\r\nX-Custom: " + secret + "\r\nContent-Length: 6\r\n\r\n" + secret
+					switch req.URL.Path {
+					case "/fails":
+						answer = strings.Replace(answer, "200 OK", "500 "+secret, 1)
+					case "/unavailable":
+						answer = strings.Replace(answer, "200 OK", "503 "+secret, 1)
+					case "/malformed":
+						answer = "HTTP/1.1 200 OK\r\nBad Header " + secret + "\r\n\r\n"
+					case "/garbage":
+						answer = secret + " " + secret + "\r\n\r\n"
+					case "/badchunk":
+						answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\n" + secret + "\r\n" + secret + "\r\n"
+					case "/cut":
+						answer = "HTTP/1.1 200 OK\r\nContent-Length: 600\r\n\r\n" + secret
+					case "/closes":
+						return
+					}
+					if _, err := io.WriteString(c, answer); err != nil || strings.HasPrefix(answer, secret) || !strings.Contains(answer, "Content-Length: 6\r") {
+						return
+					}
 				}
-			})
-			t.Cleanup(func() {
-				_ = l.Close()
-				apps.Wait()
 			})
 			ca := testmesh.NewCA(t)
 			var spans, log, page wire
-			there := serverSnapshot("catalog", l.Addr().(*net.TCPAddr).AddrPort(), policy.ModeStrict, flow.ProtocolHTTP)
+			there := serverSnapshot("catalog", app, policy.ModeStrict, flow.ProtocolHTTP)
 			inbound, stopThere := told(t, there, ca.Holder("catalog"), &spans, &log, &page, format)
 			here := clientSnapshot(mesh("catalog"), inbound("inbound"))
 			here.Telemetry.Headers = []string{"x-path", "location"} // allowed, and still without a query string

@@ -2,7 +2,6 @@ package sidecar
 
 import (
 	"bufio"
-	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -187,7 +186,7 @@ func TestProxyProtocolSent(t *testing.T) {
 		t.Run(v.String(), func(t *testing.T) {
 			var mu sync.Mutex
 			var got []proxyproto.Header
-			target := accepting(t, func(c net.Conn) {
+			target := scripted(t, func(c net.Conn, _ *bufio.Reader) {
 				h, err := proxyproto.Read(c)
 				if err != nil {
 					t.Error(err)
@@ -241,28 +240,4 @@ func TestProxyProtocolSent(t *testing.T) {
 			}
 		})
 	}
-}
-
-// accepting is a TCP service.
-func accepting(t *testing.T, serve func(net.Conn)) netip.AddrPort {
-	t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() {
-				serve(c)
-				_ = c.Close()
-			})
-		}
-	})
-	t.Cleanup(func() { _ = l.Close(); wg.Wait() })
-	return l.Addr().(*net.TCPAddr).AddrPort()
 }

@@ -195,28 +195,11 @@ func TestProxy(t *testing.T) {
 // CONNECT is a connection to a service of the mesh that is no HTTP: byte for byte, with half-close, and what came with the request is not lost.
 func TestProxyConnect(t *testing.T) {
 	ca := testmesh.NewCA(t)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			b, _ := io.ReadAll(c) // to the caller's half-close
-			_, _ = fmt.Fprintf(c, "%d bytes", len(b))
-			_ = c.Close()
-		}
-	}()
-	t.Cleanup(func() {
-		_ = l.Close()
-		<-done
+	app := scripted(t, func(c net.Conn, _ *bufio.Reader) {
+		b, _ := io.ReadAll(c) // to the caller's half-close
+		_, _ = fmt.Fprintf(c, "%d bytes", len(b))
 	})
-	db := start(t, serverSnapshot("db", l.Addr().(*net.TCPAddr).AddrPort(), policy.ModeStrict, flow.ProtocolTCP), ca.Holder("db"), time.Second)
+	db := start(t, serverSnapshot("db", app, policy.ModeStrict, flow.ProtocolTCP), ca.Holder("db"), time.Second)
 	snap := proxying(policy.UnknownRefuse)
 	sv := mesh("db")
 	sv.Protocol = flow.ProtocolTCP

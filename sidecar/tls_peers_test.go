@@ -3,7 +3,6 @@
 package sidecar
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -123,26 +122,7 @@ func TestEdgePeers(t *testing.T) {
 		<-served
 	})
 	greet := start(t, serverSnapshot("greet", gl.Addr().(*net.TCPAddr).AddrPort(), policy.ModeStrict, flow.ProtocolGRPC), w.mesh.Holder("greet"), time.Second)
-	echo, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			c, err := echo.Accept()
-			if err != nil {
-				return
-			}
-			tlsEcho(w.web, "db.example.com")(c, bufio.NewReader(c))
-			_ = c.Close()
-		}
-	}()
-	t.Cleanup(func() {
-		_ = echo.Close()
-		<-done
-	})
+	echo := scripted(t, tlsEcho(w.web, "db.example.com"))
 	snap := gateway(
 		policy.Listener{Name: "https", Protocol: flow.ProtocolHTTP, Edge: &policy.Edge{
 			TLS:   &policy.ServerTLS{Certificates: []policy.CertificateFiles{w.pair("a", "shop.example.com"), w.pair("b", "greet.example.com")}},
@@ -154,7 +134,7 @@ func TestEdgePeers(t *testing.T) {
 	sv := mesh("greet")
 	sv.Protocol = flow.ProtocolGRPC
 	w.serve(snap, "greet", sv, greet.addr(t, "inbound"))
-	w.serve(snap, "db", policy.Service{External: true, Protocol: flow.ProtocolTLS}, echo.Addr().(*net.TCPAddr).AddrPort())
+	w.serve(snap, "db", policy.Service{External: true, Protocol: flow.ProtocolTLS}, echo)
 	g := start(t, snap, w.mesh.Holder("gateway"), time.Second)
 	addr := g.addr(t, "https")
 
