@@ -64,8 +64,12 @@ func (t *tool) versionOf(path string) (string, error) {
 		return "", fmt.Errorf("%s %s: %w", path, strings.Join(t.version, " "), err)
 	}
 	for line := range strings.Lines(string(out)) {
-		if line = strings.TrimSpace(line); line != "" {
-			return strings.TrimSpace(strings.TrimPrefix(line, path)), nil
+		words := strings.Fields(line)
+		if len(words) > 1 && filepath.Base(words[0]) == filepath.Base(path) { // a launcher may have run another one of that name
+			words = words[1:]
+		}
+		if len(words) > 0 {
+			return strings.Join(words, " "), nil
 		}
 	}
 	return "", fmt.Errorf("%s %s said nothing", path, strings.Join(t.version, " "))
