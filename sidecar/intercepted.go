@@ -231,9 +231,9 @@ func passThrough(b *exchange.Binding, to netip.AddrPort) *exchange.Binding {
 type only struct{ endpoint *policy.Endpoint }
 
 // Pick implements exchange.Picker.
-func (o only) Pick(time.Time, []netip.AddrPort) (exchange.Choice, flow.Reason) {
+func (o only) Pick(time.Time, exchange.Want) (exchange.Choice, flow.Reason) {
 	return exchange.Choice{Endpoint: o.endpoint, Load: o}, flow.ReasonNone
 }
 
 // End implements exchange.Load.
-func (only) End(time.Time, time.Duration, exchange.Result) {}
+func (only) End(time.Time, time.Duration, exchange.Result, time.Duration) {}

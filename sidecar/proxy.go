@@ -211,10 +211,10 @@ func (s *Sidecar) proxy(b *exchange.Binding) {
 type inOrder struct{ addresses []netip.AddrPort }
 
 // Pick implements exchange.Picker.
-func (o *inOrder) Pick(_ time.Time, tried []netip.AddrPort) (exchange.Choice, flow.Reason) {
+func (o *inOrder) Pick(_ time.Time, want exchange.Want) (exchange.Choice, flow.Reason) {
 	at := o.addresses[0]
 	for _, a := range o.addresses {
-		if !slices.Contains(tried, a) {
+		if !slices.Contains(want.Tried, a) {
 			at = a
 			break
 		}

@@ -50,7 +50,7 @@ func (s *Sidecar) bindings(snap *policy.Snapshot) []*exchange.Binding {
 			continue
 		}
 		d := s.destination(name, snap.Services[name])
-		d.Picker = balance.NewPicker(snap.Endpoints[name], &s.services[name].states)
+		d.Picker = balance.New(snap.Services[name].Balancer, snap.Endpoints[name], &s.services[name].states, nil)
 		destinations[name] = d
 	}
 	s.destinations = destinations

@@ -23,6 +23,8 @@ type Endpoint struct {
 	Protocol  string      // one of policy.Protocols
 	Address   netip.AddrPort
 	External  bool
+	Locality  policy.Locality
+	Labels    map[string]string // of the workload
 }
 
 // Name is under which name Snapshots have the endpoint's port of its service.

@@ -27,7 +27,7 @@ func FromSet(set *resource.Set, trustDomain string) ([]Endpoint, error) {
 			}
 			out = append(out, Endpoint{
 				Service: w.Spec.Service, Port: port, Namespace: w.Metadata.Namespace, Version: w.Spec.Version, Instance: w.Metadata.Name,
-				Identity: id, Protocol: p.Protocol, Address: addr,
+				Identity: id, Protocol: p.Protocol, Address: addr, Locality: w.Spec.Locality.Policy(), Labels: w.Metadata.Labels,
 			})
 		}
 	}

@@ -81,6 +81,7 @@ type Workload struct {
 type WorkloadSpec struct {
 	Service        string        `yaml:"service"`                  // required
 	Version        string        `yaml:"version,omitempty"`        // "v2"; shown, and used by weights
+	Locality       Locality      `yaml:"locality,omitempty"`       // where it runs
 	ServiceAccount string        `yaml:"serviceAccount,omitempty"` // default: Service
 	Ports          []Port        `yaml:"ports,omitempty"`          // each is an endpoint; the first is where peers reach the service that name no port; none for a pure client
 	Upstreams      []Upstream    `yaml:"upstreams,omitempty"`
@@ -350,6 +351,12 @@ func (w *Workload) check() error {
 	if err := checkLabel("spec.serviceAccount", s.ServiceAccount); err != nil {
 		return err
 	}
+	if err := s.Locality.Policy().Check(); err != nil {
+		return fmt.Errorf("spec.%w", err)
+	}
+	if err := policy.LabelsCheck(w.Metadata.Labels); err != nil {
+		return fmt.Errorf("metadata.%w", err)
+	}
 	intercepted := s.Intercept.Inbound.Listen != ""
 	if len(s.Ports) > MaxPorts {
 		return fmt.Errorf("spec.ports: has %d entries, at most %d are allowed", len(s.Ports), MaxPorts)
@@ -614,14 +621,15 @@ type TrafficPolicy struct {
 
 // TrafficPolicySpec of a TrafficPolicy.
 type TrafficPolicySpec struct {
-	TargetService  string   `yaml:"targetService"`
-	RequestTimeout Duration `yaml:"requestTimeout,omitempty"` // whole exchange; default 15s; off
-	TryTimeout     Duration `yaml:"tryTimeout,omitempty"`     // one attempt; default: requestTimeout; off
-	ConnectTimeout Duration `yaml:"connectTimeout,omitempty"` // default 1s
-	IdleTimeout    Duration `yaml:"idleTimeout,omitempty"`    // TCP without bytes; default 1h; off
-	Retry          Retry    `yaml:"retry,omitempty"`
-	Limits         Limits   `yaml:"limits,omitempty"`
-	Ejection       Ejection `yaml:"ejection,omitempty"`
+	TargetService  string       `yaml:"targetService"`
+	LoadBalancer   LoadBalancer `yaml:"loadBalancer,omitempty"`
+	RequestTimeout Duration     `yaml:"requestTimeout,omitempty"` // whole exchange; default 15s; off
+	TryTimeout     Duration     `yaml:"tryTimeout,omitempty"`     // one attempt; default: requestTimeout; off
+	ConnectTimeout Duration     `yaml:"connectTimeout,omitempty"` // default 1s
+	IdleTimeout    Duration     `yaml:"idleTimeout,omitempty"`    // TCP without bytes; default 1h; off
+	Retry          Retry        `yaml:"retry,omitempty"`
+	Limits         Limits       `yaml:"limits,omitempty"`
+	Ejection       Ejection     `yaml:"ejection,omitempty"`
 }
 
 // Retry settings.
@@ -669,6 +677,12 @@ func (p *TrafficPolicy) check() error {
 	if _, err := policy.ParseGRPCStatuses(s.Retry.GRPC); err != nil {
 		return fmt.Errorf("spec.retry.grpc%w", err)
 	}
+	if err := s.LoadBalancer.check("spec.loadBalancer"); err != nil {
+		return err
+	}
+	if err := s.LoadBalancer.Policy().Check(); err != nil {
+		return fmt.Errorf("spec.loadBalancer.%w", err)
+	}
 	// What the sidecar would refuse is refused here.
 	if err := s.Apply(policy.Service{Name: s.TargetService, Protocol: flow.ProtocolHTTP}).WithDefaults().Check(); err != nil {
 		return fmt.Errorf("spec: %w", err)
@@ -684,6 +698,7 @@ func (p TrafficPolicySpec) Apply(svc policy.Service) policy.Service {
 	svc.IdleTimeout = time.Duration(p.IdleTimeout)
 	svc.MaxRequests = p.Limits.MaxRequests
 	svc.MaxConnections = p.Limits.MaxConnections
+	svc.Balancer = p.LoadBalancer.Policy()
 	statuses, _ := policy.ParseGRPCStatuses(p.Retry.GRPC) // checked
 	svc.Retry = policy.Retry{
 		Attempts: p.Retry.Attempts, BudgetRatio: p.Retry.BudgetRatio, BudgetMin: p.Retry.BudgetMin,

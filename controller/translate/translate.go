@@ -53,6 +53,7 @@ func Translate(in Input) (*Output, error) {
 	if err != nil {
 		return nil, err
 	}
+	places := newPlaces(in.Set)
 	out := &Output{Workloads: make(map[string]Workload, len(in.Set.Workloads)), Services: make(map[string][]policy.Resource, len(services))}
 	first := firstPorts(in.Set)
 	for _, w := range in.Set.Workloads {
@@ -61,6 +62,7 @@ func Translate(in Input) (*Output, error) {
 			return nil, fmt.Errorf("%s: %w", w.Key(), err)
 		}
 		s := snapshot(in, w, first, services, endpoints, via)
+		places.put(w, s)
 		resources, err := policy.Seal(s)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", w.Key(), err)
@@ -112,7 +114,10 @@ func index(in Input) (map[string]policy.Service, map[string][]policy.Endpoint) {
 			svc.MTLS = true
 		}
 		services[name] = svc
-		ep := policy.Endpoint{Address: e.Address, Version: e.Version, Instance: e.Instance}
+		ep := policy.Endpoint{
+			Address: e.Address, Version: e.Version, Instance: e.Instance,
+			Placement: policy.Placement{Locality: e.Locality, Labels: policy.FreeLabels(e.Labels)},
+		}
 		if o, ok := in.Overrides[e.Address]; ok {
 			ep.Override = &o
 		}
@@ -136,6 +141,7 @@ func index(in Input) (map[string]policy.Service, map[string][]policy.Endpoint) {
 		}
 		slices.Sort(svc.Identities)
 		services[name] = svc.WithDefaults()
+		selected(svc.Balancer.Subsets, endpoints[name])
 		slices.SortFunc(endpoints[name], func(a, b policy.Endpoint) int { return a.Address.Compare(b.Address) })
 	}
 	return services, endpoints

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -207,10 +208,19 @@ func render(b *strings.Builder, s *policy.Snapshot) {
 		if names := v.Retry.GRPC.Names(); names != nil {
 			fmt.Fprintf(b, "    retry grpc %s\n", strings.Join(names, " "))
 		}
+		if !reflect.DeepEqual(v.Balancer, (policy.Balancer{}).WithDefaults()) {
+			fmt.Fprintf(b, "    balancer %+v\n", v.Balancer)
+		}
 		for _, e := range s.Endpoints[name] {
 			fmt.Fprintf(b, "    endpoint %s %s %s weight=%d", e.Address, e.Instance, e.Version, e.Weight)
 			if o := e.Override; o != nil {
 				fmt.Fprintf(b, " override %s %s %g %s until %s", o.ID, o.Kind, o.Fraction, o.Reason, o.Expires.Format(time.TimeOnly))
+			}
+			if e.Priority != 0 || e.LocalityWeight != 0 || e.Locality != (policy.Locality{}) {
+				fmt.Fprintf(b, " at %s priority=%d weight=%d", e.Locality, e.Priority, e.LocalityWeight)
+			}
+			if len(e.Labels) > 0 {
+				fmt.Fprintf(b, " labels %s", policy.SubsetName(e.Labels))
 			}
 			b.WriteString("\n")
 		}

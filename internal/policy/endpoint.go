@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"slices"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -23,6 +24,8 @@ type Endpoint struct {
 	Instance string
 	Weight   uint32 // 1 to 128; default 100 (xDS load_balancing_weight)
 	Override *Override
+
+	Placement
 }
 
 // OverrideKind is what an Override does.
@@ -69,6 +72,9 @@ func (e Endpoint) Check() error {
 	if e.Weight < 1 || e.Weight > 128 {
 		return fail(fmt.Errorf("weight %d: must be from 1 to 128", e.Weight))
 	}
+	if err := e.Placement.check(); err != nil {
+		return fail(err)
+	}
 	o := e.Override
 	if o == nil {
 		return nil
@@ -104,7 +110,6 @@ func EndpointsToXDS(service string, endpoints []Endpoint) (*endpointv3.ClusterLo
 		return nil, err
 	}
 	x := &endpointv3.ClusterLoadAssignment{ClusterName: service}
-	locality := &endpointv3.LocalityLbEndpoints{}
 	for _, ep := range endpoints {
 		ep = ep.WithDefaults()
 		if err := ep.Check(); err != nil {
@@ -127,16 +132,17 @@ func EndpointsToXDS(service string, endpoints []Endpoint) (*endpointv3.ClusterLo
 				health = corev3.HealthStatus_DEGRADED
 			}
 		}
-		locality.LbEndpoints = append(locality.LbEndpoints, &endpointv3.LbEndpoint{
+		ep.place(x, &endpointv3.LbEndpoint{
 			HostIdentifier:      &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: socketAddress(ep.Address)}},
 			HealthStatus:        health,
 			LoadBalancingWeight: wrapperspb.UInt32(weight),
 			Metadata:            m.metadata(),
 		})
 	}
-	if len(locality.LbEndpoints) > 0 {
-		x.Endpoints = []*endpointv3.LocalityLbEndpoints{locality}
+	if err := checkPlacements(endpoints); err != nil {
+		return nil, fmt.Errorf("service %q: %w", service, err)
 	}
+	sortLocalities(x)
 	return x, nil
 }
 
@@ -177,6 +183,7 @@ func EndpointsFromXDS(x *endpointv3.ClusterLoadAssignment) (service string, endp
 				ep.Override = o
 				ep.Weight = uint32(r.num("weight"))
 			}
+			ep.placed(locality, lb, r)
 			if r.err != nil {
 				return fail(fmt.Errorf("%s: %w", addr, r.err))
 			}
@@ -186,6 +193,12 @@ func EndpointsFromXDS(x *endpointv3.ClusterLoadAssignment) (service string, endp
 			}
 			endpoints = append(endpoints, ep)
 		}
+	}
+	if err := checkPlacements(endpoints); err != nil {
+		return fail(err)
+	}
+	if len(x.GetEndpoints()) > 1 { // they came by locality
+		slices.SortFunc(endpoints, func(a, b Endpoint) int { return a.Address.Compare(b.Address) })
 	}
 	return x.GetClusterName(), endpoints, nil
 }

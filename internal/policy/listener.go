@@ -255,7 +255,10 @@ func (l Listener) WithDefaults() Listener {
 
 // ToXDS maps l, with its defaults applied, to an Envoy listener: one filter chain with an HttpConnectionManager or a TcpProxy whose cluster is the destination service;
 // inbound traffic goes to a cluster named like the listener, intercepted traffic to PassthroughCluster.
-func (l Listener) ToXDS() (*listenerv3.Listener, error) {
+func (l Listener) ToXDS() (*listenerv3.Listener, error) { return l.toXDS(nil) }
+
+// toXDS is ToXDS for a listener to a service whose requests are kept together by affinity, which a stock Envoy reads at its routes.
+func (l Listener) toXDS(affinity []AffinityKey) (*listenerv3.Listener, error) {
 	l = l.WithDefaults()
 	if err := l.Check(); err != nil {
 		return nil, err
@@ -283,6 +286,8 @@ func (l Listener) ToXDS() (*listenerv3.Listener, error) {
 		action := &routev3.RouteAction{ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: cluster}}
 		if l.Side == flow.SideServer {
 			action.Timeout = durationpb.New(max(l.RequestTimeout, 0)) // 0 is off
+		} else {
+			action.HashPolicy = hashPolicies(affinity)
 		}
 		virtual := cmp.Or(l.Service, cluster)
 		routes = &routev3.RouteConfiguration{

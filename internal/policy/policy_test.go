@@ -52,6 +52,7 @@ func genService(r *rand.Rand, name string) Service {
 			BackoffBase: pick(r, 0, 20*time.Millisecond), BackoffMax: pick(r, 0, time.Second),
 			GRPC: GRPCStatuses(r.Uint32()) & failures,
 		},
+		Balancer: genBalancer(r),
 	}
 	if s.External {
 		if s.Protocol != flow.ProtocolTLS {
@@ -102,6 +103,8 @@ func genEndpoints(r *rand.Rand) []Endpoint {
 		}
 		out = append(out, e)
 	}
+	genPlacements(r, out)
+	slices.SortFunc(out, func(a, b Endpoint) int { return a.Address.Compare(b.Address) })
 	return out
 }
 

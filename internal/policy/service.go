@@ -49,6 +49,7 @@ type Service struct {
 	Retry          Retry
 	MaxRequests    int // concurrent exchanges towards the service from one sidecar; default 1,024
 	MaxConnections int // default 1,024
+	Balancer       Balancer
 }
 
 // PortOf is the name under which a Snapshot has a port of a service: SERVICE for the one that callers mean who name none (port ""), SERVICE:PORT for another.
@@ -111,6 +112,7 @@ func (s Service) WithDefaults() Service {
 		c := s.TLS.WithDefaults()
 		s.TLS = &c
 	}
+	s.Balancer = s.Balancer.WithDefaults()
 	return s
 }
 
@@ -193,6 +195,9 @@ func (s Service) Check() error {
 	}
 	if err := s.Retry.check(); err != nil {
 		return fail("retry %w", err)
+	}
+	if err := s.Balancer.Check(); err != nil {
+		return fail("loadBalancer.%w", err)
 	}
 	return nil
 }
@@ -298,7 +303,7 @@ func (s Service) ToXDS() (*clusterv3.Cluster, error) {
 			return nil, err
 		}
 	}
-	return &clusterv3.Cluster{
+	x := &clusterv3.Cluster{
 		TransportSocket:               socket,
 		TypedExtensionProtocolOptions: options,
 
@@ -306,14 +311,15 @@ func (s Service) ToXDS() (*clusterv3.Cluster, error) {
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS},
 		EdsClusterConfig:     &clusterv3.Cluster_EdsClusterConfig{EdsConfig: ads()},
 		ConnectTimeout:       durationpb.New(s.ConnectTimeout),
-		LbPolicy:             clusterv3.Cluster_LEAST_REQUEST,
 		CircuitBreakers: &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{{
 			MaxRequests:    wrapperspb.UInt32(uint32(s.MaxRequests)),
 			MaxConnections: wrapperspb.UInt32(uint32(s.MaxConnections)),
 			RetryBudget:    &clusterv3.CircuitBreakers_Thresholds_RetryBudget{BudgetPercent: &typev3.Percent{Value: 100 * s.Retry.BudgetRatio}},
 		}}},
-		Metadata: e.metadata(),
-	}, nil
+	}
+	s.Balancer.toXDS(x, e)
+	x.Metadata = e.metadata()
+	return x, affinityToXDS(s.Balancer.Affinity, x.Metadata)
 }
 
 // upstreamOptions say in Envoy's words which version of HTTP the service is spoken to; Tulle's sidecars read the metadata instead.
@@ -356,6 +362,7 @@ func ServiceFromXDS(x *clusterv3.Cluster) (Service, error) {
 	if s.Retry.GRPC, err = ParseGRPCStatuses(r.strs("retry_grpc")); err != nil {
 		r.fail("retry_grpc", "%v", err)
 	}
+	s.Balancer = balancerFromXDS(x, r)
 	if t := x.GetCircuitBreakers().GetThresholds(); len(t) > 0 {
 		s.MaxRequests, s.MaxConnections = int(t[0].GetMaxRequests().GetValue()), int(t[0].GetMaxConnections().GetValue())
 	}

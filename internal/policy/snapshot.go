@@ -50,6 +50,9 @@ func (s *Snapshot) Check() error {
 				return fmt.Errorf("service %q: %w", name, err)
 			}
 		}
+		if err := checkPlacements(endpoints); err != nil {
+			return fmt.Errorf("service %q: %w", name, err)
+		}
 	}
 	for _, l := range s.Listeners {
 		if err := l.Check(); err != nil {

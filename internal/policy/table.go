@@ -13,6 +13,7 @@ import (
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/tulle-mesh/tulle/internal/gen/tullev1"
 )
@@ -304,6 +305,9 @@ func endpointsOut(s *Snapshot, put func(string, proto.Message)) error {
 		if err != nil {
 			return err
 		}
+		if o := s.Services[name].Balancer.WithDefaults().Overprovision; o != DefaultOverprovision {
+			x.Policy = &endpointv3.ClusterLoadAssignment_Policy{OverprovisioningFactor: wrapperspb.UInt32(uint32(o))}
+		}
 		put(name, x)
 	}
 	return nil
@@ -324,7 +328,7 @@ func endpointsIn(s *Snapshot, name string, body *anypb.Any) error {
 
 func listenersOut(s *Snapshot, put func(string, proto.Message)) error {
 	for _, l := range s.Listeners {
-		x, err := l.ToXDS()
+		x, err := l.toXDS(s.Services[l.Service].Balancer.Affinity)
 		if err != nil {
 			return err
 		}

@@ -17,6 +17,7 @@ type Head struct {
 type Decision struct {
 	Service string // name in policy.Snapshot.Services
 	Route   string // name of the rule that matched; "" for the service's default route
+	Subset  string // policy.SubsetName of the endpoints of Service that may serve; "" for all
 }
 
 // Matched reports whether any rule matched.
@@ -28,6 +29,7 @@ type Rule struct {
 	Name    string
 	Prefix  string
 	Service string
+	Subset  string // as in Decision
 }
 
 // Table is an ordered, immutable list of rules over a default, with tables of their own for the hosts that have one.
@@ -60,7 +62,7 @@ func (t Table) Match(h Head) Decision {
 	}
 	for i := range t.rules {
 		if under(h.Path, t.rules[i].Prefix) {
-			return Decision{Service: t.rules[i].Service, Route: t.rules[i].Name}
+			return Decision{Service: t.rules[i].Service, Route: t.rules[i].Name, Subset: t.rules[i].Subset}
 		}
 	}
 	return Decision{Service: t.fallback}

@@ -1,6 +1,7 @@
 package balance
 
 import (
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"net/netip"
@@ -29,15 +30,18 @@ func seeded(seed uint64) func() uint64 { return rand.New(rand.NewPCG(seed, 7)).U
 
 // world drives a Set in virtual time: open-loop arrivals, endpoints that answer after a while.
 type world struct {
-	t       *testing.T
-	set     *Picker
-	now     time.Time
-	answer  func(endpoint int, r *rand.Rand) (time.Duration, exchange.Result)
-	picked  []int
-	probes  []int
-	times   []time.Duration
-	pending []pending
-	r       *rand.Rand
+	t      *testing.T
+	set    *Picker
+	now    time.Time
+	want   func(w *world) exchange.Want
+	answer func(endpoint int, r *rand.Rand) (time.Duration, exchange.Result)
+	// retryAfter is what whoever is overloaded says.
+	retryAfter time.Duration
+	picked     []int
+	probes     []int
+	times      []time.Duration
+	pending    []pending
+	r          *rand.Rand
 }
 
 type pending struct {
@@ -48,7 +52,7 @@ type pending struct {
 }
 
 func newWorld(t *testing.T, set *Picker, n int, seed uint64) *world {
-	return &world{t: t, set: set, now: start, picked: make([]int, n), probes: make([]int, n), r: rand.New(rand.NewPCG(seed, 1))}
+	return &world{t: t, set: set, now: start, picked: make([]int, n), probes: make([]int, n), r: rand.New(rand.NewPCG(seed, 1)), want: func(*world) exchange.Want { return exchange.Want{} }}
 }
 
 func (w *world) run(d time.Duration, rps float64) {
@@ -58,10 +62,10 @@ func (w *world) run(d time.Duration, rps float64) {
 		sort.Slice(w.pending, func(i, j int) bool { return w.pending[i].at.Before(w.pending[j].at) })
 		for len(w.pending) > 0 && !w.pending[0].at.After(w.now) {
 			p := w.pending[0]
-			p.choice.Load.End(p.at, p.took, p.result)
+			p.choice.Load.End(p.at, p.took, p.result, w.retryAfter)
 			w.pending = w.pending[1:]
 		}
-		c, reason := w.set.Pick(w.now, nil)
+		c, reason := w.set.Pick(w.now, w.want(w))
 		if reason != flow.ReasonNone {
 			w.t.Fatalf("Pick: %v", reason)
 		}
@@ -96,7 +100,7 @@ func quantile(d []time.Duration, q float64) time.Duration {
 }
 
 func TestHealthyEndpointsShareEvenly(t *testing.T) {
-	set := New(P2C, endpoints(5), new(States), seeded(1))
+	set := New(policy.Balancer{}, endpoints(5), new(States), seeded(1))
 	w := newWorld(t, set, 5, 2)
 	w.answer = healthy
 	w.run(2*time.Minute, 200)
@@ -110,7 +114,7 @@ func TestHealthyEndpointsShareEvenly(t *testing.T) {
 func TestWeightsAreHonoured(t *testing.T) {
 	eps := endpoints(2)
 	eps[0].Weight, eps[1].Weight = 10, 100
-	set := New(P2C, eps, new(States), seeded(1))
+	set := New(policy.Balancer{}, eps, new(States), seeded(1))
 	w := newWorld(t, set, 2, 2)
 	w.answer = func(_ int, r *rand.Rand) (time.Duration, exchange.Result) {
 		return 50*time.Millisecond + time.Duration(r.ExpFloat64()*float64(10*time.Millisecond)), exchange.ResultOK
@@ -128,22 +132,29 @@ func TestOneSlowEndpointOfTenDoesNotSetTheTail(t *testing.T) {
 		}
 		return healthy(i, r)
 	}
-	tail := func(a Algorithm) (time.Duration, float64) {
-		set := New(a, endpoints(10), new(States), seeded(3))
+	tail := func(algorithm string) (time.Duration, float64) {
+		set := New(policy.Balancer{Algorithm: algorithm}, endpoints(10), new(States), seeded(3))
 		w := newWorld(t, set, 10, 4)
 		w.answer = slow
 		w.run(time.Minute, 500)
 		return quantile(w.times, 0.99), share(w.picked, 3)
 	}
-	p2c, p2cShare := tail(P2C)
-	uniform, _ := tail(Random)
-	if p2c*5 > uniform || p2cShare > 0.01 {
-		t.Errorf("p99 %v with p2c (slow endpoint's share %.2f %%), %v at random: want less than a fifth, share under 1 %%", p2c, 100*p2cShare, uniform)
+	p2c, share := tail(policy.BalanceP2C)
+	for _, other := range []string{policy.BalanceRandom, policy.BalanceRoundRobin} {
+		worse, _ := tail(other)
+		t.Logf("p99 %v with p2c-ewma (slow endpoint's share %.2f %%), %v with %s", p2c, 100*share, worse, other)
+		if p2c*5 > worse || share > 0.01 {
+			t.Errorf("p99 %v with p2c-ewma (slow endpoint's share %.2f %%), %v with %s: want less than a fifth, share under 1 %%", p2c, 100*share, worse, other)
+		}
+	}
+	least, _ := tail(policy.BalanceLeastRequest)
+	if uniform, _ := tail(policy.BalanceRandom); least > uniform {
+		t.Errorf("p99 %v with least-request, %v at random", least, uniform)
 	}
 }
 
 func TestAFastFailingEndpointAttractsNoTrafficButStaysInEvidence(t *testing.T) {
-	set := New(P2C, endpoints(3), new(States), seeded(5))
+	set := New(policy.Balancer{}, endpoints(3), new(States), seeded(5))
 	w := newWorld(t, set, 3, 6)
 	w.answer = healthy
 	w.run(30*time.Second, 150)
@@ -176,7 +187,7 @@ func eject(e *policy.Endpoint, id string, issued, expires time.Time, fraction fl
 func TestEjectionLeavesHalfOpenTrafficAndEndsByTheClock(t *testing.T) {
 	eps := endpoints(3)
 	eject(&eps[2], "ov-1", start, start.Add(20*time.Minute+time.Second), 0.01)
-	set := New(P2C, eps, new(States), seeded(8))
+	set := New(policy.Balancer{}, eps, new(States), seeded(8))
 	w := newWorld(t, set, 3, 9)
 	w.answer = healthy
 	w.run(20*time.Minute, 300)
@@ -205,7 +216,7 @@ func TestTheCapIgnoresWhatIsOver(t *testing.T) {
 			// The last is the oldest, so it must be honoured first.
 			eject(&eps[i], "ov", start.Add(-time.Duration(i)*time.Second), start.Add(time.Hour), 0.01)
 		}
-		set := New(P2C, eps, new(States), seeded(1))
+		set := New(policy.Balancer{}, eps, new(States), seeded(1))
 		w := newWorld(t, set, n, 1)
 		w.answer = healthy
 		w.run(time.Minute, 20*float64(n))
@@ -225,7 +236,7 @@ func TestTheCapIgnoresWhatIsOver(t *testing.T) {
 }
 
 func TestReflexStopsUnreachableEndpointAndProbes(t *testing.T) {
-	set := New(P2C, endpoints(3), new(States), seeded(11))
+	set := New(policy.Balancer{}, endpoints(3), new(States), seeded(11))
 	w := newWorld(t, set, 3, 12)
 	w.answer = func(i int, r *rand.Rand) (time.Duration, exchange.Result) {
 		if i == 0 {
@@ -255,55 +266,57 @@ func TestReflexStopsUnreachableEndpointAndProbes(t *testing.T) {
 func TestTheOnlyEndpointIsNeverTakenOut(t *testing.T) {
 	eps := endpoints(1)
 	eject(&eps[0], "ov", start, start.Add(time.Hour), 0.01)
-	set := New(P2C, eps, new(States), nil)
+	set := New(policy.Balancer{}, eps, new(States), nil)
 	for range 100 {
-		c, reason := set.Pick(start, nil)
+		c, reason := set.Pick(start, exchange.Want{})
 		if reason != flow.ReasonNone || c.Probe {
 			t.Fatalf("reason %v, probe %v", reason, c.Probe)
 		}
-		c.Load.End(start, time.Millisecond, exchange.ResultUnreachable)
+		c.Load.End(start, time.Millisecond, exchange.ResultUnreachable, 0)
 	}
 }
 
 func TestTriedEndpointsAreAvoided(t *testing.T) {
 	eps := endpoints(3)
-	set := New(P2C, eps, new(States), seeded(1))
+	set := New(policy.Balancer{}, eps, new(States), seeded(1))
 	tried := []netip.AddrPort{eps[0].Address, eps[2].Address}
 	for range 200 {
-		c, _ := set.Pick(start, tried)
+		c, _ := set.Pick(start, exchange.Want{Tried: tried})
 		if c.Endpoint.Address != eps[1].Address {
 			t.Fatalf("picked %v again", c.Endpoint.Address)
 		}
-		c.Load.End(start, time.Millisecond, exchange.ResultUnknown)
+		c.Load.End(start, time.Millisecond, exchange.ResultUnknown, 0)
 	}
-	if c, reason := set.Pick(start, append(tried, eps[1].Address)); reason != flow.ReasonNone || c.Endpoint == nil {
+	if c, reason := set.Pick(start, exchange.Want{Tried: append(tried, eps[1].Address)}); reason != flow.ReasonNone || c.Endpoint == nil {
 		t.Fatalf("with all tried: %v", reason)
 	}
 }
 
 func TestWhatWasLearntOutlivesUpdates(t *testing.T) {
-	set := New(P2C, endpoints(3), new(States), seeded(1))
-	c, _ := set.Pick(start, nil)
-	c.Load.End(start, 3*time.Second, exchange.ResultOK)
+	set := New(policy.Balancer{}, endpoints(3), new(States), seeded(1))
+	c, _ := set.Pick(start, exchange.Want{})
+	c.Load.End(start, 3*time.Second, exchange.ResultOK, 0)
 	addr := c.Endpoint.Address
-	set = New(P2C, endpoints(2000), set.states, nil)
+	set = New(policy.Balancer{}, endpoints(2000), set.states, nil)
 	for _, e := range set.Endpoints(start) {
 		if e.Address == addr && e.Average != 3*time.Second {
 			t.Fatalf("average = %v after an update, want 3s", e.Average)
 		}
 	}
-	set = New(P2C, nil, set.states, nil)
-	if _, reason := set.Pick(start, nil); reason != flow.ReasonNoEndpoint {
+	set = New(policy.Balancer{}, nil, set.states, nil)
+	if _, reason := set.Pick(start, exchange.Want{}); reason != flow.ReasonNoEndpoint {
 		t.Fatalf("reason = %v, want no_endpoint", reason)
 	}
 }
 
 func TestEveryAlgorithmIsSafeAndBalancesItsBooks(t *testing.T) {
-	for name, a := range Algorithms {
+	for name := range Algorithms {
 		t.Run(name, func(t *testing.T) {
+			b := of(name)
+			b.SlowStart = policy.SlowStart{}
 			var states States
 			var current atomic.Pointer[Picker]
-			current.Store(New(a, endpoints(3), &states, nil))
+			current.Store(New(b, endpoints(3), &states, nil))
 			var updates, picks sync.WaitGroup
 			stop := make(chan struct{})
 			updates.Go(func() {
@@ -317,7 +330,7 @@ func TestEveryAlgorithmIsSafeAndBalancesItsBooks(t *testing.T) {
 							eject(&eps[1], "ov", start, time.Now().Add(time.Hour), 0.5)
 							eps[2].Weight = 7
 						}
-						current.Store(New(a, eps, &states, nil))
+						current.Store(New(b, eps, &states, nil))
 					}
 				}
 			})
@@ -325,19 +338,19 @@ func TestEveryAlgorithmIsSafeAndBalancesItsBooks(t *testing.T) {
 				picks.Go(func() {
 					r := rand.New(rand.NewPCG(uint64(g), 1))
 					for range 3000 {
-						c, reason := current.Load().Pick(time.Now(), nil)
+						c, reason := current.Load().Pick(time.Now(), exchange.Want{Key: r.Uint64(), Keyed: true})
 						if reason != flow.ReasonNone {
 							t.Errorf("Pick: %v", reason)
 							return
 						}
-						c.Load.End(time.Now(), time.Millisecond, exchange.Result(r.IntN(4)))
+						c.Load.End(time.Now(), time.Millisecond, exchange.Result(r.IntN(5)), 0)
 					}
 				})
 			}
 			picks.Wait()
 			close(stop)
 			updates.Wait()
-			for _, e := range New(a, endpoints(7), &states, nil).Endpoints(time.Now()) {
+			for _, e := range New(b, endpoints(7), &states, nil).Endpoints(time.Now()) {
 				if e.InFlight != 0 {
 					t.Errorf("%v: %d in flight after all ended", e.Address, e.InFlight)
 				}
@@ -346,28 +359,99 @@ func TestEveryAlgorithmIsSafeAndBalancesItsBooks(t *testing.T) {
 	}
 }
 
+// of is a policy with an algorithm and what it needs.
+func of(algorithm string) policy.Balancer {
+	b := policy.Balancer{Algorithm: algorithm}
+	if b.Keyed() {
+		b.Affinity = []policy.AffinityKey{{Kind: policy.AffinityHeader, Name: "x-user"}}
+	}
+	return b
+}
+
 func TestPickAllocatesNothing(t *testing.T) {
-	eps := endpoints(10)
-	eject(&eps[4], "ov", start, time.Now().Add(time.Hour), 0.5)
-	set := New(P2C, eps, new(States), nil)
-	if n := testing.AllocsPerRun(1000, func() {
-		c, _ := set.Pick(time.Now(), nil)
-		c.Load.End(time.Now(), time.Millisecond, exchange.ResultOK)
-	}); n != 0 {
-		t.Errorf("%v allocations per pick, want 0", n)
+	for name := range Algorithms {
+		for _, n := range []int{10, 300} {
+			eps := endpoints(n)
+			eject(&eps[4], "ov", start, time.Now().Add(time.Hour), 0.5)
+			eps[5].Weight = 50
+			b := of(name)
+			b.Subsets.Selectors = [][]string{{"version"}}
+			for i := range eps {
+				eps[i].Version, eps[i].Priority = "v2", uint32(i%2)
+			}
+			for _, bound := range []int{0, 150} {
+				if b.BoundedLoad = bound; bound != 0 && !b.Keyed() {
+					continue
+				}
+				set := New(b, eps, new(States), nil)
+				r := rand.New(rand.NewPCG(1, 1))
+				w := exchange.Want{Tried: []netip.AddrPort{eps[0].Address}, Keyed: true, Subset: "version=v2"}
+				if allocs := testing.AllocsPerRun(1000, func() {
+					w.Key = r.Uint64()
+					c, _ := set.Pick(time.Now(), w)
+					c.Load.End(time.Now(), time.Millisecond, exchange.ResultOK, 0)
+				}); allocs != 0 {
+					t.Errorf("%s of %d: %v allocations per pick, want 0", name, n, allocs)
+				}
+			}
+		}
 	}
 }
 
 func BenchmarkPick(b *testing.B) {
-	for name, n := range map[string]int{"3": 3, "1000": 1000} {
+	for _, name := range policy.BalanceAlgorithms {
+		for _, n := range []int{3, 100, 1000} {
+			b.Run(fmt.Sprintf("%s/%d", name, n), func(b *testing.B) {
+				set := New(of(name), endpoints(n), new(States), nil)
+				b.ReportAllocs()
+				key, now := uint64(1), time.Now()
+				for b.Loop() {
+					key = mix(key)
+					c, _ := set.Pick(now, exchange.Want{Key: key, Keyed: true})
+					(*state)(c.Load.(*plainLoad)).inFlight.Add(-1) // what End adds is measured below
+				}
+			})
+		}
+	}
+}
+
+// BenchmarkPickParallel is contention: all goroutines share a Picker.
+func BenchmarkPickParallel(b *testing.B) {
+	for _, name := range policy.BalanceAlgorithms {
 		b.Run(name, func(b *testing.B) {
-			set := New(P2C, endpoints(n), new(States), nil)
-			b.ReportAllocs()
-			for b.Loop() {
-				now := time.Now()
-				c, _ := set.Pick(now, nil)
-				c.Load.End(now, time.Millisecond, exchange.ResultOK)
-			}
+			set := New(of(name), endpoints(100), new(States), nil)
+			b.RunParallel(func(pb *testing.PB) {
+				key, now := rand.Uint64(), time.Now()
+				for pb.Next() {
+					key = mix(key)
+					c, _ := set.Pick(now, exchange.Want{Key: key, Keyed: true})
+					(*state)(c.Load.(*plainLoad)).inFlight.Add(-1)
+				}
+			})
 		})
+	}
+}
+
+// BenchmarkEnd is what an answer costs.
+func BenchmarkEnd(b *testing.B) {
+	set := New(policy.Balancer{}, endpoints(100), new(States), nil)
+	now := time.Now()
+	for b.Loop() {
+		c, _ := set.Pick(now, exchange.Want{})
+		c.Load.End(now, time.Millisecond, exchange.ResultOK, 0)
+	}
+}
+
+// BenchmarkNew is what a Snapshot costs whose endpoints have changed.
+func BenchmarkNew(b *testing.B) {
+	for _, name := range policy.BalanceAlgorithms {
+		for _, n := range []int{3, 1000} {
+			b.Run(fmt.Sprintf("%s/%d", name, n), func(b *testing.B) {
+				eps := endpoints(n)
+				for b.Loop() {
+					New(of(name), eps, new(States), nil).look(1)
+				}
+			})
+		}
 	}
 }

@@ -1,6 +1,9 @@
 package balance
 
 import (
+	"cmp"
+	"encoding/binary"
+	"math"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -8,21 +11,27 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cespare/xxhash/v2"
+
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/policy"
 	"github.com/tulle-mesh/tulle/sidecar/exchange"
 )
 
-// exploreOneIn is how rarely a pick ignores the costs.
+// exploreOneIn is how rarely a pick of an algorithm that starves ignores the costs.
 const exploreOneIn = 33
 
 // States is what was learnt about the endpoints of one destination, by address; it outlives Snapshots. The zero value is ready. Safe for
 // concurrent use.
 type States struct {
-	tripped atomic.Int64 // endpoints whose reflex is open; 0 keeps Pick on its short path
+	tripped    atomic.Int64  // endpoints whose reflex is open
+	generation atomic.Uint64 // grows when a reflex opens, closes, or is to be probed later
+	paused     atomic.Int64  // unix ns; no endpoint is left alone for longer
+	bounded    atomic.Int64  // tries in flight that were chosen with a bound on what is in flight
 
-	mu sync.Mutex
-	m  map[netip.AddrPort]*state
+	mu     sync.Mutex
+	m      map[netip.AddrPort]*state
+	tables map[uint64]table // of the latest Picker, by what they were made of
 }
 
 // take returns the state of every endpoint and forgets all other addresses. Tries on their way to those still end well. The map is shared:
@@ -38,11 +47,13 @@ func (s *States) take(endpoints []policy.Endpoint) map[netip.AddrPort]*state {
 		}
 		if m[a] = s.m[a]; m[a] == nil {
 			m[a] = newState(s)
+			m[a].fresh.Store(len(s.m) > 0)
 		}
 	}
 	for a, st := range s.m {
 		if m[a] == nil && st.openUntil.Swap(0) != 0 {
 			s.tripped.Add(-1)
+			s.generation.Add(1)
 		}
 	}
 	s.m = m
@@ -52,12 +63,18 @@ func (s *States) take(endpoints []policy.Endpoint) map[netip.AddrPort]*state {
 // Picker chooses among the endpoints of one Snapshot and never changes. It implements exchange.Picker.
 type Picker struct {
 	algorithm Algorithm
+	balancer  policy.Balancer // with defaults
 	random    func() uint64
 	states    *States
 	entries   []entry
-	total     float64 // of the weights
-	uniform   bool    // all weights are the same
-	ejectable []int   // entries with an eject override, oldest first
+	groups    []group // the first is all of them
+	subsets   map[string]int
+	fallback  int     // group of requests to a subset that has no endpoint; -1: none
+	whole     int     // group of requests that name no subset; -1: none
+	ejectable []int32 // entries with an eject override, oldest first
+
+	current atomic.Pointer[situation]
+	mu      sync.Mutex // of who makes the next situation
 }
 
 type entry struct {
@@ -66,21 +83,38 @@ type entry struct {
 	weight   float64
 }
 
-// share is the weight as an override scales it.
-func (e *entry) share(now int64) float64 {
-	if o := e.endpoint.Override; o != nil && o.Kind == policy.OverrideWeight && now < o.Expires.UnixNano() {
-		return e.weight * max(o.Fraction, 0.001)
+// scale is what an override makes of the weight, and until when.
+func (e *entry) scale(now int64) (factor float64, until int64) {
+	if o := e.endpoint.Override; o != nil && o.Kind == policy.OverrideWeight {
+		if expires := o.Expires.UnixNano(); now < expires {
+			return max(o.Fraction, 0.001), expires
+		}
 	}
-	return e.weight
+	return 1, math.MaxInt64
 }
 
-// New makes the Picker of a Snapshot. The slice and what it points to must not change afterwards. random may be nil (the runtime's
+// keeps reports whether q's key is among those that an override of the weight leaves to e.
+func (e *entry) keeps(q query) bool {
+	o := e.endpoint.Override
+	return o == nil || o.Kind != policy.OverrideWeight || q.now >= o.Expires.UnixNano() || float64(mix(q.key)>>11)/(1<<53) < o.Fraction
+}
+
+// fraction is what an ejected endpoint gets of its share.
+func (e *entry) fraction() float64 {
+	if o := e.endpoint.Override; o != nil && o.Fraction > 0 && o.Fraction <= 1 {
+		return o.Fraction
+	}
+	return policy.DefaultEjectFraction
+}
+
+// New makes the Picker of a Snapshot by b, which was checked. The slice and what it points to must not change afterwards. random may be nil (the runtime's
 // generator); it must be safe for concurrent use.
-func New(a Algorithm, endpoints []policy.Endpoint, states *States, random func() uint64) *Picker {
+func New(b policy.Balancer, endpoints []policy.Endpoint, states *States, random func() uint64) *Picker {
 	if random == nil {
 		random = rand.Uint64
 	}
-	p := &Picker{algorithm: a, random: random, states: states, uniform: true}
+	b = b.WithDefaults()
+	p := &Picker{algorithm: Algorithms[b.Algorithm], balancer: b, random: random, states: states}
 	known := states.take(endpoints)
 	seen := make(map[netip.AddrPort]bool, len(endpoints))
 	for i := range endpoints {
@@ -89,116 +123,148 @@ func New(a Algorithm, endpoints []policy.Endpoint, states *States, random func()
 			continue // one address, one endpoint
 		}
 		seen[e.Address] = true
-		st := known[e.Address]
 		w := float64(e.Weight)
 		if w <= 0 {
 			w = policy.DefaultWeight
 		}
-		p.entries = append(p.entries, entry{state: st, endpoint: e, weight: w})
-		p.total += w
-		o := e.Override
-		p.uniform = p.uniform && w == p.entries[0].weight && (o == nil || o.Kind != policy.OverrideWeight)
-		if o != nil && o.Kind == policy.OverrideEject {
-			p.ejectable = append(p.ejectable, len(p.entries)-1)
+		p.entries = append(p.entries, entry{state: known[e.Address], endpoint: e, weight: w})
+		if o := e.Override; o != nil && o.Kind == policy.OverrideEject {
+			p.ejectable = append(p.ejectable, int32(len(p.entries)-1))
 		}
 	}
-	slices.SortStableFunc(p.ejectable, func(a, b int) int {
+	slices.SortStableFunc(p.ejectable, func(a, b int32) int {
 		return p.entries[a].endpoint.Override.Issued.Compare(p.entries[b].endpoint.Override.Issued)
 	})
+	if len(p.entries) > 0 {
+		p.divide()
+		p.tables()
+	}
 	return p
+}
+
+// tables makes the tables of p, or takes those that the Picker before made of the same.
+func (p *Picker) tables() {
+	s := p.states
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	made := map[uint64]table{}
+	for g := range p.groups {
+		for _, m := range p.groups[g].tiers {
+			m.turn.Store(p.random())
+			if p.algorithm.table == nil {
+				continue
+			}
+			keys := make([]string, len(m.entries))
+			d := xxhash.New()
+			_, _ = d.WriteString(p.balancer.Algorithm) // never fails, as below
+			var sizes []byte
+			for _, n := range []int{p.balancer.RingPoints, p.balancer.TableSize} {
+				sizes = binary.LittleEndian.AppendUint64(sizes, uint64(n))
+			}
+			_, _ = d.Write(sizes)
+			for pos, i := range m.entries {
+				keys[pos] = p.entries[i].endpoint.Address.String()
+				_, _ = d.WriteString(keys[pos])
+				_, _ = d.Write(binary.LittleEndian.AppendUint64(sizes[:0], math.Float64bits(m.weights[pos])))
+			}
+			id := d.Sum64()
+			if m.table = cmp.Or(made[id], s.tables[id]); m.table == nil {
+				m.table = p.algorithm.table(p.balancer, keys, m.weights)
+			}
+			made[id] = m.table
+		}
+	}
+	s.tables = made
 }
 
 // Cap is how many of n endpoints may be out at once, by override and reflex together: max(1, 10 %), never all.
 func Cap(n int) int { return min(max(1, n/10), n-1) }
 
 // Pick implements exchange.Picker. The reason is ReasonNoEndpoint when there is none; every other pick succeeds.
-func (p *Picker) Pick(now time.Time, tried []netip.AddrPort) (exchange.Choice, flow.Reason) {
-	n := len(p.entries)
-	if n == 0 {
+func (p *Picker) Pick(now time.Time, w exchange.Want) (exchange.Choice, flow.Reason) {
+	g := p.group(w.Subset)
+	if g < 0 || len(p.entries) == 0 {
 		return exchange.Choice{}, flow.ReasonNoEndpoint
 	}
-	t := now.UnixNano()
-	view := View{p: p, left: n}
-	if len(p.ejectable) > 0 || p.states.tripped.Load() > 0 {
-		if i, reflex, ok := p.eject(&view, t, tried); ok {
-			return p.take(i, t, true, reflex), flow.ReasonNone
+	q := newQuery(now.UnixNano(), w, p.random)
+	v := &p.look(q.now).groups[g]
+	keyed := q.keyed && p.algorithm.table != nil
+	q.keyed = keyed
+	if v.chance > 0 || v.due != math.MaxInt64 {
+		if i, reflex, ok := p.probe(v, q); ok {
+			return p.take(i, q.now, true, reflex), flow.ReasonNone
 		}
 	}
-	p.avoid(&view, tried)
-	var i int
-	if below(p.random, exploreOneIn) == 0 {
-		i = Random(view, t, p.random)
-	} else {
-		i = p.algorithm(view, t, p.random)
+	t := v.tier(q)
+	var i int32
+	var probe, reflex bool
+	switch {
+	case keyed:
+		i, probe, reflex = t.keyed(q)
+	case p.algorithm.starves && below(p.random, exploreOneIn) == 0:
+		i = t.ready[t.willing(q, t.draw(q))]
+	default:
+		i = p.algorithm.choose(t, q)
 	}
-	return p.take(i, t, false, false), flow.ReasonNone
+	return p.take(i, q.now, probe, reflex), flow.ReasonNone
 }
 
-func (p *Picker) take(i int, now int64, probe, reflex bool) exchange.Choice {
+func (p *Picker) take(i int32, now int64, probe, reflex bool) exchange.Choice {
 	e := &p.entries[i]
 	e.inFlight.Add(1)
 	c := exchange.Choice{Endpoint: e.endpoint, Probe: probe, Load: (*plainLoad)(e.state)}
-	if reflex {
+	switch {
+	case reflex:
 		c.Load = (*reflexLoad)(e.state)
-	} else if probe {
-		c.Override = e.endpoint.Override.ID
-	} else if o := e.endpoint.Override; o != nil && o.Kind == policy.OverrideWeight && now < o.Expires.UnixNano() {
+	case p.balancer.BoundedLoad > 0:
+		e.states.bounded.Add(1)
+		c.Load = (*boundedLoad)(e.state)
+	}
+	if o := e.endpoint.Override; o == nil || reflex {
+		return c
+	} else if probe || o.Kind == policy.OverrideWeight && now < o.Expires.UnixNano() {
 		c.Override = o.ID
 	}
 	return c
 }
 
-// eject takes out what override and reflex say, under the cap, and chooses a probe when one is due.
-func (p *Picker) eject(v *View, now int64, tried []netip.AddrPort) (probe int, reflex, ok bool) {
-	n := len(p.entries)
-	room := Cap(n)
-	probe = -1
-	for _, i := range p.ejectable {
-		e := &p.entries[i]
-		o := e.endpoint.Override
-		if room <= 0 || i >= 64 || now >= o.Expires.UnixNano() {
-			continue
+// probe chooses who of v is out and gets a request all the same, if one is due: of the reflex the first whose time has come, else by chance one of those that
+// overrides have out. Requests with a key are left to tier.keyed, which finds those that are out by their own keys.
+func (p *Picker) probe(v *view, q query) (i int32, reflex, ok bool) {
+	if q.now >= v.due {
+		waiting := v.opened
+		if q.keyed {
+			waiting = v.idle
 		}
-		room--
-		v.out |= 1 << i
-		v.left--
-		fraction := o.Fraction
-		if fraction <= 0 || fraction > 1 {
-			fraction = 0.01
-		}
-		if probe < 0 && unit(p.random) < fraction*e.weight/p.total && !slices.Contains(tried, e.endpoint.Address) {
-			probe = i
-		}
-	}
-	if p.states.tripped.Load() > 0 {
-		for i := range min(n, 64) {
-			st := p.entries[i].state
-			until := st.openUntil.Load()
-			if until == 0 || !v.usable(i) || room <= 0 {
-				continue
-			}
-			room--
-			v.out |= 1 << i
-			v.left--
-			if probe < 0 && now >= until && st.probing.CompareAndSwap(false, true) {
+		for _, i := range waiting {
+			if probe, reflex := p.due(i, q); probe && reflex {
 				return i, true, true
 			}
 		}
 	}
-	return probe, false, probe >= 0
-}
-
-// avoid takes out endpoints that were tried already, unless nothing else is left.
-func (p *Picker) avoid(v *View, tried []netip.AddrPort) {
-	if len(tried) == 0 {
-		return
+	if v.chance <= 0 || q.keyed {
+		return 0, false, false
 	}
-	for i := range min(len(p.entries), 64) {
-		if v.left > 1 && v.usable(i) && slices.Contains(tried, p.entries[i].endpoint.Address) {
-			v.out |= 1 << i
-			v.left--
+	u := unit(p.random)
+	for k := range v.ejected {
+		c := &v.ejected[k]
+		if u -= c.share; u < 0 {
+			return c.entry, false, !q.spent(&p.entries[c.entry])
 		}
 	}
+	return 0, false, false
+}
+
+// due reports whether entry i, which is out, gets q as a probe: of the reflex when its time has come, one at a time; else with the fraction of its override.
+func (p *Picker) due(i int32, q query) (probe, reflex bool) {
+	e := &p.entries[i]
+	if q.spent(e) {
+		return false, false
+	}
+	if until := e.openUntil.Load(); until != 0 {
+		return q.now >= until && e.probing.CompareAndSwap(false, true), true
+	}
+	return unit(p.random) < e.fraction(), false
 }
 
 // Endpoint is what a Picker knows of one endpoint, for the admin page.
@@ -207,8 +273,10 @@ type Endpoint struct {
 	Average  time.Duration // decayed response time
 	Failing  float64       // moving share of failed tries, 0 to 1
 	InFlight int64
-	Ejected  bool // by an override in force (the cap may still spare it)
-	Reflex   bool // unreachable, waiting for a probe
+	Ejected  bool      // by an override in force (the cap may still spare it)
+	Reflex   bool      // unreachable, waiting for a probe
+	Paused   time.Time // until when it is left alone, as it has asked for; zero: it is not
+	Priority uint32
 }
 
 // Endpoints describes the endpoints in the order of the Snapshot.
@@ -218,14 +286,19 @@ func (p *Picker) Endpoints(now time.Time) []Endpoint {
 		e := &p.entries[i]
 		elapsed := now.UnixNano() - e.stamp.Load()
 		o := e.endpoint.Override
-		out = append(out, Endpoint{
+		d := Endpoint{
 			Address:  e.endpoint.Address,
 			Average:  time.Duration(decayed(e.float(&e.average), elapsed, decay) * float64(time.Second)),
 			Failing:  decayed(e.float(&e.failing), elapsed, failingDecay),
 			InFlight: e.inFlight.Load(),
 			Ejected:  o != nil && o.Kind == policy.OverrideEject && now.Before(o.Expires),
 			Reflex:   e.openUntil.Load() != 0,
-		})
+			Priority: e.endpoint.Priority,
+		}
+		if until := e.paused.Load(); until > now.UnixNano() {
+			d.Paused = time.Unix(0, until)
+		}
+		out = append(out, d)
 	}
 	return out
 }

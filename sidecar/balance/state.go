@@ -17,6 +17,7 @@ const (
 	failingStep  = 0.2 // weight of one try in the share of failed tries
 	failingCost  = 20
 	floor        = 100 * time.Microsecond // an average never falls below: costs stay comparable
+	maxPause     = 5 * time.Minute        // an endpoint is not left alone for longer, whatever it asks for
 )
 
 // The constants of the local reflex.
@@ -33,9 +34,16 @@ type state struct {
 	average  atomic.Uint64 // math.Float64bits, seconds, as of stamp
 	failing  atomic.Uint64 // math.Float64bits, share, as of stamp
 	stamp    atomic.Int64  // unix ns
+	paused   atomic.Int64  // unix ns; until when the endpoint has asked to be left alone
 	// openUntil is when the reflex lets the next probe through; 0: closed (healthy).
 	openUntil atomic.Int64
-	probing   atomic.Bool // the one probe of an open reflex is out
+	opened    atomic.Int64 // unix ns; when it opened
+	probing   atomic.Bool  // the one probe of an open reflex is out
+
+	// Of slow start; see entry.warm.
+	fresh  atomic.Bool  // it came after others, and was not looked at yet
+	wasOut atomic.Bool  // when a situation was last made
+	since  atomic.Int64 // unix ns; when it came, or came back; 0: it was there from the beginning
 
 	mu          sync.Mutex // writers of the fields above and:
 	unreachable int
@@ -67,22 +75,40 @@ func (st *state) cost(now int64, ratio float64) float64 {
 	return max(avg, floor.Seconds()) * (1 + float64(st.inFlight.Load())*ratio) * (1 + failingCost*fail)
 }
 
-// load is one try on its way: the state and whether it is the reflex's probe. Two types instead of a struct, so that making an
+// load is one try on its way: the state and whether it is the reflex's probe, or counted for bounds. Types instead of a struct, so that making an
 // exchange.Load of a *state allocates nothing.
 type (
-	plainLoad  state
-	reflexLoad state
+	plainLoad   state
+	reflexLoad  state
+	boundedLoad state
 )
 
-func (l *plainLoad) End(now time.Time, took time.Duration, r exchange.Result) {
-	(*state)(l).end(now, took, r, false)
+func (l *plainLoad) End(now time.Time, took time.Duration, r exchange.Result, retryAfter time.Duration) {
+	(*state)(l).end(now, took, r, retryAfter, false)
 }
 
-func (l *reflexLoad) End(now time.Time, took time.Duration, r exchange.Result) {
-	(*state)(l).end(now, took, r, true)
+func (l *reflexLoad) End(now time.Time, took time.Duration, r exchange.Result, retryAfter time.Duration) {
+	(*state)(l).end(now, took, r, retryAfter, true)
 }
 
-func (st *state) end(now time.Time, took time.Duration, r exchange.Result, probe bool) {
+func (l *boundedLoad) End(now time.Time, took time.Duration, r exchange.Result, retryAfter time.Duration) {
+	l.states.bounded.Add(-1)
+	(*state)(l).end(now, took, r, retryAfter, false)
+}
+
+// pause leaves the endpoint alone for d.
+func (st *state) pause(now int64, d time.Duration) {
+	until := now + int64(min(d, maxPause))
+	st.paused.Store(until)
+	for {
+		longest := st.states.paused.Load()
+		if until <= longest || st.states.paused.CompareAndSwap(longest, until) {
+			return
+		}
+	}
+}
+
+func (st *state) end(now time.Time, took time.Duration, r exchange.Result, retryAfter time.Duration, probe bool) {
 	st.inFlight.Add(-1)
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -96,15 +122,22 @@ func (st *state) end(now time.Time, took time.Duration, r exchange.Result, probe
 	elapsed := t - st.stamp.Load()
 	avg := decayed(math.Float64frombits(st.average.Load()), elapsed, decay)
 	sample := took.Seconds()
-	if r == exchange.ResultUnreachable {
-		sample = max(sample, seed.Seconds(), avg) // a refused connect is quick, and no reason to come back
+	if r != exchange.ResultOK {
+		sample = max(sample, seed.Seconds(), avg) // a refused connect, or request, is quick, and no reason to come back
 	}
 	if sample < avg {
 		w := math.Exp(-math.Max(float64(elapsed), float64(time.Millisecond)) / float64(decay))
 		sample = math.Float64frombits(st.average.Load())*w + sample*(1-w)
 	}
 	fail := decayed(math.Float64frombits(st.failing.Load()), elapsed, failingDecay) * (1 - failingStep)
-	if r != exchange.ResultOK {
+	switch r {
+	case exchange.ResultOK:
+	case exchange.ResultOverloaded:
+		fail = 1
+		if retryAfter > 0 {
+			st.pause(t, retryAfter)
+		}
+	default:
 		fail += failingStep
 	}
 	st.average.Store(math.Float64bits(sample))
@@ -115,6 +148,7 @@ func (st *state) end(now time.Time, took time.Duration, r exchange.Result, probe
 		st.unreachable, st.penalty = 0, 0
 		if st.openUntil.Swap(0) != 0 {
 			st.states.tripped.Add(-1)
+			st.states.generation.Add(1)
 		}
 		return
 	}
@@ -128,8 +162,10 @@ func (st *state) end(now time.Time, took time.Duration, r exchange.Result, probe
 	}
 	st.penalty = min(max(2*st.penalty, reflexFirst), reflexMax)
 	if st.openUntil.Swap(t+int64(st.penalty)) == 0 {
+		st.opened.Store(t)
 		st.states.tripped.Add(1)
 	}
+	st.states.generation.Add(1)
 }
 
 func (st *state) float(bits *atomic.Uint64) float64 { return math.Float64frombits(bits.Load()) }

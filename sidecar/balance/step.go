@@ -15,10 +15,17 @@ func Step(next exchange.Handler) exchange.Handler {
 		if x.Fresh { // the same endpoint may serve on a new connection
 			tried = nil
 		}
-		choice, reason := x.Destination.Picker.Pick(began, tried)
+		if keys := x.Destination.Balancer.Affinity; len(keys) > 0 && x.Tries == 0 {
+			keep(x, keys)
+		}
+		choice, reason := x.Destination.Picker.Pick(began, exchange.Want{Tried: tried, Key: x.Key, Keyed: x.Keyed, Subset: x.Decision.Subset})
 		if reason != flow.ReasonNone {
 			x.Outcome.Unprocessed = true
-			x.Outcome.Fail(reason, "service "+x.Destination.Name)
+			detail := "service " + x.Destination.Name
+			if x.Decision.Subset != "" {
+				detail += ", subset " + x.Decision.Subset
+			}
+			x.Outcome.Fail(reason, detail)
 			return
 		}
 		x.Choice = choice
@@ -32,11 +39,17 @@ func Step(next exchange.Handler) exchange.Handler {
 		if x.Legs.FirstByte >= 0 { // a long body is not a slow endpoint
 			took = x.Start.Add(x.Legs.FirstByte).Sub(began)
 		}
-		choice.Load.End(now, took, result(&x.Outcome))
+		choice.Load.End(now, took, result(&x.Outcome), x.Outcome.RetryAfter)
 	})
 }
 
 func result(o *exchange.Outcome) exchange.Result {
+	if o.Status == 503 || o.Status == 429 || o.GRPC.HTTP() == 429 || o.GRPC.HTTP() == 503 { // also when the answer was dropped for another try
+		switch o.Reason {
+		case flow.ReasonNone, flow.ReasonUpstreamStatus:
+			return exchange.ResultOverloaded
+		}
+	}
 	switch o.Reason {
 	case flow.ReasonConnectRefused, flow.ReasonConnectTimeout, flow.ReasonConnectFailed, flow.ReasonTLSFailed, flow.ReasonIdentityMismatch:
 		return exchange.ResultUnreachable
@@ -49,7 +62,7 @@ func result(o *exchange.Outcome) exchange.Result {
 		return exchange.ResultUnknown
 	}
 	switch status := o.GRPC.HTTP(); {
-	case status >= 500 || status == 429 || o.Status == 429:
+	case status >= 500:
 		return exchange.ResultFailed
 	case status == 499: // the caller's doing
 		return exchange.ResultUnknown

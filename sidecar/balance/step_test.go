@@ -17,11 +17,13 @@ func TestResult(t *testing.T) {
 			{Status: 200}, {Status: 404}, grpc(0), grpc(3), grpc(5), grpc(7), grpc(9), grpc(10), grpc(16),
 		},
 		exchange.ResultFailed: {
-			{Status: 503, Reason: flow.ReasonUpstreamStatus},
-			{Status: 429},
+			{Status: 500, Reason: flow.ReasonUpstreamStatus},
 			{Reason: flow.ReasonUpstreamReset},
 			{Reason: flow.ReasonTryTimeout},
-			grpc(2), grpc(4), grpc(8), grpc(12), grpc(13), grpc(14), grpc(15),
+			grpc(2), grpc(4), grpc(12), grpc(13), grpc(15),
+		},
+		exchange.ResultOverloaded: {
+			{Status: 503, Reason: flow.ReasonUpstreamStatus}, {Status: 503, Reason: flow.ReasonUpstreamStatus, Again: true}, {Status: 429}, grpc(8), grpc(14),
 		},
 		exchange.ResultUnreachable: {{Reason: flow.ReasonConnectRefused}},
 		exchange.ResultUnknown:     {{Reason: flow.ReasonDownstreamReset}, {Reason: flow.ReasonUpstreamReset, Stale: true}, grpc(1)},

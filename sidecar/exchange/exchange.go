@@ -163,8 +163,16 @@ func (s *Shed) Count(requests bool) {
 
 // Picker chooses an endpoint. Safe for concurrent use; never blocks.
 type Picker interface {
-	// Pick prefers endpoints that are not in tried. The reason is ReasonNone, or why there is nothing to choose.
-	Pick(now time.Time, tried []netip.AddrPort) (Choice, flow.Reason)
+	// Pick chooses for w. The reason is ReasonNone, or why there is nothing to choose.
+	Pick(now time.Time, w Want) (Choice, flow.Reason)
+}
+
+// Want is what is known of the try that an endpoint is chosen for. The zero value: any endpoint.
+type Want struct {
+	Tried  []netip.AddrPort // to be avoided, if there is another one
+	Key    uint64           // requests of one key go to one endpoint, if the service's policy keeps them together; only if Keyed
+	Keyed  bool
+	Subset string // policy.SubsetName of the endpoints that may serve; "": all
 }
 
 // Choice is a chosen endpoint. The caller must call Load.End exactly once.
@@ -177,7 +185,8 @@ type Choice struct {
 
 // Load takes back what came of a Choice.
 type Load interface {
-	End(now time.Time, took time.Duration, result Result)
+	// End ends it. retryAfter is how long the endpoint has asked to be left alone (Outcome.RetryAfter); 0: it has not.
+	End(now time.Time, took time.Duration, result Result, retryAfter time.Duration)
 }
 
 // Result is what a try says about its endpoint.
@@ -186,12 +195,14 @@ type Result uint8
 const (
 	// ResultOK is an answer.
 	ResultOK Result = iota
-	// ResultFailed is a 5xx or 429 answer, a gRPC status that stands for one, a reset or a time-out.
+	// ResultFailed is a 5xx answer but 503, a gRPC status that stands for one, a reset or a time-out.
 	ResultFailed
 	// ResultUnreachable is a failed connect or handshake.
 	ResultUnreachable
 	// ResultUnknown says nothing about the endpoint: the caller left, or the sidecar is stopping.
 	ResultUnknown
+	// ResultOverloaded is a 429 or 503 answer, or a gRPC status that stands for one (RESOURCE_EXHAUSTED, UNAVAILABLE): come back later.
+	ResultOverloaded
 )
 
 // Budget limits retries. Safe for concurrent use.
@@ -241,6 +252,15 @@ type Downstream interface {
 	Answer(x *Exchange) bool
 	// Replayable reports whether the request can be sent from its beginning (again).
 	Replayable() bool
+}
+
+// Fields is a Downstream whose request has header fields, for steps that look for some that Head does not have. Both may be called by the goroutine of the
+// exchange until it ends; what they return is valid as the strings of Head are.
+type Fields interface {
+	// Field is the value of the i-th field, from 0, that has this name, in lower case. False: there are not so many.
+	Field(name string, i int) (value string, ok bool)
+	// Query is what stands behind the question mark of the target.
+	Query() string
 }
 
 // Gate lets the sender ask, when a response head has arrived, whether the response shall be dropped for another try. It has to ask where Asks says so. The
@@ -295,6 +315,8 @@ type Outcome struct {
 	Again bool
 	// HTTP1Only: HTTP/2 was to be spoken, and TLS has agreed on HTTP/1.1. The connection is in the pool.
 	HTTP1Only bool
+	// RetryAfter is how long an endpoint that answered 429 or 503, or as much in gRPC, has asked to be left alone; 0: it has not.
+	RetryAfter time.Duration
 }
 
 // Fail sets the outcome of something that went wrong before anything was answered, keeping what is known of delivery.
@@ -335,6 +357,9 @@ type Exchange struct {
 	Remote      string           // identity proven by the upstream peer
 	Application flow.Application // at the upstream end of a Unix socket; the zero value elsewhere
 	Fresh       bool             // do not reuse a pooled connection
+	Key         uint64           // Want.Key of its tries; see Keyed
+	Keyed       bool
+	SetCookie   string // value of a Set-Cookie field that the final response of the service gets; "": none
 
 	Tries   int // made so far
 	Tried   [MaxTries]netip.AddrPort
@@ -397,6 +422,7 @@ func (x *Exchange) Reset() {
 	x.Trace, x.Try = flow.Trace{}, flow.Trace{}
 	x.Deadline, x.TryDeadline = time.Time{}, time.Time{}
 	x.Choice, x.Remote, x.Fresh = Choice{}, "", false
+	x.Key, x.Keyed, x.SetCookie = 0, false, ""
 	x.Application = flow.Application{}
 	x.Tries, x.Gate, x.Outcome, x.Folded = 0, nil, Outcome{}, false
 	x.BytesIn.Store(0)

@@ -310,6 +310,9 @@ func (c *conn) WriteHead(x *exchange.Exchange, r *exchange.Response, end bool) e
 		}
 		announced = announced || f.Name == "trailer"
 	}
+	if !interim && (!r.Tunnel || k.key != "") {
+		b = appendCookie(b, x)
+	}
 	if interim {
 		if w.out = append(b, "\r\n"...); len(w.out) > smallBuffer { // there may be any number
 			return c.Flush(x)

@@ -420,6 +420,16 @@ func grpcStatus(fields []exchange.Field) flow.GRPCStatus {
 	return 0
 }
 
+// pushback looks for when a gRPC call may be tried again (gRFC A6).
+func pushback(fields []exchange.Field) time.Duration {
+	for i := range fields {
+		if fields[i].Name == "grpc-retry-pushback-ms" {
+			return exchange.ParsePushback(fields[i].Value)
+		}
+	}
+	return 0
+}
+
 // relay passes the final response on.
 func (f *foreign) relay() {
 	t, w, x := &f.t, f.t.w, f.t.x
@@ -438,6 +448,10 @@ func (f *foreign) relay() {
 		status = grpcStatus(r.Fields)
 	}
 	x.Outcome.GRPC = status
+	h.retryAfter(x)
+	if status != 0 {
+		x.Outcome.RetryAfter = pushback(r.Fields)
+	}
 	if x.Gate != nil && x.Destination.Asks(h.status, status) && f.again(status) {
 		rest := u.unread()
 		t.reusable = w.body.done && !h.close && h.minor > 0 &&
@@ -465,6 +479,7 @@ func (f *foreign) relay() {
 		f.trailers = trailers
 		if x.Protocol == flow.ProtocolGRPC {
 			x.Outcome.GRPC = grpcStatus(trailers)
+			x.Outcome.RetryAfter = pushback(trailers)
 		}
 	}
 	if !f.down(f.caller.WriteEnd(x, trailers)) {

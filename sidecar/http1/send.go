@@ -379,6 +379,7 @@ func (t *try) response() {
 	}
 	// To HEAD and with 304 a body is announced by right; services that send it all the same are found out before the connection is used again.
 	t.up.Suspect = framed == framedNone && (h.chunked || h.length > 0)
+	h.retryAfter(x)
 	gated := h.status == 503 && x.Gate != nil
 	if gated && t.uploading() { // the gate asks what of the body can be sent again, and a service that says 503 will hardly read the rest
 		_ = t.up.SetWriteDeadline(aLongTimeAgo)
@@ -451,7 +452,7 @@ func (t *try) response() {
 		capture(x, h, true)
 	}
 	var first []byte
-	if w.keep && w.req.minor > 0 && h.minor > 0 && !dechunk {
+	if w.keep && w.req.minor > 0 && h.minor > 0 && !dechunk && x.SetCookie == "" {
 		first = t.spliced(take)
 	}
 	if first == nil {
@@ -459,7 +460,7 @@ func (t *try) response() {
 		if dechunk {
 			t.stripFraming()
 		}
-		b = h.appendFields(b)
+		b = appendCookie(h.appendFields(b), x)
 		if !w.keep {
 			b = append(b, "connection: close\r\n"...)
 		} else if w.req.minor == 0 {
@@ -665,7 +666,7 @@ func (t *try) tunnel() {
 		h.noUpgrade()
 		b = append(h.appendFields(b), "\r\n"...)
 	} else {
-		b = append(h.appendFields(b), "connection: upgrade\r\n\r\n"...)
+		b = append(appendCookie(h.appendFields(b), x), "connection: upgrade\r\n\r\n"...)
 	}
 	w.out = b
 	w.keep = false

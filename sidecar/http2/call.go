@@ -444,6 +444,9 @@ func (k *call) responseHead(c *conn, s *stream, id uint32) *fatal {
 		return nil
 	}
 	k.final = true
+	if r.status >= 400 || b.end {
+		k.x.Outcome.RetryAfter = retryAfter(b.req.fields, r.status, k.req.grpc && b.end)
+	}
 	l := &k.out
 	l.ended = b.end
 	switch {
@@ -496,6 +499,9 @@ func (k *call) responseTrailers(c *conn) {
 	}
 	if k.req.grpc {
 		k.x.Outcome.GRPC = flow.ReadGRPCStatus(status)
+		if k.x.Outcome.GRPC.HTTP() >= 400 {
+			k.x.Outcome.RetryAfter = retryAfter(b.req.fields, 0, true)
+		}
 	}
 	l.ended, l.trailing = true, true
 	kept := l.trailers[:0]
@@ -566,6 +572,7 @@ func (k *call) commit(r *response, fields []field, end, mesh bool, d *dirty) {
 			c.putFieldLocked(f)
 		}
 	}
+	c.putCookieLocked(x)
 	k.tellLocked(c, x)
 	c.endBlockLocked(at, k.down.id, end)
 	if end {

@@ -243,6 +243,7 @@ func (k *call) WriteHead(x *exchange.Exchange, r *exchange.Response, end bool) e
 	if r.Length >= 0 && !r.Tunnel {
 		c.putPlainLocked("content-length", strconv.FormatInt(r.Length, 10))
 	}
+	c.putCookieLocked(x)
 	k.tellLocked(c, x)
 	c.endBlockLocked(at, k.down.id, end)
 	if end {

@@ -192,6 +192,7 @@ func (g *guest) note() {
 	if from.GRPC != 0 {
 		to.GRPC = from.GRPC
 	}
+	to.RetryAfter = from.RetryAfter
 	g.x.Legs.Sent, g.x.Legs.FirstByte = g.k.x.Legs.Sent, g.k.x.Legs.FirstByte
 }
 
