@@ -76,7 +76,7 @@ func (s *Sidecar) edge(b *exchange.Binding) {
 		b.Edge.Services = make(map[string]*exchange.Binding, len(l.Edge.Hosts))
 	}
 	for _, v := range l.Edge.Hosts {
-		table := route.New("", route.Rule{Name: v.Name, Service: v.Service})
+		table := route.Only(v.Name, v.Service)
 		for _, h := range v.Hosts {
 			hosts[h] = table
 			if sv, ok := b.Snapshot.Services[v.Service]; ok && l.Edge.Mesh {

@@ -69,7 +69,7 @@ func binder(b *exchange.Binding) func(service string) *exchange.Binding {
 			return nil
 		}
 		of := *b
-		of.Listener.Service, of.Listener.Protocol, of.Routes, of.Intercepted = service, sv.Protocol, route.New(service), nil
+		of.Listener.Service, of.Listener.Protocol, of.Routes, of.Intercepted = service, sv.Protocol, route.To(service), nil
 		kept, _ := made.LoadOrStore(service, &of)
 		return kept.(*exchange.Binding)
 	}
@@ -222,7 +222,7 @@ func passThrough(b *exchange.Binding, to netip.AddrPort) *exchange.Binding {
 	p, d := *b, *b.Intercepted.Passthrough
 	d.Picker = only{&policy.Endpoint{Address: to}}
 	p.Listener.Protocol = flow.ProtocolTCP
-	p.Routes = route.New("", route.Rule{Name: passthroughRoute})
+	p.Routes = route.Only(passthroughRoute, "")
 	p.Destinations = map[string]*exchange.Destination{"": &d}
 	return &p
 }

@@ -92,7 +92,7 @@ func (s *Sidecar) passing(c *listen.Conn, b *exchange.Binding, sess *exchange.Se
 				return s.outTCP, sess
 			}
 			known := pin(service, &policy.Endpoint{Address: to})
-			known.Routes = route.New("", route.Rule{Name: passthroughRoute, Service: service.Listener.Service})
+			known.Routes = route.Only(passthroughRoute, service.Listener.Service)
 			sess.Bind = func() *exchange.Binding { return known }
 			return s.outTCP, sess
 		}

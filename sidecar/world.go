@@ -68,7 +68,7 @@ func (s *Sidecar) bindings(snap *policy.Snapshot) []*exchange.Binding {
 		}
 		switch l.Side {
 		case flow.SideClient:
-			b.Routes = route.New(l.Service)
+			b.Routes = route.To(l.Service)
 			if l.Interception != nil {
 				s.interception(b)
 			}

@@ -44,7 +44,8 @@ type Edge struct {
 type VirtualHost struct {
 	Name    string   // of the route, in Records too; unique on its listener
 	Hosts   []string // as route.CheckHost takes them, each once on its listener; at least one, "*" last
-	Service string
+	Service string   // for what no rule is; "": that is refused
+	Rules   []route.Rule
 }
 
 // ServerTLS is how callers' TLS is ended. Files are of the sidecar's host; the sidecar reads them anew when they change. Versions and ciphers are those of Mozilla's

@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/internal/route"
 )
 
 // Snapshot is everything a sidecar acts on, at one revision. An exchange takes the current Snapshot once and is judged by it to its end.
@@ -17,6 +18,8 @@ type Snapshot struct {
 	Listeners []Listener            // xDS: Listener; sorted by name
 	Services  map[string]Service    // xDS: Cluster, by service name
 	Endpoints map[string][]Endpoint // xDS: ClusterLoadAssignment, by service name; sorted by address
+	// Routes are the rules for requests to a service, by its name, in the order in which they were written; those of none go to the service itself.
+	Routes map[string][]route.Rule // xDS: RouteConfiguration
 
 	services map[string]*Service // of which resources Services were read; nil: of none
 }
