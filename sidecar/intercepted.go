@@ -2,8 +2,10 @@ package sidecar
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -55,6 +57,7 @@ func (s *Sidecar) interception(b *exchange.Binding) {
 		}
 	}
 	b.Intercepted = in
+	s.pools.Remember.Store(true)
 }
 
 // binder makes the bindings of b's services when they are first asked for: of many services a policy has few are called under one Snapshot.
@@ -131,6 +134,10 @@ func (s *Sidecar) arrived(c *listen.Conn, b *exchange.Binding, peer *exchange.Pe
 // departing is for a connection of the own application: the service whose endpoint was meant says how it is served.
 func (s *Sidecar) departing(c *listen.Conn, b *exchange.Binding, peer *exchange.Peer) (speak speaker, sess *exchange.Session) {
 	to := peer.Local
+	if s.pools.Own(plain(peer.Addr)) { // it would come again and again
+		s.refuse(c, b, peer, fmt.Sprintf("the sidecar's own connection was redirected to it: it runs as user %d, give that one to tulle intercept as --sidecar-uid", os.Geteuid()))
+		return nil, nil
+	}
 	known, ok := b.Intercepted.At[plain(to)]
 	var unanswered error
 	if !ok && s.cfg.Directory != nil {
@@ -152,14 +159,13 @@ func (s *Sidecar) departing(c *listen.Conn, b *exchange.Binding, peer *exchange.
 		return left()
 	}
 	if s.cfg.Directory != nil {
-		name := known.Service
-		s.cfg.Directory.Hold(name)
+		release := s.cfg.Directory.Hold(known.Service)
 		defer func() {
 			if speak == nil {
-				s.cfg.Directory.Release(name)
+				release()
 				return
 			}
-			sess.Ended = func() { s.cfg.Directory.Release(name) }
+			sess.Ended = release
 		}()
 	}
 	if !c.Begin(sess) {

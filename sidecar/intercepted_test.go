@@ -29,6 +29,7 @@ type redirected struct {
 	at   netip.AddrPort // the listener's
 	mu   sync.Mutex
 	to   map[netip.AddrPort]netip.AddrPort // by the caller's address
+	rest netip.AddrPort                    // of other callers
 	port map[netip.AddrPort]net.Listener
 	wg   sync.WaitGroup
 }
@@ -82,6 +83,9 @@ func withDirectory(t *testing.T, snap *policy.Snapshot, d policy.Directory, test
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			to, ok := r.to[c.RemoteAddr().(*net.TCPAddr).AddrPort()]
+			if !ok && r.rest.IsValid() {
+				return r.rest, nil
+			}
 			if !ok {
 				return netip.AddrPort{}, fmt.Errorf("SO_ORIGINAL_DST: no such entry")
 			}
@@ -420,6 +424,30 @@ func TestRedirectedPassthrough(t *testing.T) {
 			t.Errorf("Record %+v", x)
 		}
 		if x := records[1]; x.Route != "passthrough" || x.Reason != flow.ReasonConnectRefused || x.Attempts != 1 {
+			t.Errorf("Record %+v", x)
+		}
+	})
+}
+
+// What the sidecar opens and gets back, because the rules do not know its user, it does not open again.
+func TestRedirectedLoop(t *testing.T) {
+	withRedirected(t, policy.Interception{}, func(t *testing.T, r *redirected) {
+		r.mu.Lock()
+		r.rest = outside
+		r.mu.Unlock()
+		r.net.Redirect(host(0, 1), r.at)
+		c, in := r.dial(outside)
+		fmt.Fprint(c, "hello\n")
+		if _, err := in.ReadByte(); err == nil {
+			t.Error("answered, by whom?")
+		}
+		_ = c.Close()
+		synctest.Wait()
+		records := r.rec.Closed(flow.KindConnection)
+		if len(records) != 2 {
+			t.Fatalf("%d connections, want the application's and the one that came back", len(records))
+		}
+		if x := records[0]; x.Reason != flow.ReasonUnknownDest || !strings.Contains(x.Detail, "--sidecar-uid") {
 			t.Errorf("Record %+v", x)
 		}
 	})

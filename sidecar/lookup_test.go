@@ -44,17 +44,16 @@ func (b *book) Destination(ctx context.Context, network string, a netip.AddrPort
 	return b.say(ctx, a)
 }
 
-func (b *book) Hold(service string) {
+func (b *book) Hold(service string) (release func()) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.held[service]++
 	b.used[service]++
-}
-
-func (b *book) Release(service string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.held[service]--
+	return func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.held[service]--
+	}
 }
 
 var (

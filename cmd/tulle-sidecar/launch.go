@@ -79,13 +79,16 @@ func launch(c config) int {
 		fmt.Fprintln(os.Stderr, "tulle-sidecar: its own executable cannot be found:", err)
 		return 1
 	}
-	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, syscall.SIGTERM, os.Interrupt, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH, syscall.SIGCHLD)
-	go func() { // ends with the process
-		for s := range signals {
-			l.events <- event{sig: s}
-		}
-	}()
+	signals, children := make(chan os.Signal, 16), make(chan os.Signal, 1) // many children must not crowd out a signal, and one word of them is enough
+	signal.Notify(signals, syscall.SIGTERM, os.Interrupt, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH)
+	signal.Notify(children, syscall.SIGCHLD)
+	for _, from := range []chan os.Signal{signals, children} {
+		go func() { // ends with the process
+			for s := range from {
+				l.events <- event{sig: s}
+			}
+		}()
+	}
 	if l.serving, err = l.start(); err != nil {
 		fmt.Fprintln(os.Stderr, "tulle-sidecar:", err)
 		return 1
@@ -225,6 +228,9 @@ func (l *launcher) run() {
 	app := exec.Command(l.c.command[0], l.c.command[1:]...)
 	app.Stdin, app.Stdout, app.Stderr = os.Stdin, os.Stdout, os.Stderr
 	app.SysProcAttr = applicationAttributes()
+	app.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { // what is the sidecar's alone
+		return strings.HasPrefix(v, "TULLE_JOIN_TOKEN=") || strings.HasPrefix(v, "NOTIFY_SOCKET=")
+	})
 	if err := app.Start(); err != nil {
 		l.status = unrunnable(l.c.command[0], err)
 		l.drain()
@@ -275,9 +281,9 @@ func (l *launcher) gone(ch *launched) {
 		l.log.Error("the sidecar ended while another one was taking over", "err", err)
 		l.serving, l.next = l.next, nil
 	case l.draining:
-		if err != nil && l.status == 0 {
+		if err != nil {
 			l.log.Error("the sidecar did not stop well", "err", err)
-			l.status = 1
+			l.fail(1)
 		}
 	case l.stopping:
 		l.log.Error("the sidecar ended before the application", "err", err)
@@ -291,7 +297,17 @@ func (l *launcher) gone(ch *launched) {
 		l.calm()
 		if l.status = 0; err != nil {
 			l.status = exitStatus(err)
+		} else if len(l.c.command) > 0 {
+			l.log.Error("the application was not started: the sidecar has ended before it was ready")
+			l.fail(1)
 		}
+	}
+}
+
+// fail is the status to end with, unless there is one already, or the application has ended: then its own is the answer, whatever becomes of the sidecar.
+func (l *launcher) fail(status int) {
+	if l.status == 0 && !l.appDone {
+		l.status = status
 	}
 }
 
@@ -375,6 +391,10 @@ func (l *launcher) stop(s syscall.Signal) {
 	l.stopping = true
 	notify("STOPPING=1")
 	if l.app == nil || l.appDone {
+		if len(l.c.command) > 0 && l.app == nil { // a job that was not done is no success
+			l.log.Error("the application was not started: told to stop before the sidecar was ready")
+			l.fail(128 + int(s))
+		}
 		l.drain()
 		return
 	}
@@ -408,9 +428,7 @@ func (l *launcher) drain() {
 // kill ends everything at once.
 func (l *launcher) kill() {
 	l.draining = true
-	if l.status == 0 {
-		l.status = 1
-	}
+	l.fail(1)
 	for _, ch := range l.sidecars {
 		_ = ch.Signal(syscall.SIGKILL)
 	}

@@ -185,6 +185,32 @@ func TestStubborn(t *testing.T) {
 	r.end()
 }
 
+// TestNotBegun: an application that was to run and did not is no success, whoever stopped it; one that has ended keeps its status, whatever becomes of the sidecar.
+func TestNotBegun(t *testing.T) {
+	r := newLaunchRig(t)
+	nobody := free(t)
+	for name, stop := range map[string]func(c *child){
+		"SIGTERM": func(c *child) { _ = c.cmd.Process.Signal(syscall.SIGTERM) },
+		"quit": func(c *child) {
+			if resp, err := http.Post("http://"+c.admin+"/quit", "", nil); err != nil || resp.StatusCode != 202 {
+				t.Errorf("quit: %v, %v", resp, err)
+			}
+		},
+	} {
+		c := r.spawnAt("web", free(t), "--controller", nobody, "--", "echo", "was", "run")
+		testmesh.Eventually(t, "the page answers", func() bool { code, _ := readyz(c.admin); return code == 503 }, c.log.String)
+		stop(c)
+		if got := c.status(t); got != 128+15 || strings.Contains(c.log.String(), "was run") || !strings.Contains(c.log.String(), "was not started") {
+			t.Errorf("%s: status %d, want 143\n%s", name, got, c.log)
+		}
+	}
+	r.end()
+	l := &launcher{appDone: true}
+	if l.fail(1); l.status != 0 {
+		t.Errorf("a job that succeeded ends with %d", l.status)
+	}
+}
+
 // TestWait: it says what the sidecar is missing, or that there is none, and ends at once when it is ready.
 func TestWait(t *testing.T) {
 	why := "no certificate yet"

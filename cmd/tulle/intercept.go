@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strconv"
 
 	"github.com/spf13/cobra"
 
@@ -22,7 +23,8 @@ installed. --dry-run prints the rules and changes nothing; --show reads them fro
 		cfg                                                       intercept.Config
 		backend, mode                                             string
 		uids, ports, exUIDs, exGIDs, exOut, exIn, cidrOut, cidrIn []string
-		dryRun, show, remove                                      bool
+		dryRun, show, remove, takeSSH                             bool
+		admin                                                     uint16
 	)
 	f := c.Flags()
 	f.StringVar(&cfg.Netns, "netns", "", "path of a network namespace; empty: the one of this process")
@@ -36,13 +38,21 @@ installed. --dry-run prints the rules and changes nothing; --show reads them fro
 	f.StringSliceVar(&exUIDs, "exclude-uids", nil, "leave alone what these user ids send")
 	f.StringSliceVar(&exGIDs, "exclude-gids", nil, "leave alone what these group ids send")
 	f.StringSliceVar(&exOut, "exclude-outbound-ports", nil, "leave alone what goes to these ports")
-	f.StringSliceVar(&exIn, "exclude-inbound-ports", []string{"22"}, "leave alone what comes to these ports")
+	f.StringSliceVar(&exIn, "exclude-inbound-ports", nil, "leave alone what comes to these ports, besides 22 and --admin-port")
+	f.BoolVar(&takeSSH, "take-ssh", false, "take what comes to port 22, too, which is left alone otherwise, lest you lock yourself out")
+	f.Uint16Var(&admin, "admin-port", intercept.DefaultAdminPort, "port of the sidecar's admin page, where probes come; 0: it is taken like others")
 	f.StringSliceVar(&cidrOut, "exclude-outbound-cidrs", nil, "leave alone what goes to these addresses")
 	f.StringSliceVar(&cidrIn, "exclude-inbound-cidrs", nil, "leave alone what comes from these addresses")
 	f.BoolVar(&dryRun, "dry-run", false, "print the rules as nft reads them, and change nothing")
 	f.BoolVar(&show, "show", false, "print what is installed")
 	f.BoolVar(&remove, "remove", false, "remove what is installed")
 	parse := func() error {
+		if !takeSSH {
+			exIn = append(exIn, "22")
+		}
+		if admin != 0 {
+			exIn = append(exIn, strconv.Itoa(int(admin)))
+		}
 		cfg.Backend, cfg.InboundMode = intercept.Backend(backend), intercept.Mode(mode)
 		ranges := func(flag string, words []string, read func([]string) ([]intercept.Range, error), to *[]intercept.Range) error {
 			var err error

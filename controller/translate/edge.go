@@ -46,9 +46,7 @@ func viaEdges(in Input, services map[string]policy.Service) (edges, error) {
 			v.service.Addresses = append(v.service.Addresses, netip.MustParseAddrPort(a))
 		}
 		slices.SortFunc(v.service.Addresses, netip.AddrPort.Compare)
-		if v.service.MTLS = len(v.service.Identities) > 0; !v.service.MTLS {
-			v.service.Via, v.service.Addresses = "", nil // nobody is there: without an endpoint it is called by nobody, past the edge least of all
-		}
+		v.service.MTLS = len(v.service.Identities) > 0 // else nobody is there, and it is called by nobody, past the edge least of all
 		slices.Sort(v.service.Identities)
 		slices.SortFunc(v.endpoints, func(a, b policy.Endpoint) int { return a.Address.Compare(b.Address) })
 		out[e.Metadata.Name] = v
@@ -56,10 +54,10 @@ func viaEdges(in Input, services map[string]policy.Service) (edges, error) {
 	return out, nil
 }
 
-// of is a service as w calls it: the edge itself calls the host.
+// of is a service as w calls it: the edge itself, and nobody else, calls the host.
 func (e edges) of(w *resource.Workload, name string, services map[string]policy.Service, endpoints map[string][]policy.Endpoint) (policy.Service, []policy.Endpoint, bool) {
 	svc, ok := services[name]
-	if v, via := e[name]; via && (v.service.Via == "" || w.Spec.Service != v.service.Via) {
+	if v, via := e[name]; via && (w.Spec.Service != v.service.Via || w.Spec.Edge.Egress.Listen == "") {
 		return v.service, v.endpoints, true
 	}
 	return svc, endpoints[name], ok

@@ -257,11 +257,12 @@ func (c *session) receive(req *discoveryv3.DeltaDiscoveryRequest) error {
 	}
 	sub, ok := c.subs[req.GetTypeUrl()]
 	if !ok {
-		if _, known := policy.KindOf(req.GetTypeUrl()); !known {
+		kind, known := policy.KindOf(req.GetTypeUrl())
+		if !known {
 			return status.Errorf(codes.InvalidArgument, "type %q is not served here", req.GetTypeUrl())
 		}
 		sub = &subscription{names: map[string]bool{}, sent: map[string]string{}}
-		sub.wildcard = len(req.GetResourceNamesSubscribe()) == 0
+		sub.wildcard = len(req.GetResourceNamesSubscribe()) == 0 && !kind.OnDemand // a first word that unsubscribes, of what another stream had, does not ask for all
 		maps.Copy(sub.sent, req.GetInitialResourceVersions())
 		c.subs[req.GetTypeUrl()] = sub
 	}

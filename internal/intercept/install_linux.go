@@ -51,13 +51,8 @@ func (c Config) install() (Backend, error) {
 		c.reached("nftables")
 		err = removeIPTables()
 	} else {
-		for _, f := range families {
-			if f.present() {
-				if err := f.setIPTables(c.chains()); err != nil {
-					return "", err
-				}
-				c.reached("iptables " + f.String())
-			}
+		if err := c.setIPTables(); err != nil {
+			return "", err
 		}
 		err = removeTable()
 	}
@@ -68,6 +63,29 @@ func (c Config) install() (Backend, error) {
 		return "", fmt.Errorf("the rules are in force (%s), but what an earlier installation has left could not be removed: %w", backend, err)
 	}
 	return backend, nil
+}
+
+// setIPTables puts the rules of both families in force, after a look whether both can be: there is no transaction over two families.
+func (c Config) setIPTables() error {
+	for _, f := range families {
+		if f.present() {
+			if err := f.setIPTables(c.chains(), true); err != nil {
+				return err
+			}
+		}
+	}
+	done := ""
+	for _, f := range families {
+		if !f.present() {
+			continue
+		}
+		if err := f.setIPTables(c.chains(), false); err != nil {
+			return fmt.Errorf("%w\n%sa part of these may be in force: mend it and install again, or undo it with tulle intercept --remove", err, done)
+		}
+		done += f.String() + " is in force; "
+		c.reached("iptables " + f.String())
+	}
+	return nil
 }
 
 // reached lets a test stop the process here.
@@ -106,6 +124,8 @@ func adviceFor(err error) string {
 	switch {
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
 		return "; it takes CAP_NET_ADMIN in the user namespace that owns the network namespace"
+	case errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.EMSGSIZE):
+		return "; the kernel's answer did not fit into a netlink buffer, so the rules may be in force: look with tulle intercept --show, and shorten the lists"
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EOPNOTSUPP):
 		return "; the kernel lacks a part: it takes Linux 5.2 with NFT_NAT, NFT_REDIR, NFT_FIB_INET and, for TPROXY, NFT_TPROXY and NFT_SOCKET; or use --backend iptables"
 	}
@@ -134,7 +154,7 @@ func noNFTables(err error) bool {
 
 // removeIPTables removes Tulle's chains of iptables, of one family also where another's fail.
 func removeIPTables() error {
-	return eachIPTables(func(f family) error { return f.setIPTables(nil) })
+	return eachIPTables(func(f family) error { return f.setIPTables(nil, false) })
 }
 
 // eachIPTables does do where iptables has been used, and joins the errors. Elsewhere iptables is not called: it would make tables at the first look, and its older variant may not work at all.

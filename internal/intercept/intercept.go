@@ -46,6 +46,7 @@ const (
 const (
 	DefaultOutboundPort = 15001
 	DefaultInboundPort  = 15006
+	DefaultAdminPort    = 15000
 	DefaultSidecarUID   = 1337
 
 	table         = "tulle"
@@ -98,6 +99,9 @@ func (c Config) WithDefaults() Config {
 	return c
 }
 
+// maxRules bounds the rules of all chains together.
+const maxRules = 4096
+
 // Check refuses what makes no sense. The error names the flag of `tulle intercept`.
 func (c Config) Check() error {
 	c = c.WithDefaults()
@@ -112,6 +116,13 @@ func (c Config) Check() error {
 	}
 	if c.OutboundPort == c.InboundPort {
 		return fmt.Errorf("--inbound-port %d: is --outbound-port; the sidecar needs two", c.InboundPort)
+	}
+	rules := 0
+	for _, ch := range c.chains() {
+		rules += len(ch.rules)
+	}
+	if rules > maxRules {
+		return fmt.Errorf("the lists of ports, CIDRs and ids make %d rules, at most %d are allowed: write ranges and wider prefixes (every connection looks at them in turn)", rules, maxRules)
 	}
 	for _, r := range c.OutboundUIDs {
 		if r.First <= c.SidecarUID && c.SidecarUID <= r.Last && r.First == r.Last {

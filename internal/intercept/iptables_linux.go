@@ -42,7 +42,7 @@ func (f family) iptablesUsed() bool {
 			return true
 		}
 	}
-	c, err := nftables.New()
+	c, err := dialNFTables()
 	if err != nil {
 		return !noNFTables(err)
 	}
@@ -71,7 +71,7 @@ func (f family) nft() nftables.TableFamily {
 
 // compatChains are the chains of Tulle that iptables keeps in nftables.
 func (f family) compatChains() (names []string, err error) {
-	c, err := nftables.New()
+	c, err := dialNFTables()
 	if err != nil {
 		return nil, err
 	}
@@ -111,8 +111,8 @@ func (f family) saved() (map[string]string, error) {
 	return out, nil
 }
 
-// setIPTables exchanges the chains of Tulle for chains, in one transaction per table; with none it removes them.
-func (f family) setIPTables(chains []chain) error {
+// setIPTables exchanges the chains of Tulle for chains, in one transaction per table; with none it removes them. tryOnly has the kernel look at them and changes nothing.
+func (f family) setIPTables(chains []chain, tryOnly bool) error {
 	saved, err := f.saved()
 	if err != nil {
 		return err
@@ -121,7 +121,11 @@ func (f family) setIPTables(chains []chain) error {
 	if text == "" {
 		return nil
 	}
-	if _, err := run(text, f.program("restore"), "--noflush", "--wait=10"); err != nil {
+	args := []string{"--noflush", "--wait=10"}
+	if tryOnly {
+		args = append(args, "--test")
+	}
+	if _, err := run(text, f.program("restore"), args...); err != nil {
 		return errors.Join(err, fmt.Errorf("what it was told:\n%s", text))
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -130,6 +131,51 @@ func TestRemovedExactly(t *testing.T) {
 				t.Errorf("shown after removal: %+v, %v", shown, err)
 			}
 		})
+	}
+}
+
+// Long lists fit, into the kernel's answer too.
+func TestLongLists(t *testing.T) {
+	for _, backend := range []Backend{NFTables, IPTables} {
+		t.Run(string(backend), func(t *testing.T) {
+			n := netns.New(t, "n")
+			c := configs(t)["pod"]
+			c.Backend = backend
+			for i := range maxRules - 16 {
+				c.ExcludeOutboundCIDRs = append(c.ExcludeOutboundCIDRs, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24))
+			}
+			install(t, n, c)
+			shown, err := Show(n.Path())
+			if got := strings.Count(shown.Text, "/24"); err != nil || got != maxRules-16 {
+				t.Errorf("%d of %d prefixes are in force, %v", got, maxRules-16, err)
+			}
+			remove(t, n)
+			if c.ExcludeOutboundCIDRs = append(c.ExcludeOutboundCIDRs, c.ExcludeOutboundCIDRs...); c.Check() == nil {
+				t.Error("too many rules are allowed")
+			}
+		})
+	}
+}
+
+// Where one family cannot have its rules, the other does not get them.
+func TestIPTablesOneFamily(t *testing.T) {
+	n := netns.New(t, "n")
+	real, err := exec.LookPath("ip6tables-restore")
+	if err != nil {
+		t.Fatalf("%v: Debian/Ubuntu: apt-get install iptables", err)
+	}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, filepath.Base(real)), []byte("#!/bin/sh\necho no ip6table_nat >&2; exit 1\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	c := configs(t)["full"]
+	c.Backend, c.Netns = IPTables, n.Path()
+	if _, err := Install(c); err == nil || !strings.Contains(err.Error(), "no ip6table_nat") {
+		t.Errorf("installed: %v", err)
+	}
+	if got := n.Must("iptables-save"); strings.Contains(got, "TULLE") {
+		t.Errorf("IPv4 has rules:\n%s", got)
 	}
 }
 

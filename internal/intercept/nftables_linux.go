@@ -2,18 +2,30 @@ package intercept
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
+// netlinkBuffer has room for a transaction of maxRules rules, and for the kernel's word on each of them (about 1 KiB a rule, both ways). With less of it the kernel takes a
+// long list and its answer is lost.
+const netlinkBuffer = 16 << 20
+
+func dialNFTables() (*nftables.Conn, error) {
+	return nftables.New(nftables.WithSockOptions(func(c *netlink.Conn) error {
+		return errors.Join(c.SetReadBuffer(netlinkBuffer), c.SetWriteBuffer(netlinkBuffer))
+	}))
+}
+
 // setTable exchanges the table of Tulle for one with chains, or, with none, removes it, in one transaction.
 func setTable(chains []chain) error {
-	c, err := nftables.New()
+	c, err := dialNFTables()
 	if err != nil {
 		return err
 	}
@@ -37,7 +49,7 @@ func setTable(chains []chain) error {
 
 // hasTable also tells whether the kernel speaks nftables at all.
 func hasTable() (bool, error) {
-	c, err := nftables.New()
+	c, err := dialNFTables()
 	if err != nil {
 		return false, err
 	}
@@ -195,7 +207,7 @@ func readTable() (string, error) {
 	if err != nil || !there {
 		return "", err
 	}
-	c, err := nftables.New()
+	c, err := dialNFTables()
 	if err != nil {
 		return "", err
 	}

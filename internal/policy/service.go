@@ -38,7 +38,7 @@ type Service struct {
 	Proxy ProxyVersion
 
 	TLS       *ClientTLS       // external only: TLS is originated; nil: what the application speaks goes on
-	Via       string           // external only: service of the edge through which it is called, whose endpoints and identities these are; mTLS names the service by SNI
+	Via       string           // external only: service of the edge through which it is called, whose endpoints and identities these are; mTLS names the service by SNI. Without identities, and then without endpoints, the edge is not there: nobody calls the service
 	Addresses []netip.AddrPort // with Via only: the host's own, by which redirected connections are known; sorted
 	Authority string           // external only: what the authority of requests becomes; "" leaves it as it came
 
@@ -172,8 +172,8 @@ func (s Service) Check() error {
 	if s.External && s.MTLS && s.Via == "" {
 		return fail("%w", errors.New("mtls: an external service has no mesh identity; turn mtls off"))
 	}
-	if s.Via != "" && (!s.External || !s.MTLS || s.TLS != nil) {
-		return fail("via %q: the service must be external, with the mTLS of the edge and without TLS of its own, which the edge originates", s.Via)
+	if s.Via != "" && (!s.External || s.MTLS != (len(s.Identities) > 0) || s.TLS != nil) {
+		return fail("via %q: the service must be external, with the mTLS of the edge, if there is one, and without TLS of its own, which the edge originates", s.Via)
 	}
 	if err := checkProxyVersion(s.Proxy, s.Protocol); err != nil {
 		return fail("proxy protocol: %w", err)

@@ -76,6 +76,9 @@ func (s *Snapshot) checkWhole() error {
 		if _, ok := s.Services[name]; !ok {
 			return fmt.Errorf("endpoints of %q: no such service in this snapshot", name)
 		}
+		if svc := s.Services[name]; svc.Via != "" && !svc.MTLS && len(s.Endpoints[name]) > 0 {
+			return fmt.Errorf("endpoints of %q: it is called by way of %s, whose identities are not known; remove them", name, svc.Via)
+		}
 	}
 	names, addresses := make(map[string]bool, len(s.Listeners)), make(map[string]string, len(s.Listeners))
 	for _, l := range s.Listeners {

@@ -25,10 +25,9 @@ type Directory interface {
 	// Destination says who is at address in network. It blocks until it knows or ctx ends; calls for one address share one question. When the answer names a
 	// Service, the Source's Current has that Service, with address among its endpoints, by the time it returns, or has had it. An error is ErrAway, ErrTooMany, ErrRefused, or ctx's.
 	Destination(ctx context.Context, network string, address netip.AddrPort) (Destination, error)
-	// Hold says that a connection uses a service, by its name in the Snapshot: it stays there, as long as the controller has it, until some time after as many
-	// calls of Release.
-	Hold(service string)
-	Release(service string)
+	// Hold says that a connection uses a service, by its name in the Snapshot: it stays there, as long as the controller has it, until some time after release, which is
+	// to be called once.
+	Hold(service string) (release func())
 }
 
 // FeatureOnDemand is what a sidecar says of itself (xDS: Node.client_features) that names the services it needs (xDS: subscription to Clusters by name). Who does

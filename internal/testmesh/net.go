@@ -21,11 +21,12 @@ type Net struct {
 	port      uint16
 	open      int
 	silent    map[netip.AddrPort]bool
+	redirect  map[netip.Addr]netip.AddrPort
 }
 
 // NewNet makes a network on which nobody listens.
 func NewNet() *Net {
-	return &Net{listeners: map[netip.AddrPort]*memListener{}, silent: map[netip.AddrPort]bool{}}
+	return &Net{listeners: map[netip.AddrPort]*memListener{}, silent: map[netip.AddrPort]bool{}, redirect: map[netip.Addr]netip.AddrPort{}}
 }
 
 // Open is how many ends of connections are not closed.
@@ -40,6 +41,13 @@ func (n *Net) Silence(addr netip.AddrPort) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.silent[addr] = true
+}
+
+// Redirect makes whatever a host opens from now on arrive at to.
+func (n *Net) Redirect(from netip.Addr, to netip.AddrPort) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.redirect[from] = to
 }
 
 // Listen is net.Listen.
@@ -59,6 +67,9 @@ func (n *Net) Listen(addr netip.AddrPort) (net.Listener, error) {
 func (n *Net) Dialer(from netip.Addr) func(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
 	return func(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
 		n.mu.Lock()
+		if to, ok := n.redirect[from]; ok {
+			addr = to
+		}
 		l, silent := n.listeners[addr], n.silent[addr]
 		if silent {
 			n.mu.Unlock()

@@ -1,7 +1,7 @@
 // Package admin is the sidecar's own HTTP page for operators and probes: health, metrics, configuration, drain and profiles.
 //
-// It listens on loopback by default and serves whoever can connect, so it defends against the one stranger who can reach loopback: a web page
-// in a browser on the same machine. Every request must name this machine in its Host header and, when it has one, in its Origin, else it is
+// It listens on loopback by default. Where it listens for others, for the probes of an orchestrator or for Prometheus, those get health and metrics only; configuration,
+// drain and profiles are for callers on this machine. Of these it defends against the one stranger who can reach loopback: a web page in a browser. Every request must name this machine in its Host header and, when it has one, in its Origin, else it is
 // answered 403 (DNS rebinding, cross-site requests). Run it first and stop it last, so that probes see the whole life of the sidecar.
 package admin
 
@@ -52,6 +52,7 @@ type Server struct {
 type page struct {
 	method, path, what string
 	serve              http.HandlerFunc
+	own                bool // only for callers on this machine
 }
 
 // New does no I/O.
@@ -61,19 +62,19 @@ func New(cfg Config) *Server {
 	}
 	s := &Server{cfg: cfg, addr: make(chan string, 1)}
 	s.pages = []page{
-		{"GET", "/healthz", "200 while the process lives", s.healthz},
-		{"GET", "/readyz", "200 when traffic may be sent, else 503 and why", s.readyz},
-		{"GET", "/ready", "the same, as Envoy's is called", s.readyz},
-		{"GET", "/metrics", "everything counted, for Prometheus", s.metrics},
-		{"GET", "/config", "the policy snapshot in force, as JSON", s.config},
-		{"POST", "/drain", "finish what is in flight and stop, as SIGTERM does", s.begin("drain", cfg.Drain, "draining")},
-		{"POST", "/quit", "the same without --drain-delay: the application has ended (jobs)", s.begin("quit", cfg.Quit, "quitting")},
-		{"GET", "/debug/pprof/", "profiles of the running process", pprof.Index},
-		{"GET", "/debug/pprof/cmdline", "", pprof.Cmdline},
-		{"GET", "/debug/pprof/profile", "", pprof.Profile},
-		{"GET", "/debug/pprof/symbol", "", pprof.Symbol},
-		{"GET", "/debug/pprof/trace", "", pprof.Trace},
-		{"GET", "/{$}", "", s.index},
+		{"GET", "/healthz", "200 while the process lives", s.healthz, false},
+		{"GET", "/readyz", "200 when traffic may be sent, else 503 and why", s.readyz, false},
+		{"GET", "/ready", "the same, as Envoy's is called", s.readyz, false},
+		{"GET", "/metrics", "everything counted, for Prometheus", s.metrics, false},
+		{"GET", "/config", "the policy snapshot in force, as JSON", s.config, true},
+		{"POST", "/drain", "finish what is in flight and stop, as SIGTERM does", s.begin("drain", cfg.Drain, "draining"), true},
+		{"POST", "/quit", "the same without --drain-delay: the application has ended (jobs)", s.begin("quit", cfg.Quit, "quitting"), true},
+		{"GET", "/debug/pprof/", "profiles of the running process", pprof.Index, true},
+		{"GET", "/debug/pprof/cmdline", "", pprof.Cmdline, true},
+		{"GET", "/debug/pprof/profile", "", pprof.Profile, true},
+		{"GET", "/debug/pprof/symbol", "", pprof.Symbol, true},
+		{"GET", "/debug/pprof/trace", "", pprof.Trace, true},
+		{"GET", "/{$}", "", s.index, false},
 	}
 	if cfg.Workloads != nil {
 		s.pages = append(s.pages, s.workloadPages()...)
@@ -85,7 +86,11 @@ func New(cfg Config) *Server {
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	for _, p := range s.pages {
-		mux.HandleFunc(p.method+" "+p.path, p.serve)
+		serve := p.serve
+		if p.own {
+			serve = own(serve)
+		}
+		mux.HandleFunc(p.method+" "+p.path, serve)
 	}
 	return s.guard(mux)
 }
@@ -195,6 +200,19 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// own refuses callers of other machines, which may ask for health and metrics where the page listens for them.
+func own(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		from, err := netip.ParseAddrPort(r.RemoteAddr)
+		local, _ := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
+		if err == nil && !from.Addr().Unmap().IsLoopback() && (local == nil || local.AddrPort().Addr().Unmap() != from.Addr().Unmap()) {
+			forbid(w, r.Method+" "+r.URL.Path+" is for callers on this machine, and you are "+from.Addr().String(), "call it from there; in a pod, from any of its containers")
+			return
+		}
+		next(w, r)
+	}
 }
 
 func forbid(w http.ResponseWriter, what, todo string) {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -27,6 +28,7 @@ func TestPages(t *testing.T) {
 	do := func(method, path string, status int, body string) string {
 		t.Helper()
 		r := httptest.NewRequest(method, "http://127.0.0.1:15000"+path, nil)
+		r.RemoteAddr = "127.0.0.1:9"
 		w := httptest.NewRecorder()
 		s.Handler().ServeHTTP(w, r)
 		if w.Code != status || !strings.Contains(w.Body.String(), body) {
@@ -115,6 +117,7 @@ func TestStrangers(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			drained = false
 			r := httptest.NewRequest("POST", "/drain", nil)
+			r.RemoteAddr = "127.0.0.1:9"
 			r.Host = c.host
 			for k, v := range map[string]string{"Origin": c.origin, "Sec-Fetch-Site": c.site} {
 				if v != "" {
@@ -150,5 +153,37 @@ func TestRun(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// Where the page listens for others, these get health and metrics; what tells or changes more is for callers on this machine, by whatever address of it.
+func TestOthers(t *testing.T) {
+	s := New(Config{
+		Hosts: []string{"10.0.0.5"}, Ready: func() error { return nil }, Metrics: func(io.Writer) {}, Drain: func() { t.Error("drained") }, Quit: func() { t.Error("quit") },
+		Snapshot: func() *policy.Snapshot { return &policy.Snapshot{} },
+	})
+	ask := func(method, path, from string) int {
+		r := httptest.NewRequest(method, "http://10.0.0.5:15000"+path, nil)
+		r = r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, &net.TCPAddr{IP: net.IPv4(10, 0, 0, 5), Port: 15000}))
+		r.RemoteAddr = from
+		w := httptest.NewRecorder()
+		s.Handler().ServeHTTP(w, r)
+		return w.Code
+	}
+	for path, open := range map[string]bool{"/healthz": true, "/readyz": true, "/metrics": true, "/config": false, "/debug/pprof/": false, "/debug/pprof/cmdline": false} {
+		want := map[bool]int{true: 200, false: 403}[open]
+		if got := ask("GET", path, "10.0.0.6:1234"); got != want {
+			t.Errorf("%s from another machine: %d, want %d", path, got, want)
+		}
+		for _, from := range []string{"127.0.0.1:1234", "[::1]:1234", "10.0.0.5:1234", "[::ffff:10.0.0.5]:1234"} {
+			if got := ask("GET", path, from); got != 200 {
+				t.Errorf("%s from %s: %d, want 200", path, from, got)
+			}
+		}
+	}
+	for _, path := range []string{"/drain", "/quit"} {
+		if got := ask("POST", path, "10.0.0.6:1234"); got != 403 {
+			t.Errorf("%s from another machine: %d, want 403", path, got)
+		}
 	}
 }

@@ -25,11 +25,11 @@ type Workload struct {
 // workloadPages are the pages of a process with several workloads: an index, and of each what a sidecar of one has at its root.
 func (s *Server) workloadPages() []page {
 	return []page{
-		{"GET", "/workloads", "each workload: who it is, whether it is ready, its share", s.workloads},
-		{"GET", "/workloads/{instance}/readyz", "as /readyz, of one workload", s.of((*Server).readyz)},
-		{"GET", "/workloads/{instance}/metrics", "everything counted of one workload, for Prometheus", s.of((*Server).metrics)},
-		{"GET", "/workloads/{instance}/config", "its policy snapshot in force, as JSON", s.of((*Server).config)},
-		{"GET", "/sd", "where the metrics are, for Prometheus' http_sd_config", s.discovery},
+		{"GET", "/workloads", "each workload: who it is, whether it is ready, its share", s.workloads, false},
+		{"GET", "/workloads/{instance}/readyz", "as /readyz, of one workload", s.of((*Server).readyz), false},
+		{"GET", "/workloads/{instance}/metrics", "everything counted of one workload, for Prometheus", s.of((*Server).metrics), false},
+		{"GET", "/workloads/{instance}/config", "its policy snapshot in force, as JSON", s.of((*Server).config), true},
+		{"GET", "/sd", "where the metrics are, for Prometheus' http_sd_config", s.discovery, false},
 	}
 }
 

@@ -9,6 +9,7 @@
 package exchange
 
 import (
+	"context"
 	"crypto/tls"
 	"net"
 	"net/netip"
@@ -385,6 +386,7 @@ type Exchange struct {
 	upstream net.Conn
 	down     net.Conn // during a relay
 	waker    Waker
+	dial     context.CancelFunc // of the connection that is being made; nil: none is
 	aborted  flow.Reason
 }
 
@@ -532,6 +534,27 @@ func (x *Exchange) Abort(reason flow.Reason) {
 	if x.waker != nil {
 		x.waker.Wake()
 	}
+	if x.dial != nil {
+		x.dial()
+	}
+}
+
+// Dialling notes what gives up the connection that is being made for the current try, until Dialled. False: x was aborted, make none.
+func (x *Exchange) Dialling(cancel context.CancelFunc) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.aborted != flow.ReasonNone {
+		return false
+	}
+	x.dial = cancel
+	return true
+}
+
+// Dialled ends Dialling.
+func (x *Exchange) Dialled() {
+	x.mu.Lock()
+	x.dial = nil
+	x.mu.Unlock()
 }
 
 // Wake makes a pending read on the attached connection fail with a time-out, and wakes who waits for the try. It may be called by any goroutine.

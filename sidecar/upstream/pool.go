@@ -43,6 +43,9 @@ type Within func(f func() error) error
 
 // Pools keeps one pool per endpoint and TLS configuration. Safe for concurrent use.
 type Pools struct {
+	// Remember makes Own know the connections that are opened from then on.
+	Remember atomic.Bool
+
 	dial   Dial
 	within Within
 
@@ -51,7 +54,8 @@ type Pools struct {
 	closed bool
 	wg     sync.WaitGroup // of connections being closed
 
-	told sync.Map // offer → *tls.Config
+	told sync.Map // offer → *tls.Config, of pools that there are
+	own  sync.Map // local netip.AddrPort of each connection that Remember is for
 }
 
 // offer is a TLS configuration as given, and what is offered with it.
@@ -64,6 +68,7 @@ type offer struct {
 type link struct {
 	key   key
 	probe probe
+	local netip.AddrPort // under which Pools.own has it; the zero value: it does not
 }
 
 type key struct {
@@ -244,7 +249,7 @@ func (p *Pools) Get(x *exchange.Exchange) *exchange.Conn {
 	case x.Kind == flow.KindConnection:
 		alpn = exchange.ALPNBytes
 	}
-	return p.open(x, k, p.offering(k.tls, alpn))
+	return p.open(x, k, alpn)
 }
 
 // Connect implements exchange.Pool.
@@ -254,7 +259,7 @@ func (p *Pools) Connect(x *exchange.Exchange, http2 bool) *exchange.Conn {
 	if http2 {
 		alpn = exchange.ALPNHTTP2
 	}
-	return p.open(x, k, p.offering(k.tls, alpn))
+	return p.open(x, k, alpn)
 }
 
 var offers = [...]string{exchange.ALPNHTTP1, exchange.ALPNHTTP2, exchange.ALPNBytes, exchange.ALPNTLS}
@@ -273,12 +278,12 @@ func (p *Pools) offering(c *tls.Config, alpn string) *tls.Config {
 	if alpn == exchange.ALPNHTTP2 {
 		o.NextProtos = append(o.NextProtos, exchange.ALPNHTTP1)
 	}
-	v, _ := p.told.LoadOrStore(offer{c, alpn}, o)
-	return v.(*tls.Config)
+	return o
 }
 
-// open dials and counts a connection of k.
-func (p *Pools) open(x *exchange.Exchange, k key, secure *tls.Config) *exchange.Conn {
+// open dials and counts a connection of k that offers alpn.
+func (p *Pools) open(x *exchange.Exchange, k key, alpn string) *exchange.Conn {
+	secure := p.offering(k.tls, alpn)
 	x.Legs.Queued = x.Since()
 	deadline := time.Now().Add(x.Destination.ConnectTimeout)
 	if x.Destination.ConnectTimeout < 0 {
@@ -288,6 +293,9 @@ func (p *Pools) open(x *exchange.Exchange, k key, secure *tls.Config) *exchange.
 		deadline = until
 	}
 	c, reason, err := p.connect(x, k, secure, deadline)
+	if aborted := x.Aborted(); err != nil && aborted != flow.ReasonNone {
+		reason, err = aborted, errStopping
+	}
 	if err != nil {
 		x.Outcome.Delivered, x.Outcome.Unprocessed = false, true
 		detail := err.Error()
@@ -298,6 +306,9 @@ func (p *Pools) open(x *exchange.Exchange, k key, secure *tls.Config) *exchange.
 		return nil
 	}
 	p.opened(k)
+	if secure != k.tls {
+		p.told.LoadOrStore(offer{k.tls, alpn}, secure) // sweep takes it back with the pool
+	}
 	x.Remote, x.Application = c.Identity, c.Application
 	return c
 }
@@ -326,13 +337,20 @@ func (p *Pools) take(e *pool, careful bool) *exchange.Conn {
 	}
 }
 
+var errStopping = errors.New("the sidecar is stopping")
+
 func (p *Pools) connect(x *exchange.Exchange, k key, secure *tls.Config, deadline time.Time) (*exchange.Conn, flow.Reason, error) {
-	ctx := context.Background()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
 	if !deadline.IsZero() {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, deadline)
-		defer cancel()
+		var late context.CancelFunc
+		ctx, late = context.WithDeadline(ctx, deadline)
+		defer late()
 	}
+	if !x.Dialling(cancel) {
+		return nil, x.Aborted(), errStopping
+	}
+	defer x.Dialled()
 	var nc net.Conn
 	var app flow.Application
 	var err error
@@ -347,12 +365,18 @@ func (p *Pools) connect(x *exchange.Exchange, k key, secure *tls.Config, deadlin
 	if k.unix != nil {
 		app, err = attest(nc, k.unix)
 		if x.Application = app; err != nil {
-			_ = nc.Close()
+			_ = nc.Close() // of no own: it is a Unix socket
 			return nil, flow.ReasonIdentityMismatch, err
 		}
 	}
 	x.Legs.Connected = x.Since()
 	l := &link{key: k}
+	if k.unix == nil && p.Remember.Load() {
+		if a, ok := nc.LocalAddr().(*net.TCPAddr); ok {
+			l.local = localOf(a)
+			p.own.Store(l.local, struct{}{})
+		}
+	}
 	c := &exchange.Conn{Conn: nc, Key: l, Application: app}
 	c.TCP, _ = nc.(*net.TCPConn)
 	l.probe.of(nc)
@@ -361,6 +385,7 @@ func (p *Pools) connect(x *exchange.Exchange, k key, secure *tls.Config, deadlin
 	if greet := x.Destination.Greet; greet != nil {
 		_ = nc.SetWriteDeadline(deadline)
 		if _, err := nc.Write(greet(x)); err != nil {
+			p.forget(l)
 			_ = nc.Close()
 			return nil, connectReason(err), err
 		}
@@ -370,7 +395,8 @@ func (p *Pools) connect(x *exchange.Exchange, k key, secure *tls.Config, deadlin
 	}
 	tc := tls.Client(nc, secure)
 	_ = nc.SetDeadline(deadline)
-	if err := tc.Handshake(); err != nil {
+	if err := tc.HandshakeContext(ctx); err != nil {
+		p.forget(l)
 		_ = nc.Close()
 		return nil, handshakeReason(err), explained(x, err)
 	}
@@ -380,6 +406,24 @@ func (p *Pools) connect(x *exchange.Exchange, k key, secure *tls.Config, deadlin
 		c.Mesh, c.Identity = true, identity.PeerID(tc.ConnectionState()).String()
 	}
 	return c, flow.ReasonNone, nil
+}
+
+// Own reports whether a connection of TCP that comes from a is one that was opened here, so that it has come back. Only while Remember is set.
+func (p *Pools) Own(a netip.AddrPort) bool {
+	_, ok := p.own.Load(a)
+	return ok
+}
+
+func (p *Pools) forget(l *link) {
+	if l.local.IsValid() {
+		p.own.Delete(l.local)
+	}
+}
+
+// localOf is a without a zone, and IPv4 as such.
+func localOf(a *net.TCPAddr) netip.AddrPort {
+	at := a.AddrPort()
+	return netip.AddrPortFrom(at.Addr().Unmap().WithZone(""), at.Port())
 }
 
 // attest learns who listens at u, and refuses whom the policy does not name.
@@ -447,6 +491,7 @@ func (p *Pools) discard(c *exchange.Conn) {
 	if e := p.m[c.Key.(*link).key]; e != nil {
 		e.open.Add(-1)
 	}
+	p.forget(c.Key.(*link))
 	c.Key.(*link).probe.drain() // a close with unread bytes would send a reset, which destroys what the peer has not read
 	if _, ok := c.Conn.(*tls.Conn); !ok {
 		_ = c.Close()

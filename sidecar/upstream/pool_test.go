@@ -132,6 +132,25 @@ func TestIdleIsBounded(t *testing.T) {
 	})
 }
 
+// Whoever waits for a connection to be made is told to stop at once.
+func TestAbortEndsDial(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := New(func(ctx context.Context, _ netip.AddrPort) (net.Conn, error) { <-ctx.Done(); return nil, ctx.Err() }, nil)
+		x := newExchange()
+		x.Destination.ConnectTimeout = time.Hour
+		go func() {
+			synctest.Wait()
+			x.Abort(flow.ReasonDraining)
+		}()
+		if got := p.Get(x); got != nil || x.Outcome.Reason != flow.ReasonDraining || !x.Outcome.Unprocessed || x.Since() != 0 {
+			t.Errorf("got %v, %+v after %s", got, x.Outcome, x.Since())
+		}
+		if got := p.Get(x); got != nil || x.Since() != 0 { // it stays so
+			t.Errorf("got %v after %s", got, x.Since())
+		}
+	})
+}
+
 func TestConnectReasons(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, c := range []struct {

@@ -126,14 +126,14 @@ func (d *destinations) init() {
 func (w *Watcher) Destination(ctx context.Context, network string, address netip.AddrPort) (policy.Destination, error) {
 	d, name := &w.destinations, policy.DestinationName(network, address)
 	d.mu.Lock()
+	if found, ok := find(w.Current(), network, address); ok { // since whoever asks has looked; it counts before what was remembered
+		d.mu.Unlock()
+		return found, nil
+	}
 	r, ok := d.known[name]
 	if ok && (time.Now().Before(r.until) || d.reach == away) {
 		d.mu.Unlock()
 		return r.Destination, nil
-	}
-	if found, ok := find(w.Current(), network, address); ok { // since whoever asks has looked
-		d.mu.Unlock()
-		return found, nil
 	}
 	if d.reach == away {
 		d.mu.Unlock()
@@ -168,21 +168,18 @@ func (w *Watcher) Destination(ctx context.Context, network string, address netip
 }
 
 // Hold implements policy.Directory.
-func (w *Watcher) Hold(service string) {
+func (w *Watcher) Hold(service string) (release func()) {
 	d := &w.destinations
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if u := d.needLocked(service); u != nil {
-		u.open, u.last = u.open+1, time.Now()
+	u := d.needLocked(service)
+	if u == nil { // there is no room
+		return func() {}
 	}
-}
-
-// Release implements policy.Directory.
-func (w *Watcher) Release(service string) {
-	d := &w.destinations
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if u := d.services[service]; u != nil && u.open > 0 {
+	u.open, u.last = u.open+1, time.Now()
+	return func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
 		u.open, u.last = u.open-1, time.Now()
 	}
 }
@@ -302,8 +299,8 @@ func (d *destinations) answer(resp *discoveryv3.DeltaDiscoveryResponse, current 
 	}
 	for _, name := range resp.GetRemovedResources() {
 		network, address, err := policy.ParseDestinationName(name)
-		if err != nil {
-			continue
+		if _, kept := d.known[name]; err != nil || !kept && d.asking[name] == nil {
+			continue // it is not subscribed to any more: the answer to an earlier question
 		}
 		d.rememberLocked(name, policy.Destination{Network: network, Address: address, TTL: policy.NegativeDestinationTTL})
 	}
@@ -330,7 +327,12 @@ func (d *destinations) foundLocked(name string, dest policy.Destination, current
 
 // has reports whether s has what dest names: the service, and the address among its endpoints.
 func has(s *policy.Snapshot, dest policy.Destination) bool {
-	return s != nil && slices.ContainsFunc(s.Endpoints[dest.Service], func(e policy.Endpoint) bool { return at(e, dest.Address) })
+	return s != nil && (slices.ContainsFunc(s.Endpoints[dest.Service], func(e policy.Endpoint) bool { return at(e, dest.Address) }) || means(s.Services[dest.Service], dest.Address))
+}
+
+// means reports whether redirected connections to an address mean s, which is called by way of an edge.
+func means(s policy.Service, address netip.AddrPort) bool {
+	return slices.ContainsFunc(s.Addresses, func(a netip.AddrPort) bool { return at(policy.Endpoint{Address: a}, address) })
 }
 
 // at reports whether e has that address, which has no zone and is not one of IPv4 mapped into IPv6.
@@ -343,8 +345,8 @@ func find(s *policy.Snapshot, network string, address netip.AddrPort) (d policy.
 	if s == nil {
 		return d, false
 	}
-	for service, endpoints := range s.Endpoints {
-		if (!ok || service < d.Service) && slices.ContainsFunc(endpoints, func(e policy.Endpoint) bool { return at(e, address) }) {
+	for service := range s.Services {
+		if (!ok || service < d.Service) && has(s, policy.Destination{Service: service, Address: address}) {
 			d, ok = policy.Destination{Network: network, Address: address, Service: service, Known: true, TTL: policy.DefaultDestinationTTL}, true
 		}
 	}

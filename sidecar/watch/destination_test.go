@@ -46,7 +46,8 @@ type fleet struct {
 	older    bool // the sidecar does not say that it can ask
 	cut      []context.CancelFunc
 	state    map[string][]netip.AddrPort
-	upstream []string // services that the Workload names
+	via      map[string][]netip.AddrPort // the own addresses of those that are called by way of an edge
+	upstream []string                    // services that the Workload names
 	bad      map[string]bool
 	heard    []*discoveryv3.DeltaDiscoveryRequest
 	servers  sync.WaitGroup
@@ -135,7 +136,16 @@ func (f *fleet) publish() {
 	services, endpoints := map[string]policy.Service{}, map[string][]policy.Endpoint{}
 	state := &xds.State{Nodes: map[string]xds.Node{}, Services: map[string][]policy.Resource{}, Destinations: map[string]policy.Resource{}, Published: time.Now()}
 	for name, list := range f.state {
-		services[name] = policy.Service{Name: name, Protocol: flow.ProtocolHTTP}.WithDefaults()
+		sv := policy.Service{Name: name, Protocol: flow.ProtocolHTTP}
+		if own := f.via[name]; own != nil {
+			sv.External, sv.MTLS, sv.Via, sv.Addresses, sv.Identities = true, true, "egress", own, []string{"spiffe://test.mesh/ns/a/sa/egress"}
+		}
+		services[name] = sv.WithDefaults()
+		for _, a := range f.via[name] {
+			x := must2(policy.Destination{Address: a, Service: name, Known: true, TTL: policy.DefaultDestinationTTL}.ToXDS())(f.t)
+			r := must2(policy.NewResource(policy.DestinationName("", a), x))(f.t)
+			state.Destinations[r.Name] = r
+		}
 		for i, a := range list {
 			endpoints[name] = append(endpoints[name], policy.Endpoint{Address: a, Instance: fmt.Sprint(name, i)}.WithDefaults())
 			x := must2(policy.Destination{Address: a, Service: name, Known: true, TTL: policy.DefaultDestinationTTL}.ToXDS())(f.t)
@@ -349,6 +359,45 @@ func TestUnknownDestination(t *testing.T) {
 	})
 }
 
+// What has just been answered is not withdrawn because it need not be known any longer, whatever the first word about destinations on a stream was.
+func TestAnswersAreNotWithdrawn(t *testing.T) {
+	withFleet(t, func(t *testing.T, f *fleet) {
+		f.state["cart"] = []netip.AddrPort{addr(2, 80), addr(3, 80)}
+		f.publish()
+		_, _ = f.ask(addr(9, 80)) // nobody
+		f.kill()
+		time.Sleep(time.Minute)
+		f.restart()
+		time.Sleep(2*sweepInterval + time.Second) // the old answer is unsubscribed from, and nothing else was said
+		for range 2 {
+			if d, err := f.ask(addr(2, 80)); err != nil || d.Service != "cart" {
+				t.Errorf("%+v, %v", d, err)
+			}
+			synctest.Wait()
+		}
+		f.destinations.mu.Lock()
+		defer f.destinations.mu.Unlock()
+		if _, ok := f.destinations.known["/10.0.0.2:80"]; ok {
+			t.Error("it was withdrawn")
+		}
+	})
+}
+
+// A host that is called by way of an edge is known by its own address, which none of its endpoints has.
+func TestDestinationByWayOfAnEdge(t *testing.T) {
+	withFleet(t, func(t *testing.T, f *fleet) {
+		f.state["bank"], f.via = []netip.AddrPort{addr(7, 15443)}, map[string][]netip.AddrPort{"bank": {addr(200, 443)}}
+		f.publish()
+		for range 2 { // asked, then found
+			begin := time.Now()
+			if d, err := f.ask(addr(200, 443)); err != nil || d.Service != "bank" || time.Since(begin) != 0 {
+				t.Errorf("%+v, %v after %s", d, err, time.Since(begin))
+			}
+		}
+		f.expect("learnt", "bank", "named")
+	})
+}
+
 // A service that leaves the mesh leaves the Snapshot, and comes back into it, as long as it is needed.
 func TestLearntServiceLeavesTheMesh(t *testing.T) {
 	withFleet(t, func(t *testing.T, f *fleet) {
@@ -382,16 +431,15 @@ func TestIdleServicesAreDropped(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		f.Hold("held")
+		release := f.Hold("held")
 		f.expect("all three", "held", "idle", "named", "used")
 		time.Sleep(IdleService / 2)
-		f.Hold("used")
-		f.Release("used")
+		f.Hold("used")()
 		time.Sleep(IdleService/2 + sweepInterval)
 		f.expect("after an hour", "held", "named", "used")
 		time.Sleep(IdleService)
 		f.expect("after two", "held", "named")
-		f.Release("held")
+		release()
 		time.Sleep(IdleService - sweepInterval)
 		f.expect("just after its last connection", "held", "named")
 		time.Sleep(2 * sweepInterval)
@@ -400,8 +448,7 @@ func TestIdleServicesAreDropped(t *testing.T) {
 			t.Errorf("%d services are needed", n)
 		}
 		// One that the Workload names stays, whoever used it too.
-		f.Hold("named")
-		f.Release("named")
+		f.Hold("named")()
 		time.Sleep(IdleService + 2*sweepInterval)
 		f.expect("a named one", "named")
 	})
@@ -413,7 +460,7 @@ func TestServicesAreBounded(t *testing.T) {
 		f.state["one"], f.state["two"] = []netip.AddrPort{addr(2, 80)}, []netip.AddrPort{addr(3, 80)}
 		f.publish()
 		for i := range maxServices - 1 {
-			f.Hold(fmt.Sprint("held-", i))
+			_ = f.Hold(fmt.Sprint("held-", i))
 		}
 		if _, err := f.ask(addr(2, 80)); err != nil {
 			t.Fatal(err)
@@ -423,11 +470,12 @@ func TestServicesAreBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 		f.expect("one more", "named", "two")
-		f.Hold("two")
+		release := f.Hold("two")
+		f.Hold("three")() // for which there is no room
 		if _, err := f.ask(addr(2, 80)); !errors.Is(err, policy.ErrTooMany) {
 			t.Errorf("beyond the bound: %v", err)
 		}
-		f.Release("two")
+		release()
 		if _, err := f.ask(addr(2, 80)); err != nil {
 			t.Error(err)
 		}
@@ -463,7 +511,7 @@ func TestControllerRestarts(t *testing.T) {
 		if d, err := f.ask(addr(9, 80)); err != nil || d.Known { // old, but better than nothing
 			t.Errorf("%+v, %v", d, err)
 		}
-		f.Hold("cart")
+		_ = f.Hold("cart")
 		f.expect("while it is away", "cart", "named")
 		f.restart()
 		time.Sleep(2 * maxBackoff)
@@ -668,9 +716,9 @@ func randomDemand(t *testing.T, f *fleet, seed uint64) {
 				if err != nil || d.Service == "" {
 					return
 				}
-				f.Hold(d.Service)
+				release := f.Hold(d.Service)
 				time.Sleep(hold)
-				f.Release(d.Service)
+				release()
 			})
 		}
 	}

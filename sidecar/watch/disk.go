@@ -41,8 +41,25 @@ func (d *disk) put(parts []policy.Part) {
 	}
 }
 
+// abandoned is the age from which a file that store has begun is one whose process was killed, and not that of another process beside this one.
+const abandoned = time.Minute
+
+// tidy removes what such processes have left.
+func (w *Watcher) tidy() {
+	left, _ := filepath.Glob(filepath.Join(w.cfg.StateDir, temporary)) // the pattern is well-formed
+	for _, name := range left {
+		if info, err := os.Lstat(name); err == nil && time.Since(info.ModTime()) > abandoned {
+			_ = os.Remove(name)
+		}
+	}
+}
+
+// temporary is what store calls a file that is not whole.
+const temporary = ".snapshot-*"
+
 // write writes what put handed over until ctx is done, and then the last of it.
 func (w *Watcher) write(ctx context.Context) {
+	w.tidy()
 	for {
 		select {
 		case <-w.disk.wake:
@@ -77,7 +94,7 @@ func store(file string, parts []policy.Part) error {
 		return err
 	}
 	sum := sha256.Sum256(body)
-	f, err := os.CreateTemp(filepath.Dir(file), ".snapshot-*") // mode 0600
+	f, err := os.CreateTemp(filepath.Dir(file), temporary) // mode 0600
 	if err != nil {
 		return err
 	}
