@@ -43,7 +43,10 @@ func entry(next exchange.Handler) exchange.Handler {
 	return exchange.HandlerFunc(func(x *exchange.Exchange) {
 		e := x.Binding.Listener.Edge
 		host := x.Head.Authority
+		lacks := lacking(e, x.Peer)
 		switch {
+		case lacks != "":
+			x.Outcome.Fail(flow.ReasonPlaintextRefused, "the connection was opened when the listener did not ask for "+lacks+"; open a new one")
 		case e != nil && e.RedirectHTTPS != 0 && x.Head.Method == "CONNECT", e != nil && e.RedirectHTTPS != 0 && host == "":
 			x.Outcome.Fail(flow.ReasonBadRequest, "it cannot be sent on to https without a host and a path")
 		case e != nil && e.RedirectHTTPS != 0:
@@ -56,6 +59,20 @@ func entry(next exchange.Handler) exchange.Handler {
 		}
 		x.Outcome.Answered = x.Downstream.Answer(x)
 	})
+}
+
+// lacking is what a connection does not have that e has begun to ask for after it was opened; "": nothing.
+func lacking(e *policy.Edge, p *exchange.Peer) string {
+	switch {
+	case e == nil:
+	case e.Mesh && p.Identity == "":
+		return "mTLS"
+	case e.TLS != nil && !p.Secure:
+		return "TLS"
+	case e.TLS != nil && e.TLS.ClientAuth == policy.ClientAuthRequire && !p.Verified:
+		return "a certificate"
+	}
+	return ""
 }
 
 // secured is the beginning of the https URL at port of an authority.
@@ -129,6 +146,7 @@ func (s *Sidecar) enter(c *listen.Conn, b *exchange.Binding) (speaker, *exchange
 		}
 		state := tc.ConnectionState()
 		sess.Conn, sess.Peer.Secure, isHTTP2 = tc, true, state.NegotiatedProtocol == "h2"
+		sess.Peer.Verified = len(state.VerifiedChains) > 0
 		sess.ServerName = nameOf(state.ServerName)
 		if !http {
 			sess.Peer.TLS = exchange.Secured(tc)

@@ -467,6 +467,74 @@ func TestEdgeRelay(t *testing.T) {
 	}
 }
 
+// While a relay through an edge lives, its progress names the same peers as its end will, on both of its sides.
+func TestEdgeProgress(t *testing.T) {
+	w := newGatewayWorld(t)
+	db := start(t, serverSnapshot("db", scripted(t, func(c net.Conn, in *bufio.Reader) { _, _ = io.Copy(c, in) }), policy.ModeStrict, flow.ProtocolTCP), w.mesh.Holder("db"), time.Second)
+	snap := gateway(policy.Listener{Name: "tcp", Protocol: flow.ProtocolTCP, Edge: &policy.Edge{Hosts: []policy.VirtualHost{host1("db", "*")}}})
+	sv := mesh("db")
+	sv.Protocol = flow.ProtocolTCP
+	w.serve(snap, "db", sv, db.addr(t, "inbound"))
+	g := start(t, snap, w.mesh.Holder("gateway"), time.Second)
+	c, in := dial(t, g.addr(t, "tcp"))
+	fmt.Fprint(c, "hello\n")
+	if got := line(t, in); got != "hello" {
+		t.Errorf("got %q", got)
+	}
+	g.observer.progress(time.Now().Add(flow.ProgressInterval + time.Second))
+	_ = c.Close()
+	g.stop()
+	for side, progress := range map[flow.Side][]flow.Record{flow.SideServer: nil, flow.SideClient: nil} {
+		for _, x := range g.rec.All(flow.KindConnection, flow.PhaseProgress) {
+			if x.Side == side {
+				progress = append(progress, x)
+			}
+		}
+		for _, x := range g.rec.Closed(flow.KindConnection) {
+			if x.Side == side && (len(progress) != 1 || progress[0].Source != x.Source || progress[0].Destination != x.Destination || progress[0].Endpoint != x.Endpoint) {
+				t.Errorf("progress %+v\nend %+v", progress, x)
+			}
+		}
+	}
+	if came, _ := w.split(g.rec.All(flow.KindConnection, flow.PhaseProgress)); len(came) != 1 || came[0].Source.Identity != "" || came[0].Destination.Instance != "gateway-1" {
+		t.Errorf("what came: %+v", came)
+	}
+}
+
+// What a listener has begun to ask of its callers, a connection that was opened before does not escape.
+func TestEdgeTightened(t *testing.T) {
+	w := newGatewayWorld(t)
+	web := app(t, describe("web"))
+	certificates := []policy.CertificateFiles{w.pair("a", "shop.example.com")}
+	anchors := filepath.Join(w.dir, "ca.pem")
+	w.web.WriteRoots(anchors)
+	for name, v := range map[string]struct{ before, after *policy.ServerTLS }{
+		"TLS":           {nil, &policy.ServerTLS{Certificates: certificates}},
+		"a certificate": {&policy.ServerTLS{Certificates: certificates}, &policy.ServerTLS{Certificates: certificates, ClientCAFile: anchors, ClientAuth: policy.ClientAuthRequire}},
+	} {
+		snapshot := func(revision string, c *policy.ServerTLS) *policy.Snapshot {
+			snap := gateway(policy.Listener{Name: "http", Protocol: flow.ProtocolHTTP, Edge: &policy.Edge{TLS: c, Hosts: []policy.VirtualHost{host1("web", "shop.example.com")}}})
+			snap.Revision = revision
+			w.serve(snap, "web", policy.Service{External: true, Protocol: flow.ProtocolHTTP1}, web)
+			return snap
+		}
+		g := start(t, snapshot("before", v.before), w.mesh.Holder("gateway"), time.Second)
+		c := w.client(t, g.addr(t, "http"), false)
+		url := map[bool]string{true: "http://shop.example.com/", false: "https://shop.example.com/"}[v.before == nil]
+		if resp, body := fetch(t, c, url); resp.StatusCode != 200 {
+			t.Fatalf("%s: %d %s", name, resp.StatusCode, body)
+		}
+		next := snapshot("after", v.after)
+		g.source.Set(next)
+		testmesh.Eventually(t, "it is applied", func() bool { return g.Snapshot() == next })
+		resp, body := fetch(t, c, url)
+		if resp.StatusCode != 403 || resp.Header.Get("x-tulle-reason") != "plaintext_refused" || !strings.Contains(body, name) {
+			t.Errorf("%s: %d %s", name, resp.StatusCode, body)
+		}
+		g.stop()
+	}
+}
+
 // Certificates are replaced under load, again and again: no request fails, and new connections get the new one.
 func TestEdgeRotation(t *testing.T) {
 	w := newGatewayWorld(t)

@@ -60,7 +60,7 @@ func (o *observer) observe(next exchange.Handler) exchange.Handler {
 			o.inbound.Add(-1)
 		}
 		r := &x.Record
-		o.fill(r, x, x.Kind)
+		o.fill(r, x, x.Kind, x.Trace)
 		ended(r, x)
 		r.Far = x.Far
 		if x.Folded && !x.Live.Reported {
@@ -111,13 +111,13 @@ func ended(r *flow.Record, x *exchange.Exchange) {
 
 // fillCame is fill for the side on which an exchange came to an edge.
 func (o *observer) fillCame(r *flow.Record, x *exchange.Exchange) {
-	o.fill(r, x, x.Kind)
+	o.fill(r, x, x.Kind, x.Came) // x.Trace is being changed while what came is listed
 	own := r.Source
 	own.Addr, own.Identity = x.Peer.Local, ""
 	if x.Peer.Identity != "" {
 		own.Identity = o.ownIdentity()
 	}
-	r.Side, r.Trace, r.Destination = flow.SideServer, x.Came, own
+	r.Side, r.Destination = flow.SideServer, own
 	r.TLS, r.NearTLS = r.NearTLS, r.TLS
 	r.Source = flow.Peer{Service: x.Peer.Service, Namespace: x.Peer.Namespace, Identity: x.Peer.Identity, Addr: x.Peer.Addr}
 }
@@ -144,7 +144,7 @@ func (o *observer) attempt(next exchange.Handler) exchange.Handler {
 
 		o.remove(&x.TryLive)
 		r := &x.Record
-		o.fill(r, x, flow.KindAttempt)
+		o.fill(r, x, flow.KindAttempt, x.Trace)
 		out := &x.Outcome
 		r.Status, r.Reason, r.Detail, r.Delivered, r.GRPC = out.Status, out.Reason, out.Detail, out.Delivered, out.GRPC
 		r.Legs = since(x.Legs, begin)
@@ -184,7 +184,7 @@ func (o *observer) Connection(b *exchange.Binding, p *exchange.Peer, start time.
 		x.Destination = b.Destinations[b.Listener.Service]
 	}
 	beginTrace(x)
-	o.fill(&x.Record, x, x.Kind)
+	o.fill(&x.Record, x, x.Kind, x.Trace)
 	x.Record.Legs = x.Legs
 	x.Record.Reason, x.Record.Detail = reason, detail
 	if b.Intercepted != nil {
@@ -227,10 +227,10 @@ func activeKey(x *exchange.Exchange) flow.ActiveKey {
 }
 
 // fill writes what is known from the beginning, and the byte counts so far.
-func (o *observer) fill(r *flow.Record, x *exchange.Exchange, kind flow.Kind) {
+func (o *observer) fill(r *flow.Record, x *exchange.Exchange, kind flow.Kind, trace flow.Trace) {
 	*r = flow.Record{
 		Kind: kind, Side: x.Side, Protocol: x.Protocol,
-		Trace: x.Trace, Start: x.Start, Duration: x.Since(),
+		Trace: trace, Start: x.Start, Duration: x.Since(),
 		Method: x.Head.Method, Path: x.Head.Path, Authority: x.Head.Authority,
 		UserAgent: x.Head.UserAgent, RequestID: x.Head.RequestID,
 		Route: x.Decision.Route, ServerName: x.ServerName,
@@ -374,13 +374,15 @@ func (o *observer) progress(now time.Time) {
 			if n.Came {
 				o.fillCame(&r, n.X)
 			} else {
-				o.fill(&r, n.X, n.Kind)
+				o.fill(&r, n.X, n.Kind, n.X.Trace)
 			}
 			r.Phase = flow.PhaseProgress
 			r.Legs = exchange.NoLegs
 			if relayed := n.X.Relayed.Load(); relayed != nil && n.Kind == flow.KindConnection {
 				r.Legs = relayed.Legs
-				o.endpoint(&r, n.X)
+				if !n.Came { // the endpoint is of the other edge
+					o.endpoint(&r, n.X)
+				}
 			}
 			if n.Kind == flow.KindAttempt {
 				r.Endpoint = n.X.Choice.Endpoint.Address

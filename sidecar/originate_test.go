@@ -173,7 +173,9 @@ func TestOriginateRefuses(t *testing.T) {
 	}
 	with := func(c tls.Certificate) *tls.Config { return &tls.Config{Certificates: []tls.Certificate{c}} }
 	demanding := with(ca.Web("api.bank.example"))
-	demanding.ClientAuth, demanding.ClientCAs, demanding.MaxVersion = tls.RequireAndVerifyClientCert, ca.Roots(), tls.VersionTLS12
+	demanding.ClientAuth, demanding.ClientCAs = tls.RequireAndVerifyClientCert, ca.Roots()
+	demanding12 := demanding.Clone()
+	demanding12.MaxVersion = tls.VersionTLS12
 	for _, v := range []struct {
 		name   string
 		addr   netip.AddrPort
@@ -185,7 +187,9 @@ func TestOriginateRefuses(t *testing.T) {
 		{"another name", serve(with(ca.Web("shop.example")), "http/1.1"), client, nil, flow.ReasonTLSFailed, []string{"api.bank.example presented a certificate for shop.example", "spec.tls.serverName"}},
 		{"another authority", serve(with(other.Web("api.bank.example")), "http/1.1"), client, nil, flow.ReasonTLSFailed, []string{"no authority in " + file}},
 		{"no TLS", plain, client, nil, flow.ReasonTLSFailed, []string{"api.bank.example at " + plain.String() + " does not speak TLS"}},
-		{"a client certificate is wanted", serve(demanding, "http/1.1"), client, nil, flow.ReasonTLSFailed, []string{"refused the handshake", "spec.tls.certFile"}},
+		{"a client certificate is wanted, TLS 1.2", serve(demanding12, "http/1.1"), client, nil, flow.ReasonTLSFailed, []string{"refused the handshake", "spec.tls.certFile"}},
+		{"a client certificate is wanted", serve(demanding, "http/1.1"), client, nil, flow.ReasonTLSFailed, []string{"api.bank.example", "wants one", "spec.tls.certFile"}},
+		{"a client certificate is wanted, HTTP/2", serve(demanding, "h2"), h2c, nil, flow.ReasonTLSFailed, []string{"api.bank.example", "wants one", "spec.tls.certFile"}},
 		{
 			"HTTP/2 is wanted", serve(with(ca.Web("api.bank.example")), "http/1.1"), client, func(s *policy.Service) { s.Protocol = flow.ProtocolHTTP2 },
 			flow.ReasonUpstreamProtocol,

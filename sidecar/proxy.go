@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/singleflight"
+
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/policy"
 	"github.com/tulle-mesh/tulle/internal/route"
@@ -75,7 +77,7 @@ func (s *Sidecar) aim(next exchange.Handler) exchange.Handler {
 }
 
 func (s *Sidecar) aimAt(x *exchange.Exchange, p *exchange.Proxy) {
-	host, port, err := aimOf(x)
+	host, port, given, err := aimOf(x)
 	if err != nil {
 		x.Outcome.Fail(flow.ReasonBadRequest, err.Error())
 		return
@@ -101,6 +103,9 @@ func (s *Sidecar) aimAt(x *exchange.Exchange, p *exchange.Proxy) {
 			return
 		}
 		x.Destination = d
+		if !given && !connection && d.Originates() { // what it sends on is https
+			port = 443
+		}
 		if connection && d.Originates() { // what goes through is the application's own TLS
 			own := *d
 			own.TLS = nil
@@ -118,8 +123,11 @@ func (s *Sidecar) aimAt(x *exchange.Exchange, p *exchange.Proxy) {
 		x.Outcome.Fail(flow.ReasonBadRequest, "https without CONNECT would go on unencrypted; use CONNECT")
 		return
 	}
-	addresses, err := s.names.lookup(host, port)
+	addresses, err := s.names.lookup(x, host, port)
 	switch {
+	case x.Aborted() != flow.ReasonNone:
+		x.Outcome.Fail(x.Aborted(), "the sidecar is stopping")
+		return
 	case err != nil:
 		x.Outcome.Fail(flow.ReasonNoEndpoint, err.Error())
 		return
@@ -140,10 +148,10 @@ func (s *Sidecar) aimAt(x *exchange.Exchange, p *exchange.Proxy) {
 	x.Destination = &to
 }
 
-// aimOf takes apart what a request to a proxy asks for.
-func aimOf(x *exchange.Exchange) (host string, port uint16, err error) {
+// aimOf takes apart what a request to a proxy asks for; given: it names the port.
+func aimOf(x *exchange.Exchange) (host string, port uint16, given bool, err error) {
 	if !x.Head.Absolute {
-		return "", 0, fmt.Errorf("this is a proxy: ask it for http://HOST/…, or by CONNECT (is %s called directly?)", x.Peer.Local)
+		return "", 0, false, fmt.Errorf("this is a proxy: ask it for http://HOST/…, or by CONNECT (is %s called directly?)", x.Peer.Local)
 	}
 	host = route.Canonical(route.Hostname(x.Head.Authority))
 	port = 80
@@ -153,14 +161,14 @@ func aimOf(x *exchange.Exchange) (host string, port uint16, err error) {
 	if text := x.Head.Authority[hostLength(x.Head.Authority):]; len(text) > 1 {
 		n, err := strconv.ParseUint(text[1:], 10, 16)
 		if err != nil || n == 0 {
-			return "", 0, fmt.Errorf("%q: the port must be from 1 to 65535", x.Head.Authority)
+			return "", 0, false, fmt.Errorf("%q: the port must be from 1 to 65535", x.Head.Authority)
 		}
-		port = uint16(n)
+		port, given = uint16(n), true
 	}
 	if _, err := netip.ParseAddr(host); err != nil && !route.ValidHost(host) {
-		return "", 0, fmt.Errorf("%q is no host", host)
+		return "", 0, false, fmt.Errorf("%q is no host", host)
 	}
-	return host, port, nil
+	return host, port, given, nil
 }
 
 // hostLength is how much of an authority is its host, brackets included.
@@ -227,6 +235,8 @@ func (o *inOrder) Pick(_ time.Time, want exchange.Want) (exchange.Choice, flow.R
 type names struct {
 	resolve func(ctx context.Context, host string) ([]netip.Addr, error)
 
+	asking singleflight.Group // by host
+
 	mu sync.Mutex
 	m  map[string]resolved
 }
@@ -249,38 +259,28 @@ func resolveDNS(ctx context.Context, host string) ([]netip.Addr, error) {
 	return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 }
 
-// lookup is where host, a name or an address, is at port.
-func (n *names) lookup(host string, port uint16) ([]netip.AddrPort, error) {
+// lookup is where host, a name or an address, is at port. Requests for one host ask once; an abort of x ends its wait.
+func (n *names) lookup(x *exchange.Exchange, host string, port uint16) ([]netip.AddrPort, error) {
 	if a, err := netip.ParseAddr(host); err == nil {
 		return []netip.AddrPort{netip.AddrPortFrom(a.Unmap(), port)}, nil
 	}
-	now := time.Now()
 	n.mu.Lock()
 	r, ok := n.m[host]
 	n.mu.Unlock()
-	if !ok || !now.Before(r.until) {
+	if !ok || !time.Now().Before(r.until) {
 		host = strings.Clone(host) // that of a request is gone with it
-		ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
+		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
-		r = resolved{until: now.Add(resolvedFor)}
-		if r.addresses, r.err = n.resolve(ctx, host); r.err == nil && len(r.addresses) == 0 {
-			r.err = fmt.Errorf("%s has no address", host)
+		if !x.Dialling(cancel) {
+			return nil, context.Canceled
 		}
-		if r.err != nil {
-			r.until = now.Add(missingFor)
+		defer x.Dialled()
+		select {
+		case answer := <-n.asking.DoChan(host, func() (any, error) { return n.ask(host), nil }):
+			r = answer.Val.(resolved)
+		case <-ctx.Done():
+			return nil, ctx.Err()
 		}
-		n.mu.Lock()
-		if n.m == nil {
-			n.m = map[string]resolved{}
-		}
-		if len(n.m) >= maxNames {
-			for other := range n.m {
-				delete(n.m, other)
-				break
-			}
-		}
-		n.m[host] = r
-		n.mu.Unlock()
 	}
 	if r.err != nil {
 		return nil, r.err
@@ -290,4 +290,31 @@ func (n *names) lookup(host string, port uint16) ([]netip.AddrPort, error) {
 		out = append(out, netip.AddrPortFrom(a.Unmap(), port))
 	}
 	return out, nil
+}
+
+// ask asks for host, and remembers the answer.
+func (n *names) ask(host string) resolved {
+	ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
+	defer cancel()
+	now := time.Now()
+	r := resolved{until: now.Add(resolvedFor)}
+	if r.addresses, r.err = n.resolve(ctx, host); r.err == nil && len(r.addresses) == 0 {
+		r.err = fmt.Errorf("%s has no address", host)
+	}
+	if r.err != nil {
+		r.until = now.Add(missingFor)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.m == nil {
+		n.m = map[string]resolved{}
+	}
+	if len(n.m) >= maxNames {
+		for other := range n.m {
+			delete(n.m, other)
+			break
+		}
+	}
+	n.m[host] = r
+	return r
 }

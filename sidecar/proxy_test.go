@@ -22,6 +22,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/policy"
 	"github.com/tulle-mesh/tulle/internal/testmesh"
+	"github.com/tulle-mesh/tulle/sidecar/exchange"
 )
 
 // proxying is the Snapshot of a workload whose application is told of a forward proxy.
@@ -237,6 +238,78 @@ func TestProxyConnect(t *testing.T) {
 }
 
 // Names are asked for once in a while, whether or not they exist.
+// What a proxy is told of its caller's rights is not for the origin, whatever the caller speaks.
+func TestProxyAuthorizationStays(t *testing.T) {
+	here := []netip.Addr{netip.MustParseAddr("127.0.0.1")}
+	for _, two := range []bool{false, true} {
+		serve := map[bool]func(testing.TB, http.HandlerFunc) netip.AddrPort{false: app, true: h2app}[two]
+		origin := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprintf(w, "%q", r.Header.Values("Proxy-Authorization"))
+		})
+		r := startProxy(t, proxying(policy.UnknownPass), &identity.Holder{}, map[string][]netip.Addr{"a.example": here})
+		c := r.behind(t, nil)
+		if two {
+			c = h2c(t)
+			c.Transport.(*http.Transport).DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return (&net.Dialer{}).DialContext(ctx, "tcp", r.addr(t, "proxy").String())
+			}
+		}
+		req, _ := http.NewRequest("GET", fmt.Sprintf("http://a.example:%d/", origin.Port()), nil)
+		req.Header.Set("Proxy-Authorization", "Basic c2VjcmV0")
+		resp, err := c.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, _ := io.ReadAll(resp.Body)
+		if _ = resp.Body.Close(); resp.StatusCode != 200 || string(b) != "[]" {
+			t.Errorf("HTTP/2 %v: %d, the origin got %s", two, resp.StatusCode, b)
+		}
+		r.stop()
+	}
+}
+
+// A service of https that has no address of its own is called at the port of https.
+func TestProxyOriginatesAtItsPort(t *testing.T) {
+	dialled := make(chan netip.AddrPort, 4)
+	snap := proxying(policy.UnknownRefuse)
+	snap.Services["bank"] = policy.Service{Name: "bank", External: true, Protocol: flow.ProtocolHTTP, Hosts: []string{"bank.example"}, TLS: &policy.ClientTLS{ServerName: "bank.example"}}
+	s, err := New(Config{
+		Policy: testmesh.NewSource(snap), Identity: &identity.Holder{}, Recorder: &testmesh.Recorder{}, Log: slog.New(slog.DiscardHandler),
+		Resolve: func(context.Context, string) ([]netip.Addr, error) {
+			return []netip.Addr{netip.MustParseAddr("192.0.2.1")}, nil
+		},
+		Dial: func(_ context.Context, a netip.AddrPort) (net.Conn, error) {
+			dialled <- a
+			return nil, errors.New("refused")
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ready, done := make(chan struct{}), make(chan error, 1)
+	go func() { done <- s.Run(ctx, func() { close(ready) }) }()
+	<-ready
+	r := &running{Sidecar: s}
+	for url, want := range map[string]string{"http://bank.example/": "192.0.2.1:443", "http://bank.example:80/": "192.0.2.1:80", "http://bank.example:8443/": "192.0.2.1:8443"} {
+		resp, err := r.behind(t, nil).Get(url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		if got := (<-dialled).String(); got != want {
+			t.Errorf("%s went to %s, want %s", url, got, want)
+		}
+		for len(dialled) > 0 {
+			<-dialled
+		}
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestProxyNames(t *testing.T) {
 	asked := 0
 	n := &names{resolve: func(_ context.Context, host string) ([]netip.Addr, error) {
@@ -250,25 +323,25 @@ func TestProxyNames(t *testing.T) {
 		return nil, errors.New("no such host")
 	}}
 	for range 3 {
-		got, err := n.lookup("a.example", 443)
+		got, err := n.lookup(new(exchange.Exchange), "a.example", 443)
 		if err != nil || len(got) != 2 || got[0].String() != "192.0.2.1:443" || got[1].String() != "[2001:db8::1]:443" {
 			t.Errorf("%v, %v", got, err)
 		}
-		if _, err := n.lookup("lost.example", 1); err == nil {
+		if _, err := n.lookup(new(exchange.Exchange), "lost.example", 1); err == nil {
 			t.Error("it exists")
 		}
-		if _, err := n.lookup("none.example", 1); err == nil {
+		if _, err := n.lookup(new(exchange.Exchange), "none.example", 1); err == nil {
 			t.Error("it has an address")
 		}
 	}
-	if got, err := n.lookup("::1", 80); err != nil || got[0].String() != "[::1]:80" {
+	if got, err := n.lookup(new(exchange.Exchange), "::1", 80); err != nil || got[0].String() != "[::1]:80" {
 		t.Errorf("%v, %v", got, err)
 	}
 	if asked != 3 {
 		t.Errorf("it was asked %d times, want once for each name", asked)
 	}
 	for i := range 2 * maxNames {
-		_, _ = n.lookup(fmt.Sprint("h", i, ".example"), 1)
+		_, _ = n.lookup(new(exchange.Exchange), fmt.Sprint("h", i, ".example"), 1)
 	}
 	if len(n.m) > maxNames {
 		t.Errorf("%d names are remembered", len(n.m))
@@ -279,7 +352,7 @@ func TestProxyNames(t *testing.T) {
 func TestProxyNamesAreKept(t *testing.T) {
 	n := names{resolve: func(_ context.Context, host string) ([]netip.Addr, error) { return nil, errors.New(host + " is lost") }}
 	buf := []byte("lost.example")
-	if _, err := n.lookup(unsafe.String(&buf[0], len(buf)), 80); err == nil {
+	if _, err := n.lookup(new(exchange.Exchange), unsafe.String(&buf[0], len(buf)), 80); err == nil {
 		t.Fatal("it was found")
 	}
 	copy(buf, "self.example")

@@ -12,7 +12,6 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -446,7 +445,7 @@ func (s *Sidecar) welcome(c *listen.Conn, b *exchange.Binding, peer *exchange.Pe
 		if !ok {
 			return nil, nil
 		}
-		sess.ServerName = strings.ToLower(h.Authority)
+		sess.ServerName = nameOf(h.Authority)
 	}
 	protocol, alpn, secured := b.Listener.Protocol, "", false
 	memory, place, outcome := &s.serverFirst, detect.Silent{To: plain(peer.Local)}, flow.DetectionOutcome(0)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -145,6 +146,63 @@ func TestUnaskedBytes(t *testing.T) {
 				t.Errorf("the next caller got %q, %v", b, err)
 			}
 		})
+	}
+}
+
+// TestEarlyAnswerIsNotPooled: a service that answers before the body and does not read it takes what is left of it for a request; nobody else's follows on that connection.
+func TestEarlyAnswerIsNotPooled(t *testing.T) {
+	var mu sync.Mutex
+	var seen [][]string // by connection
+	up := scripted(t, func(w net.Conn, r *bufio.Reader) {
+		mu.Lock()
+		at := len(seen)
+		seen = append(seen, nil)
+		mu.Unlock()
+		for {
+			req, err := http.ReadRequest(r)
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			seen[at] = append(seen[at], req.URL.Path)
+			mu.Unlock()
+			_, _ = io.WriteString(w, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n")
+			if req.URL.Path == "/early" {
+				req, err := http.ReadRequest(r) // it ignores the body, and finds a request in it
+				if err != nil {
+					return
+				}
+				mu.Lock()
+				seen[at] = append(seen[at], req.URL.Path)
+				mu.Unlock()
+			}
+			_, _ = io.WriteString(w, "0\r\n\r\n")
+		}
+	})
+	r, addr := front(t, nil, up)
+	nc, br := dial(t, addr)
+	inner := "GET /inner HTTP/1.1\r\nHost: a\r\n\r\n"
+	fmt.Fprintf(nc, "POST /early HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n", len(inner))
+	resp, err := http.ReadResponse(br, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(resp.Body, make([]byte, 2)); err != nil { // the answer has begun
+		t.Fatal(err)
+	}
+	fmt.Fprint(nc, inner)
+	_, _ = io.Copy(io.Discard, resp.Body)
+	_ = nc.Close()
+	if got := raw(t, addr, "GET /next HTTP/1.1\r\nHost: a\r\n\r\n"); !strings.Contains(got, "ok") {
+		t.Errorf("the next request: %q", got)
+	}
+	r.stop()
+	mu.Lock()
+	defer mu.Unlock()
+	for _, paths := range seen {
+		if slices.Contains(paths, "/early") && slices.Contains(paths, "/next") {
+			t.Errorf("one connection carried %v", paths)
+		}
 	}
 }
 

@@ -144,7 +144,7 @@ func genListener(r *rand.Rand, i int, service string) Listener {
 			l.TargetProxy = pick[ProxyVersion](r, 0, 1, 2)
 		}
 	}
-	if l.Interception == nil && r.IntN(3) == 0 {
+	if l.Interception == nil && l.Proxy == nil && r.IntN(3) == 0 {
 		l.Unix = &Unix{Path: pick(r, "/run/app.sock", "@app"), Attest: Attest{UIDs: pick(r, nil, []uint32{0, 1000}), GIDs: pick(r, nil, []uint32{7})}}
 		if l.Unix.Path += strconv.Itoa(i); l.Side == flow.SideServer {
 			l.Target = netip.AddrPort{}

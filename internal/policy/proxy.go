@@ -20,6 +20,8 @@ func (l Listener) checkProxy() error {
 		return errors.New("proxy: must be outbound and of protocol http")
 	case l.Service != "" || l.Interception != nil || l.Edge != nil:
 		return fmt.Errorf("proxy: serves all services, and is no listener of an edge or of redirected connections; remove service %q, interception and edge", l.Service)
+	case l.Unix != nil:
+		return fmt.Errorf("proxy: %s: listens on a port; give it an address", l.Unix)
 	case l.Proxy.Unknown > UnknownRefuse:
 		return fmt.Errorf("proxy: unknown %d: must be pass or refuse", l.Proxy.Unknown)
 	}

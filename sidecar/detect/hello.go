@@ -45,50 +45,64 @@ const (
 
 // ReadClientHello reads the ClientHello that b begins with. It may be cut into records and these may come in any pieces (RFC 8446, section 5.1); b is only read. What
 // it does not need of a hello it does not look at: whether that is valid is for the server to say.
-func ReadClientHello(b []byte) (ClientHello, Greeting) {
-	var whole []byte // the handshake message; aliases b while it is in one record
-	for at := 0; ; {
-		r := b[at:]
+func ReadClientHello(b []byte) (ClientHello, Greeting) { return new(helloReader).read(b) }
+
+// helloReader looks at each byte of a hello once, however it comes.
+type helloReader struct {
+	at    int    // where the current record begins
+	taken int    // of its payload, in whole
+	whole []byte // the handshake message so far
+	own   bool   // whole is no part of what read was given
+}
+
+// read is given all that has come, which begins with what it was given before, until it is not Unfinished.
+func (h *helloReader) read(b []byte) (ClientHello, Greeting) {
+	for {
+		r := b[h.at:]
 		// The content type, and at the beginning the major version that all of TLS shares; else a record's version says nothing (RFC 8446, section 5.1). One byte is
 		// judged too: most protocols differ in it.
-		if len(r) > 0 && r[0] != HandshakeRecord || at == 0 && len(r) > 1 && r[1] != 3 {
+		if len(r) > 0 && r[0] != HandshakeRecord || h.at == 0 && len(r) > 1 && r[1] != 3 {
 			return ClientHello{}, NotTLS
 		}
 		if len(r) < recordHeader {
-			return unfinished(b)
+			return h.unfinished(b)
 		}
 		n := int(r[3])<<8 | int(r[4])
 		if n == 0 || n > maxRecord {
 			return ClientHello{}, NotTLS
 		}
-		part := r[recordHeader:min(len(r), recordHeader+n)]
-		if whole == nil {
-			whole = part[:len(part):len(part)]
-		} else {
-			whole = append(whole, part...)
+		part := r[recordHeader+h.taken : min(len(r), recordHeader+n)]
+		if h.whole == nil {
+			h.whole = part[:len(part):len(part)]
+		} else if len(part) > 0 {
+			h.whole, h.own = append(h.whole, part...), true // what it grows out of has no room behind it, so that b stays as it is
 		}
-		if len(whole) > 0 && whole[0] != clientHello {
+		h.taken += len(part)
+		if len(h.whole) > 0 && h.whole[0] != clientHello {
 			return ClientHello{}, NotTLS
 		}
-		if len(whole) >= 4 {
-			size := 4 + (int(whole[1])<<16 | int(whole[2])<<8 | int(whole[3]))
+		if len(h.whole) >= 4 {
+			size := 4 + (int(h.whole[1])<<16 | int(h.whole[2])<<8 | int(h.whole[3]))
 			if size > maxHello {
 				return ClientHello{}, NotTLS
 			}
-			if len(whole) >= size {
-				return parseClientHello(whole[4:size])
+			if len(h.whole) >= size {
+				return parseClientHello(h.whole[4:size])
 			}
 		}
-		if len(part) < n {
-			return unfinished(b)
+		if h.taken < n {
+			return h.unfinished(b)
 		}
-		at += recordHeader + n
+		h.at, h.taken = h.at+recordHeader+n, 0
 	}
 }
 
-func unfinished(b []byte) (ClientHello, Greeting) {
+func (h *helloReader) unfinished(b []byte) (ClientHello, Greeting) {
 	if len(b) >= maxHelloBytes {
 		return ClientHello{}, NotTLS
+	}
+	if !h.own && len(h.whole) > 0 { // the caller may move b before the next read
+		h.whole, h.own = append(make([]byte, 0, 2*len(h.whole)), h.whole...), true
 	}
 	return ClientHello{}, Unfinished
 }
@@ -205,7 +219,8 @@ func protocols(body cursor) (names []string, ok bool) {
 // is idle.
 func Hello(sess *exchange.Session, wait time.Duration) (ClientHello, Spoken) {
 	b, n := sess.Buffered, len(sess.Buffered)
-	hello, greeting := ReadClientHello(b)
+	var reader helloReader
+	hello, greeting := reader.read(b)
 	if greeting == Unfinished {
 		b = make([]byte, max(2*readSize, n))
 		copy(b, sess.Buffered)
@@ -237,7 +252,7 @@ func Hello(sess *exchange.Session, wait time.Duration) (ClientHello, Spoken) {
 			}
 		}
 		n += m
-		hello, greeting = ReadClientHello(b[:n])
+		hello, greeting = reader.read(b[:n])
 	}
 	if waits {
 		_ = sess.Conn.SetReadDeadline(time.Time{})

@@ -234,6 +234,18 @@ func FuzzClientHello(f *testing.F) {
 				t.Fatalf("%d bytes are %d %+v, all %d are %d %+v", cut, g, h, len(b), greeting, got)
 			}
 		}
+		var reader helloReader
+		for n, stride := 0, 1+len(b)%7; n < len(b); { // in pieces, each in other memory
+			n = min(n+stride, len(b))
+			piece := slices.Clone(b[:n])
+			h, g := reader.read(piece)
+			if want, wantG := ReadClientHello(b[:n]); g != wantG || h.ServerName != want.ServerName || !slices.Equal(h.ALPN, want.ALPN) {
+				t.Fatalf("%d bytes in pieces are %d %+v, at once %d %+v", n, g, h, wantG, want)
+			}
+			if clear(piece); g != Unfinished {
+				break
+			}
+		}
 		var theirs *tls.ClientHelloInfo
 		r := &recorded{in: slices.Clone(b)}
 		_ = tls.Server(r, &tls.Config{MinVersion: tls.VersionTLS10, GetConfigForClient: func(i *tls.ClientHelloInfo) (*tls.Config, error) {

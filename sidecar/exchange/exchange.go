@@ -52,6 +52,7 @@ type Peer struct {
 	Service   string         // service account of Identity; "" for plaintext
 	Namespace string
 	Secure    bool // it came by TLS that an edge has ended
+	Verified  bool // with a certificate that the edge has verified
 	// Application is the process that connected, where it did by a Unix socket; without Socket.
 	Application flow.Application
 	Via         netip.AddrPort // who connected, when its PROXY protocol header said that it did so for Addr

@@ -85,6 +85,9 @@ func Relay(x *Exchange, down, up RelayEnd, idle time.Duration) (flow.Reason, err
 	if h.reading == (h == &r.in) { // what failed is the caller's connection
 		return flow.ReasonDownstreamReset, h.err
 	}
+	if why, refused := x.CertificateRefused(h.err); refused && h.reading && x.BytesOut.Load() == 0 {
+		return flow.ReasonTLSFailed, errors.New(why)
+	}
 	return flow.ReasonUpstreamReset, h.err
 }
 

@@ -99,7 +99,7 @@ func (f *foreign) handle(pool exchange.Pool) {
 	if extra := len(w.up.b) - mediumBuffer; extra > 0 {
 		t.c.room.Give(extra)
 	}
-	if t.reusable && t.settled() && !w.broken {
+	if t.reusable && t.settled() && !t.early && !w.broken {
 		pool.Put(t.up)
 	} else {
 		pool.Discard(t.up)
@@ -436,7 +436,8 @@ func (f *foreign) relay() {
 	h, u := &w.resp, &w.up
 	framed := h.framing(f.req.Method)
 	// To HEAD and with 304 a body is announced by right; services that send it all the same are found out before the connection is used again.
-	t.up.Suspect = framed == framedNone && (h.chunked || h.length > 0)
+	// So are those that answer a request, and then its body, too.
+	t.up.Suspect = framed == framedNone && (h.chunked || h.length > 0) || w.req.chunked || w.req.length > 0
 	length := h.length
 	if h.status == 204 {
 		length = -1
@@ -465,7 +466,7 @@ func (f *foreign) relay() {
 	if len(x.Binding.Headers) > 0 {
 		capture(x, h, true)
 	}
-	f.uploading() // when the request was sent is part of what a caller that is a sidecar is told
+	t.early = f.uploading() // when the request was sent is part of what a caller that is a sidecar is told
 	if !f.down(f.caller.WriteHead(x, r, end)) || framed != framedNone && !f.body(framed, h.length) {
 		return
 	}

@@ -1,7 +1,6 @@
 package http1
 
 import (
-	"crypto/tls"
 	"errors"
 	"io"
 	"os"
@@ -46,7 +45,7 @@ func (s *Sender) Handle(x *exchange.Exchange) {
 			c.stopUpload()
 		}
 	}
-	t.reusable = t.reusable && t.settled() && !c.w.broken
+	t.reusable = t.reusable && t.settled() && !t.early && !c.w.broken
 	if extra := len(c.w.up.b) - mediumBuffer; extra > 0 {
 		c.room.Give(extra)
 	}
@@ -71,6 +70,7 @@ type try struct {
 	heard     bool // a byte of a response arrived
 	continued bool // a 100 did
 	told      bool // the far sidecar has said how long it took
+	early     bool // the answer came before the request had gone out: a service that does not read what it has answered would take the rest for the next request
 }
 
 // settled reports whether the service has surely read the request to its end, so that what is sent next is read as the next request. One that
@@ -245,12 +245,11 @@ func (t *try) readFailed(err error) {
 	o := &x.Outcome
 	o.Delivered = false
 	o.Stale = t.up.Reused
-	var alert tls.AlertError
+	why, refused := x.CertificateRefused(err)
 	switch {
-	case errors.As(err, &alert):
-		// TLS 1.3: the peer refused our certificate after our side of the handshake had finished.
+	case refused && !t.up.Reused:
 		o.Unprocessed = true
-		t.fail(flow.ReasonTLSFailed, err.Error())
+		t.fail(flow.ReasonTLSFailed, why)
 	case t.up.Mesh && errors.Is(err, io.EOF):
 		// A sidecar that closes in order (close_notify) would have answered a head that it had parsed. Without close_notify it may have died.
 		o.Unprocessed = true
@@ -378,7 +377,9 @@ func (t *try) response() {
 		t.stripFraming()
 	}
 	// To HEAD and with 304 a body is announced by right; services that send it all the same are found out before the connection is used again.
-	t.up.Suspect = framed == framedNone && (h.chunked || h.length > 0)
+	// So are those that answer a request, and then its body, too.
+	t.up.Suspect = framed == framedNone && (h.chunked || h.length > 0) || w.req.chunked || w.req.length > 0
+	t.early = t.uploading()
 	h.retryAfter(x)
 	gated := h.status == 503 && x.Gate != nil
 	if gated && t.uploading() { // the gate asks what of the body can be sent again, and a service that says 503 will hardly read the rest
@@ -476,6 +477,11 @@ func (t *try) response() {
 	}
 	u.r += take
 	x.Outcome.Committed = true
+	if complete && t.uploading() { // with the last byte of the answer the caller may go on to its next request, which is not to go out as what is left of this one
+		_ = t.up.SetWriteDeadline(aLongTimeAgo)
+		c.stopUpload()
+		w.ended = upload{} // stopped is not failed
+	}
 	if !t.down(first) {
 		return
 	}

@@ -2,6 +2,7 @@ package http1
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -319,7 +320,7 @@ func (c *conn) waitIdle() bool {
 	if errors.Is(err, os.ErrDeadlineExceeded) && !c.sess.Draining() {
 		c.room.Reached(exchange.LimitIdleTimeout)
 	}
-	if err != nil && !c.asked && !errors.Is(err, io.EOF) && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, net.ErrClosed) {
+	if _, secure := c.nc.(*tls.Conn); err != nil && secure && !c.asked && !errors.Is(err, io.EOF) && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, net.ErrClosed) {
 		// With TLS 1.3 the caller learns here that its certificate was refused, and so do we.
 		c.report(c.sess.Start, flow.ReasonTLSFailed, err.Error())
 	}

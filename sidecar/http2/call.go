@@ -1,7 +1,6 @@
 package http2
 
 import (
-	"crypto/tls"
 	"errors"
 	"io"
 	"sync"
@@ -727,7 +726,6 @@ func (k *call) lost(c *conn, s *stream, id uint32, why error) {
 		k.fail(flow.ReasonUpstreamReset, "the connection closed within the response: "+why.Error())
 		return
 	}
-	var alert tls.AlertError
 	c.mu.Lock()
 	unwritten, taken, gaveUp := id >= c.written, id <= c.last, c.ending == endDead
 	c.mu.Unlock()
@@ -743,11 +741,11 @@ func (k *call) lost(c *conn, s *stream, id uint32, why error) {
 	// The peer closed without one frame for the stream: it did not see its head (docs/format/record.md, "Identities", rule 2).
 	o := &k.x.Outcome
 	o.Delivered, o.Stale = false, k.reused
+	detail, refused := k.x.CertificateRefused(why)
 	switch {
-	case errors.As(why, &alert):
-		// TLS 1.3: the peer refused our certificate after our side of the handshake had finished.
+	case refused && !c.greeted:
 		o.Unprocessed = true
-		k.fail(flow.ReasonTLSFailed, why.Error())
+		k.fail(flow.ReasonTLSFailed, detail)
 	case unwritten, c.mesh && errors.Is(why, io.EOF):
 		// A sidecar that closes in order has answered each head that it had parsed, or named it in a GOAWAY. Without close_notify it may have died.
 		o.Unprocessed = true

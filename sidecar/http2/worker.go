@@ -80,6 +80,13 @@ func (k *call) adopt() {
 // forward makes the fields by which an edge says who called it, in place of what callers said of it.
 func (k *call) forward() {
 	x, r := &k.x, &k.req
+	if x.Binding.Listener.Proxy != nil { // what it is told is not for the origin (RFC 9110, section 11.7.2)
+		for i := range r.fields {
+			if f := &r.fields[i]; f.name == "proxy-authorization" {
+				f.drop = true
+			}
+		}
+	}
 	if !x.Forward() {
 		return
 	}
