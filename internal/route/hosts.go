@@ -11,9 +11,9 @@ import (
 // An exact name counts before a wildcard, a longer wildcard before a shorter one, "*" last. "*.example.com" stands for every name below example.com, however many
 // labels it has, and not for example.com itself, as with Envoy's server_names and the Gateway API's hostnames.
 type Hosts[T any] struct {
-	exact map[string]T
-	below map[string]T // by what follows "*."
-	rest  *T           // "*"
+	exact map[string]*T
+	below map[string]*T // by what follows "*."
+	rest  *T            // "*"
 }
 
 // Add files v under a pattern that CheckHost takes. False: there is something under it already, which stays.
@@ -34,20 +34,27 @@ func (h *Hosts[T]) Add(pattern string, v T) bool {
 		return false
 	}
 	if *m == nil {
-		*m = map[string]T{}
+		*m = map[string]*T{}
 	}
-	(*m)[pattern] = v
+	(*m)[pattern] = &v
 	return true
 }
 
 // Match finds what a host name, without a port, stands for. "" matches "*" alone.
 func (h *Hosts[T]) Match(host string) (v T, ok bool) {
+	if found, ok := h.match(host); ok {
+		return *found, true
+	}
+	return v, false
+}
+
+func (h *Hosts[T]) match(host string) (*T, bool) {
 	if h == nil {
-		return v, false
+		return nil, false
 	}
 	if host != "" && (len(h.exact) > 0 || len(h.below) > 0) {
 		host = Canonical(host)
-		if v, ok = h.exact[host]; ok {
+		if v, ok := h.exact[host]; ok {
 			return v, true
 		}
 		for rest := host; len(h.below) > 0; {
@@ -61,10 +68,7 @@ func (h *Hosts[T]) Match(host string) (v T, ok bool) {
 			}
 		}
 	}
-	if h.rest != nil {
-		return *h.rest, true
-	}
-	return v, false
+	return h.rest, h.rest != nil
 }
 
 // Empty reports whether nothing was added.

@@ -5,7 +5,6 @@
 package route
 
 import (
-	"fmt"
 	"net/url"
 	"regexp"
 	"strings"
@@ -17,7 +16,9 @@ type Head struct {
 	Path      string // without the query string; in its one form (docs/reference/http1.md): starts with '/', or is "*", or for CONNECT ""
 	Authority string // host or host:port as sent; "" for protocols that have none
 	Fields    Fields // nil: it has none
-	Draw      uint64 // chooses between the backends of a rule: uniform, or the hash of what is to stay with one
+	// Draw chooses between the backends of a rule: uniform over all of uint64, or a hash of what is to stay with one. Of one Draw the choice is always the same, and when
+	// weights change it changes only towards a backend that got more, or away from one that got less.
+	Draw uint64
 }
 
 // Fields are the header fields of a request, and its query.
@@ -41,22 +42,36 @@ type Decision struct {
 // Matched reports whether any rule matched.
 func (d Decision) Matched() bool { return d.Service != "" || d.Action != nil }
 
-// Table is an immutable list of rules over a default, with tables of their own for the hosts that have one.
+// NoBackend reports whether a rule matched that neither answers itself nor has a backend for this request: it is answered with 500, as the Gateway API says.
+func (d Decision) NoBackend() bool {
+	return d.Action != nil && d.Service == "" && d.Action.Redirect == nil && d.Action.Respond == nil
+}
+
+// By is d with another backend of its Action, as a session wants it.
+func (d Decision) By(b *Backend) Decision {
+	d.Service, d.Subset, d.Backend = b.Service, b.Subset, b
+	return d
+}
+
+// Table is an immutable set of rules over a default, with tables of their own for the hosts that have one. Of several rules that match, the first by precedence
+// (precedence.go) decides. The zero Table matches nothing.
 type Table struct {
 	hosts    *Hosts[Table] // nil: all hosts are alike
-	rules    []compiled
+	index    *index        // nil: no rules
 	fallback string
 	name     string // of what sends to fallback
+	reads    bool
+	draws    bool
 }
 
 type compiled struct {
 	Rule
 	matches []matcher
-	weight  uint64
+	shares  []share
 }
 
 type matcher struct {
-	Match
+	*Match
 	path    *regexp.Regexp
 	headers []*regexp.Regexp
 	query   []*regexp.Regexp
@@ -65,61 +80,38 @@ type matcher struct {
 // To sends every request to a service.
 func To(service string) Table { return Table{fallback: service} }
 
-// New builds a Table of rules; a request that none matches goes to the service named fallback ("" for none). The error names the rule that cannot be.
-func New(fallback string, rules ...Rule) (Table, error) {
-	t := Table{fallback: fallback}
-	for _, r := range rules {
-		c := compiled{Rule: r}
-		for i := range r.Matches {
-			m, err := compile(r.Matches[i])
-			if err != nil {
-				return Table{}, fmt.Errorf("route %q: match %d: %w", r.Name, i+1, err)
-			}
-			c.matches = append(c.matches, m)
-		}
-		for _, b := range r.Action.Backends {
-			c.weight += uint64(b.Weight)
-		}
-		t.rules = append(t.rules, c)
-	}
-	return t, nil
-}
-
 // Only sends every request to a service ("" for none) by a rule of that name.
 func Only(name, service string) Table { return Table{fallback: service, name: name} }
 
-func compile(m Match) (matcher, error) {
-	c := matcher{Match: m}
-	var err error
-	if m.Path.Kind == PathRegex {
-		if c.path, err = whole(m.Path.Value); err != nil {
-			return c, fmt.Errorf("path: %w", err)
-		}
+// New builds a Table of rules, in the order that decides between equals (the controller's: oldest resource first, then by name, then as written); a request that none
+// matches goes to the service named fallback ("" for none). The error names rule, match and remedy (Check). The rules are not to be changed afterwards.
+func New(fallback string, rules ...Rule) (Table, error) {
+	t := Table{fallback: fallback}
+	if len(rules) == 0 {
+		return t, nil
 	}
-	values := func(what string, values []Value) []*regexp.Regexp {
-		out := make([]*regexp.Regexp, len(values))
-		for i, v := range values {
-			if v.Kind != ValueRegex {
-				continue
-			}
-			re, e := whole(v.Value)
-			if e != nil && err == nil {
-				err = fmt.Errorf("%s %q: %w", what, v.Name, e)
-			}
-			out[i] = re
-		}
-		return out
+	if err := Check(rules); err != nil {
+		return Table{}, err
 	}
-	c.headers, c.query = values("header", m.Headers), values("query parameter", m.Query)
-	return c, err
+	own := make([]compiled, len(rules))
+	expressions := expressions{}
+	for i, r := range rules {
+		c := &own[i]
+		c.Rule, c.shares = r, shares(r.Action.Backends)
+		for k := range r.Matches {
+			c.matches = append(c.matches, expressions.compile(&c.Matches[k]))
+			t.reads = t.reads || len(r.Matches[k].Headers)+len(r.Matches[k].Query) > 0
+		}
+		t.draws = t.draws || len(c.shares) > 1
+	}
+	t.index = newIndex(own)
+	return t, nil
 }
 
-// whole is a regular expression that has to match everything.
-func whole(expression string) (*regexp.Regexp, error) {
-	if _, err := regexp.Compile(expression); err != nil { // by itself: what stands around it closes no bracket
-		return nil, err
-	}
-	return regexp.Compile(`\A(?s-m:` + expression + `)\z`)
+// Named is t with a name for what sends to its fallback.
+func (t Table) Named(name string) Table {
+	t.name = name
+	return t
 }
 
 // WithHosts is t for every host that is not under a pattern of hosts, which CheckHost takes; those have their own.
@@ -127,84 +119,79 @@ func WithHosts(t Table, hosts map[string]Table) Table {
 	t.hosts = &Hosts[Table]{}
 	for pattern, table := range hosts {
 		t.hosts.Add(pattern, table)
+		t.reads, t.draws = t.reads || table.reads, t.draws || table.draws
 	}
 	return t
 }
 
-// Match decides. The zero Table matches nothing.
+// Reads reports whether a rule looks at Head.Fields; if not, they need not be given.
+func (t *Table) Reads() bool { return t.reads }
+
+// Draws reports whether a rule looks at Head.Draw.
+func (t *Table) Draws() bool { return t.draws }
+
+// Match decides. It allocates nothing, unless a rule asks for a field that the request has several times.
 func (t Table) Match(h Head) Decision {
-	if t.hosts != nil {
-		if own, ok := t.hosts.Match(Hostname(h.Authority)); ok {
-			return own.Match(h)
+	own := t.of(h.Authority)
+	if own.index != nil {
+		if e := own.index.find(&h); e != nil {
+			return e.decide(h.Draw)
 		}
 	}
-	for i := range t.rules {
-		r := &t.rules[i]
-		if len(r.matches) == 0 {
-			return r.decide(nil, h)
-		}
-		for k := range r.matches {
-			if r.matches[k].match(h) {
-				return r.decide(&r.matches[k].Match, h)
-			}
-		}
-	}
-	return Decision{Service: t.fallback, Route: t.name}
+	return Decision{Service: own.fallback, Route: own.name}
 }
 
-func (r *compiled) decide(m *Match, h Head) Decision {
-	d := Decision{Route: r.Name, Action: &r.Action, Match: m}
-	if r.weight == 0 {
-		return d
-	}
-	at := h.Draw % r.weight
-	for i := range r.Action.Backends {
-		b := &r.Action.Backends[i]
-		if at < uint64(b.Weight) {
-			d.Service, d.Subset, d.Backend = b.Service, b.Subset, b
-			return d
+// of is the table of an authority.
+func (t *Table) of(authority string) *Table {
+	for t.hosts != nil {
+		own, ok := t.hosts.match(Hostname(authority))
+		if !ok {
+			break
 		}
-		at -= uint64(b.Weight)
+		t = own
+	}
+	return t
+}
+
+func (e *entry) decide(draw uint64) Decision {
+	d := Decision{Route: e.rule.Name, Action: &e.rule.Action}
+	if e.m != nil {
+		d.Match = e.m.Match
+	}
+	if b := choose(e.rule.shares, draw); b != nil {
+		return d.By(b)
 	}
 	return d
 }
 
-func (m *matcher) match(h Head) bool {
+// on reports whether m is true of a path.
+func (m *matcher) on(path string) bool {
 	switch m.Path.Kind {
 	case PathPrefix:
-		if !under(h.Path, m.Path.Value) {
-			return false
-		}
+		return under(path, m.Path.Value)
 	case PathExact:
-		if h.Path != m.Path.Value {
-			return false
-		}
+		return path == m.Path.Value
 	case PathRegex:
-		if !m.path.MatchString(h.Path) {
-			return false
-		}
+		return m.path.MatchString(path)
 	}
+	return true
+}
+
+// beside reports whether all of m but its path is true of a request.
+func (m *matcher) beside(h *Head) bool {
 	if m.Method != "" && m.Method != h.Method {
 		return false
 	}
-	return len(m.Headers)+len(m.Query) == 0 || h.Fields != nil && m.fields(h.Fields)
-}
-
-func (m *matcher) fields(f Fields) bool {
-	for i, want := range m.Headers {
-		v, ok := f.Field(want.Name, 0)
-		if next, more := f.Field(want.Name, 1); more {
-			for k := 2; more; k++ {
-				v += "," + next
-				next, more = f.Field(want.Name, k)
-			}
-		}
+	for i := range m.Headers {
+		want := &m.Headers[i]
+		v, ok := h.field(want.Name)
 		if !ok || !want.is(v, m.headers[i]) {
 			return false
 		}
 	}
-	for i, want := range m.Query {
-		v, ok := Parameter(f.Query(), want.Name)
+	for i := range m.Query {
+		want := &m.Query[i]
+		v, ok := h.parameter(want.Name)
 		if !ok || !want.is(v, m.query[i]) {
 			return false
 		}
@@ -212,7 +199,32 @@ func (m *matcher) fields(f Fields) bool {
 	return true
 }
 
-func (v Value) is(s string, re *regexp.Regexp) bool {
+// field is the value of all fields of a name, joined.
+func (h *Head) field(name string) (string, bool) {
+	if h.Fields == nil {
+		return "", false
+	}
+	v, ok := h.Fields.Field(name, 0)
+	if !ok {
+		return "", false
+	}
+	for i := 1; ; i++ {
+		next, more := h.Fields.Field(name, i)
+		if !more {
+			return v, true
+		}
+		v += "," + next
+	}
+}
+
+func (h *Head) parameter(name string) (string, bool) {
+	if h.Fields == nil {
+		return "", false
+	}
+	return Parameter(h.Fields.Query(), name)
+}
+
+func (v *Value) is(s string, re *regexp.Regexp) bool {
 	switch v.Kind {
 	case ValueExact:
 		return s == v.Value
@@ -247,9 +259,9 @@ func decoded(s string) string {
 }
 
 func under(path, prefix string) bool {
-	prefix = strings.TrimSuffix(prefix, "/")
-	if !strings.HasPrefix(path, prefix) {
-		return false
-	}
-	return len(path) == len(prefix) || path[len(prefix)] == '/' || prefix == ""
+	prefix = trimmed(prefix)
+	return strings.HasPrefix(path, prefix) && (prefix == "" || len(path) == len(prefix) || path[len(prefix)] == '/')
 }
+
+// trimmed is a prefix without the slash at its end, which means nothing.
+func trimmed(prefix string) string { return strings.TrimSuffix(prefix, "/") }
