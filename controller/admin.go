@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
+
+	"github.com/tulle-mesh/tulle/controller/resource"
 )
 
 // admin serves /metrics, /healthz, /readyz and /status. It is meant for loopback; against pages in a browser it answers only to an IP address
@@ -112,11 +114,21 @@ func (a *admin) status(w http.ResponseWriter, _ *http.Request) {
 	for _, o := range v.Overrides {
 		overrides = append(overrides, override{o.Service, o.Endpoint.String(), o.Kind.String(), o.Reason, o.Fraction, o.Expires})
 	}
+	type gateway struct {
+		Resource string `json:"resource"`
+		Position string `json:"position"`
+		resource.Status
+	}
+	gateways := []gateway{}
+	for _, s := range v.Set.Statuses {
+		gateways = append(gateways, gateway{s.Key.String(), s.Position.String(), s})
+	}
 	w.Header().Set("Content-Type", "application/json")
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
 	_ = enc.Encode(map[string]any{ // the client is gone: nothing to do
 		"revision": v.Revision, "resources": items, "overrides": overrides, "proxies": a.controller.xds.Proxies(),
+		"controllerName": resource.ControllerName, "gatewayAPI": gateways,
 	})
 }
 

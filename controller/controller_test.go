@@ -325,6 +325,25 @@ spec: {targetService: catalog, requestTimeuot: 4s}
 		return acked == 2
 	})
 
+	// What is said of a route stands in the status.
+	m.write("route.yaml", `
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: catalog, namespace: shop}
+spec:
+  parentRefs: [{group: "", kind: Service, name: catalog}]
+  rules: [{backendRefs: [{name: katalog}]}]
+`)
+	eventually(t, "the route's condition ResolvedRefs", func() bool {
+		for _, g := range m.status().GatewayAPI {
+			if g.Resource == "HTTPRoute shop/catalog" && len(g.Parents) == 1 && g.Parents[0].Parent == "Service shop/catalog" {
+				c := g.Parents[0].Conditions
+				return len(c) == 2 && c[0].Type == "Accepted" && c[0].Status == "True" && c[1].Status == "False" && c[1].Reason == "BackendNotFound"
+			}
+		}
+		return false
+	})
+
 	// Destinations are answered on demand.
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -344,7 +363,14 @@ type statusPage struct {
 		Instance, Acked, LastNack string
 		Connected                 bool
 	}
-	Resources []struct{ Resource, State, Message string }
+	Resources  []struct{ Resource, State, Message string }
+	GatewayAPI []struct {
+		Resource string
+		Parents  []struct {
+			Parent     string
+			Conditions []struct{ Type, Status, Reason string }
+		}
+	}
 }
 
 func (m *mesh) status() (s statusPage) {

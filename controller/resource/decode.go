@@ -2,6 +2,7 @@ package resource
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -81,9 +82,18 @@ func decodeOne(file string, p part) (Document, bool) {
 	}
 	version, kind := scalar(root, "apiVersion"), scalar(root, "kind")
 	meta := child(root, "metadata")
-	d.Key = Key{Kind: kind, Namespace: scalar(meta, "namespace"), Name: scalar(meta, "name")}
-	if d.Key.Namespace == "" {
-		d.Key.Namespace = "default"
+	d.Key = Key{Kind: kind, Namespace: cmp.Or(scalar(meta, "namespace"), "default"), Name: scalar(meta, "name")}
+	if i := slices.IndexFunc(GatewayKinds, func(k GatewayKind) bool { return k.Name == kind }); i >= 0 {
+		if GatewayKinds[i].Cluster {
+			d.Key.Namespace = ""
+		}
+		object, line, err := GatewayKinds[i].decode(root, version)
+		if err != nil {
+			return fail(p.line+max(line, root.Line)-1, err)
+		}
+		object.SetNamespace(d.Key.Namespace)
+		d.Object = object
+		return d, true
 	}
 	i := slices.IndexFunc(Kinds, func(k struct {
 		Name string
@@ -93,9 +103,12 @@ func decodeOne(file string, p part) (Document, bool) {
 		return k.Name == kind
 	})
 	if i < 0 {
-		names := make([]string, len(Kinds))
-		for i, k := range Kinds {
-			names[i] = k.Name
+		var names []string
+		for _, k := range Kinds {
+			names = append(names, k.Name)
+		}
+		for _, k := range GatewayKinds {
+			names = append(names, k.Name)
 		}
 		return fail(d.Position.Line, fmt.Errorf("kind: %q is not one of %s", kind, strings.Join(names, ", ")))
 	}
@@ -103,7 +116,7 @@ func decodeOne(file string, p part) (Document, bool) {
 		return fail(d.Position.Line, fmt.Errorf("apiVersion: %q must be %s", version, APIVersion))
 	}
 	object := Kinds[i].New()
-	if line, err := known(root, reflect.TypeOf(object).Elem(), ""); err != nil {
+	if line, err := (&walk{}).known(root, reflect.TypeOf(object).Elem(), ""); err != nil {
 		return fail(p.line+line-1, err)
 	}
 	if err := root.Decode(object); err != nil {
@@ -134,21 +147,32 @@ func scalar(n *yaml.Node, key string) string {
 	return ""
 }
 
+// walk compares nodes with types. The zero value is for Tulle's own.
+type walk struct {
+	json bool // what Kubernetes reads as JSON: a number is no text, and a type that reads itself does
+}
+
 // known walks n beside type t and refuses the first field that t does not have, and duplicate keys.
-func known(n *yaml.Node, t reflect.Type, path string) (line int, err error) {
+func (w *walk) known(n *yaml.Node, t reflect.Type, path string) (line int, err error) {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
 	if n.Kind == yaml.AliasNode {
 		n = n.Alias
 	}
-	if wrong := mismatch(n, t); wrong != "" {
+	if w.json && readsItself(t) {
+		if wrong := unreadable(n, t); wrong != "" {
+			return n.Line, fmt.Errorf("%s: %s", path, wrong)
+		}
+		return 0, nil
+	}
+	if wrong := w.mismatch(n, t); wrong != "" {
 		return n.Line, fmt.Errorf("%s: %s", path, wrong)
 	}
 	switch {
 	case n.Kind == yaml.SequenceNode && t.Kind() == reflect.Slice:
 		for i, item := range n.Content {
-			if line, err := known(item, t.Elem(), fmt.Sprintf("%s[%d]", path, i)); err != nil {
+			if line, err := w.known(item, t.Elem(), fmt.Sprintf("%s[%d]", path, i)); err != nil {
 				return line, err
 			}
 		}
@@ -176,7 +200,20 @@ func known(n *yaml.Node, t reflect.Type, path string) (line int, err error) {
 				return key.Line, fmt.Errorf("%s: is given twice; remove one", at)
 			}
 			seen[key.Value] = true
-			if line, err := known(value, ft, at); err != nil {
+			if line, err := w.known(value, ft, at); err != nil {
+				return line, err
+			}
+		}
+	case n.Kind == yaml.MappingNode && t.Kind() == reflect.Map && w.json:
+		seen := map[string]bool{}
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			key, value := n.Content[i], n.Content[i+1]
+			at := fmt.Sprintf("%s[%s]", path, key.Value)
+			if seen[key.Value] {
+				return key.Line, fmt.Errorf("%s: is given twice; remove one", at)
+			}
+			seen[key.Value] = true
+			if line, err := w.known(value, t.Elem(), at); err != nil {
 				return line, err
 			}
 		}
@@ -185,7 +222,7 @@ func known(n *yaml.Node, t reflect.Type, path string) (line int, err error) {
 }
 
 // mismatch says what is wrong with a value whose shape or type is not t's; "" when it fits.
-func mismatch(n *yaml.Node, t reflect.Type) string {
+func (w *walk) mismatch(n *yaml.Node, t reflect.Type) string {
 	want := map[yaml.Kind]string{yaml.MappingNode: "a mapping", yaml.SequenceNode: "a list", yaml.ScalarNode: "a single value"}
 	kind := yaml.ScalarNode
 	switch t.Kind() {
@@ -200,6 +237,9 @@ func mismatch(n *yaml.Node, t reflect.Type) string {
 	if n.Kind != kind {
 		return fmt.Sprintf("must be %s, is %s", want[kind], want[n.Kind])
 	}
+	if w.json && t.Kind() == reflect.String && n.Tag != "!!str" {
+		return fmt.Sprintf("%s must be text; write it in quotes", n.Value)
+	}
 	if kind != yaml.ScalarNode || n.Decode(reflect.New(t).Interface()) == nil {
 		return ""
 	}
@@ -210,7 +250,7 @@ func mismatch(n *yaml.Node, t reflect.Type) string {
 		return fmt.Sprintf("%q is not the permissions of a file; write for example \"0660\"", n.Value)
 	case t.Kind() == reflect.Uint32:
 		return fmt.Sprintf("%q is not the number of a user or a group", n.Value)
-	case t.Kind() == reflect.Int, t.Kind() == reflect.Int64:
+	case t.Kind() == reflect.Int, t.Kind() == reflect.Int32, t.Kind() == reflect.Int64, t.Kind() == reflect.Uint16:
 		return fmt.Sprintf("%q is not a whole number", n.Value)
 	case t.Kind() == reflect.Float64:
 		return fmt.Sprintf("%q is not a number", n.Value)
@@ -223,13 +263,22 @@ func mismatch(n *yaml.Node, t reflect.Type) string {
 func collect(t reflect.Type, into map[string]reflect.Type) {
 	for i := range t.NumField() {
 		f := t.Field(i)
-		name, options, _ := strings.Cut(f.Tag.Get("yaml"), ",")
-		if options == "inline" {
+		if name, inline := fieldName(f); inline {
 			collect(f.Type, into)
-			continue
+		} else {
+			into[name] = f.Type
 		}
-		into[name] = f.Type
 	}
+}
+
+// fieldName is how a field is written, of Tulle's kinds and of Kubernetes'; inline: its own fields stand in its place.
+func fieldName(f reflect.StructField) (name string, inline bool) {
+	if tag, ok := f.Tag.Lookup("yaml"); ok {
+		name, options, _ := strings.Cut(tag, ",")
+		return name, options == "inline"
+	}
+	name, _, _ = strings.Cut(f.Tag.Get("json"), ",")
+	return name, f.Anonymous && name == ""
 }
 
 var yamlLine = regexp.MustCompile(`^(?:yaml: )?(?:unmarshal errors:\n\s*)?line (\d+): ([^\n]*)`)

@@ -25,6 +25,7 @@ var Kinds = []struct {
 	{"Workload", func() Object { return &Workload{} }},
 	{"ExternalService", func() Object { return &ExternalService{} }},
 	{"TrafficPolicy", func() Object { return &TrafficPolicy{} }},
+	{"Subset", func() Object { return &Subset{} }},
 	{"MeshConfig", func() Object { return &MeshConfig{} }},
 }
 

@@ -10,6 +10,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/tulle-mesh/tulle/internal/policy"
 )
 
 // APIVersion of all kinds of this package.
@@ -100,7 +102,11 @@ type Set struct {
 	Workloads []*Workload // sorted by key
 	External  []*ExternalService
 	Policies  []*TrafficPolicy
+	Subsets   []*Subset
 	Mesh      *MeshConfig // never nil
+
+	Rules    map[string]ServiceRules // by policy.PortOf; of services that are parents of routes
+	Statuses []Status                // of the Gateway API's objects, sorted by key
 }
 
 // EmptySet is in force before the first reading.
@@ -141,6 +147,7 @@ func Resolve(documents []Document, last *Set) (*Set, []Problem) {
 	}
 	a.finish()
 	problems = append(problems, a.warnings()...)
+	problems = append(problems, statusProblems(a.set.Statuses)...)
 	return a.set, problems
 }
 
@@ -296,10 +303,13 @@ func (a *admission) finish() {
 			a.set.External = append(a.set.External, o)
 		case *TrafficPolicy:
 			a.set.Policies = append(a.set.Policies, o)
+		case *Subset:
+			a.set.Subsets = append(a.set.Subsets, o)
 		case *MeshConfig:
 			a.set.Mesh = o
 		}
 	}
+	a.attach()
 }
 
 // has reports whether the service has a port of that name.
@@ -368,6 +378,13 @@ func (a *admission) warnings() []Problem {
 		case *ExternalService:
 			if via := o.Spec.Via; via != "" && !a.egress[via] {
 				warn("spec.via: no workload of service %q has spec.edge.egress; until one has, calls get no_endpoint", via)
+			}
+		case *Subset:
+			if owner, ok := a.services[o.Spec.Service]; !ok || owner.namespace != o.Metadata.Namespace {
+				warn("spec.service: no service %q in namespace %s%s; until there is one what is sent to the subset gets 500", o.Spec.Service, o.Metadata.Namespace, a.suggest(o.Spec.Service))
+			}
+			if n := len(a.selectors(o.Spec.Service)); n > policy.MaxSelectors {
+				warn("spec.labels: service %q has %d sets of label keys with this one, at most %d count; use the same keys in several Subsets", o.Spec.Service, n, policy.MaxSelectors)
 			}
 		case *TrafficPolicy:
 			if _, ok := a.services[o.Spec.TargetService]; !ok {

@@ -139,6 +139,12 @@ func index(in Input) (map[string]policy.Service, map[string][]policy.Endpoint) {
 		if p := policies[policy.ServiceOf(name)]; p != nil { // each port by itself
 			svc = p.Spec.Apply(svc)
 		}
+		for _, sub := range in.Set.Subsets { // named by routes
+			if s := &svc.Balancer.Subsets; sub.Spec.Service == policy.ServiceOf(name) && len(s.Selectors) < policy.MaxSelectors && // resource warns
+				!slices.ContainsFunc(s.Selectors, func(keys []string) bool { return slices.Equal(keys, sub.Keys()) }) {
+				s.Selectors = append(s.Selectors, sub.Keys())
+			}
+		}
 		slices.Sort(svc.Identities)
 		services[name] = svc.WithDefaults()
 		selected(svc.Balancer.Subsets, endpoints[name])
@@ -264,6 +270,7 @@ func snapshot(in Input, w *resource.Workload, first map[portName]bool, services 
 		}
 		s.Listeners = append(s.Listeners, l.WithDefaults())
 	}
+	addRoutes(set, w, s, func(name string) { told(name) })
 	for i := range s.Listeners {
 		l := &s.Listeners[i]
 		if l.Protocol.MayBeHTTP() {

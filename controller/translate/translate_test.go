@@ -82,6 +82,7 @@ func play(t *testing.T, folder string) string {
 			}
 			fmt.Fprintf(&b, "\n%s %s %s\n", instance, w.Snapshot.Workload.Version, w.Identity)
 			render(&b, back)
+			renderRoutes(&b, w.Snapshot)
 		}
 		b.WriteString("\n")
 		for _, d := range out.Destinations {

@@ -1,0 +1,232 @@
+package resource
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+)
+
+// Field is what becomes of a field of the Gateway API. It speaks for all fields below it that have no row of their own.
+type Field struct {
+	Path        string // "spec.rules[].matches[].path.type"
+	Unsupported string // why it does nothing, and what to do instead; "": it is honoured
+	Note        string // how it is honoured, where that is not plain
+}
+
+// What every object has.
+var objectFields = []Field{
+	{Path: "apiVersion"},
+	{Path: "kind"},
+	{Path: "metadata", Note: "`name`, `namespace` and `labels` as everywhere; `creationTimestamp` decides between equals; the rest is Kubernetes' own"},
+}
+
+var statusField = Field{Path: "status", Note: "is not read: the controller says its own"}
+
+func parentFields(spec string) []Field {
+	return []Field{
+		{Path: spec + ".parentRefs[].group"},
+		{Path: spec + ".parentRefs[].kind", Note: "`Gateway`; `Service` (group `\"\"`): in files the Workloads, or the ExternalService, of that name; `ExternalService` (group `tulle.dev`)"},
+		{Path: spec + ".parentRefs[].namespace", Note: "of a Service in another namespace: the route is its callers' in the route's namespace (consumer route)"},
+		{Path: spec + ".parentRefs[].name"},
+		{Path: spec + ".parentRefs[].sectionName", Note: "of a Gateway its listener, of a Service its port's name"},
+		{Path: spec + ".parentRefs[].port", Note: "of a Service a number at which its instances listen"},
+		{Path: spec + ".useDefaultGateways", Unsupported: "no Gateway is a default one; name Gateways in parentRefs"},
+	}
+}
+
+func backendFields(at string) []Field {
+	return []Field{
+		{Path: at + ".group"},
+		{Path: at + ".kind", Note: "`Service`; of group `tulle.dev` `ExternalService` and `Subset`"},
+		{Path: at + ".name"},
+		{Path: at + ".namespace", Note: "another one takes a ReferenceGrant there, unless the Service is a parent of the route"},
+		{Path: at + ".port", Note: "a number at which the service's instances listen; default: its first port"},
+	}
+}
+
+func headerFields(at string) []Field {
+	return []Field{
+		{Path: at + ".set[].name"}, {Path: at + ".set[].value"}, {Path: at + ".add[].name"}, {Path: at + ".add[].value"}, {Path: at + ".remove"},
+	}
+}
+
+func mirrorFields(at string) []Field {
+	return append(backendFields(at+".requestMirror.backendRef"),
+		Field{Path: at + ".requestMirror.percent"},
+		Field{Path: at + ".requestMirror.fraction.numerator"},
+		Field{Path: at + ".requestMirror.fraction.denominator"})
+}
+
+// perBackend is why a filter of a single backend is not done.
+const perBackend = "is not done for single backends; make it a filter of the rule"
+
+func sessionFields(at string) []Field {
+	return []Field{
+		{Path: at + ".sessionName", Note: "default: `tulle-session-` and a hash of the rule's name"},
+		{Path: at + ".absoluteTimeout"},
+		{Path: at + ".type"},
+		{Path: at + ".cookieConfig.lifetimeType"},
+	}
+}
+
+func httpFilterFields(at string, rule bool) []Field {
+	out := []Field{{Path: at + ".type"}}
+	out = append(out, headerFields(at+".requestHeaderModifier")...)
+	out = append(out, headerFields(at+".responseHeaderModifier")...)
+	if !rule {
+		for _, f := range []string{"requestMirror", "requestRedirect", "urlRewrite", "cors"} {
+			out = append(out, Field{Path: at + "." + f, Unsupported: perBackend})
+		}
+	} else {
+		out = append(out, mirrorFields(at)...)
+		for _, f := range []string{
+			"requestRedirect.scheme", "requestRedirect.hostname", "requestRedirect.path.type", "requestRedirect.path.replaceFullPath", "requestRedirect.path.replacePrefixMatch",
+			"requestRedirect.port", "requestRedirect.statusCode", "urlRewrite.hostname", "urlRewrite.path.type", "urlRewrite.path.replaceFullPath", "urlRewrite.path.replacePrefixMatch",
+			"cors.allowOrigins", "cors.allowCredentials", "cors.allowMethods", "cors.allowHeaders", "cors.exposeHeaders", "cors.maxAge",
+		} {
+			out = append(out, Field{Path: at + "." + f})
+		}
+	}
+	return append(out, Field{Path: at + ".externalAuth", Unsupported: noExternalAuth}, Field{Path: at + ".extensionRef", Unsupported: noExtension})
+}
+
+func grpcFilterFields(at string, rule bool) []Field {
+	out := []Field{{Path: at + ".type"}}
+	out = append(out, headerFields(at+".requestHeaderModifier")...)
+	out = append(out, headerFields(at+".responseHeaderModifier")...)
+	if rule {
+		out = append(out, mirrorFields(at)...)
+	} else {
+		out = append(out, Field{Path: at + ".requestMirror", Unsupported: perBackend})
+	}
+	return append(out, Field{Path: at + ".extensionRef", Unsupported: noExtension})
+}
+
+func join(lists ...[]Field) (out []Field) {
+	for _, l := range lists {
+		out = append(out, l...)
+	}
+	return out
+}
+
+// HTTPRouteFields are what becomes of the fields of an HTTPRoute.
+var HTTPRouteFields = join(
+	objectFields, parentFields("spec"),
+	[]Field{
+		{Path: "spec.hostnames", Note: "of Gateways, as far as they are the listener's too; where the parent is a Service they are not looked at, and a warning says so"},
+		{Path: "spec.rules[].name", Note: "the rule is `NAMESPACE/NAME/RULE` in Records; without a name `NAMESPACE/NAME[INDEX]`"},
+		{Path: "spec.rules[].matches[].path.type", Note: "regular expressions are RE2 and are of the whole path"},
+		{Path: "spec.rules[].matches[].path.value"},
+		{Path: "spec.rules[].matches[].headers[].type"},
+		{Path: "spec.rules[].matches[].headers[].name"},
+		{Path: "spec.rules[].matches[].headers[].value"},
+		{Path: "spec.rules[].matches[].queryParams[].type"},
+		{Path: "spec.rules[].matches[].queryParams[].name"},
+		{Path: "spec.rules[].matches[].queryParams[].value"},
+		{Path: "spec.rules[].matches[].method"},
+	},
+	httpFilterFields("spec.rules[].filters[]", true),
+	backendFields("spec.rules[].backendRefs[]"),
+	[]Field{{Path: "spec.rules[].backendRefs[].weight"}},
+	httpFilterFields("spec.rules[].backendRefs[].filters[]", false),
+	[]Field{
+		{Path: "spec.rules[].timeouts.request", Note: "default: the service's; `0s` is none"},
+		{Path: "spec.rules[].timeouts.backendRequest", Note: "one try; default: the service's; `0s` is none"},
+		{Path: "spec.rules[].retry.codes", Note: "are safe to try again, whatever the method"},
+		{Path: "spec.rules[].retry.attempts", Note: "after the first try; at most 9 count"},
+		{Path: "spec.rules[].retry.backoff", Note: "the first wait, at most"},
+	},
+	sessionFields("spec.rules[].sessionPersistence"),
+	[]Field{statusField},
+)
+
+// GRPCRouteFields are what becomes of the fields of a GRPCRoute.
+var GRPCRouteFields = join(
+	objectFields, parentFields("spec"),
+	[]Field{
+		{Path: "spec.hostnames", Note: "as of an HTTPRoute"},
+		{Path: "spec.rules[].name", Note: "as of an HTTPRoute"},
+		{Path: "spec.rules[].matches[].method.type"},
+		{Path: "spec.rules[].matches[].method.service"},
+		{Path: "spec.rules[].matches[].method.method"},
+		{Path: "spec.rules[].matches[].headers[].type"},
+		{Path: "spec.rules[].matches[].headers[].name"},
+		{Path: "spec.rules[].matches[].headers[].value"},
+	},
+	grpcFilterFields("spec.rules[].filters[]", true),
+	backendFields("spec.rules[].backendRefs[]"),
+	[]Field{{Path: "spec.rules[].backendRefs[].weight"}},
+	grpcFilterFields("spec.rules[].backendRefs[].filters[]", false),
+	sessionFields("spec.rules[].sessionPersistence"),
+	[]Field{statusField},
+)
+
+// ReferenceGrantFields are what becomes of the fields of a ReferenceGrant.
+var ReferenceGrantFields = join(objectFields, []Field{
+	{Path: "spec.from[].group"}, {Path: "spec.from[].kind"}, {Path: "spec.from[].namespace"}, {Path: "spec.to[].group"}, {Path: "spec.to[].kind"}, {Path: "spec.to[].name"},
+})
+
+// GatewayFields are the tables by kind.
+var GatewayFields = map[string][]Field{
+	"HTTPRoute": HTTPRouteFields, "GRPCRoute": GRPCRouteFields, "ReferenceGrant": ReferenceGrantFields,
+}
+
+// note is what a person is told of a field that does nothing.
+type note struct {
+	text string // "spec.useDefaultGateways: …"
+	said string // of a filter: how a condition may already have said it; "" else
+}
+
+// unsupported names what o sets and nothing honours, with the reason.
+func unsupported(fields []Field, o GatewayObject) (out []note) {
+	reasons := map[string]string{}
+	for _, f := range fields {
+		if f.Unsupported != "" {
+			reasons[f.Path] = f.Unsupported
+		}
+	}
+	walkSet(reflect.ValueOf(o), "", "", func(path, general string) bool {
+		reason, bad := reasons[general]
+		if bad {
+			n := note{text: path + ": " + reason}
+			if reason == perBackend {
+				n.said = path[:strings.LastIndexByte(path, '.')] + ": "
+			}
+			out = append(out, n)
+		}
+		return !bad
+	})
+	return out
+}
+
+// walkSet calls visit for every field that is set, with its path and its path without indices; false: it need not look further down.
+func walkSet(v reflect.Value, path, general string, visit func(path, general string) bool) {
+	switch v.Kind() {
+	case reflect.Pointer:
+		if !v.IsNil() {
+			walkSet(v.Elem(), path, general, visit)
+		}
+	case reflect.Struct:
+		if readsItself(v.Type()) {
+			return
+		}
+		for i := range v.NumField() {
+			if v.Field(i).IsZero() {
+				continue
+			}
+			name, inline := fieldName(v.Type().Field(i))
+			if inline {
+				walkSet(v.Field(i), path, general, visit)
+				continue
+			}
+			at, all := strings.TrimPrefix(path+"."+name, "."), strings.TrimPrefix(general+"."+name, ".")
+			if visit(at, all) {
+				walkSet(v.Field(i), at, all, visit)
+			}
+		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			walkSet(v.Index(i), fmt.Sprintf("%s[%d]", path, i), general+"[]", visit)
+		}
+	}
+}
