@@ -15,10 +15,11 @@ import (
 
 	"github.com/VictoriaMetrics/metrics"
 
+	"github.com/tulle-mesh/tulle/controller/lint"
 	"github.com/tulle-mesh/tulle/controller/resource"
 )
 
-// admin serves /metrics, /healthz, /readyz and /status. It is meant for loopback; against pages in a browser it answers only to an IP address
+// admin serves /metrics, /healthz, /readyz, /status and /lint. It is meant for loopback; against pages in a browser it answers only to an IP address
 // or localhost as Host, and to no foreign Origin.
 type admin struct {
 	controller *Controller
@@ -48,6 +49,7 @@ func (a *admin) Run(ctx context.Context, ready func()) error {
 		fmt.Fprintln(w, "ok")
 	})
 	mux.HandleFunc("GET /status", a.status)
+	mux.HandleFunc("GET /lint", a.lint)
 	server := &http.Server{Handler: guard(mux), ReadTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(a.listener) }()
@@ -130,6 +132,15 @@ func (a *admin) status(w http.ResponseWriter, _ *http.Request) {
 		"revision": v.Revision, "resources": items, "overrides": overrides, "proxies": a.controller.xds.Proxies(),
 		"controllerName": resource.ControllerName, "gatewayAPI": gateways,
 	})
+}
+
+// lint is what is found in the configuration in force and in the documents that are not, as `tulle lint -o json` prints it.
+func (a *admin) lint(w http.ResponseWriter, _ *http.Request) {
+	v := a.controller.judge.view.Load()
+	w.Header().Set("Content-Type", "application/json")
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	_ = enc.Encode(lint.Run(lint.Input{Set: v.Set, Problems: v.Problems, Endpoints: v.Endpoints})) // the client is gone: nothing to do
 }
 
 // write is every metric, with HELP and TYPE.

@@ -344,6 +344,12 @@ spec:
 		return false
 	})
 
+	for _, want := range []string{`"code": "missing_backend"`, `"code": "refused"`, `"resource": "HTTPRoute shop/catalog"`, `"errors": 2`} {
+		if found := m.get("/lint"); !strings.Contains(found, want) {
+			t.Errorf("/lint lacks %s: %s", want, found)
+		}
+	}
+
 	// Destinations are answered on demand.
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()

@@ -100,6 +100,7 @@ Exit codes: 0 done, 1 it failed, 2 the command line is wrong, 3 no observer answ
 	root.AddGroup(
 		&cobra.Group{ID: "run", Title: "Run:"},
 		&cobra.Group{ID: "see", Title: "See:"},
+		&cobra.Group{ID: "reason", Title: "Reason:"},
 		&cobra.Group{ID: "health", Title: "Health:"},
 	)
 	for _, c := range commands() {
@@ -121,6 +122,7 @@ func commands() []*cobra.Command {
 		tracesCommand(),
 		traceCommand(),
 		eventsCommand(),
+		lintCommand(),
 		doctorCommand(),
 		caCommand(),
 		interceptCommand(),

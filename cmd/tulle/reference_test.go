@@ -98,7 +98,7 @@ func plain(f *pflag.Flag) string {
 		d = strings.TrimSuffix(d, "m0s") + map[bool]string{true: "m"}[strings.HasSuffix(d, "m0s")]
 		d = strings.TrimSuffix(d, "h0m") + map[bool]string{true: "h"}[strings.HasSuffix(d, "h0m")]
 	}
-	if f.Value.Type() == "stringSlice" {
+	if t := f.Value.Type(); t == "stringSlice" || t == "stringArray" {
 		d = strings.Trim(d, "[]")
 	}
 	switch d {

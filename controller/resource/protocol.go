@@ -48,6 +48,15 @@ func speaks(field, protocol, appProtocol, name string, opaque bool) (string, err
 	return ofPortName(name), nil
 }
 
+// SaidProtocols are what appProtocol and the name of a port say, each by itself, of a port that was checked: one of policy.Protocols, "" where it says nothing.
+func SaidProtocols(appProtocol, name string) (byApp, byName string) {
+	byApp, _ = ofAppProtocol(appProtocol)
+	if byName = ofPortName(name); byName == "auto" {
+		byName = ""
+	}
+	return byApp, byName
+}
+
 // ofAppProtocol reads the appProtocol of a Service's port as Kubernetes defines it (https://kubernetes.io/docs/concepts/services-networking/service/#application-protocol): an
 // IANA name, one of Kubernetes' own with the prefix kubernetes.io/, or a name with another prefix, which says nothing here.
 func ofAppProtocol(v string) (string, error) {

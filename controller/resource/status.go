@@ -93,7 +93,7 @@ func statusProblems(statuses []Status) []Problem {
 				if (c.Status == "False") == good[c.Type] {
 					message += " (" + c.Type + " " + c.Status + ", " + c.Reason + ")"
 				}
-				out = append(out, Problem{Position: s.Position, Key: s.Key, Severity: Warning, Message: message})
+				out = append(out, Problem{Position: s.Position, Key: s.Key, Severity: Warning, Message: message, Reason: c.Reason})
 			}
 		}
 		say("", s.Conditions)

@@ -83,6 +83,28 @@ func (s *Source) Run(ctx context.Context, ready func()) error {
 	}
 }
 
+// Read reads files, and the *.yaml and *.yml files of directories, once: documents in order of the arguments, and in each as a Source yields them. What cannot be
+// read is a document with an error, a path that is not there an error.
+func Read(paths ...string) ([]resource.Document, error) {
+	var out []resource.Document
+	for _, path := range paths {
+		info, err := os.Stat(path)
+		if err != nil {
+			return nil, fmt.Errorf("configuration: %w (name a file, or a folder with *.yaml files)", err)
+		}
+		files := map[string]seen{}
+		if info.IsDir() {
+			if files, _, err = (&Source{Dir: path}).scan(nil); err != nil {
+				return nil, fmt.Errorf("configuration: %w", err)
+			}
+		} else {
+			files[path] = load(path, info)
+		}
+		out = append(out, documents(files)...)
+	}
+	return out, nil
+}
+
 // scan looks at every file and reads those that differ from before.
 func (s *Source) scan(before map[string]seen) (after map[string]seen, changed bool, err error) {
 	entries, err := os.ReadDir(s.Dir)

@@ -1,0 +1,16 @@
+package lint
+
+import (
+	"reflect"
+
+	"github.com/tulle-mesh/tulle/controller/resource"
+)
+
+// unusedPolicy is about policies that leave everything as it is. Of those whose target is not there the controller warns.
+func unusedPolicy(m *mesh, say func(place, string, ...any)) {
+	for _, p := range m.Set.Policies {
+		if reflect.DeepEqual(p.Spec, resource.TrafficPolicySpec{TargetService: p.Spec.TargetService}) {
+			say(m.at(p.Key()), "spec: sets nothing for %q", p.Spec.TargetService)
+		}
+	}
+}
