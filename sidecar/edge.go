@@ -28,9 +28,11 @@ func (s *Sidecar) through(send exchange.Handler) exchange.Handler {
 		s.observer.observe,     // the Record of what goes on
 		answer,                 // from here on as outbound
 		resilience.Room,        //
+		s.filters.Admit,        //
 		known,                  //
 		resilience.Limit,       //
 		resilience.Deadline,    //
+		s.filters.Shape,        //
 		resilience.Retry,       //
 		resilience.TryDeadline, //
 		balance.Step,           //

@@ -30,9 +30,11 @@ func (s *Sidecar) forward(send exchange.Handler) exchange.Handler {
 		answer,                 //
 		aimed,                  // it goes nowhere
 		resilience.Room,        // from here on as outbound
+		s.filters.Admit,        //
 		known,                  //
 		resilience.Limit,       //
 		resilience.Deadline,    //
+		s.filters.Shape,        //
 		resilience.Retry,       //
 		resilience.TryDeadline, //
 		balance.Step,           //

@@ -25,6 +25,7 @@ import (
 	"github.com/tulle-mesh/tulle/sidecar/credential"
 	"github.com/tulle-mesh/tulle/sidecar/detect"
 	"github.com/tulle-mesh/tulle/sidecar/exchange"
+	"github.com/tulle-mesh/tulle/sidecar/filter"
 	"github.com/tulle-mesh/tulle/sidecar/http1"
 	"github.com/tulle-mesh/tulle/sidecar/http2"
 	"github.com/tulle-mesh/tulle/sidecar/listen"
@@ -42,9 +43,11 @@ func (s *Sidecar) outbound(send exchange.Handler) exchange.Handler {
 		answer,                 // what failed below is answered here
 		resilience.Room,        // no buffers left: shed
 		security.Attest,        // is it the own application
+		s.filters.Admit,        // shape: what a rule answers itself
 		known,                  // no route, no service
 		resilience.Limit,       // endure: at most so many at a time
 		resilience.Deadline,    //         until then
+		s.filters.Shape,        // shape: what a rule changes on the way
 		resilience.Retry,       //         again, if that is safe
 		resilience.TryDeadline, //         each try until then
 		balance.Step,           // choose an endpoint
@@ -167,6 +170,7 @@ type Sidecar struct {
 	pools     *upstream.Pools
 	listeners *listen.Set
 	unwrapper *security.Unwrapper
+	filters   *filter.Filters
 
 	credentials *credential.Store
 	room        exchange.Room
@@ -264,6 +268,7 @@ func New(cfg Config) (*Sidecar, error) {
 		observer:  &observer{rec: cfg.Recorder, holder: cfg.Identity},
 		pools:     upstream.New(cfg.Dial, cfg.Within),
 		unwrapper: security.NewUnwrapper(cfg.Identity),
+		filters:   filter.New(),
 		services:  make(map[string]*service),
 		shared:    make(chan struct{}, 1),
 

@@ -30,6 +30,7 @@ const (
 	maxRuleName    = 253
 	maxName        = 256
 	maxEdits       = 64
+	maxEdited      = 8 << 10 // bytes that edits add
 	maxAuthority   = 255
 	maxOrigins     = 64
 	maxAttempts    = 10
@@ -327,9 +328,13 @@ func (e Edits) check() error {
 	if n := len(e.Set) + len(e.Add) + len(e.Remove); n > maxEdits {
 		return fmt.Errorf("edits %d header fields, at most %d are allowed", n, maxEdits)
 	}
+	size := 0
 	name := func(what, n string) error {
 		if err := checkFieldName(n); err != nil {
 			return fmt.Errorf("%s %q: %w", what, n, err)
+		}
+		if why := owned(n); why != "" {
+			return fmt.Errorf("%s %q: %s", what, n, why)
 		}
 		return nil
 	}
@@ -338,9 +343,10 @@ func (e Edits) check() error {
 			if err := name(what, f.Name); err != nil {
 				return err
 			}
-			if len(f.Value) > MaxValue || strings.ContainsAny(f.Value, "\r\n\x00") {
-				return fmt.Errorf("%s %q: value: must have at most %d bytes, without CR, LF and NUL", what, f.Name, MaxValue)
+			if len(f.Value) > MaxValue || strings.Trim(f.Value, " \t") != f.Value || strings.ContainsFunc(f.Value, control) {
+				return fmt.Errorf("%s %q: value: must have at most %d bytes, without control characters, and without white space at its ends (RFC 9110, section 5.5)", what, f.Name, MaxValue)
 			}
+			size += len(f.Name) + len(f.Value) + len(": \r\n")
 		}
 	}
 	for _, n := range e.Remove {
@@ -348,7 +354,37 @@ func (e Edits) check() error {
 			return err
 		}
 	}
+	if size > maxEdited {
+		return fmt.Errorf("sets and adds %d bytes of header fields, at most %d are allowed", size, maxEdited)
+	}
 	return nil
+}
+
+func control(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f }
+
+// owned says why a field is not for rules to edit, "" of one that is: on these rest framing, routing, identity and traces, which the sidecar answers for.
+func owned(name string) string {
+	switch name {
+	case "host":
+		return "is what requests are routed by; rewrite the authority instead"
+	case "content-length", "transfer-encoding", "trailer", "expect":
+		return "says how the message is framed, which no rule can change"
+	case "connection", "keep-alive", "proxy-connection", "te", "upgrade", "http2-settings", "sec-websocket-key", "sec-websocket-accept":
+		return "belongs to one connection (RFC 9110, section 7.6.1), which the sidecar keeps itself"
+	case "traceparent", "tracestate", "b3", "x-request-id":
+		return "is how the mesh finds what belongs together; spec.telemetry.propagation says what is read and written of it"
+	case "grpc-timeout":
+		return "is the caller's deadline; set the rule's timeouts instead"
+	case "grpc-status":
+		return "is what calls are judged by; answer with a fault instead"
+	}
+	switch {
+	case strings.HasPrefix(name, "x-tulle-"):
+		return "is the mesh's own: no name of rules' fields begins with x-tulle-"
+	case strings.HasPrefix(name, "x-b3-"):
+		return "is how the mesh finds what belongs together; spec.telemetry.propagation says what is read and written of it"
+	}
+	return ""
 }
 
 func (p PathEdit) check() error {
@@ -361,6 +397,8 @@ func (p PathEdit) check() error {
 		return fmt.Errorf("path: has %d bytes, at most %d are allowed", len(p.Value), MaxPath)
 	case strings.ContainsAny(p.Value, "?#") || strings.ContainsFunc(p.Value, func(c rune) bool { return c <= ' ' || c >= 0x7f }):
 		return fmt.Errorf("path %q: must be a path, with such bytes escaped, and without a query", p.Value)
+	case strings.Contains(p.Value, "//"), strings.Contains(p.Value+"/", "/./"), strings.Contains(p.Value+"/", "/../"):
+		return fmt.Errorf("path %q: services get no runs of slashes and no dot segments; write it without them", p.Value)
 	}
 	return nil
 }

@@ -353,8 +353,14 @@ type Exchange struct {
 
 	Decision    route.Decision
 	Destination *Destination
-	Deadline    time.Time // zero: none
-	TryDeadline time.Time // ≤ Deadline; zero: none
+	Path        string        // that goes on in place of Head.Path, without the query; "": that stays
+	Authority   string        // and of Head.Authority; "": Destination.Rewrites, or that stays
+	Sent        Edits         // of the request's fields, as it goes on
+	Passed      Edits         // of those of the service's final response, as it goes to the caller
+	Answer      []route.Field // that the sidecar's own answer gets, if that is what the caller gets; names in lower case
+	Reply       *Reply        // what the sidecar answers; nil: what Outcome says
+	Deadline    time.Time     // zero: none
+	TryDeadline time.Time     // ≤ Deadline; zero: none
 	Choice      Choice
 	Remote      string           // identity proven by the upstream peer
 	Application flow.Application // at the upstream end of a Unix socket; the zero value elsewhere
@@ -423,6 +429,10 @@ func (x *Exchange) Reset() {
 	x.Forwarded, x.ForwardedProto, x.Came = x.Forwarded[:0], "", flow.Trace{}
 	x.Legs, x.Far, x.Captured = NoLegs, flow.Far{}, x.Captured[:0]
 	x.Trace, x.Try = flow.Trace{}, flow.Trace{}
+	x.Path, x.Authority, x.Reply = "", "", nil
+	x.Sent.Reset()
+	x.Passed.Reset()
+	x.Answer = x.Answer[:0]
 	x.Deadline, x.TryDeadline = time.Time{}, time.Time{}
 	x.Choice, x.Remote, x.Fresh = Choice{}, "", false
 	x.Key, x.Keyed, x.SetCookie = 0, false, ""
@@ -449,6 +459,14 @@ func (x *Exchange) Until() time.Time {
 		return x.TryDeadline
 	}
 	return x.Deadline
+}
+
+// Rewrites is what the authority of the request becomes as it goes on; "": it stays.
+func (x *Exchange) Rewrites() string {
+	if x.Authority != "" {
+		return x.Authority
+	}
+	return x.Destination.Rewrites()
 }
 
 // Left is how much of its time a caller that gave one (Head.Timeout) has left at now, for the request that is sent on: until the deadline of the try, at

@@ -87,8 +87,9 @@ func (c *conn) Request(x *exchange.Exchange) *exchange.Request {
 		r.Protocol = webSocket
 	}
 	if !h.connect {
-		r.Target = string(h.appendTarget(nil))
+		r.Target = string(h.appendSent(nil, x))
 	}
+	h.omit(&x.Sent)
 	fields, cookie := k.fields[:0], -1
 	for i := range h.fields[:h.n] {
 		f := &h.fields[i]
@@ -119,8 +120,15 @@ func (c *conn) Request(x *exchange.Exchange) *exchange.Request {
 		}
 	}
 	if len(x.Forwarded) > 0 {
-		fields = append(fields, exchange.Field{Name: exchange.ForwardedForField, Value: string(x.Forwarded)},
-			exchange.Field{Name: exchange.ForwardedProtoField, Value: x.ForwardedProto})
+		if !x.Sent.Drops(exchange.ForwardedForField) {
+			fields = append(fields, exchange.Field{Name: exchange.ForwardedForField, Value: string(x.Forwarded)})
+		}
+		if !x.Sent.Drops(exchange.ForwardedProtoField) {
+			fields = append(fields, exchange.Field{Name: exchange.ForwardedProtoField, Value: x.ForwardedProto})
+		}
+	}
+	for i := range x.Sent.Append {
+		fields = append(fields, exchange.Field{Name: x.Sent.Append[i].Name, Value: x.Sent.Append[i].Value})
 	}
 	if h.requestID < 0 {
 		fields = append(fields, exchange.Field{Name: "x-request-id", Value: string([]byte(x.Head.RequestID))})
@@ -301,7 +309,7 @@ func (c *conn) WriteHead(x *exchange.Exchange, r *exchange.Response, end bool) e
 	announced := false // trailers were
 	for i := range r.Fields {
 		f := &r.Fields[i]
-		if r.Tunnel && k.key != "" && f.Name == "sec-websocket-accept" {
+		if r.Tunnel && k.key != "" && f.Name == "sec-websocket-accept" || !interim && x.Passed.Drops(f.Name) {
 			continue
 		}
 		var ok bool
@@ -311,7 +319,7 @@ func (c *conn) WriteHead(x *exchange.Exchange, r *exchange.Response, end bool) e
 		announced = announced || f.Name == "trailer"
 	}
 	if !interim && (!r.Tunnel || k.key != "") {
-		b = appendCookie(b, x)
+		b = x.Passed.AppendLines(appendCookie(b, x))
 	}
 	if interim {
 		if w.out = append(b, "\r\n"...); len(w.out) > smallBuffer { // there may be any number

@@ -28,7 +28,11 @@ func appendForwarded(b []byte, x *exchange.Exchange) []byte {
 	if len(x.Forwarded) == 0 {
 		return b
 	}
-	b = append(append(b, exchange.ForwardedForField+": "...), x.Forwarded...)
-	b = append(append(b, "\r\n"+exchange.ForwardedProtoField+": "...), x.ForwardedProto...)
-	return append(b, "\r\n"...)
+	if !x.Sent.Drops(exchange.ForwardedForField) {
+		b = append(append(append(b, exchange.ForwardedForField+": "...), x.Forwarded...), "\r\n"...)
+	}
+	if !x.Sent.Drops(exchange.ForwardedProtoField) {
+		b = append(append(append(b, exchange.ForwardedProtoField+": "...), x.ForwardedProto...), "\r\n"...)
+	}
+	return b
 }

@@ -35,6 +35,12 @@ const (
 	meshFields = MaxFields - policy.MaxHeadFields
 )
 
+// What of a head a sidecar adds by itself, at most.
+const (
+	ownBytes  = 1 << 10
+	ownFields = 8
+)
+
 func limitsOf(l policy.Limits) Limits {
 	return Limits{HeadBytes: l.HeadBytes, Fields: l.HeadFields, Line: l.RequestLine}
 }
@@ -47,6 +53,7 @@ var (
 	faultLongLine     = &fault{Status: 414, Text: "the request line is longer than the limit; send a shorter target"}
 	faultTooMany      = &fault{Status: 431, Text: "the head has more fields than the limit; send fewer header fields"}
 	faultStartLine    = &fault{Status: 400, Text: "the start line is malformed (RFC 9112, section 3)"}
+	faultEdited       = &fault{Status: 431, Text: "with the fields that the route's rule adds the head is larger than sidecars take; send fewer or shorter header fields"}
 	faultVersion      = &fault{Status: 505, Text: "the version is not HTTP/1.0 or HTTP/1.1"}
 	faultLineEnd      = &fault{Status: 400, Text: "a line does not end with CR LF (RFC 9112, section 2.2)"}
 	faultTarget       = exchange.FaultTarget
@@ -251,6 +258,25 @@ func (h *head) appendTarget(dst []byte) []byte {
 	}
 	dst = append(dst, h.pathString()...)
 	return append(dst, h.buf[h.path.hi:h.target.hi]...)
+}
+
+// appendSent is appendTarget with the path that x has in place of the one that came.
+func (h *head) appendSent(dst []byte, x *exchange.Exchange) []byte {
+	if x.Path == "" || h.connect {
+		return h.appendTarget(dst)
+	}
+	return append(append(dst, x.Path...), h.buf[h.path.hi:h.target.hi]...)
+}
+
+// omit marks the fields that e leaves out. Those on which framing, routing, identity or traces rest are not its to change.
+func (h *head) omit(e *exchange.Edits) {
+	for _, name := range e.Drop {
+		for i := range h.fields[:h.n] {
+			if f := &h.fields[i]; (f.id == fieldOther || f.id == fieldUserAgent) && equalFold(h.bytes(f.name), name) {
+				f.drop = true
+			}
+		}
+	}
 }
 
 // parseResponse parses b, which is exactly one head as found by headEnd.

@@ -26,6 +26,11 @@ func (s *Sender) Handle(x *exchange.Exchange) {
 		x.Outcome.Fail(flow.ReasonBadRequest, f.Text)
 		return
 	}
+	if n := len(x.Sent.Append); n > 0 && (c.w.req.n+n > MaxFields-ownFields || len(c.w.req.buf)+x.Sent.Size() > MaxHeadBytes-ownBytes) {
+		c.w.body.fault = faultEdited
+		x.Outcome.Fail(flow.ReasonBadRequest, faultEdited.Text)
+		return
+	}
 	up := s.Pool.Get(x)
 	if up == nil {
 		return
@@ -151,9 +156,9 @@ func (c *conn) appendRequest(b []byte, x *exchange.Exchange) []byte {
 	h := &w.req
 	b = append(b, h.bytes(h.method)...)
 	b = append(b, ' ')
-	b = h.appendTarget(b)
+	b = h.appendSent(b, x)
 	b = append(b, " HTTP/1.1\r\n"...)
-	if own := x.Destination.Rewrites(); own != "" && !h.connect {
+	if own := x.Rewrites(); own != "" && !h.connect {
 		if h.host >= 0 {
 			h.fields[h.host].drop = true
 		}
@@ -163,7 +168,8 @@ func (c *conn) appendRequest(b []byte, x *exchange.Exchange) []byte {
 		b = append(b, h.bytes(h.author)...)
 		b = append(b, "\r\n"...)
 	}
-	b = appendTrace(appendForwarded(h.appendFields(b), x), x)
+	h.omit(&x.Sent)
+	b = appendTrace(x.Sent.AppendLines(appendForwarded(h.appendFields(b), x)), x)
 	if h.requestID < 0 {
 		b = append(b, "\r\nx-request-id: "...)
 		b = append(b, x.Head.RequestID...)
@@ -453,7 +459,7 @@ func (t *try) response() {
 		capture(x, h, true)
 	}
 	var first []byte
-	if w.keep && w.req.minor > 0 && h.minor > 0 && !dechunk && x.SetCookie == "" {
+	if w.keep && w.req.minor > 0 && h.minor > 0 && !dechunk && x.SetCookie == "" && x.Passed.IsZero() {
 		first = t.spliced(take)
 	}
 	if first == nil {
@@ -461,7 +467,8 @@ func (t *try) response() {
 		if dechunk {
 			t.stripFraming()
 		}
-		b = appendCookie(h.appendFields(b), x)
+		h.omit(&x.Passed)
+		b = x.Passed.AppendLines(appendCookie(h.appendFields(b), x))
 		if !w.keep {
 			b = append(b, "connection: close\r\n"...)
 		} else if w.req.minor == 0 {
@@ -672,7 +679,8 @@ func (t *try) tunnel() {
 		h.noUpgrade()
 		b = append(h.appendFields(b), "\r\n"...)
 	} else {
-		b = append(appendCookie(h.appendFields(b), x), "connection: upgrade\r\n\r\n"...)
+		h.omit(&x.Passed)
+		b = append(x.Passed.AppendLines(appendCookie(h.appendFields(b), x)), "connection: upgrade\r\n\r\n"...)
 	}
 	w.out = b
 	w.keep = false

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"strconv"
 	"sync/atomic"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/policy"
+	"github.com/tulle-mesh/tulle/internal/route"
 	"github.com/tulle-mesh/tulle/sidecar/exchange"
 )
 
@@ -487,8 +489,14 @@ func (c *conn) Answer(x *exchange.Exchange) bool {
 	if o.Status == 0 {
 		o.Status = exchange.AnswerStatus(o.Reason)
 	}
+	if x.Reply != nil {
+		o.Status = x.Reply.Status
+	}
 	if w.body.fault != nil {
 		o.Status = w.body.fault.Status
+		if o.Reason == flow.ReasonNone {
+			o.Fail(flow.ReasonBadRequest, w.body.fault.Text)
+		}
 	}
 	if c.sess.Draining() || !w.body.done {
 		w.keep = false
@@ -496,10 +504,13 @@ func (c *conn) Answer(x *exchange.Exchange) bool {
 	if w.body.bridge != nil {
 		x.BytesOut.Store(0) // what was to go in its place has not
 	}
-	if o.Location != "" {
+	switch {
+	case o.Location != "":
 		w.out = c.appendRedirect(w.out[:0], x)
-	} else {
-		w.out = appendAnswer(w.out[:0], o.Status, o.Reason, exchange.AnswerText(o.Reason), o.Detail, x.Head.Method == "HEAD", w.keep)
+	case x.Reply != nil && o.Reason == flow.ReasonNone:
+		w.out = c.appendReply(w.out[:0], x)
+	default:
+		w.out = appendAnswer(w.out[:0], o.Status, o.Reason, exchange.AnswerText(o.Reason), o.Detail, x.Answer, x.Head.Method == "HEAD", w.keep)
 	}
 	n, err := c.write(w.out, time.Now().Add(c.set.HeadTimeout))
 	if n > 0 {
@@ -564,7 +575,7 @@ func (c *conn) shed(start time.Time) {
 // static answers without an exchange, then closes.
 func (c *conn) static(status int, r flow.Reason, text string) {
 	headOnly := bytes.HasPrefix(c.in.unread(), []byte("HEAD "))
-	if _, err := c.write(appendAnswer(nil, status, r, text, "", headOnly, false), time.Now().Add(c.set.HeadTimeout)); err == nil {
+	if _, err := c.write(appendAnswer(nil, status, r, text, "", nil, headOnly, false), time.Now().Add(c.set.HeadTimeout)); err == nil {
 		c.linger()
 	}
 }
@@ -575,10 +586,10 @@ func (c *conn) report(start time.Time, r flow.Reason, detail string) {
 
 // Refusal is a whole response for a caller that is turned away before it has an exchange.
 func Refusal(r flow.Reason, detail string) []byte {
-	return appendAnswer(nil, exchange.AnswerStatus(r), r, exchange.AnswerText(r), detail, false, false)
+	return appendAnswer(nil, exchange.AnswerStatus(r), r, exchange.AnswerText(r), detail, nil, false, false)
 }
 
-func appendAnswer(b []byte, status int, r flow.Reason, text, detail string, headOnly, keep bool) []byte {
+func appendAnswer(b []byte, status int, r flow.Reason, text, detail string, fields []route.Field, headOnly, keep bool) []byte {
 	b = append(b, "HTTP/1.1 "...)
 	b = strconv.AppendInt(b, int64(status), 10)
 	b = append(b, ' ')
@@ -589,14 +600,42 @@ func appendAnswer(b []byte, status int, r flow.Reason, text, detail string, head
 	body := append(exchange.AppendAnswerText(buf[:0], r, text, detail), '\n')
 	b = append(b, "\r\ncontent-length: "...)
 	b = strconv.AppendInt(b, int64(len(body)), 10)
+	b = append(b, "\r\n"...)
+	b = exchange.AppendLines(b, fields)
 	if !keep {
-		b = append(b, "\r\nconnection: close"...)
+		b = append(b, "connection: close\r\n"...)
 	}
-	b = append(b, "\r\n\r\n"...)
+	b = append(b, "\r\n"...)
 	if headOnly {
 		return b
 	}
 	return append(b, body...)
+}
+
+// appendReply appends the answer that policy gives in a service's place.
+func (c *conn) appendReply(b []byte, x *exchange.Exchange) []byte {
+	r := x.Reply
+	b = append(b, "HTTP/1.1 "...)
+	b = strconv.AppendInt(b, int64(r.Status), 10)
+	b = append(append(append(b, ' '), http.StatusText(r.Status)...), "\r\n"...)
+	b = exchange.AppendLines(exchange.AppendLines(b, r.Fields), x.Answer)
+	if !exchange.Bodiless(r.Status) {
+		if r.Type != "" {
+			b = append(append(append(b, "content-type: "...), r.Type...), "\r\n"...)
+		}
+		b = appendLength(b, int64(len(r.Body)))
+	}
+	switch {
+	case !c.w.keep:
+		b = append(b, "connection: close\r\n"...)
+	case c.w.req.minor == 0:
+		b = append(b, "connection: keep-alive\r\n"...)
+	}
+	b = append(b, "\r\n"...)
+	if x.Head.Method == "HEAD" || exchange.Bodiless(r.Status) {
+		return b
+	}
+	return append(b, r.Body...)
 }
 
 // appendRedirect appends an answer that sends the caller elsewhere with the same target.

@@ -567,11 +567,12 @@ func (k *call) commit(r *response, fields []field, end, mesh bool, d *dirty) {
 	x.Outcome.Committed = true
 	at := c.beginBlockLocked()
 	for i := range fields {
-		if f := &fields[i]; !f.drop {
+		if f := &fields[i]; !f.drop && !f.omitted(&x.Passed) {
 			c.putFieldLocked(f)
 		}
 	}
 	c.putCookieLocked(x)
+	c.putAddedLocked(x.Passed.Append)
 	k.tellLocked(c, x)
 	c.endBlockLocked(at, k.down.id, end)
 	if end {

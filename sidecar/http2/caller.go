@@ -93,7 +93,10 @@ func (k *call) describe(x *exchange.Exchange) {
 	if r.protocol != "" {
 		q.Method = "GET" // RFC 8441, section 5
 	}
-	if own := x.Destination.Rewrites(); own != "" && (!r.connect || r.protocol != "") {
+	if x.Path != "" && r.target != "" {
+		q.Target = x.Path + r.target[len(r.path):]
+	}
+	if own := x.Rewrites(); own != "" && (!r.connect || r.protocol != "") {
 		q.Authority = own
 	}
 	b.timeout = -1
@@ -102,7 +105,7 @@ func (k *call) describe(x *exchange.Exchange) {
 	for i := range r.fields {
 		f := &r.fields[i]
 		switch {
-		case f.drop || f.id >= fieldMethod && f.id <= fieldStatus || f.id == fieldContentLength || f.id == fieldHost || f.name == "http2-settings":
+		case f.drop || f.id >= fieldMethod && f.id <= fieldStatus || f.id == fieldContentLength || f.id == fieldHost || f.name == "http2-settings" || f.omitted(&x.Sent):
 			continue
 		case f.id == fieldTE:
 			q.Trailers = true
@@ -129,6 +132,9 @@ func (k *call) describe(x *exchange.Exchange) {
 	}
 	if len(cookies) > 0 {
 		q.Fields[cookie].Value = strings.Join(cookies, "; ") // RFC 9113, section 8.2.3
+	}
+	for i := range x.Sent.Append {
+		q.Fields = append(q.Fields, exchange.Field{Name: x.Sent.Append[i].Name, Value: x.Sent.Append[i].Value})
 	}
 	if r.requestID < 0 {
 		q.Fields = append(q.Fields, exchange.Field{Name: "x-request-id", Value: strings.Clone(x.Head.RequestID)})
@@ -230,7 +236,7 @@ func (k *call) WriteHead(x *exchange.Exchange, r *exchange.Response, end bool) e
 	at := c.beginBlockLocked()
 	c.putLocked(":status", statusText(status))
 	for i := range r.Fields {
-		if f := foreign(&r.Fields[i]); !f.drop && (status >= 200 || f.id != fieldTulle) {
+		if f := foreign(&r.Fields[i]); !f.drop && (status >= 200 && !f.omitted(&x.Passed) || status < 200 && f.id != fieldTulle) {
 			c.putFieldLocked(&f)
 		}
 	}
@@ -244,6 +250,7 @@ func (k *call) WriteHead(x *exchange.Exchange, r *exchange.Response, end bool) e
 		c.putPlainLocked("content-length", strconv.FormatInt(r.Length, 10))
 	}
 	c.putCookieLocked(x)
+	c.putAddedLocked(x.Passed.Append)
 	k.tellLocked(c, x)
 	c.endBlockLocked(at, k.down.id, end)
 	if end {

@@ -4,6 +4,7 @@ import (
 	"strconv"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/internal/route"
 	"github.com/tulle-mesh/tulle/sidecar/exchange"
 )
 
@@ -84,9 +85,16 @@ func (k *call) Answer(x *exchange.Exchange) bool {
 	if o.Status == 0 {
 		o.Status = exchange.AnswerStatus(o.Reason)
 	}
+	reply := x.Reply
+	if reply != nil {
+		o.Status = reply.Status
+	}
 	k.mu.Lock()
 	if k.fault != nil {
 		o.Status = k.fault.Status
+		if o.Reason == flow.ReasonNone {
+			o.Fail(flow.ReasonBadRequest, k.fault.Text)
+		}
 	}
 	if k.gone != flow.ReasonNone {
 		k.mu.Unlock()
@@ -97,7 +105,11 @@ func (k *call) Answer(x *exchange.Exchange) bool {
 	k.in.q.drop()
 	k.out.release()
 	k.out.begin(false, k.sess.c.room)
-	k.scratch = exchange.AppendAnswerText(k.scratch[:0], o.Reason, exchange.AnswerText(o.Reason), o.Detail)
+	if reply != nil && o.Reason == flow.ReasonNone {
+		k.scratch = append(k.scratch[:0], reply.Body...)
+	} else {
+		k.scratch = exchange.AppendAnswerText(k.scratch[:0], o.Reason, exchange.AnswerText(o.Reason), o.Detail)
+	}
 	c := k.down.c
 	c.mu.Lock()
 	if c.dead || k.down.localDone {
@@ -115,14 +127,21 @@ func (k *call) Answer(x *exchange.Exchange) bool {
 		c.putPlainLocked("location", o.Location+k.req.target)
 		c.putPlainLocked("content-length", "0")
 		c.endBlockLocked(at, k.down.id, true)
+	case reply != nil && o.Reason == flow.ReasonNone:
+		end = k.req.method == "HEAD" || exchange.Bodiless(reply.Status) || len(k.scratch) == 0
+		c.appendReplyLocked(k.down.id, x, end)
 	case k.req.grpc:
-		o.GRPC = flow.NewGRPCStatus(grpcCode(o.Status, o.Reason))
+		code := grpcCode(o.Status, o.Reason)
+		if reply != nil && reply.GRPC != 0 {
+			code = uint64(reply.GRPC)
+		}
+		o.GRPC = flow.NewGRPCStatus(code)
 		o.Status = 200
-		c.appendGRPCAnswerLocked(k.down.id, o.GRPC, o.Reason, k.scratch)
+		c.appendGRPCAnswerLocked(k.down.id, o.GRPC, o.Reason, k.scratch, x.Answer)
 	default:
 		k.scratch = append(k.scratch, '\n')
 		end = k.req.method == "HEAD"
-		c.appendAnswerLocked(k.down.id, o.Status, o.Reason, len(k.scratch), end)
+		c.appendAnswerLocked(k.down.id, o.Status, o.Reason, len(k.scratch), end, x.Answer)
 	}
 	if end {
 		k.down.localDone = true
@@ -158,17 +177,34 @@ func (k *call) Answer(x *exchange.Exchange) bool {
 }
 
 // appendAnswerLocked appends the head of our own answer whose body has n bytes.
-func (c *conn) appendAnswerLocked(id uint32, status int, r flow.Reason, n int, end bool) {
+func (c *conn) appendAnswerLocked(id uint32, status int, r flow.Reason, n int, end bool, fields []route.Field) {
 	at := c.beginBlockLocked()
 	c.putLocked(":status", statusText(status))
 	c.putLocked("content-type", "text/plain; charset=utf-8")
 	c.putLocked(reasonField, r.String())
 	c.putPlainLocked("content-length", strconv.Itoa(n))
+	c.putAddedLocked(fields)
+	c.endBlockLocked(at, id, end)
+}
+
+// appendReplyLocked appends the head of the answer that policy gives in a service's place.
+func (c *conn) appendReplyLocked(id uint32, x *exchange.Exchange, end bool) {
+	r := x.Reply
+	at := c.beginBlockLocked()
+	c.putLocked(":status", statusText(r.Status))
+	c.putAddedLocked(r.Fields)
+	c.putAddedLocked(x.Answer)
+	if !exchange.Bodiless(r.Status) {
+		if r.Type != "" {
+			c.putLocked("content-type", r.Type)
+		}
+		c.putPlainLocked("content-length", strconv.Itoa(len(r.Body)))
+	}
 	c.endBlockLocked(at, id, end)
 }
 
 // appendGRPCAnswerLocked appends our own answer to a gRPC call: trailers only.
-func (c *conn) appendGRPCAnswerLocked(id uint32, status flow.GRPCStatus, r flow.Reason, text []byte) {
+func (c *conn) appendGRPCAnswerLocked(id uint32, status flow.GRPCStatus, r flow.Reason, text []byte, fields []route.Field) {
 	code, _ := status.Code()
 	at := c.beginBlockLocked()
 	c.putLocked(":status", "200")
@@ -176,6 +212,7 @@ func (c *conn) appendGRPCAnswerLocked(id uint32, status flow.GRPCStatus, r flow.
 	c.putLocked("grpc-status", strconv.Itoa(code))
 	c.putPlainLocked("grpc-message", string(appendGRPCMessage(nil, exchange.Aliased(text))))
 	c.putLocked(reasonField, r.String())
+	c.putAddedLocked(fields)
 	c.endBlockLocked(at, id, true)
 }
 

@@ -146,7 +146,7 @@ func (g *guest) try(c *conn) {
 func (g *guest) begin() {
 	k, x, q := &g.k, g.x, g.req
 	m := &k.x
-	m.Side, m.Start, m.Try, m.Destination = x.Side, x.Start, x.Try, x.Destination
+	m.Side, m.Start, m.Try, m.Destination, m.Authority = x.Side, x.Start, x.Try, x.Destination, x.Authority
 	m.Head.B3, m.Legs, m.Outcome = x.Head.B3, exchange.NoLegs, exchange.Outcome{}
 	k.attached, k.over, k.asking, k.heard, k.final, k.tunnel, k.told, k.finished = true, false, false, false, false, false, false, false
 	k.in.begin(false, g.room)

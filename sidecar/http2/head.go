@@ -24,6 +24,7 @@ var (
 
 	faultTooLarge = &exchange.Fault{Status: 431, Text: "the head is larger than the limit; send fewer or shorter header fields"}
 	faultTooMany  = &exchange.Fault{Status: 431, Text: "the head has more fields than the limit; send fewer header fields"}
+	faultEdited   = &exchange.Fault{Status: 431, Text: "with the fields that the route's rule adds the head is larger than sidecars take; send fewer or shorter header fields"}
 	faultLongLine = &exchange.Fault{Status: 414, Text: "method, target and authority are longer than the limit of the request line; send a shorter target"}
 	faultSlowBody = &exchange.Fault{Status: 408, Text: "the body did not arrive within the request timeout; send it faster, or raise the timeout"}
 	faultStalled  = &exchange.Fault{Status: 408, Text: "no byte of the body arrived for the body timeout; send it without pauses, or raise the timeout"}
@@ -36,7 +37,7 @@ var (
 func answered(f *exchange.Fault) bool {
 	switch f {
 	case exchange.FaultTarget, exchange.FaultEscape, exchange.FaultRoot, exchange.FaultDots, exchange.FaultConnect,
-		faultTooLarge, faultTooMany, faultLongLine, faultSlowBody, faultStalled, faultProtocol, faultWebSocket:
+		faultTooLarge, faultTooMany, faultEdited, faultLongLine, faultSlowBody, faultStalled, faultProtocol, faultWebSocket:
 		return true
 	}
 	return false
@@ -54,6 +55,9 @@ var meshLimits = headLimits{bytes: policy.MaxHeadBytes + 4<<10, fields: policy.M
 
 // maxConfigured are the highest limits that can be configured.
 var maxConfigured = headLimits{bytes: policy.MaxHeadBytes, fields: policy.MaxHeadFields}
+
+// ownLimits is what of a head a sidecar adds by itself, at most.
+var ownLimits = headLimits{bytes: 2 << 10, fields: 8}
 
 func limitsOf(l policy.Limits) headLimits {
 	return headLimits{bytes: l.HeadBytes, fields: l.HeadFields}

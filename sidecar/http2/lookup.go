@@ -4,6 +4,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/route"
 	"github.com/tulle-mesh/tulle/sidecar/exchange"
 )
 
@@ -51,5 +52,25 @@ func retryAfter(fields []field, status int, grpc bool) time.Duration {
 func (c *conn) putCookieLocked(x *exchange.Exchange) {
 	if x.SetCookie != "" {
 		c.putFieldLocked(&field{name: "set-cookie", value: x.SetCookie, sensitive: true})
+	}
+}
+
+// omitted reports whether e leaves f out. A field on which framing, routing, identity or traces rest is not its to change.
+func (f *field) omitted(e *exchange.Edits) bool {
+	if len(e.Drop) == 0 {
+		return false
+	}
+	switch f.id {
+	case fieldOther, fieldVarying, fieldContentType, fieldUserAgent:
+		return e.Drops(f.name)
+	}
+	return false
+}
+
+// putAddedLocked writes fields that policy adds.
+func (c *conn) putAddedLocked(fields []route.Field) {
+	for i := range fields {
+		f := &fields[i]
+		c.putFieldLocked(&field{name: f.Name, value: f.Value, id: identify(f.Name), sensitive: f.Name == "set-cookie"})
 	}
 }

@@ -235,9 +235,9 @@ func (s *session) refuse(id uint32, f *exchange.Fault) *fatal {
 	if answered(f) {
 		if b.req.grpc {
 			text := exchange.AppendAnswerText(nil, flow.ReasonBadRequest, f.Text, "")
-			c.appendGRPCAnswerLocked(id, flow.NewGRPCStatus(grpcCode(f.Status, flow.ReasonBadRequest)), flow.ReasonBadRequest, text)
+			c.appendGRPCAnswerLocked(id, flow.NewGRPCStatus(grpcCode(f.Status, flow.ReasonBadRequest)), flow.ReasonBadRequest, text, nil)
 		} else {
-			c.appendAnswerLocked(id, f.Status, flow.ReasonBadRequest, 0, true)
+			c.appendAnswerLocked(id, f.Status, flow.ReasonBadRequest, 0, true, nil)
 		}
 		if !b.end {
 			c.out = appendReset(c.out, id, codeNone)

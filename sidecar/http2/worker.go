@@ -208,6 +208,11 @@ func (s *Sender) Handle(x *exchange.Exchange) {
 		x.Outcome.Fail(flow.ReasonBadRequest, k.fault.Text)
 		return
 	}
+	if n := len(x.Sent.Append); n > 0 && (len(k.req.fields)+n > meshLimits.fields-ownLimits.fields || k.req.size+x.Sent.Size()+32*n > meshLimits.bytes-ownLimits.bytes) {
+		k.fault = faultEdited
+		x.Outcome.Fail(flow.ReasonBadRequest, faultEdited.Text)
+		return
+	}
 	up := s.Client.get(x)
 	if up == nil {
 		return
@@ -318,15 +323,18 @@ func (k *call) appendRequest(c *conn, end bool) {
 		}
 		c.putLocked(":scheme", scheme)
 	}
-	if r.target != "" {
+	if target := r.target; target != "" {
+		if x.Path != "" {
+			target = x.Path + target[len(r.path):]
+		}
 		if r.grpc {
-			c.putLocked(":path", r.target)
+			c.putLocked(":path", target)
 		} else {
-			c.putPlainLocked(":path", r.target)
+			c.putPlainLocked(":path", target)
 		}
 	}
 	authority := r.authority
-	if own := x.Destination.Rewrites(); own != "" && (!r.connect || r.protocol != "") {
+	if own := x.Rewrites(); own != "" && (!r.connect || r.protocol != "") {
 		authority = own
 	}
 	if authority != "" { // HTTP/1.0 may do without
@@ -337,11 +345,12 @@ func (k *call) appendRequest(c *conn, end bool) {
 	}
 	for i := range r.fields {
 		f := &r.fields[i]
-		if f.drop || f.id >= fieldMethod && f.id <= fieldStatus || f.id == fieldGRPCTimeout && x.Head.Timeout > 0 {
+		if f.drop || f.id >= fieldMethod && f.id <= fieldStatus || f.id == fieldGRPCTimeout && x.Head.Timeout > 0 || f.omitted(&x.Sent) {
 			continue
 		}
 		c.putFieldLocked(f)
 	}
+	c.putAddedLocked(x.Sent.Append)
 	if x.Head.Timeout > 0 { // what is left of it
 		k.scratch = appendTimeout(k.scratch[:0], x.Left(time.Now()))
 		c.enc.putNamed(namedTimeout, "grpc-timeout", exchange.Aliased(k.scratch))

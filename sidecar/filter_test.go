@@ -1,0 +1,272 @@
+package sidecar
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/internal/identity"
+	"github.com/tulle-mesh/tulle/internal/policy"
+	"github.com/tulle-mesh/tulle/internal/route"
+	"github.com/tulle-mesh/tulle/internal/testmesh"
+	"github.com/tulle-mesh/tulle/sidecar/exchange"
+)
+
+// ruled makes a sidecar's own application be judged by rules.
+func ruled(t *testing.T, fallback string, rules ...route.Rule) func(*Sidecar) {
+	t.Helper()
+	table, err := route.New(fallback, rules...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(s *Sidecar) {
+		for _, h := range []*exchange.Handler{&s.outHTTP.Handler, &s.outHTTP2.Handler} {
+			chain := *h
+			*h = exchange.HandlerFunc(func(x *exchange.Exchange) {
+				b := *x.Binding
+				b.Routes = table
+				x.Binding = &b
+				chain.Handle(x)
+			})
+		}
+	}
+}
+
+// versions are both sides of an exchange in every version of HTTP.
+func versions(t *testing.T, f func(t *testing.T, c *http.Client, app func(testing.TB, http.HandlerFunc) netip.AddrPort, speaks flow.Protocol)) {
+	for _, from := range []struct {
+		name   string
+		caller func(testing.TB) *http.Client
+	}{{"HTTP/1.1", client}, {"HTTP/2", h2client}} {
+		for _, to := range []struct {
+			name   string
+			app    func(testing.TB, http.HandlerFunc) netip.AddrPort
+			speaks flow.Protocol
+		}{{"HTTP/1.1", app, flow.ProtocolHTTP1}, {"HTTP/2", h2app, flow.ProtocolHTTP2}} {
+			t.Run(from.name+" to "+to.name, func(t *testing.T) { f(t, from.caller(t), to.app, to.speaks) })
+		}
+	}
+}
+
+// meshed starts an application behind a sidecar of its own, and one whose application calls it by rules.
+func meshed(t *testing.T, h http.HandlerFunc, app func(testing.TB, http.HandlerFunc) netip.AddrPort, speaks flow.Protocol, rules ...route.Rule) (web, shop *running, addr netip.AddrPort) {
+	t.Helper()
+	ca := testmesh.NewCA(t)
+	shop = start(t, serverSnapshot("shop", app(t, h), policy.ModeStrict, speaks), ca.Holder("shop"), time.Second)
+	sv := mesh("shop")
+	web = start(t, clientSnapshot(sv, shop.addr(t, "inbound")), ca.Holder("web"), time.Second, ruled(t, "shop", rules...))
+	return web, shop, web.addr(t, "outbound")
+}
+
+// ask asks once, without following redirects.
+func ask(t *testing.T, c *http.Client, method, url string, header http.Header, body string) (*http.Response, string) {
+	t.Helper()
+	var r io.Reader
+	if body != "" {
+		r = strings.NewReader(body)
+	}
+	req, err := http.NewRequestWithContext(t.Context(), method, url, r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	maps.Copy(req.Header, header)
+	own := *c
+	own.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	resp, err := own.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := io.ReadAll(resp.Body)
+	_ = resp.Body.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp, string(got)
+}
+
+func under(name, prefix string, a route.Action) route.Rule {
+	return route.Rule{Name: name, Matches: []route.Match{{Path: route.Path{Kind: route.PathPrefix, Value: prefix}}}, Action: a}
+}
+
+// Fields, authority and path are edited through two sidecars in every version of HTTP, and neither framing nor traces suffer.
+func TestFilterEdits(t *testing.T) {
+	to := []route.Backend{{
+		Service: "shop", Weight: 1,
+		Request:  route.Edits{Set: []route.Field{{Name: "x-layer", Value: "backend"}}},
+		Response: route.Edits{Add: []route.Field{{Name: "x-passed", Value: "backend"}}},
+	}}
+	rules := []route.Rule{
+		under("edit", "/edit", route.Action{
+			Backends: to,
+			Request: route.Edits{
+				Set:    []route.Field{{Name: "x-set", Value: "rule"}, {Name: "x-layer", Value: "rule"}, {Name: "user-agent", Value: "ua"}},
+				Add:    []route.Field{{Name: "x-added", Value: "rule"}},
+				Remove: []string{"x-gone"},
+			},
+			Response: route.Edits{
+				Set: []route.Field{{Name: "x-own", Value: "rule"}, {Name: "content-type", Value: "text/x"}}, Add: []route.Field{{Name: "x-passed", Value: "rule"}},
+				Remove: []string{"x-secret"},
+			},
+		}),
+		under("rewrite", "/old", route.Action{
+			Backends: []route.Backend{{Service: "shop", Weight: 1}},
+			Rewrite:  route.Rewrite{Authority: "inner.example", Path: route.PathEdit{Prefix: true, Value: "/new/", Set: true}},
+		}),
+		under("full", "/full", route.Action{
+			Backends: []route.Backend{{Service: "shop", Weight: 1}}, Rewrite: route.Rewrite{Path: route.PathEdit{Value: "/one", Set: true}},
+		}),
+	}
+	versions(t, func(t *testing.T, c *http.Client, app func(testing.TB, http.HandlerFunc) netip.AddrPort, speaks flow.Protocol) {
+		var mu sync.Mutex
+		var seen *http.Request
+		var body string
+		web, shop, addr := meshed(t, func(w http.ResponseWriter, r *http.Request) {
+			b, _ := io.ReadAll(r.Body)
+			mu.Lock()
+			seen, body = r, string(b)
+			mu.Unlock()
+			w.Header()["X-Own"] = []string{"app", "app2"}
+			w.Header().Set("X-Secret", "1")
+			w.Header().Set("X-Passed", "app")
+			w.Header().Set("Content-Type", "text/plain")
+			_, _ = io.WriteString(w, "answer")
+		}, app, speaks, rules...)
+		for range 3 { // the connection, and the Exchange, are used again
+			resp, got := ask(t, c, "POST", "http://"+addr.String()+"/edit/a?q=1", http.Header{"X-Set": {"1", "2"}, "X-Added": {"app"}, "X-Gone": {"1"}, "X-Kept": {"1"}}, "hello")
+			mu.Lock()
+			h := seen.Header
+			for name, want := range map[string]string{"X-Set": "rule", "X-Layer": "backend", "X-Added": "app,rule", "X-Gone": "", "X-Kept": "1", "User-Agent": "ua"} {
+				if v := strings.Join(h[name], ","); v != want {
+					t.Errorf("the application got %s: %q, want %q", name, v, want)
+				}
+			}
+			if body != "hello" || seen.URL.String() != "/edit/a?q=1" || h.Get("Traceparent") == "" || len(h["X-Request-Id"]) != 1 {
+				t.Errorf("the application got %q, %s, %v", body, seen.URL, h)
+			}
+			mu.Unlock()
+			for name, want := range map[string]string{"X-Own": "rule", "X-Secret": "", "X-Passed": "app,rule,backend", "Content-Type": "text/x"} {
+				if v := strings.Join(resp.Header[name], ","); v != want {
+					t.Errorf("the caller got %s: %q, want %q", name, v, want)
+				}
+			}
+			if got != "answer" || resp.StatusCode != 200 {
+				t.Errorf("%d %q", resp.StatusCode, got)
+			}
+			for path, want := range map[string]string{
+				"/old": "/new", "/old/": "/new/", "/old/a/b?x=%20y": "/new/a/b?x=%20y", "/full/x/y?z": "/one?z", "/other": "/other", "/old%2F..a": "/old%2F..a",
+			} {
+				if resp, got := ask(t, c, "GET", "http://"+addr.String()+path, nil, ""); got != "answer" {
+					t.Errorf("%s: %d %q", path, resp.StatusCode, got)
+				}
+				host := addr.String()
+				if strings.HasPrefix(path, "/old") && !strings.HasPrefix(path, "/old%") {
+					host = "inner.example"
+				}
+				mu.Lock()
+				if seen.RequestURI != want || seen.Host != host {
+					t.Errorf("%s became %s of %s, want %s of %s", path, seen.RequestURI, seen.Host, want, host)
+				}
+				mu.Unlock()
+			}
+		}
+		web.stop()
+		shop.stop()
+		for _, r := range web.rec.Closed(flow.KindExchange) {
+			if r.Reason != flow.ReasonNone || strings.HasPrefix(r.Path, "/new") {
+				t.Errorf("%+v", r)
+			}
+		}
+		if n, m := len(web.rec.Closed(flow.KindAttempt)), len(shop.rec.Closed(flow.KindExchange)); n != m || n == 0 {
+			t.Errorf("%d attempts and %d exchanges", n, m)
+		}
+	})
+}
+
+// Rules that answer themselves do so without a service.
+func TestFilterAnswers(t *testing.T) {
+	set := route.Edits{Set: []route.Field{{Name: "x-own", Value: "1"}}}
+	rules := []route.Rule{
+		under("https", "/https", route.Action{Redirect: &route.Redirect{Scheme: "https", Status: 301}, Response: set}),
+		under("host", "/host", route.Action{Redirect: &route.Redirect{Authority: "new.example", Port: 8443, Path: route.PathEdit{Prefix: true, Value: "/", Set: true}, Status: 302}}),
+		under("path", "/path", route.Action{Redirect: &route.Redirect{Path: route.PathEdit{Value: "/there", Set: true}, Status: 308}}),
+		under("maintenance", "/maintenance", route.Action{Respond: &route.Respond{Status: 503, Body: "back at noon\n"}, Response: set}),
+		under("json", "/json", route.Action{Respond: &route.Respond{Status: 200, Body: "{}", Type: "application/json"}}),
+		under("none", "/none", route.Action{Respond: &route.Respond{Status: 204}}),
+		under("large", "/large", route.Action{Respond: &route.Respond{Status: 200, Body: strings.Repeat("0123456789", 6000)}}),
+	}
+	for _, from := range []func(testing.TB) *http.Client{client, h2client} {
+		web := start(t, clientSnapshot(mesh("shop")), &identity.Holder{}, time.Second, ruled(t, "shop", rules...))
+		addr, c := web.addr(t, "outbound"), from(t)
+		_, port, _ := strings.Cut(addr.String(), ":")
+		for _, w := range []struct {
+			method, path     string
+			status           int
+			location, typ    string
+			body, own, field string
+		}{
+			{"GET", "/https/a?b=c", 301, "https://127.0.0.1/https/a?b=c", "", "", "1", ""},
+			{"GET", "/host", 302, "http://new.example:8443/", "", "", "", ""},
+			{"GET", "/host/x/y?z=", 302, "http://new.example:8443/x/y?z=", "", "", "", ""},
+			{"POST", "/path/x", 308, "http://127.0.0.1:" + port + "/there", "", "", "", ""},
+			{"GET", "/maintenance", 503, "", "text/plain; charset=utf-8", "back at noon\n", "1", ""},
+			{"HEAD", "/maintenance", 503, "", "text/plain; charset=utf-8", "", "1", ""},
+			{"PUT", "/json", 200, "", "application/json", "{}", "", ""},
+			{"GET", "/none", 204, "", "", "", "", ""},
+			{"GET", "/large", 200, "", "text/plain; charset=utf-8", strings.Repeat("0123456789", 6000), "", ""},
+		} {
+			body := ""
+			if w.method == "POST" || w.method == "PUT" {
+				body = "some body"
+			}
+			resp, got := ask(t, c, w.method, "http://"+addr.String()+w.path, nil, body)
+			if resp.StatusCode != w.status || resp.Header.Get("Location") != w.location || resp.Header.Get("Content-Type") != w.typ || got != w.body || resp.Header.Get("X-Own") != w.own {
+				t.Errorf("%s %s: %d %v %q", w.method, w.path, resp.StatusCode, resp.Header, got)
+			}
+		}
+		web.stop()
+		all := web.rec.Closed(flow.KindExchange)
+		for _, r := range all {
+			if !r.Answered || r.Reason != flow.ReasonNone || r.Attempts != 0 || r.Route == "" || r.Status == 0 {
+				t.Errorf("%+v", r)
+			}
+		}
+		if len(all) != 9 || len(web.rec.Closed(flow.KindAttempt)) != 0 {
+			t.Errorf("%d exchanges, attempts %v", len(all), web.rec.Closed(flow.KindAttempt))
+		}
+	}
+}
+
+// What a rule adds never makes a head that the next sidecar does not take.
+func TestFilterEditsAreBounded(t *testing.T) {
+	var add []route.Field
+	for i := range 40 {
+		add = append(add, route.Field{Name: fmt.Sprint("x-added-", i), Value: "1"})
+	}
+	for _, from := range []func(testing.TB) *http.Client{client, h2client} {
+		web, shop, addr := meshed(t, func(http.ResponseWriter, *http.Request) {}, app, flow.ProtocolHTTP1,
+			under("many", "/", route.Action{Backends: []route.Backend{{Service: "shop", Weight: 1}}, Request: route.Edits{Add: add}}))
+		c := from(t)
+		for n, want := range map[int]int{10: 200, 90: 431} {
+			h := http.Header{}
+			for i := range n {
+				h.Set(fmt.Sprint("X-Came-", i), "1")
+			}
+			if resp, got := ask(t, c, "GET", "http://"+addr.String()+"/", h, ""); resp.StatusCode != want {
+				t.Errorf("with %d fields: %d %s", n, resp.StatusCode, got)
+			}
+		}
+		web.stop()
+		shop.stop()
+		if n, m := len(web.rec.Closed(flow.KindAttempt)), len(shop.rec.Closed(flow.KindExchange)); m != 1 || n != slices.Max([]int{n, m}) {
+			t.Errorf("%d attempts and %d exchanges", n, m)
+		}
+	}
+}
