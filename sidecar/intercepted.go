@@ -241,5 +241,11 @@ func (o only) Pick(time.Time, exchange.Want) (exchange.Choice, flow.Reason) {
 	return exchange.Choice{Endpoint: o.endpoint, Load: o}, flow.ReasonNone
 }
 
+// Typical implements exchange.Picker.
+func (only) Typical(time.Time) time.Duration { return 0 }
+
+// Begin implements exchange.Load.
+func (only) Begin(*exchange.Waiting, time.Time) {}
+
 // End implements exchange.Load.
-func (only) End(time.Time, time.Duration, exchange.Result, time.Duration) {}
+func (only) End(*exchange.Waiting, time.Time, time.Duration, exchange.Result, time.Duration) {}

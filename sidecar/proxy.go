@@ -233,6 +233,9 @@ func (o *inOrder) Pick(_ time.Time, want exchange.Want) (exchange.Choice, flow.R
 	return exchange.Choice{Endpoint: e, Load: only{e}}, flow.ReasonNone
 }
 
+// Typical implements exchange.Picker.
+func (*inOrder) Typical(time.Time) time.Duration { return 0 }
+
 // names resolves host names for a forward proxy, and remembers for a while what it was told. Safe for concurrent use.
 type names struct {
 	resolve func(ctx context.Context, host string) ([]netip.Addr, error)

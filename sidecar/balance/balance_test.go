@@ -49,6 +49,7 @@ type pending struct {
 	took   time.Duration
 	choice exchange.Choice
 	result exchange.Result
+	wait   *exchange.Waiting
 }
 
 func newWorld(t *testing.T, set *Picker, n int, seed uint64) *world {
@@ -62,7 +63,7 @@ func (w *world) run(d time.Duration, rps float64) {
 		sort.Slice(w.pending, func(i, j int) bool { return w.pending[i].at.Before(w.pending[j].at) })
 		for len(w.pending) > 0 && !w.pending[0].at.After(w.now) {
 			p := w.pending[0]
-			p.choice.Load.End(p.at, p.took, p.result, w.retryAfter)
+			p.choice.Load.End(p.wait, p.at, p.took, p.result, w.retryAfter)
 			w.pending = w.pending[1:]
 		}
 		c, reason := w.set.Pick(w.now, w.want(w))
@@ -77,7 +78,9 @@ func (w *world) run(d time.Duration, rps float64) {
 		}
 		took, result := w.answer(i, w.r)
 		w.times = append(w.times, took)
-		w.pending = append(w.pending, pending{at: w.now.Add(took), took: took, choice: c, result: result})
+		wait := new(exchange.Waiting)
+		c.Load.Begin(wait, w.now)
+		w.pending = append(w.pending, pending{at: w.now.Add(took), took: took, choice: c, result: result, wait: wait})
 	}
 }
 
@@ -272,7 +275,7 @@ func TestTheOnlyEndpointIsNeverTakenOut(t *testing.T) {
 		if reason != flow.ReasonNone || c.Probe {
 			t.Fatalf("reason %v, probe %v", reason, c.Probe)
 		}
-		c.Load.End(start, time.Millisecond, exchange.ResultUnreachable, 0)
+		c.Load.End(nil, start, time.Millisecond, exchange.ResultUnreachable, 0)
 	}
 }
 
@@ -285,7 +288,7 @@ func TestTriedEndpointsAreAvoided(t *testing.T) {
 		if c.Endpoint.Address != eps[1].Address {
 			t.Fatalf("picked %v again", c.Endpoint.Address)
 		}
-		c.Load.End(start, time.Millisecond, exchange.ResultUnknown, 0)
+		c.Load.End(nil, start, time.Millisecond, exchange.ResultUnknown, 0)
 	}
 	if c, reason := set.Pick(start, exchange.Want{Tried: append(tried, eps[1].Address)}); reason != flow.ReasonNone || c.Endpoint == nil {
 		t.Fatalf("with all tried: %v", reason)
@@ -295,7 +298,7 @@ func TestTriedEndpointsAreAvoided(t *testing.T) {
 func TestWhatWasLearntOutlivesUpdates(t *testing.T) {
 	set := New(policy.Balancer{}, endpoints(3), new(States), seeded(1))
 	c, _ := set.Pick(start, exchange.Want{})
-	c.Load.End(start, 3*time.Second, exchange.ResultOK, 0)
+	c.Load.End(nil, start, 3*time.Second, exchange.ResultOK, 0)
 	addr := c.Endpoint.Address
 	set = New(policy.Balancer{}, endpoints(2000), set.states, nil)
 	for _, e := range set.Endpoints(start) {
@@ -343,7 +346,10 @@ func TestEveryAlgorithmIsSafeAndBalancesItsBooks(t *testing.T) {
 							t.Errorf("Pick: %v", reason)
 							return
 						}
-						c.Load.End(time.Now(), time.Millisecond, exchange.Result(r.IntN(5)), 0)
+						var wait exchange.Waiting
+						c.Load.Begin(&wait, time.Now())
+						wait.Excused.Store(r.IntN(2) == 0)
+						c.Load.End(&wait, time.Now(), time.Millisecond, exchange.Result(r.IntN(6)), 0)
 					}
 				})
 			}
@@ -353,6 +359,9 @@ func TestEveryAlgorithmIsSafeAndBalancesItsBooks(t *testing.T) {
 			for _, e := range New(b, endpoints(7), &states, nil).Endpoints(time.Now()) {
 				if e.InFlight != 0 {
 					t.Errorf("%v: %d in flight after all ended", e.Address, e.InFlight)
+				}
+				if st := states.m[e.Address]; st.oldest.Load() != 0 || st.waiting != (waiting{}) {
+					t.Errorf("%v: a try waits after all ended", e.Address)
 				}
 			}
 		})
@@ -385,11 +394,13 @@ func TestPickAllocatesNothing(t *testing.T) {
 				}
 				set := New(b, eps, new(States), nil)
 				r := rand.New(rand.NewPCG(1, 1))
+				var wait exchange.Waiting
 				w := exchange.Want{Tried: []netip.AddrPort{eps[0].Address}, Keyed: true, Subset: "version=v2"}
 				if allocs := testing.AllocsPerRun(1000, func() {
 					w.Key = r.Uint64()
 					c, _ := set.Pick(time.Now(), w)
-					c.Load.End(time.Now(), time.Millisecond, exchange.ResultOK, 0)
+					c.Load.Begin(&wait, time.Now())
+					c.Load.End(&wait, time.Now(), time.Millisecond, exchange.ResultOK, 0)
 				}); allocs != 0 {
 					t.Errorf("%s of %d: %v allocations per pick, want 0", name, n, allocs)
 				}
@@ -436,9 +447,11 @@ func BenchmarkPickParallel(b *testing.B) {
 func BenchmarkEnd(b *testing.B) {
 	set := New(policy.Balancer{}, endpoints(100), new(States), nil)
 	now := time.Now()
+	var wait exchange.Waiting
 	for b.Loop() {
 		c, _ := set.Pick(now, exchange.Want{})
-		c.Load.End(now, time.Millisecond, exchange.ResultOK, 0)
+		c.Load.Begin(&wait, now)
+		c.Load.End(&wait, now, time.Millisecond, exchange.ResultOK, 0)
 	}
 }
 

@@ -39,7 +39,7 @@ func TestAnyOfManyCanBeOut(t *testing.T) {
 			if c.Endpoint == &eps[100] || c.Endpoint == &eps[299] {
 				t.Fatalf("%s: %v was tried, and picked again", name, c.Endpoint.Address)
 			}
-			c.Load.End(start, 0, exchange.ResultUnknown, 0)
+			c.Load.End(nil, start, 0, exchange.ResultUnknown, 0)
 		}
 	}
 }
@@ -82,7 +82,7 @@ func TestOverloadIsNoAttraction(t *testing.T) {
 		if reason != flow.ReasonNone {
 			t.Fatal(reason)
 		}
-		c.Load.End(start, time.Millisecond, exchange.ResultOverloaded, time.Hour)
+		c.Load.End(nil, start, time.Millisecond, exchange.ResultOverloaded, time.Hour)
 	}
 	for _, e := range set.Endpoints(start) {
 		if want := start.Add(maxPause); !e.Paused.IsZero() && !e.Paused.Equal(want) {
@@ -111,7 +111,7 @@ func TestSlowStart(t *testing.T) {
 				if c.Endpoint.Address.Port() == 1003 {
 					n++
 				}
-				c.Load.End(now, 0, exchange.ResultUnknown, 0)
+				c.Load.End(nil, now, 0, exchange.ResultUnknown, 0)
 			}
 			return float64(n) / picks
 		}
@@ -177,7 +177,7 @@ func TestPrioritiesSpillOver(t *testing.T) {
 				if i < tc.down[k] {
 					e := &set.entries[at]
 					for range reflexAfter {
-						e.end(start, time.Millisecond, exchange.ResultUnreachable, 0, false)
+						e.end(nil, start, time.Millisecond, exchange.ResultUnreachable, 0, false)
 						e.inFlight.Add(1)
 					}
 				}

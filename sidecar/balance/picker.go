@@ -28,6 +28,8 @@ type States struct {
 	generation atomic.Uint64 // grows when a reflex opens, closes, or is to be probed later
 	paused     atomic.Int64  // unix ns; no endpoint is left alone for longer
 	bounded    atomic.Int64  // tries in flight that were chosen with a bound on what is in flight
+	typical    atomic.Int64  // ns; 0: not known
+	typicalAt  atomic.Int64  // unix ns; when it was worked out
 
 	mu     sync.Mutex
 	m      map[netip.AddrPort]*state
@@ -202,7 +204,9 @@ func (p *Picker) Pick(now time.Time, w exchange.Want) (exchange.Choice, flow.Rea
 	case keyed:
 		i, probe, reflex = t.keyed(q)
 	case p.algorithm.starves && below(p.random, exploreOneIn) == 0:
-		i = t.ready[t.willing(q, t.draw(q))]
+		if i = t.ready[t.willing(q, t.draw(q))]; p.entries[i].stuck(q.now) {
+			i = p.algorithm.choose(t, q)
+		}
 	default:
 		i = p.algorithm.choose(t, q)
 	}

@@ -110,12 +110,12 @@ func TestRandomPicksKeepTheRules(t *testing.T) {
 				load = append(load, c)
 				if r.IntN(3) > 0 {
 					k := r.IntN(len(load))
-					load[k].Load.End(now, time.Duration(r.IntN(50))*time.Millisecond, exchange.Result([]int{0, 0, 1, 2, 2, 2, 4}[r.IntN(7)]), time.Duration(r.IntN(2))*time.Second)
+					load[k].Load.End(nil, now, time.Duration(r.IntN(50))*time.Millisecond, exchange.Result([]int{0, 0, 1, 2, 2, 2, 4}[r.IntN(7)]), time.Duration(r.IntN(2))*time.Second)
 					load = slices.Delete(load, k, k+1)
 				}
 			}
 			for _, c := range load {
-				c.Load.End(now, 0, exchange.ResultUnknown, 0)
+				c.Load.End(nil, now, 0, exchange.ResultUnknown, 0)
 			}
 			for _, e := range set.Endpoints(now) {
 				if e.InFlight != 0 {

@@ -23,7 +23,7 @@ func tally(t *testing.T, set *Picker, n int, r *rand.Rand) []int {
 			t.Fatalf("Pick: %v", reason)
 		}
 		picked[int(c.Endpoint.Address.Port())-1000]++
-		c.Load.End(start, 0, exchange.ResultUnknown, 0)
+		c.Load.End(nil, start, 0, exchange.ResultUnknown, 0)
 	}
 	return picked
 }
@@ -143,7 +143,7 @@ func owners(set *Picker, n int) []netip.AddrPort {
 	for k := range out {
 		c, _ := set.Pick(start, exchange.Want{Key: mix(uint64(k) + 1), Keyed: true})
 		out[k] = c.Endpoint.Address
-		c.Load.End(start, 0, exchange.ResultUnknown, 0)
+		c.Load.End(nil, start, 0, exchange.ResultUnknown, 0)
 	}
 	return out
 }
@@ -224,7 +224,7 @@ func TestStickinessYieldsAndComesBack(t *testing.T) {
 		probes, kept := 0, 0
 		for k := range 20_000 {
 			c, _ := set.Pick(start, exchange.Want{Key: mix(uint64(k) + 1), Keyed: true})
-			c.Load.End(start, 0, exchange.ResultUnknown, 0)
+			c.Load.End(nil, start, 0, exchange.ResultUnknown, 0)
 			if at := c.Endpoint.Address; at == out[2].Address {
 				if !c.Probe || c.Override != "ov" || k < 2000 && before[k] != at {
 					t.Fatalf("%s: key %d went to what is out: %+v", algorithm, k, c)
@@ -284,7 +284,7 @@ func TestBoundedLoad(t *testing.T) {
 			}
 		}
 		for _, c := range open {
-			c.Load.End(start, 0, exchange.ResultOK, 0)
+			c.Load.End(nil, start, 0, exchange.ResultOK, 0)
 		}
 		if n := set.states.bounded.Load(); n != 0 {
 			t.Errorf("%s: %d in flight after all ended", algorithm, n)

@@ -45,9 +45,14 @@ type state struct {
 	wasOut atomic.Bool  // when a situation was last made
 	since  atomic.Int64 // unix ns; when it came, or came back; 0: it was there from the beginning
 
+	oldest   atomic.Int64 // unix ns; since when the first of waiting waits; 0: nobody waits
+	answered atomic.Int64 // tries, up to enough
+
 	mu          sync.Mutex // writers of the fields above and:
 	unreachable int
 	penalty     time.Duration
+	waiting     waiting
+	unproven    bool // average is how long was waited in vain, not what an answer took
 }
 
 func newState(s *States) *state {
@@ -63,7 +68,8 @@ func decayed(v float64, elapsed int64, tau time.Duration) float64 {
 	return v * math.Exp(-float64(elapsed)/float64(tau))
 }
 
-// cost is P2C's; ratio is mean weight ÷ weight.
+// cost is P2C's; ratio is mean weight ÷ weight. What nobody has answered yet counts as if it were answered now: an endpoint that hangs is slow before its first
+// time-out says so.
 func (st *state) cost(now int64, ratio float64) float64 {
 	elapsed := now - st.stamp.Load()
 	avg := math.Float64frombits(st.average.Load())
@@ -71,6 +77,9 @@ func (st *state) cost(now int64, ratio float64) float64 {
 	if elapsed > int64(time.Second) { // within a second the decay is under 10 %, not worth an exponential on the hot path
 		avg = decayed(avg, elapsed, decay)
 		fail = decayed(fail, elapsed, failingDecay)
+	}
+	if since := st.oldest.Load(); since != 0 && float64(now-since) > avg*1e9 {
+		avg = max(avg, st.waited(now).Seconds())
 	}
 	return max(avg, floor.Seconds()) * (1 + float64(st.inFlight.Load())*ratio) * (1 + failingCost*fail)
 }
@@ -83,17 +92,21 @@ type (
 	boundedLoad state
 )
 
-func (l *plainLoad) End(now time.Time, took time.Duration, r exchange.Result, retryAfter time.Duration) {
-	(*state)(l).end(now, took, r, retryAfter, false)
+func (l *plainLoad) Begin(w *exchange.Waiting, now time.Time)   { (*state)(l).begin(w, now) }
+func (l *reflexLoad) Begin(w *exchange.Waiting, now time.Time)  { (*state)(l).begin(w, now) }
+func (l *boundedLoad) Begin(w *exchange.Waiting, now time.Time) { (*state)(l).begin(w, now) }
+
+func (l *plainLoad) End(w *exchange.Waiting, now time.Time, took time.Duration, r exchange.Result, retryAfter time.Duration) {
+	(*state)(l).end(w, now, took, r, retryAfter, false)
 }
 
-func (l *reflexLoad) End(now time.Time, took time.Duration, r exchange.Result, retryAfter time.Duration) {
-	(*state)(l).end(now, took, r, retryAfter, true)
+func (l *reflexLoad) End(w *exchange.Waiting, now time.Time, took time.Duration, r exchange.Result, retryAfter time.Duration) {
+	(*state)(l).end(w, now, took, r, retryAfter, true)
 }
 
-func (l *boundedLoad) End(now time.Time, took time.Duration, r exchange.Result, retryAfter time.Duration) {
+func (l *boundedLoad) End(w *exchange.Waiting, now time.Time, took time.Duration, r exchange.Result, retryAfter time.Duration) {
 	l.states.bounded.Add(-1)
-	(*state)(l).end(now, took, r, retryAfter, false)
+	(*state)(l).end(w, now, took, r, retryAfter, false)
 }
 
 // pause leaves the endpoint alone for d.
@@ -108,10 +121,11 @@ func (st *state) pause(now int64, d time.Duration) {
 	}
 }
 
-func (st *state) end(now time.Time, took time.Duration, r exchange.Result, retryAfter time.Duration, probe bool) {
+func (st *state) end(w *exchange.Waiting, now time.Time, took time.Duration, r exchange.Result, retryAfter time.Duration, probe bool) {
 	st.inFlight.Add(-1)
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	st.leaveLocked(w)
 	if probe {
 		defer st.probing.Store(false)
 	}
@@ -121,17 +135,31 @@ func (st *state) end(now time.Time, took time.Duration, r exchange.Result, retry
 	t := now.UnixNano()
 	elapsed := t - st.stamp.Load()
 	avg := decayed(math.Float64frombits(st.average.Load()), elapsed, decay)
+	if r == exchange.ResultAbandoned && took.Seconds() <= avg {
+		return // that much was to be expected
+	}
 	sample := took.Seconds()
 	if r != exchange.ResultOK {
 		sample = max(sample, seed.Seconds(), avg) // a refused connect, or request, is quick, and no reason to come back
 	}
-	if sample < avg {
+	switch {
+	case sample >= avg:
+		st.unproven = r != exchange.ResultOK && (st.unproven || took.Seconds() >= avg)
+	case r == exchange.ResultOK && st.unproven: // each answer refutes half of it
+		sample = max(sample, avg/2)
+		st.unproven = sample == avg/2
+	default:
 		w := math.Exp(-math.Max(float64(elapsed), float64(time.Millisecond)) / float64(decay))
 		sample = math.Float64frombits(st.average.Load())*w + sample*(1-w)
 	}
 	fail := decayed(math.Float64frombits(st.failing.Load()), elapsed, failingDecay) * (1 - failingStep)
 	switch r {
 	case exchange.ResultOK:
+		if n := st.answered.Load(); n < enough {
+			st.answered.Store(n + 1)
+		}
+	case exchange.ResultAbandoned: // it may be the caller who wants too much
+		fail /= 1 - failingStep
 	case exchange.ResultOverloaded:
 		fail = 1
 		if retryAfter > 0 {
@@ -144,6 +172,9 @@ func (st *state) end(now time.Time, took time.Duration, r exchange.Result, retry
 	st.failing.Store(math.Float64bits(fail))
 	st.stamp.Store(max(t, st.stamp.Load()))
 
+	if r == exchange.ResultAbandoned {
+		return
+	}
 	if r != exchange.ResultUnreachable {
 		st.unreachable, st.penalty = 0, 0
 		if st.openUntil.Swap(0) != 0 {

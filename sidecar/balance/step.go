@@ -33,14 +33,25 @@ func Step(next exchange.Handler) exchange.Handler {
 			x.Tried[x.Tries] = choice.Endpoint.Address
 		}
 		x.Tries++
+		choice.Load.Begin(&x.Waiting, began)
 		next.Handle(x)
 		now := time.Now()
 		took := now.Sub(began)
 		if x.Legs.FirstByte >= 0 { // a long body is not a slow endpoint
 			took = x.Start.Add(x.Legs.FirstByte).Sub(began)
 		}
-		choice.Load.End(now, took, result(&x.Outcome), x.Outcome.RetryAfter)
+		r := result(&x.Outcome)
+		if r == exchange.ResultUnknown && abandoned(x) {
+			r = exchange.ResultAbandoned
+		}
+		choice.Load.End(&x.Waiting, now, took, r, x.Outcome.RetryAfter)
 	})
+}
+
+// abandoned reports whether the caller has left while the endpoint owed an answer: it had the whole request, or was not even connected to. While a body was on its way the caller
+// may have been the slow one.
+func abandoned(x *exchange.Exchange) bool {
+	return x.Outcome.Reason == flow.ReasonDownstreamReset && x.Legs.FirstByte < 0 && (x.Legs.Sent >= 0 || !x.Outcome.Delivered)
 }
 
 func result(o *exchange.Outcome) exchange.Result {

@@ -167,6 +167,8 @@ func (s *Shed) Count(requests bool) {
 type Picker interface {
 	// Pick chooses for w. The reason is ReasonNone, or why there is nothing to choose.
 	Pick(now time.Time, w Want) (Choice, flow.Reason)
+	// Typical is within what time endpoints answer, as a rule; 0: it is not known, or there is no other endpoint to try.
+	Typical(now time.Time) time.Duration
 }
 
 // Want is what is known of the try that an endpoint is chosen for. The zero value: any endpoint.
@@ -177,7 +179,7 @@ type Want struct {
 	Subset string // policy.SubsetName of the endpoints that may serve; "": all
 }
 
-// Choice is a chosen endpoint. The caller must call Load.End exactly once.
+// Choice is a chosen endpoint. The caller must call Load.End exactly once, after Load.Begin if it calls that.
 type Choice struct {
 	Endpoint *policy.Endpoint
 	Probe    bool   // half-open traffic to an ejected endpoint
@@ -187,8 +189,10 @@ type Choice struct {
 
 // Load takes back what came of a Choice.
 type Load interface {
-	// End ends it. retryAfter is how long the endpoint has asked to be left alone (Outcome.RetryAfter); 0: it has not.
-	End(now time.Time, took time.Duration, result Result, retryAfter time.Duration)
+	// Begin says that the endpoint owes an answer from now on, until w is excused or End has it back.
+	Begin(w *Waiting, now time.Time)
+	// End ends it. w is what Begin was given; nil: it was not called. retryAfter is how long the endpoint has asked to be left alone (Outcome.RetryAfter); 0: it has not.
+	End(w *Waiting, now time.Time, took time.Duration, result Result, retryAfter time.Duration)
 }
 
 // Result is what a try says about its endpoint.
@@ -201,16 +205,19 @@ const (
 	ResultFailed
 	// ResultUnreachable is a failed connect or handshake.
 	ResultUnreachable
-	// ResultUnknown says nothing about the endpoint: the caller left, or the sidecar is stopping.
+	// ResultUnknown says nothing about the endpoint: the sidecar is stopping, or the caller is to blame.
 	ResultUnknown
 	// ResultOverloaded is a 429 or 503 answer, or a gRPC status that stands for one (RESOURCE_EXHAUSTED, UNAVAILABLE): come back later.
 	ResultOverloaded
+	// ResultAbandoned is a try that was given up, as by a caller who left, before the endpoint had begun to answer what it had: all that is known is that an answer would have
+	// taken longer.
+	ResultAbandoned
 )
 
 // Budget limits retries. Safe for concurrent use.
 type Budget interface {
-	Request(now time.Time)       // one exchange began
-	Withdraw(now time.Time) bool // may one retry happen now?
+	Request(now time.Time) (spare bool) // one exchange began; is there room for a retry?
+	Withdraw(now time.Time) bool        // may one retry happen now?
 }
 
 // Conn is an established upstream connection, handshake included.
@@ -288,6 +295,7 @@ type Head struct {
 	Absolute   bool          // it names the authority as to a proxy (RFC 9112, section 3.2.2), or is CONNECT; of HTTP/2 always
 	Secure     bool          // its target says https
 	Idempotent bool          // RFC 9110, section 9.2.2
+	Safe       bool          // RFC 9110, section 9.2.1, and it has no body
 	Timeout    time.Duration // what the caller has left for the exchange (grpc-timeout); 0: it did not say
 	Parent     flow.Trace    // of the trace context that arrived; zero when none was valid
 	B3         B3            // what of B3 goes on
@@ -361,6 +369,10 @@ type Exchange struct {
 	Reply       *Reply        // what the sidecar answers; nil: what Outcome says
 	Deadline    time.Time     // zero: none
 	TryDeadline time.Time     // ≤ Deadline; zero: none
+	HeadBy      time.Time     // < Until: until when an answer to the try has to begin, or it is given up for another one; zero: Until
+	Typical     time.Duration // of Picker.Typical, where HeadBy is set
+	Spare       bool          // the try may fail: there is another one
+	Waiting     Waiting
 	Choice      Choice
 	Remote      string           // identity proven by the upstream peer
 	Application flow.Application // at the upstream end of a Unix socket; the zero value elsewhere
@@ -433,7 +445,7 @@ func (x *Exchange) Reset() {
 	x.Sent.Reset()
 	x.Passed.Reset()
 	x.Answer = x.Answer[:0]
-	x.Deadline, x.TryDeadline = time.Time{}, time.Time{}
+	x.Deadline, x.TryDeadline, x.HeadBy, x.Spare = time.Time{}, time.Time{}, time.Time{}, false
 	x.Choice, x.Remote, x.Fresh = Choice{}, "", false
 	x.Key, x.Keyed, x.SetCookie = 0, false, ""
 	x.Application = flow.Application{}

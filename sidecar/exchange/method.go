@@ -27,6 +27,11 @@ func Method(b []byte) string {
 	return Aliased(b)
 }
 
+// Safe reports whether a method is safe (RFC 9110, section 9.2.1).
+func Safe(method string) bool {
+	return method == "GET" || method == "HEAD" || method == "OPTIONS" || method == "TRACE"
+}
+
 // Idempotent reports whether a method is idempotent (RFC 9110, section 9.2.2).
 func Idempotent(method string) bool {
 	switch method {

@@ -82,7 +82,7 @@ func (f *foreign) handle(pool exchange.Pool) {
 	if t.up = pool.Get(x); t.up == nil {
 		return
 	}
-	if !x.Attach(t.up.Conn, x.Until()) {
+	if !x.Attach(t.up.Conn, x.AnswerBy()) {
 		pool.Discard(t.up)
 		x.Outcome.Fail(x.Aborted(), "the sidecar is stopping")
 		return
@@ -235,6 +235,9 @@ func (f *foreign) request() bool {
 		w.body.done = true
 		x.Legs.Sent = x.Since()
 		return true
+	}
+	if x.Protocol != flow.ProtocolGRPC {
+		x.Waiting.Excused.Store(true) // it may be the caller who is slow
 	}
 	w.uploading = true
 	go func() {

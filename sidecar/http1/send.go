@@ -36,7 +36,7 @@ func (s *Sender) Handle(x *exchange.Exchange) {
 		return
 	}
 	t := try{c: c, w: c.w, x: x, up: up}
-	if !x.Attach(up.Conn, x.Until()) {
+	if !x.Attach(up.Conn, x.AnswerBy()) {
 		s.Pool.Discard(up)
 		x.Outcome.Fail(x.Aborted(), "the sidecar is stopping")
 		return
@@ -139,6 +139,7 @@ func (t *try) request() bool {
 		x.Legs.Sent = x.Since()
 		return true
 	}
+	x.Waiting.Excused.Store(true) // it may be the caller who is slow
 	t.c.startUpload(t.up)
 	return true
 }
@@ -231,7 +232,9 @@ func (t *try) responseHead() bool {
 		}
 		if !t.heard {
 			t.heard = true
-			x.Legs.FirstByte = x.Since()
+			if x.FirstByte(x.Since()) {
+				x.SetDeadline(x.Until())
+			}
 		}
 	}
 }
@@ -302,8 +305,7 @@ func (t *try) failed(reason flow.Reason, err error) {
 		t.fail(u.reason, u.err.Error())
 		return
 	}
-	r := x.TimeoutReason(time.Now())
-	t.fail(r, "after "+x.Since().Round(time.Millisecond).String())
+	t.fail(x.Late(time.Now()))
 }
 
 func (t *try) fail(reason flow.Reason, detail string) { t.x.Outcome.Fail(reason, detail) }

@@ -376,6 +376,7 @@ func (c *conn) exchange(start time.Time) bool {
 	h := &w.req
 	x.Head.Method = exchange.Method(h.bytes(h.method))
 	x.Head.Idempotent = exchange.Idempotent(x.Head.Method)
+	x.Head.Safe = exchange.Safe(x.Head.Method) && !h.chunked && h.length <= 0
 	x.Head.Path = h.pathString()
 	x.Head.Authority = h.str(h.author)
 	x.Head.Absolute, x.Head.Secure = h.abs || h.connect, h.https

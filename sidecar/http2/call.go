@@ -420,7 +420,9 @@ func (k *call) responseHead(c *conn, s *stream, id uint32) *fatal {
 	}
 	if !k.heard {
 		k.heard = true
-		k.x.Legs.FirstByte = c.now.Sub(k.x.Start)
+		if k.x.FirstByte(c.now.Sub(k.x.Start)) {
+			k.deadline = k.x.Until()
+		}
 	}
 	if fault == nil && r.status < 200 && (b.end || r.status == 101) {
 		fault = faultStatus

@@ -129,7 +129,7 @@ func (cl *Client) get(x *exchange.Exchange) *conn {
 		g.dial = d
 		g.mu.Unlock()
 		c := cl.connect(x, g)
-		if until := x.Until(); c == nil && (until.IsZero() || time.Now().Before(until)) { // else only this one's time was over: let another dial
+		if until := x.AnswerBy(); c == nil && (until.IsZero() || time.Now().Before(until)) { // else only this one's time was over: let another dial
 			d.reason, d.text, d.one = x.Outcome.Reason, x.Outcome.Detail, x.Outcome.HTTP1Only
 		}
 		g.mu.Lock()
@@ -181,7 +181,7 @@ func (g *group) least() (best *connection) {
 // wait waits for a dial of somebody else. False: it has failed, or x's time is over.
 func (d *dialling) wait(x *exchange.Exchange) bool {
 	var expired <-chan time.Time
-	if until := x.Until(); !until.IsZero() {
+	if until := x.AnswerBy(); !until.IsZero() {
 		t := time.NewTimer(time.Until(until))
 		defer t.Stop()
 		expired = t.C
@@ -195,7 +195,8 @@ func (d *dialling) wait(x *exchange.Exchange) bool {
 		o.Fail(d.reason, d.text)
 		o.HTTP1Only = d.one
 	case now := <-expired:
-		o.Fail(x.TimeoutReason(now), "while a connection was dialled")
+		reason, text := x.Late(now)
+		o.Fail(reason, text+", while a connection was dialled")
 	}
 	o.Delivered, o.Unprocessed = false, true
 	return false
@@ -303,7 +304,7 @@ func (p *connection) settled(most int) {
 // takesTunnels reports whether the endpoint takes extended CONNECT (RFC 8441), for which its SETTINGS are waited for. x.Outcome says so when they do not
 // come.
 func (k *call) takesTunnels(x *exchange.Exchange, c *conn) bool {
-	by := x.Until()
+	by := x.AnswerBy()
 	if limit := time.Now().Add(policy.DefaultPingTimeout); by.IsZero() || limit.Before(by) {
 		by = limit
 	}

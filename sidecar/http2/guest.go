@@ -122,9 +122,12 @@ func (g *guest) try(c *conn) {
 		return
 	}
 	k.in.open = true
-	k.setDeadline(x.Until())
+	k.setDeadline(x.AnswerBy())
 	k.mu.Unlock()
 	if !g.req.Bare {
+		if x.Protocol != flow.ProtocolGRPC {
+			x.Waiting.Excused.Store(true) // it may be the caller who is slow
+		}
 		g.caller.Rewind(x)
 		g.uploading = true
 		g.room.Need(chunkSize)
@@ -147,6 +150,7 @@ func (g *guest) begin() {
 	k, x, q := &g.k, g.x, g.req
 	m := &k.x
 	m.Side, m.Start, m.Try, m.Destination, m.Authority = x.Side, x.Start, x.Try, x.Destination, x.Authority
+	m.Deadline, m.TryDeadline, m.HeadBy = x.Deadline, x.TryDeadline, x.HeadBy
 	m.Head.B3, m.Legs, m.Outcome = x.Head.B3, exchange.NoLegs, exchange.Outcome{}
 	k.attached, k.over, k.asking, k.heard, k.final, k.tunnel, k.told, k.finished = true, false, false, false, false, false, false, false
 	k.in.begin(false, g.room)
@@ -193,7 +197,10 @@ func (g *guest) note() {
 		to.GRPC = from.GRPC
 	}
 	to.RetryAfter = from.RetryAfter
-	g.x.Legs.Sent, g.x.Legs.FirstByte = g.k.x.Legs.Sent, g.k.x.Legs.FirstByte
+	g.x.Legs.Sent = g.k.x.Legs.Sent
+	if first := g.k.x.Legs.FirstByte; first >= 0 {
+		g.x.FirstByte(first)
+	}
 }
 
 // ended takes over how frames, or the lack of them, have ended the try. k.mu is held.
@@ -441,5 +448,5 @@ func (g *guest) late() {
 		g.caller.Refuse(x, faultSlowBody)
 		return
 	}
-	x.Outcome.Fail(r, "after "+x.Since().Round(time.Millisecond).String())
+	x.Outcome.Fail(x.Late(time.Now()))
 }

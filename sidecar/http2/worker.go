@@ -33,7 +33,7 @@ func (k *call) serve() {
 	h := &x.Head
 	h.Method, h.Path, h.Authority, h.UserAgent = r.method, r.path, r.authority, r.userAgent
 	h.Absolute, h.Secure = true, r.scheme == "https"
-	h.Idempotent = exchange.Idempotent(r.method)
+	h.Idempotent, h.Safe = exchange.Idempotent(r.method), exchange.Safe(r.method) && k.bare
 	if r.grpc && r.timeout != "" {
 		h.Timeout = parseTimeout(r.timeout)
 	}
@@ -254,7 +254,7 @@ func (k *call) try(c *conn) {
 	if !k.in.passed {
 		k.pump(&k.in, nil, false, &k.d)
 	}
-	k.setDeadline(x.Until())
+	k.setDeadline(x.AnswerBy())
 	k.mu.Unlock()
 	k.flushSoon(c)
 	k.await()
@@ -306,6 +306,8 @@ func (k *call) open(c *conn) bool {
 		k.in.passed = true
 		up.localDone = true
 		x.Legs.Sent = x.Since()
+	} else if !k.req.grpc {
+		x.Waiting.Excused.Store(true) // it may be the caller who is slow
 	}
 	k.d.add(c)
 	return true
@@ -420,7 +422,7 @@ func (k *call) late() {
 		k.fail(flow.ReasonBadRequest, faultSlowBody.Text)
 		return
 	}
-	k.fail(r, "after "+x.Since().Round(time.Millisecond).String())
+	k.fail(x.Late(time.Now()))
 }
 
 // detach closes the stream of the try. It releases k.mu.

@@ -14,6 +14,8 @@ type Budget struct {
 	second   int64
 	requests [budgetSeconds]float64
 	retries  [budgetSeconds]float64
+
+	allRequests, allRetries float64 // of the window
 }
 
 const budgetSeconds = 10
@@ -22,10 +24,17 @@ const budgetSeconds = 10
 func NewBudget(ratio, floor float64) *Budget { return &Budget{ratio: ratio, floor: floor} }
 
 // Request implements exchange.Budget.
-func (b *Budget) Request(now time.Time) {
+func (b *Budget) Request(now time.Time) (spare bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.requests[b.advanceLocked(now)]++
+	i := b.advanceLocked(now)
+	b.requests[i]++
+	b.allRequests++
+	return b.spareLocked()
+}
+
+func (b *Budget) spareLocked() bool {
+	return b.allRetries+1 <= b.ratio*b.allRequests+b.floor*budgetSeconds
 }
 
 // Withdraw implements exchange.Budget.
@@ -33,15 +42,11 @@ func (b *Budget) Withdraw(now time.Time) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	i := b.advanceLocked(now)
-	var requests, retries float64
-	for k := range budgetSeconds {
-		requests += b.requests[k]
-		retries += b.retries[k]
-	}
-	if retries+1 > b.ratio*requests+b.floor*budgetSeconds {
+	if !b.spareLocked() {
 		return false
 	}
 	b.retries[i]++
+	b.allRetries++
 	return true
 }
 
@@ -50,10 +55,13 @@ func (b *Budget) advanceLocked(now time.Time) int {
 	if s-b.second >= budgetSeconds {
 		clear(b.requests[:])
 		clear(b.retries[:])
+		b.allRequests, b.allRetries = 0, 0
 		b.second = s
 	}
 	for ; b.second < s; b.second++ {
 		k := (b.second + 1) % budgetSeconds
+		b.allRequests -= b.requests[k]
+		b.allRetries -= b.retries[k]
 		b.requests[k], b.retries[k] = 0, 0
 	}
 	return int(((b.second % budgetSeconds) + budgetSeconds) % budgetSeconds)

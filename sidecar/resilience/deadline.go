@@ -27,7 +27,8 @@ func Deadline(next exchange.Handler) exchange.Handler {
 	})
 }
 
-// TryDeadline sets x.TryDeadline at every try: the try timeout, but never past x.Deadline. It stands inside Retry.
+// TryDeadline sets x.TryDeadline at every try: the try timeout, but never past x.Deadline. It stands inside Retry. Where the service has no try timeout of its own it sets x.HeadBy
+// (see patience).
 func TryDeadline(next exchange.Handler) exchange.Handler {
 	return exchange.HandlerFunc(func(x *exchange.Exchange) {
 		x.TryDeadline = x.Deadline
@@ -36,6 +37,35 @@ func TryDeadline(next exchange.Handler) exchange.Handler {
 				x.TryDeadline = by
 			}
 		}
+		x.HeadBy = patience(x)
 		next.Handle(x)
 	})
+}
+
+// The constants of patience.
+const (
+	// patient is how many times longer than typical an answer is awaited. What is typical follows the slowest answers of the last seconds, so that an answer in time is rarely given up.
+	patient = 8
+	// mostImpatient is how long is waited at least: a pause of a garbage collector, or a lost packet, is no reason to try elsewhere.
+	mostImpatient = 250 * time.Millisecond
+)
+
+// patience is until when an answer to this try has to begin; zero: as long as there is time. Where there is another endpoint, another try and room in the budget, a request that is
+// safe to send again (RFC 9110, section 9.2.1) does not wait for an endpoint that hangs until its own time is over: after eight times what the service takes as a rule it goes to
+// another one, which has the rest of the time. The last try has all of it: nothing fails because it was slow. A service that is slow as a whole changes what is typical.
+func patience(x *exchange.Exchange) time.Time {
+	d := x.Destination
+	if !x.Spare || x.Tries+1 >= d.Retry.Attempts || x.Kind != flow.KindExchange || !x.Head.Safe || d.Picker == nil ||
+		d.TryTimeout != d.RequestTimeout || d.TryTimeout < 0 || x.Downstream == nil || !x.Downstream.Replayable() {
+		return time.Time{}
+	}
+	now := time.Now()
+	if x.Typical = d.Picker.Typical(now); x.Typical <= 0 {
+		return time.Time{}
+	}
+	by := now.Add(max(patient*x.Typical, mostImpatient))
+	if until := x.Until(); !until.IsZero() && !by.Before(until) {
+		return time.Time{}
+	}
+	return by
 }

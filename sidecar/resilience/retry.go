@@ -43,7 +43,7 @@ func (r *retry) Handle(x *exchange.Exchange) {
 	x.Gate = r
 	stale := 0
 	if x.Side == flow.SideClient {
-		d.Budget.Request(x.Start)
+		x.Spare = d.Budget.Request(x.Start) && min(d.Retry.Attempts, exchange.MaxTries) > 1
 	}
 	for {
 		x.Outcome = exchange.Outcome{}

@@ -96,6 +96,7 @@ func (s *Sender) Handle(x *exchange.Exchange) {
 	if up == nil {
 		return
 	}
+	x.Waiting.Excused.Store(true) // to connect is all that can be expected of it
 	x.Outcome.Committed, x.Outcome.Delivered = true, true
 	x.Relayed.Store(&exchange.Relayed{Legs: x.Legs, TLS: exchange.Secured(up.Conn)})
 	reason, err := flow.ReasonNone, error(nil)

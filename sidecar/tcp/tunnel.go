@@ -18,6 +18,7 @@ func (s *Sender) tunnel(x *exchange.Exchange, caller exchange.Caller) {
 	if up == nil {
 		return
 	}
+	x.Waiting.Excused.Store(true)
 	failed := func(err error) bool {
 		if err == nil {
 			return false

@@ -289,7 +289,7 @@ func (p *Pools) open(x *exchange.Exchange, k key, alpn string) *exchange.Conn {
 	if x.Destination.ConnectTimeout < 0 {
 		deadline = time.Time{}
 	}
-	if until := x.Until(); !until.IsZero() && (deadline.IsZero() || until.Before(deadline)) {
+	if until := x.AnswerBy(); !until.IsZero() && (deadline.IsZero() || until.Before(deadline)) {
 		deadline = until
 	}
 	c, reason, err := p.connect(x, k, secure, deadline)

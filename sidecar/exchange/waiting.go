@@ -1,0 +1,48 @@
+package exchange
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+)
+
+// Waiting is the place of a try among those that its endpoint has not answered yet. But for Excused it belongs to who has made Choice.Load.
+type Waiting struct {
+	// Excused: an answer has begun, or is not to be expected yet. May be set by any goroutine.
+	Excused    atomic.Bool
+	Since      int64 // unix ns
+	Listed     bool
+	Next, Prev *Waiting
+}
+
+// FirstByte notes that the first byte of an answer has come, at after x.Start. True: until now the try had less time than it has from here on, Until. It is called by the
+// goroutine of the exchange, or by one that keeps it waiting meanwhile.
+func (x *Exchange) FirstByte(at time.Duration) (prolonged bool) {
+	x.Legs.FirstByte = at
+	x.Waiting.Excused.Store(true)
+	if x.HeadBy.IsZero() {
+		return false
+	}
+	x.HeadBy = time.Time{}
+	return true
+}
+
+// AnswerBy is until when the first byte of an answer to the current try has to be here; zero: there is no limit.
+func (x *Exchange) AnswerBy() time.Time {
+	if !x.HeadBy.IsZero() {
+		return x.HeadBy
+	}
+	return x.Until()
+}
+
+// Late says which time of the current try is over at now, and for people how.
+func (x *Exchange) Late(now time.Time) (flow.Reason, string) {
+	r := x.TimeoutReason(now)
+	text := "after " + x.Since().Round(time.Millisecond).String()
+	if until := x.Until(); !x.HeadBy.IsZero() && (until.IsZero() || now.Before(until)) {
+		r = flow.ReasonTryTimeout
+		text += ": no answer has begun, where the service has one within " + x.Typical.Round(10*time.Microsecond).String() + "; another endpoint may be quicker"
+	}
+	return r, text
+}
