@@ -12,8 +12,8 @@ func Step(next exchange.Handler) exchange.Handler {
 	return exchange.HandlerFunc(func(x *exchange.Exchange) {
 		began := time.Now()
 		tried := x.Tried[:min(x.Tries, len(x.Tried))]
-		if x.Fresh { // the same endpoint may serve on a new connection
-			tried = nil
+		if x.Fresh && len(tried) > 0 { // the same endpoint may serve on a new connection; those before it have failed
+			tried = tried[:len(tried)-1]
 		}
 		if keys := x.Destination.Balancer.Affinity; len(keys) > 0 && x.Tries == 0 {
 			keep(x, keys)
