@@ -71,15 +71,16 @@ func startMesh(ctx context.Context, bin, dir string, services []*service, evil s
 		upstreams = append(upstreams, fmt.Sprintf("{service: %s, listen: %q}", service, a))
 		return a
 	}
+	// Declared: of a port that is detected, what is no HTTP goes through as bytes, and the service is right to see it.
 	for _, s := range services {
-		resource("Workload", s.name+"-1", fmt.Sprintf("{service: %s, ports: [{listen: %q, target: %q}]}", s.name, next(), s.addr))
-		resource("ExternalService", "bare-"+s.name, fmt.Sprintf("{addresses: [%q]}", s.addr))
+		resource("Workload", s.name+"-1", fmt.Sprintf("{service: %s, ports: [{listen: %q, target: %q, protocol: http}]}", s.name, next(), s.addr))
+		resource("ExternalService", "bare-"+s.name, fmt.Sprintf("{addresses: [%q], protocol: http}", s.addr))
 		down := next()
 		resource("Workload", "down-"+s.name+"-1", fmt.Sprintf("{service: down-%s, ports: [{listen: %q, target: %q, protocol: http1, mode: permissive}]}", s.name, down, s.addr))
 		resource("ExternalService", "up-"+s.name, fmt.Sprintf("{addresses: [%q], protocol: http2}", down))
 		m.meshed[s.name], m.external[s.name], m.bridged[s.name] = upstream(s.name), upstream("bare-"+s.name), upstream("up-"+s.name)
 	}
-	resource("ExternalService", "evil", fmt.Sprintf("{addresses: [%q]}", evil))
+	resource("ExternalService", "evil", fmt.Sprintf("{addresses: [%q], protocol: http}", evil))
 	m.evil = upstream("evil")
 	resource("Workload", "caller-1", fmt.Sprintf("{service: caller, upstreams: [%s]}", strings.Join(upstreams, ", ")))
 	config, data := filepath.Join(dir, "config"), filepath.Join(dir, "data")
