@@ -4,6 +4,7 @@ package sidecar
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"io"
 	"net"
@@ -38,12 +39,20 @@ func peer(t *testing.T, name, debian, addr, config string, args ...string) {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(path, append(args, file)...)
-	cmd.Stderr = os.Stderr
+	var said bytes.Buffer
+	cmd.Stderr = &said
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	ended := make(chan struct{})
+	go func() { _ = cmd.Wait(); close(ended) }()
+	t.Cleanup(func() { _ = cmd.Process.Kill(); <-ended })
 	testmesh.Eventually(t, name+" listens", func() bool {
+		select {
+		case <-ended:
+			t.Fatalf("%s has ended: %s(parts of it may be missing. Debian/Ubuntu: apt-get install %s)", name, said.Bytes(), debian)
+		default:
+		}
 		c, err := net.Dial("tcp", addr)
 		if err == nil {
 			_ = c.Close()
