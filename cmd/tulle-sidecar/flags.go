@@ -190,8 +190,11 @@ func parse(args []string, env func(string) (string, bool), stderr io.Writer) (co
 // checkShape checks what one workload must say of itself, or that a node leaves it to its file.
 func (c *config) checkShape(given map[string]bool, tokenFile string) error {
 	if c.node != "" {
-		if c.hotRestart || len(c.command) > 0 {
-			return errors.New("--node: --hot-restart and COMMAND are for a sidecar of one workload; start the node's process by itself")
+		if len(c.command) > 0 {
+			return errors.New("--node: COMMAND is for a sidecar of one workload; start the node's process by itself")
+		}
+		if c.hotRestart && c.stateDir == "" {
+			return errors.New("--hot-restart of a node: --state-dir is missing: its processes find each other there")
 		}
 		for _, f := range []struct {
 			flag string

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,14 +11,19 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	vm "github.com/VictoriaMetrics/metrics"
 
+	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/run"
 	"github.com/tulle-mesh/tulle/sidecar"
 	"github.com/tulle-mesh/tulle/sidecar/admin"
+	"github.com/tulle-mesh/tulle/sidecar/handover"
 	"github.com/tulle-mesh/tulle/sidecar/netns"
+	"github.com/tulle-mesh/tulle/sidecar/telemetry"
 )
 
 // node is the data planes of several workloads in one process. They share the processors, the admin page and the flags; what has an end (memory of buffers,
@@ -30,13 +36,18 @@ type node struct {
 	stdout io.Writer
 	files  int // descriptors that the process may have
 
-	seen []byte // of the file, as it was last read
+	seen  []byte // of the file, as it was last applied
+	fresh []byte // and as it was last read, where that is something else
+
+	together chan struct{} // closed when its workloads may serve: at once, or when those that take over from another process's are all ready to
 
 	mu       sync.Mutex
 	units    map[string]*unit // by instance
 	leaving  []*unit          // that drain, and were replaced or removed
 	problems []nodeProblem
 	looked   bool // the file was applied once
+	yielded  bool // another process is taking over: the file is its to follow
+	anew     bool // the file is to be applied though it is as it was
 }
 
 const (
@@ -54,7 +65,7 @@ const (
 func serveNode(ctx context.Context, c config, stdout, stderr io.Writer) error {
 	life := newLife(ctx, c.drainDelay)
 	defer life.stop(nil)
-	n := &node{c: c, log: logger(c, stderr), stdout: stdout, files: openFiles(), units: map[string]*unit{}}
+	n := &node{c: c, log: logger(c, stderr), stdout: stdout, files: openFiles(), units: map[string]*unit{}, together: make(chan struct{})}
 	content, err := n.read()
 	if err == nil {
 		_, _, err = parseNode(content, c)
@@ -62,22 +73,129 @@ func serveNode(ctx context.Context, c config, stdout, stderr io.Writer) error {
 	if err != nil { // later the last good one stays; now there is none
 		return fmt.Errorf("--node %s: %w", c.node, err)
 	}
+	parts := &successor{log: n.log, giveUp: life.stop, begun: serving}
+	door, err := n.door(life.told, parts)
+	if err != nil {
+		return err
+	}
+	if door != nil {
+		defer door.Close()
+		defer context.AfterFunc(life.work, door.Close)() // who drains hands nothing over
+	}
+	if parts.taking == nil {
+		close(n.together)
+	}
 	page := admin.New(admin.Config{
 		Address: c.admin, Hosts: c.adminHosts, Metrics: n.metrics, Ready: func() error { return n.ready(life) }, Drain: life.drain, Quit: life.quit, Workloads: n.pages, Log: n.log,
+		Inherit: parts.inheritAdmin("", c.admin),
 	})
-	n.log.Info("tulle-sidecar starts", "version", version(), "node", c.node, "controller", c.controller, "otlp", c.otlp, "admin", c.admin, "buffer_bytes", c.nodeBuffers, "files", n.files)
+	if err := page.Listen(); err != nil {
+		return err
+	}
+	turn := newTurn(page)
+	defer turn.finish()
+	parts.ready, parts.may, parts.begin, parts.cancel = n.settled, n.serve, n.yield, n.resume
+	parts.socket = func(q handover.Socket) syscall.Conn {
+		if q.Kind == handover.Admin && q.Address == c.admin {
+			return page.Socket()
+		}
+		return nil
+	}
+	parts.left = func() {
+		turn.over()
+		life.stop(nil)
+	}
+	defer parts.limit()()
+
+	n.log.Info("tulle-sidecar starts", "version", version(), "node", c.node, "controller", c.controller, "otlp", c.otlp, "admin", c.admin, "buffer_bytes", c.nodeBuffers, "files", n.files,
+		"takes_over_from", parts.predecessor())
 	life.leaves(n.leave)
 	defer limpOnSignal(life)()
 	err = run.All(
 		life.work,
 		run.Actor{Name: "garbage", Run: garbage.Actor(os.LookupEnv)},
-		run.Actor{Name: "admin", Run: page.Run},
+		run.Actor{Name: "admin", Run: func(ctx context.Context, ready func()) error { return turn.run(ctx, ready, parts) }},
+		run.Actor{Name: "handover", Run: func(ctx context.Context, ready func()) error { return parts.answer(ctx, ready, door) }},
 		run.Actor{Name: "node", Run: n.run, StopTimeout: c.drainTimeout + 30*time.Second},
+		run.Actor{Name: "readiness", Run: parts.take},
 	)
+	if err == nil {
+		err = life.reason()
+	}
 	if err == nil {
 		n.log.Info("tulle-sidecar stopped")
 	}
 	return err
+}
+
+// door is where a further process of the node knocks; without a state directory of the node it is nowhere, and the process is replaced by a stop and a start.
+func (n *node) door(ctx context.Context, parts *successor) (*handover.Door, error) {
+	if n.c.stateDir == "" {
+		parts.served = make(chan struct{})
+		close(parts.served)
+		return nil, nil //nolint:nilnil // not an error
+	}
+	if err := os.MkdirAll(n.c.stateDir, 0o700); err != nil {
+		return nil, fmt.Errorf("--state-dir: %w (choose a writable directory)", err)
+	}
+	return parts.open(ctx, n.c.stateDir, "the workloads of a node", telemetry.NewBootID())
+}
+
+// settled is nil when no workload is on its way to serve: each does, or is ready to take over from another process's, or cannot.
+func (n *node) settled() error {
+	n.mu.Lock()
+	looked, units := n.looked, n.sortedLocked()
+	n.mu.Unlock()
+	if !looked {
+		return errors.New("workloads are being started")
+	}
+	for _, u := range units {
+		if err := u.settled(); err != nil {
+			return fmt.Errorf("workload %s: %w", u.entry.Instance, err)
+		}
+	}
+	return nil
+}
+
+// serve lets the workloads take over from another process's, all of them at once, and waits until each of them has.
+func (n *node) serve(ctx context.Context) error {
+	close(n.together)
+	tick := time.NewTicker(readyFirst)
+	defer tick.Stop()
+	for {
+		n.mu.Lock()
+		waits := slices.ContainsFunc(n.sortedLocked(), (*unit).takesOver)
+		n.mu.Unlock()
+		if !waits {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// yield leaves the file to another process, and resume follows it again: what was given to that process by then is started again.
+func (n *node) yield() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.yielded = true
+}
+
+func (n *node) resume() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.yielded = false
+	for instance, u := range n.units {
+		if u.passed.Load() {
+			n.log.Warn("the process that took a workload over is gone; it is started again", "instance", instance)
+			delete(n.units, instance)
+			n.leaving = append(n.leaving, u)
+			n.anew = true
+		}
+	}
 }
 
 // run follows the file until ctx is done, then drains all workloads at the same time.
@@ -120,17 +238,31 @@ func (n *node) read() ([]byte, error) {
 	return b, err
 }
 
-// look applies the file if it has changed. What cannot be read leaves everything as it is.
+// look applies the file if it has changed. What cannot be read leaves everything as it is. It may be read while it is being written: what it says is applied when it
+// says the same at two looks.
 func (n *node) look(ctx context.Context) {
+	n.mu.Lock()
+	yielded, anew, first := n.yielded, n.anew, !n.looked
+	n.mu.Unlock()
+	if yielded {
+		n.sweep()
+		return
+	}
 	content, err := n.read()
-	if err == nil && n.seen != nil && string(content) == string(n.seen) {
+	if err == nil && n.seen != nil && bytes.Equal(content, n.seen) && !anew {
+		n.fresh = nil
+		n.sweep()
+		return
+	}
+	if err == nil && !first && !anew && (n.fresh == nil || !bytes.Equal(content, n.fresh)) {
+		n.fresh = content
 		n.sweep()
 		return
 	}
 	var entries []entry
 	var problems []nodeProblem
 	if err == nil {
-		n.seen = content
+		n.seen, n.fresh = content, nil
 		entries, problems, err = parseNode(content, n.c)
 	}
 	if err != nil {
@@ -153,7 +285,11 @@ func (n *node) look(ctx context.Context) {
 func (n *node) apply(ctx context.Context, entries []entry, problems []nodeProblem) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.looked = true
+	if n.yielded {
+		n.seen = nil // another process has begun to take over meanwhile
+		return
+	}
+	n.looked, n.anew = true, false
 	keep := map[string]bool{}
 	for i := range problems {
 		p := &problems[i]
@@ -178,32 +314,45 @@ func (n *node) apply(ctx context.Context, entries []entry, problems []nodeProble
 		if old != nil { // a share is changed without a restart
 			old.entry.Share = e.Share
 		}
+		var from *unit // that serves until the new one does
 		switch {
 		case old != nil && old.entry == e:
 			continue
 		case old != nil:
-			n.log.Info("workload is changed; it drains and starts again", "instance", e.Instance)
-			n.retireLocked(old)
+			if from = old.heldBy(e); from != nil {
+				n.log.Info("workload is changed; what serves it hands over", "instance", e.Instance)
+			} else {
+				n.log.Info("workload is changed; it drains and starts again", "instance", e.Instance)
+			}
+			n.replaceLocked(old, from)
 		default:
 			n.log.Info("workload is added", "instance", e.Instance, "service", e.Service, "netns", e.Netns)
 		}
 		var before []*unit // whose sockets and state directory it needs
 		for _, u := range n.leaving {
-			if u.entry.Instance == e.Instance || u.entry.StateDir == e.StateDir || u.entry.Netns == e.Netns {
+			if u.told.Err() != nil && !u.passed.Load() && (u.entry.Instance == e.Instance || u.entry.StateDir == e.StateDir || u.entry.Netns == e.Netns) {
 				before = append(before, u)
 			}
 		}
-		u := newUnit(e, e.config(n.c), n.log.With("workload", e.Instance), n.stdout)
+		u := newUnit(e, e.config(n.c), n.log.With("workload", e.Instance), n.stdout, n.together, from)
 		n.units[e.Instance] = u
 		go u.run(context.WithoutCancel(ctx), before)
 	}
 	n.shareLocked()
 }
 
-func (n *node) retireLocked(u *unit) {
+// retireLocked ends u, and who serves until it does.
+func (n *node) retireLocked(u *unit) { n.replaceLocked(u, nil) }
+
+// replaceLocked takes u's place away. What serves it goes on if it is from, which hands over to what comes in its place; the rest drains.
+func (n *node) replaceLocked(u, from *unit) {
 	delete(n.units, u.entry.Instance)
 	n.leaving = append(n.leaving, u)
-	u.stop()
+	for ; u != nil; u = u.before() {
+		if u != from {
+			u.stop()
+		}
+	}
 }
 
 // sweep forgets units that have ended, and gives what they had to the others.
@@ -255,6 +404,9 @@ func (n *node) ready(life *life) error {
 	}
 	n.mu.Lock()
 	units := n.sortedLocked()
+	if n.yielded { // what was given away is served by the process that the next question goes to
+		units = slices.DeleteFunc(units, func(u *unit) bool { return u.passed.Load() })
+	}
 	var missing []string
 	if !n.looked {
 		missing = append(missing, "workloads are being started")
@@ -333,30 +485,73 @@ func (n *node) metrics(w io.Writer) {
 	vm.WriteProcessMetrics(w)
 }
 
-// unit is one workload of a node through its life: it is started again when it fails, and when its network namespace is another one by now.
+// unit is one workload of a node through its life: it is started again when it fails, and when its network namespace is another one by now. It takes over from the
+// one that serves the workload, in this process or in another one, and hands over to the next.
 type unit struct {
-	entry  entry
-	c      config
-	log    *slog.Logger
-	stdout io.Writer
-	told   context.Context // done: it is to end
-	stop   func()
-	done   chan struct{}
+	entry    entry
+	c        config
+	log      *slog.Logger
+	stdout   io.Writer
+	together <-chan struct{} // see node
+	told     context.Context // done: it is to end
+	stop     func()
+	done     chan struct{}
+	passed   atomic.Bool // another one serves in its place
 
-	mu    sync.Mutex
-	w     *workload // nil while it does not run
-	wctx  context.Context
-	why   string // it does not run
-	share sidecar.Share
+	mu     sync.Mutex
+	from   *unit      // of this process, that serves until this one does; nil: none
+	w      *workload  // nil while it does not run
+	parts  *successor // of w
+	wctx   context.Context
+	why    string // it does not run
+	failed bool   // it has not run since it was last tried
+	share  sidecar.Share
 }
 
-func newUnit(e entry, c config, log *slog.Logger, stdout io.Writer) *unit {
-	u := &unit{entry: e, c: c, log: log, stdout: stdout, done: make(chan struct{}), why: "is being started"}
+func newUnit(e entry, c config, log *slog.Logger, stdout io.Writer, together <-chan struct{}, from *unit) *unit {
+	u := &unit{entry: e, c: c, log: log, stdout: stdout, together: together, from: from, done: make(chan struct{}), why: "is being started"}
 	u.told, u.stop = context.WithCancel(context.Background())
 	return u
 }
 
-// run serves until u.stop, after the units before it have ended.
+// before is who serves until u does; nil: nobody of this process.
+func (u *unit) before() *unit {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.from
+}
+
+// heldBy is who serves the workload now, u or who does until u does, if it can hand over to one of e: to the same identity, in the same place.
+func (u *unit) heldBy(e entry) *unit {
+	for ; u != nil; u = u.before() {
+		if !u.serves() {
+			continue
+		}
+		a := u.entry
+		a.Service, a.Version, a.TokenFile, a.AccessLogFile, a.Share = e.Service, e.Version, e.TokenFile, e.AccessLogFile, e.Share
+		if a == e && u.told.Err() == nil {
+			return u
+		}
+		return nil
+	}
+	return nil
+}
+
+// serves reports whether traffic comes to it.
+func (u *unit) serves() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.w != nil && u.parts.serves() && !u.passed.Load()
+}
+
+// takesOver reports whether it is about to serve in another one's place.
+func (u *unit) takesOver() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.w != nil && !u.parts.serves()
+}
+
+// run serves until u.stop or until another one does, after the units before it have ended.
 func (u *unit) run(ctx context.Context, before []*unit) {
 	defer close(u.done)
 	for _, b := range before {
@@ -372,7 +567,7 @@ func (u *unit) run(ctx context.Context, before []*unit) {
 	for wait := unitFirst; ; wait = min(2*wait, unitLongest) {
 		begun := time.Now()
 		err := u.once(ctx)
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || u.passed.Load() {
 			return
 		}
 		if time.Since(begun) > unitLongest {
@@ -382,7 +577,7 @@ func (u *unit) run(ctx context.Context, before []*unit) {
 			err = errors.New("it ended by itself")
 		}
 		u.mu.Lock()
-		u.why = err.Error()
+		u.why, u.failed = err.Error(), true
 		u.mu.Unlock()
 		u.log.Error("workload does not run", "err", err, "retry", wait)
 		select {
@@ -393,55 +588,97 @@ func (u *unit) run(ctx context.Context, before []*unit) {
 	}
 }
 
-// once serves until ctx is done, it fails, or the namespace is another one.
+// once serves until ctx is done, it fails, another one serves in its place, or the namespace is another one.
 func (u *unit) once(ctx context.Context) (err error) {
 	c := u.c
 	if c.token, err = readToken(u.entry.TokenFile, c.stateDir, func(string) (string, bool) { return "", false }); err != nil {
 		return err
 	}
+	if err := os.MkdirAll(c.stateDir, 0o700); err != nil {
+		return fmt.Errorf("stateDir: %w (choose a writable directory)", err)
+	}
+	self, err := identity.Workload(c.trustDomain, c.workload.Namespace, c.account)
+	if err != nil {
+		return fmt.Errorf("namespace or serviceAccount: %w", err)
+	}
 	var space *netns.Space
+	who := self.String() + " " + c.workload.Instance
 	if u.entry.Netns != "" {
 		if space, err = netns.Open(u.entry.Netns); err != nil {
 			return err
 		}
 		defer space.Close()
+		who += " in " + u.entry.Netns
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	w, err := assemble(ctx, c, space, u.log, u.stdout, nil)
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	boot := telemetry.NewBootID()
+	parts := &successor{log: u.log, giveUp: end, may: u.may, begun: u.begun}
+	door, err := parts.open(ctx, c.stateDir, who, boot)
+	if err != nil {
+		return err
+	}
+	defer parts.close()
+	defer door.Close()
+	defer context.AfterFunc(ctx, door.Close)()
+	w, err := assemble(ctx, c, space, u.log, u.stdout, func(says *telemetry.Config, carries *sidecar.Config) {
+		says.BootID, says.Predecessor = boot, parts.predecessor()
+		carries.Inherit = parts.inherit(c.workload.Instance)
+	})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, w.close()) }()
+	parts.ready = func() error { return w.ready(func() bool { return ctx.Err() != nil }) }
+	parts.socket, parts.begin, parts.cancel = w.socket, w.yield, w.resume
+	parts.left = func() {
+		u.passed.Store(true)
+		w.carrying.HandOver()
+		end(nil)
+	}
+	defer parts.limit()()
 	u.mu.Lock()
 	w.carrying.SetShare(u.share)
-	u.w, u.wctx, u.why = w, ctx, ""
+	u.w, u.parts, u.wctx, u.why = w, parts, ctx, ""
 	u.mu.Unlock()
 	defer func() {
 		u.mu.Lock()
-		u.w, u.why = nil, "has stopped"
+		u.w, u.parts, u.why = nil, nil, "has stopped"
 		u.mu.Unlock()
 	}()
-	u.log.Info("workload starts", "identity", w.self.String(), "boot_id", w.telling.BootID(), "netns", u.entry.Netns, "state_dir", u.entry.StateDir)
-	moved := make(chan error, 1)
+	u.log.Info("workload starts", "identity", w.self.String(), "boot_id", w.telling.BootID(), "netns", u.entry.Netns, "state_dir", u.entry.StateDir, "takes_over_from", parts.predecessor())
 	var watching sync.WaitGroup
 	defer watching.Wait()
 	if space != nil {
 		watching.Go(func() {
 			if space.AwaitGone(ctx, nodePoll) {
-				moved <- fmt.Errorf("network namespace %s is another one by now, or none", u.entry.Netns)
-				cancel()
+				end(fmt.Errorf("network namespace %s is another one by now, or none", u.entry.Netns))
 			}
 		})
 	}
-	err = run.All(ctx, w.actors()...)
-	cancel()
-	select {
-	case gone := <-moved:
-		return errors.Join(err, gone)
-	default:
-		return err
+	err = run.All(ctx, parts.actors(w, door)...)
+	if why := context.Cause(ctx); why != nil && why != context.Canceled { //nolint:errorlint // the very value
+		err = errors.Join(err, why)
 	}
+	end(nil)
+	return err
+}
+
+// may waits until it may take over.
+func (u *unit) may(ctx context.Context) error {
+	select {
+	case <-u.together:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// begun: it serves.
+func (u *unit) begun() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.from, u.failed = nil, false
 }
 
 func (u *unit) setShare(s sidecar.Share) {
@@ -456,18 +693,32 @@ func (u *unit) setShare(s sidecar.Share) {
 	}
 }
 
-// ready says what is missing.
+// ready says what is missing before the workload is served, by it or by who serves until it does.
 func (u *unit) ready() error {
-	if u.told.Err() != nil {
+	if u.told.Err() != nil || u.passed.Load() {
 		return errors.New("draining")
 	}
 	u.mu.Lock()
-	w, ctx, why := u.w, u.wctx, u.why
+	w, parts, ctx, why, from := u.w, u.parts, u.wctx, u.why, u.from
 	u.mu.Unlock()
+	if from != nil && (w == nil || !parts.serves()) && from.serves() {
+		return from.ready()
+	}
 	if w == nil {
 		return errors.New(why)
 	}
 	return w.ready(func() bool { return ctx.Err() != nil })
+}
+
+// settled is nil when it serves, is ready to take over, or cannot be started.
+func (u *unit) settled() error {
+	u.mu.Lock()
+	failed := u.failed && u.w == nil
+	u.mu.Unlock()
+	if failed {
+		return nil
+	}
+	return u.ready()
 }
 
 // page is what the admin page shows.

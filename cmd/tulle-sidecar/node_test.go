@@ -112,6 +112,8 @@ func TestParseNode(t *testing.T) {
 		{[]string{"--bundle", file, "--namespace", "a"}, "--namespace: is of one workload"},
 		{[]string{"--bundle", file, "--token-file", "a"}, "--token-file: is of one workload"},
 		{nil, "--bundle is missing"},
+		{[]string{"--bundle", file, "--hot-restart"}, "--hot-restart of a node: --state-dir is missing"},
+		{[]string{"--bundle", file, "--", "app"}, "--node: COMMAND is for a sidecar of one workload"},
 		{[]string{"--bundle", file, "--node-buffer-bytes", "5"}, "--node-buffer-bytes 5: want 1048576 to"},
 	} {
 		if _, err := parse(append([]string{"--node", "n.yaml"}, bad.args...), noEnv, io.Discard); err == nil || !strings.Contains(err.Error(), bad.want) {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
@@ -43,19 +44,16 @@ func serve(ctx context.Context, c config, stdout, stderr io.Writer) error {
 		return fmt.Errorf("--state-dir: %w (choose a writable directory)", err)
 	}
 	boot := telemetry.NewBootID()
-	var parts successor
-	door, taking, err := handover.Open(ctx, parts.door(c, self.String(), boot, log))
+	parts := &successor{log: log, giveUp: life.stop, begun: serving}
+	door, err := parts.open(ctx, c.stateDir, self.String()+" "+c.workload.Instance, boot)
 	if err != nil {
 		return err
 	}
+	defer parts.close()
 	defer door.Close()
-	if taking != nil {
-		defer taking.Close()
-	}
-
 	w, err := assemble(ctx, c, nil, log, stdout, func(says *telemetry.Config, carries *sidecar.Config) {
-		says.BootID, says.Predecessor = boot, predecessor(taking)
-		carries.Inherit = inherit(taking, c.workload.Instance)
+		says.BootID, says.Predecessor = boot, parts.predecessor()
+		carries.Inherit = parts.inherit(c.workload.Instance)
 	})
 	if err != nil {
 		return err
@@ -64,41 +62,37 @@ func serve(ctx context.Context, c config, stdout, stderr io.Writer) error {
 	isReady := func() error { return w.ready(life.leaving) }
 	page := admin.New(admin.Config{
 		Address: c.admin, Hosts: c.adminHosts, Metrics: w.telling.WritePrometheus, Open: w.telling.WriteOpenMetrics, Snapshot: w.watching.Current, Log: log,
-		Drain: life.drain, Quit: life.quit, Ready: isReady, Inherit: inheritAdmin(taking, c),
+		Drain: life.drain, Quit: life.quit, Ready: isReady, Inherit: parts.inheritAdmin(c.workload.Instance, c.admin),
 	})
 	life.leaves(w.carrying.Leave)
-	parts = successor{
-		life: life, joining: w.joining, watching: w.watching, carrying: w.carrying, page: page, ready: isReady,
-		taking: taking, served: make(chan struct{}), paged: make(chan struct{}), log: log,
+	turn := newTurn(page)
+	defer turn.finish()
+	parts.ready, parts.begin, parts.cancel = isReady, w.yield, w.resume
+	parts.socket = func(q handover.Socket) syscall.Conn {
+		if q.Workload == c.workload.Instance && q.Kind == handover.Admin && q.Address == c.admin {
+			return page.Socket()
+		}
+		return w.socket(q)
 	}
-	parts.paging, parts.unpage = context.WithCancel(context.WithoutCancel(ctx))
-	defer parts.unpage()
+	parts.left = func() {
+		turn.over()
+		w.carrying.HandOver()
+		life.stop(nil)
+	}
 	if err := page.Listen(); err != nil {
 		return err
 	}
-	if taking == nil {
-		close(parts.served)
-	} else {
-		limit := time.AfterFunc(handover.TakeLimit, parts.giveUp)
-		defer limit.Stop()
-	}
+	defer parts.limit()()
 	defer limpOnSignal(life)()
 	context.AfterFunc(life.work, door.Close) // who drains hands nothing over
 
 	log.Info("tulle-sidecar starts", "version", version(), "identity", self.String(), "instance", c.workload.Instance, "boot_id", w.telling.BootID(),
-		"controller", c.controller, "otlp", c.otlp, "admin", c.admin, "state_dir", filepath.Clean(c.stateDir), "takes_over_from", predecessor(taking))
-	actors := []run.Actor{
+		"controller", c.controller, "otlp", c.otlp, "admin", c.admin, "state_dir", filepath.Clean(c.stateDir), "takes_over_from", parts.predecessor())
+	actors := append([]run.Actor{
 		{Name: "garbage", Run: garbage.Actor(os.LookupEnv)},
-		{Name: "admin", Run: parts.admin},
-		{Name: "handover", Run: func(ctx context.Context, ready func()) error { return parts.answer(ctx, ready, door) }},
-	}
-	for _, a := range w.actors() {
-		if a.Name == "telemetry" {
-			a.Run = func(ctx context.Context, ready func()) error { return parts.tell(ctx, ready, w.telling) }
-		}
-		actors = append(actors, a)
-	}
-	err = run.All(life.work, append(actors, run.Actor{Name: "readiness", Run: parts.begin})...)
+		{Name: "admin", Run: func(ctx context.Context, ready func()) error { return turn.run(ctx, ready, parts) }},
+	}, parts.actors(w, door)...)
+	err = run.All(life.work, actors...)
 	if err == nil {
 		err = life.reason()
 	}

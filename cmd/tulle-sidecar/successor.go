@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -9,29 +10,28 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/tulle-mesh/tulle/internal/identity/join"
-	"github.com/tulle-mesh/tulle/sidecar"
+	"github.com/tulle-mesh/tulle/internal/run"
 	"github.com/tulle-mesh/tulle/sidecar/admin"
 	"github.com/tulle-mesh/tulle/sidecar/handover"
 	"github.com/tulle-mesh/tulle/sidecar/telemetry"
-	"github.com/tulle-mesh/tulle/sidecar/watch"
 )
 
-// successor is what of a sidecar takes part in handovers: it may be the new process, and later the old one. What it does in which order is
-// handover's to say.
+// successor is what takes part in handovers: it may be the new one, and later the old one. It is the sidecar of one workload, or all of a node. What it does in which
+// order is handover's to say.
 type successor struct {
-	life     *life
-	joining  *join.Client
-	watching *watch.Watcher
-	carrying *sidecar.Sidecar
-	page     *admin.Server
-	ready    func() error
-	taking   *handover.Taking // from whom; nil: from nobody
-	served   chan struct{}    // closed when this process serves alone
-	paged    chan struct{}    // closed when the admin page is no longer this process's
-	paging   context.Context  // done: this process is to answer no more on the admin page
-	unpage   context.CancelFunc
-	log      *slog.Logger
+	// Of the old one. socket is what it hands over, nil: it has none. begin and cancel: another one has begun to take over, or has given up; left: it serves.
+	socket              func(handover.Socket) syscall.Conn
+	begin, cancel, left func()
+
+	// Of the new one.
+	ready  func() error                    // what is missing before it can serve
+	may    func(ctx context.Context) error // waits until it may serve, as soon as it can; nil: at once
+	giveUp func(error)                     // ends it before it has served
+	begun  func()                          // it serves; nil: nobody is to be told
+	taking *handover.Taking                // from whom; nil: from nobody
+	served chan struct{}                   // closed when it serves alone
+
+	log *slog.Logger
 }
 
 // How often readiness is looked at: soon, because connections wait, and then less and less.
@@ -40,67 +40,83 @@ const (
 	readyLongest = 250 * time.Millisecond
 )
 
-// door is the configuration of the handover to the next process. What it calls is s at that time.
-func (s *successor) door(c config, workload, boot string, log *slog.Logger) handover.Config {
-	return handover.Config{
-		Dir: c.stateDir, Workload: workload + " " + c.workload.Instance, Log: log,
-		Self: handover.Hello{PID: os.Getpid(), Version: version(), Boot: boot},
-		Socket: func(q handover.Socket) syscall.Conn {
-			switch {
-			case q.Workload != c.workload.Instance:
-			case q.Kind == handover.Admin && q.Address == c.admin:
-				return s.page.Socket()
-			case q.Kind == handover.Listener:
-				return s.carrying.Socket(q.Address, q.Transparent)
-			}
-			return nil
-		},
-		Begin: func() {
-			s.watching.Yield()
-			s.joining.Yield()
-		},
-		Cancel: func() {
-			s.joining.Resume()
-			s.watching.Resume()
-		},
-		Left: func() {
-			s.unpage() // first, so that nobody is told that the sidecar drains: another one is ready
-			<-s.paged
-			s.carrying.HandOver()
-			s.life.stop(nil)
-		},
+// open makes its door, or takes over from who has one in dir. who says what it is: only its like may take over.
+func (s *successor) open(ctx context.Context, dir, who, boot string) (*handover.Door, error) {
+	door, taking, err := handover.Open(ctx, handover.Config{
+		Dir: dir, Workload: who, Log: s.log,
+		Self:   handover.Hello{PID: os.Getpid(), Version: version(), Boot: boot},
+		Socket: func(q handover.Socket) syscall.Conn { return s.socket(q) },
+		Begin:  func() { s.begin() }, Cancel: func() { s.cancel() }, Left: func() { s.left() },
+	})
+	if err != nil {
+		return nil, err
 	}
+	s.taking, s.served = taking, make(chan struct{})
+	if taking == nil {
+		close(s.served)
+	}
+	return door, nil
 }
 
-// predecessor is the boot id of the process that is taken over from.
-func predecessor(t *handover.Taking) string {
-	if t == nil {
+// predecessor is the boot id of the one that is taken over from.
+func (s *successor) predecessor() string {
+	if s.taking == nil {
 		return ""
 	}
-	return t.From().Boot
+	return s.taking.From().Boot
 }
 
-// inherit asks for the sockets of listeners.
-func inherit(t *handover.Taking, workload string) func(string, bool) (net.Listener, error) {
-	if t == nil {
+// inherit asks for the sockets of a workload's listeners.
+func (s *successor) inherit(workload string) func(string, bool) (net.Listener, error) {
+	if s.taking == nil {
 		return nil
 	}
 	return func(at string, transparent bool) (net.Listener, error) {
-		return t.Socket(handover.Socket{Workload: workload, Kind: handover.Listener, Address: at, Transparent: transparent})
+		return s.taking.Socket(handover.Socket{Workload: workload, Kind: handover.Listener, Address: at, Transparent: transparent})
 	}
 }
 
-// inheritAdmin asks for the socket of the admin page.
-func inheritAdmin(t *handover.Taking, c config) func() (net.Listener, error) {
-	if t == nil {
+// inheritAdmin asks for the socket of the admin page at address.
+func (s *successor) inheritAdmin(workload, address string) func() (net.Listener, error) {
+	if s.taking == nil {
 		return nil
 	}
 	return func() (net.Listener, error) {
-		return t.Socket(handover.Socket{Workload: c.workload.Instance, Kind: handover.Admin, Address: c.admin})
+		return s.taking.Socket(handover.Socket{Workload: workload, Kind: handover.Admin, Address: address})
 	}
 }
 
-// until waits for served. False: ctx is done.
+// limit ends it when it has not taken over in time. It is called when all else is in place.
+func (s *successor) limit() (stop func()) {
+	if s.taking == nil {
+		return func() {}
+	}
+	t := time.AfterFunc(handover.TakeLimit, func() {
+		if why := s.ready(); why != nil && !s.serves() { // else it is about to
+			s.giveUp(s.late(why))
+		}
+	})
+	return func() { t.Stop() }
+}
+
+// close gives up, if it has not taken over.
+func (s *successor) close() {
+	if s.taking != nil {
+		s.taking.Close()
+	}
+}
+
+// serves reports whether it serves: nobody is being taken over from any more.
+func (s *successor) serves() bool {
+	select {
+	case <-s.served:
+		return true
+	default:
+		return false
+	}
+}
+
+// until waits until it serves. False: ctx is done.
 func (s *successor) until(ctx context.Context) bool {
 	select {
 	case <-s.served:
@@ -110,45 +126,42 @@ func (s *successor) until(ctx context.Context) bool {
 	}
 }
 
-// admin is the actor of the page: it answers from when this process serves until the next one does.
-func (s *successor) admin(ctx context.Context, ready func()) error {
-	if s.taking != nil {
-		ready()
+// actors are the parts of w that take turns with another one's, around the rest of them.
+func (s *successor) actors(w *workload, door *handover.Door) []run.Actor {
+	out := []run.Actor{{Name: "handover", Run: func(ctx context.Context, ready func()) error { return s.answer(ctx, ready, door) }}}
+	for _, a := range w.actors() {
+		if a.Name == "telemetry" {
+			a.Run = func(ctx context.Context, ready func()) error { return s.tell(ctx, ready, w.telling) }
+		}
+		out = append(out, a)
 	}
-	if !s.until(ctx) {
-		return nil
-	}
-	mine, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(s.paging, cancel)()
-	err := s.page.Run(mine, ready)
-	close(s.paged)
-	if err == nil {
-		<-ctx.Done()
-	}
-	return err
+	return append(out, run.Actor{Name: "readiness", Run: s.take})
 }
 
-// answer is the actor of the door.
+// answer is the actor of the door; nil: there is none.
 func (s *successor) answer(ctx context.Context, ready func(), door *handover.Door) error {
 	ready()
-	if s.until(ctx) {
+	switch {
+	case !s.until(ctx):
+	case door == nil:
+		<-ctx.Done()
+	default:
 		door.Run(ctx)
 	}
 	return nil
 }
 
-// tell is the actor of telemetry. Before this process serves it says nothing: to the observer one that gives up would be one that died.
+// tell is the actor of telemetry. Before it serves it says nothing: to the observer one that gives up would be one that died. But what it has carried by then is told.
 func (s *successor) tell(ctx context.Context, ready func(), t *telemetry.Telemetry) error {
 	ready()
-	if !s.until(ctx) {
+	if !s.until(ctx) && !t.Recorded() {
 		return nil
 	}
 	return t.Run(ctx, func() {})
 }
 
-// begin is the last actor: it waits until all is ready, takes over if there is somebody to take over from, and tells whoever waits.
-func (s *successor) begin(ctx context.Context, ready func()) error {
+// take is the last actor: it waits until all is ready, takes over if there is somebody to take over from, and tells whoever waits.
+func (s *successor) take(ctx context.Context, ready func()) error {
 	ready()
 	tick := time.NewTimer(0)
 	defer tick.Stop()
@@ -161,26 +174,72 @@ func (s *successor) begin(ctx context.Context, ready func()) error {
 		}
 	}
 	if s.taking != nil {
-		s.taking.Commit()
+		if s.may != nil && s.may(ctx) != nil {
+			return nil
+		}
+		switch err := s.taking.Commit(); {
+		case errors.Is(err, handover.ErrLate):
+			s.giveUp(s.late(err))
+			return nil
+		case err != nil:
+			s.log.Warn("taken over, but the old sidecar does not answer", "err", err)
+		}
 		close(s.served)
-		s.log.Info("taken over", "process", s.taking.From().PID, "version", s.taking.From().Version, "boot_id", s.taking.From().Boot)
+		from := s.taking.From()
+		s.log.Info("taken over", "process", from.PID, "version", from.Version, "boot_id", from.Boot)
 	}
-	notify("READY=1")
-	tellParent(parentReady)
+	if s.begun != nil {
+		s.begun()
+	}
 	<-ctx.Done()
 	return nil
 }
 
-// giveUp ends a process that has not taken over in time.
-func (s *successor) giveUp() {
-	why := s.ready()
-	select {
-	case <-s.served:
-		return
-	default:
+func (s *successor) late(why error) error {
+	return fmt.Errorf("not ready %s after it began to take over from process %d, which goes on: %w", handover.TakeLimit, s.taking.From().PID, why)
+}
+
+// serving tells whoever started the process that it serves.
+func serving() {
+	notify("READY=1")
+	tellParent(parentReady)
+}
+
+// turn is the admin page of a process that takes over, and is taken over from: it answers from when the process serves until the next one does.
+type turn struct {
+	page   *admin.Server
+	ended  chan struct{}   // closed when the page is no longer this process's
+	mine   context.Context // done: this process is to answer no more
+	finish context.CancelFunc
+}
+
+func newTurn(page *admin.Server) *turn {
+	t := &turn{page: page, ended: make(chan struct{})}
+	t.mine, t.finish = context.WithCancel(context.Background())
+	return t
+}
+
+// run is the actor of the page.
+func (t *turn) run(ctx context.Context, ready func(), s *successor) error {
+	if s.taking != nil {
+		ready()
 	}
-	if why == nil {
-		return // it is about to
+	if !s.until(ctx) {
+		return nil
 	}
-	s.life.stop(fmt.Errorf("not ready %s after it began to take over from process %d, which goes on: %w", handover.TakeLimit, s.taking.From().PID, why))
+	mine, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(t.mine, cancel)()
+	err := t.page.Run(mine, ready)
+	close(t.ended)
+	if err == nil {
+		<-ctx.Done()
+	}
+	return err
+}
+
+// over ends it, and waits for it: nobody is told that the sidecar drains when another one is ready.
+func (t *turn) over() {
+	t.finish()
+	<-t.ended
 }

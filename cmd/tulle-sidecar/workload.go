@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"syscall"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/identity/join"
 	"github.com/tulle-mesh/tulle/internal/run"
 	"github.com/tulle-mesh/tulle/sidecar"
+	"github.com/tulle-mesh/tulle/sidecar/handover"
 	"github.com/tulle-mesh/tulle/sidecar/netns"
 	"github.com/tulle-mesh/tulle/sidecar/telemetry"
 	"github.com/tulle-mesh/tulle/sidecar/watch"
@@ -22,6 +24,7 @@ import (
 // workloads of a process share any of them.
 type workload struct {
 	self     identity.ID
+	instance string
 	log      *slog.Logger
 	holder   *identity.Holder
 	joining  *join.Client
@@ -37,7 +40,7 @@ type workload struct {
 func assemble(
 	ctx context.Context, c config, space *netns.Space, log *slog.Logger, stdout io.Writer, adapt func(*telemetry.Config, *sidecar.Config),
 ) (*workload, error) {
-	w := &workload{log: log, holder: &identity.Holder{}, drain: c.drainTimeout, close: func() error { return nil }}
+	w := &workload{instance: c.workload.Instance, log: log, holder: &identity.Holder{}, drain: c.drainTimeout, close: func() error { return nil }}
 	var err error
 	if w.self, err = identity.Workload(c.trustDomain, c.workload.Namespace, c.account); err != nil {
 		return nil, fmt.Errorf("--namespace or --service-account: %w", err)
@@ -107,6 +110,25 @@ func (w *workload) actors() []run.Actor {
 		{Name: "watch", Run: w.watching.Run},
 		{Name: "sidecar", Run: w.carrying.Run, StopTimeout: w.drain + 10*time.Second},
 	}
+}
+
+// yield leaves the controller to another process that is to serve the workload; resume takes it back.
+func (w *workload) yield() {
+	w.watching.Yield()
+	w.joining.Yield()
+}
+
+func (w *workload) resume() {
+	w.joining.Resume()
+	w.watching.Resume()
+}
+
+// socket is the listening socket that another process asks for, nil when there is none.
+func (w *workload) socket(q handover.Socket) syscall.Conn {
+	if q.Workload != w.instance || q.Kind != handover.Listener {
+		return nil
+	}
+	return w.carrying.Socket(q.Address, q.Transparent)
 }
 
 // ready says what is missing before traffic may be sent, the first cause first.

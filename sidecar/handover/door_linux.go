@@ -22,8 +22,12 @@ const (
 	lockName   = "handover.lock"
 )
 
-// replyTimeout bounds a message and its answer.
-const replyTimeout = 5 * time.Second
+const (
+	// replyTimeout bounds a message and its answer.
+	replyTimeout = 5 * time.Second
+	// commitTimeout bounds Commit: the other process waits for what is asked for on its admin page.
+	commitTimeout = 15 * time.Second
+)
 
 // Door is where the next process knocks.
 type Door struct {
@@ -47,7 +51,7 @@ func Open(ctx context.Context, cfg Config) (d *Door, taking *Taking, err error) 
 		return nil, nil, fmt.Errorf("state directory: %w", err)
 	}
 	defer dir.Close()
-	unlock, err := lock(filepath.Join(cfg.Dir, lockName))
+	unlock, err := lock(ctx, filepath.Join(cfg.Dir, lockName))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -79,17 +83,34 @@ func Open(ctx context.Context, cfg Config) (d *Door, taking *Taking, err error) 
 	return &Door{cfg: cfg, l: l}, nil, nil
 }
 
-// lock keeps other processes from finding or making the door at the same time.
-func lock(path string) (unlock func(), err error) {
+// lockPoll is how often a lock that another process has is tried again: flock(2) itself cannot be told to give up.
+const lockPoll = 10 * time.Millisecond
+
+// lock keeps other processes from finding or making the door at the same time. It waits for them until ctx is done.
+func lock(ctx context.Context, path string) (unlock func(), err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("handover: %w (choose a writable state directory)", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("handover: lock of %s: %w", path, err)
+	tick := time.NewTicker(lockPoll)
+	defer tick.Stop()
+	for {
+		switch err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); {
+		case err == nil:
+			return func() { f.Close() }, nil
+		case errors.Is(err, unix.EINTR):
+			continue
+		case !errors.Is(err, unix.EWOULDBLOCK):
+			f.Close()
+			return nil, fmt.Errorf("handover: lock of %s: %w", path, err)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			f.Close()
+			return nil, fmt.Errorf("handover: another process holds %s: %w", path, ctx.Err())
+		}
 	}
-	return func() { f.Close() }, nil
 }
 
 // Run answers who knocks, until ctx is done or another process has taken over, and then still waits for ctx. Call it once, when the process serves.
@@ -240,6 +261,8 @@ func (d *Door) handOver(nc *net.UnixConn, version int) error {
 
 // Taking is from one process that runs. Its methods are safe for concurrent use.
 type Taking struct {
+	begun time.Time
+
 	mu   sync.Mutex
 	nc   *net.UnixConn
 	from Hello
@@ -248,7 +271,7 @@ type Taking struct {
 
 // take says hello and asks for the door.
 func take(cfg Config, nc *net.UnixConn) (*Door, *Taking, error) {
-	t := &Taking{nc: nc}
+	t := &Taking{nc: nc, begun: time.Now()}
 	fail := func(err error) (*Door, *Taking, error) {
 		_ = nc.Close()
 		return nil, nil, fmt.Errorf("a sidecar with state directory %s runs already, and this one cannot take over from it: %w", cfg.Dir, err)
@@ -301,10 +324,24 @@ func (t *Taking) Socket(s Socket) (net.Listener, error) {
 	return l, nil
 }
 
-// Commit says that this process serves, and returns when the other one has stopped accepting, or is gone.
-func (t *Taking) Commit() {
-	_, _, _ = t.ask(request{Commit: &struct{}{}})
-	t.Close()
+// Commit says that this process serves, and returns when the other one has stopped accepting, or is gone. With ErrLate the other one has given this one up and goes on:
+// this one must not serve. After another error this one serves; the error is for people: the other one has not said that it stopped.
+func (t *Taking) Commit() error {
+	if time.Since(t.begun) > TakeLimit+replyTimeout {
+		t.Close()
+		return ErrLate
+	}
+	defer t.Close()
+	r, _, err := t.askWithin(request{Commit: &struct{}{}}, commitTimeout)
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return fmt.Errorf("process %d has not stopped accepting in %s; both accept until it does", t.from.PID, commitTimeout)
+	case err != nil: // it is gone, or is stopping by itself
+		return nil
+	case !r.Left:
+		return fmt.Errorf("process %d does not stop accepting: %s", t.from.PID, r.Error)
+	}
+	return nil
 }
 
 // Close gives up, if Commit was not called: the other process goes on. It may be called several times.
@@ -321,13 +358,15 @@ func (t *Taking) endLocked(err error) {
 	}
 }
 
-func (t *Taking) ask(q request) (r reply, f *os.File, err error) {
+func (t *Taking) ask(q request) (r reply, f *os.File, err error) { return t.askWithin(q, replyTimeout) }
+
+func (t *Taking) askWithin(q request, limit time.Duration) (r reply, f *os.File, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.gone != nil {
 		return r, nil, t.gone
 	}
-	_ = t.nc.SetDeadline(time.Now().Add(replyTimeout))
+	_ = t.nc.SetDeadline(time.Now().Add(limit))
 	if err = send(t.nc, q, nil); err == nil {
 		err = receive(t.nc, &r, &f)
 	}

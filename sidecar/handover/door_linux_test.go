@@ -113,7 +113,9 @@ func TestHandOver(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		taking.Commit()
+		if err := taking.Commit(); err != nil {
+			t.Error(err)
+		}
 		if n := current.out.Load(); n != 1 {
 			t.Errorf("the old process has left %d times", n)
 		}
@@ -185,7 +187,9 @@ func TestGivingUp(t *testing.T) {
 		t.Fatalf("cancelled %d, left %d", old.cancelled.Load(), old.out.Load())
 	}
 	_, second := newSide(dir, "cart-1", 4).open(t)
-	second.Commit()
+	if err := second.Commit(); err != nil {
+		t.Error(err)
+	}
 	if old.begun.Load() != 2 || old.out.Load() != 1 {
 		t.Errorf("begun %d, left %d", old.begun.Load(), old.out.Load())
 	}
@@ -210,11 +214,46 @@ func TestOldOneDies(t *testing.T) {
 	if got, err := taking.Socket(Socket{Workload: "cart-1", Kind: Admin}); got != nil || err != nil {
 		t.Errorf("%v %v", got, err)
 	}
-	taking.Commit()
+	if err := taking.Commit(); err != nil {
+		t.Error(err)
+	}
 	run(t, mineDoor)
 	if _, third := newSide(dir, "cart-1", 3).open(t); third == nil || third.From().PID != 2 {
 		t.Errorf("the next one takes over from %+v", third)
 	}
+}
+
+// One that comes too late must not serve, for the old process has given it up.
+func TestTooLate(t *testing.T) {
+	dir := t.TempDir()
+	old := newSide(dir, "cart-1", 1)
+	door, _ := old.open(t)
+	run(t, door)
+	_, taking := newSide(dir, "cart-1", 2).open(t)
+	taking.begun = time.Now().Add(-TakeLimit - 2*replyTimeout)
+	if err := taking.Commit(); !errors.Is(err, ErrLate) {
+		t.Errorf("got %v", err)
+	}
+	testmesh.Eventually(t, "the old process hears of it", func() bool { return old.cancelled.Load() == 1 })
+	if old.out.Load() != 0 {
+		t.Error("the old process has left")
+	}
+}
+
+// Whoever waits for another process that opens the door can be told to stop.
+func TestLockEndsWithContext(t *testing.T) {
+	dir := t.TempDir()
+	unlock, err := lock(t.Context(), filepath.Join(dir, lockName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, _, err := Open(ctx, newSide(dir, "cart-1", 2).cfg); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), lockName) {
+		t.Errorf("got %v", err)
+	}
+	unlock()
+	newSide(dir, "cart-1", 2).open(t)
 }
 
 // A socket that a killed process left is no obstacle.

@@ -34,7 +34,7 @@ func (*Taking) From() Hello { return Hello{} }
 func (*Taking) Socket(Socket) (net.Listener, error) { return nil, nil } //nolint:nilnil // there is none
 
 // Commit does nothing.
-func (*Taking) Commit() {}
+func (*Taking) Commit() error { return nil }
 
 // Close does nothing.
 func (*Taking) Close() {}

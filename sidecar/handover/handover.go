@@ -91,6 +91,9 @@ const TakeLimit = time.Minute
 // ErrRefused is in the error of Open when the process that runs does not hand over.
 var ErrRefused = errors.New("the sidecar that runs does not hand over")
 
+// ErrLate is Commit's when so much time has passed since Open that the other process has given this one up.
+var ErrLate = errors.New("it took too long to take over; the sidecar that runs goes on")
+
 // versions are those of the protocol that this program speaks, the best first.
 var versions = []int{1}
 

@@ -103,5 +103,7 @@ func TestTransparentSocketIsHandedOver(t *testing.T) {
 			t.Errorf("IP_TRANSPARENT is %d, %v", v, err)
 		}
 	})
-	taking.Commit()
+	if err := taking.Commit(); err != nil {
+		t.Error(err)
+	}
 }

@@ -136,6 +136,13 @@ func (g *ring) take(all bool) []*chunk {
 	return out
 }
 
+// empty reports whether nothing waits.
+func (g *ring) empty() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.cur == nil && len(g.full) == 0
+}
+
 // close makes add refuse from now on.
 func (g *ring) close() {
 	g.mu.Lock()

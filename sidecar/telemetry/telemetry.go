@@ -207,6 +207,9 @@ func (t *Telemetry) Record(r *flow.Record) {
 	}
 }
 
+// Recorded reports whether there are Records that nobody was told of.
+func (t *Telemetry) Recorded() bool { return !t.ring.empty() }
+
 // Active implements flow.Recorder.
 func (t *Telemetry) Active(key flow.ActiveKey, delta int64) {
 	t.counters.active.get(activeKey(key)).Add(delta)
