@@ -109,6 +109,11 @@ hot-restart: build ## 100,000 requests while both sidecars of a hop are replaced
 fault: build ## the demo's fault in real time: ejection, error window, alert, readmission, measured from outside
 	$(GO) run ./loadtest/fault
 
+.PHONY: scenarios
+scenarios: build ## failures as a client sees them: with Tulle, without a proxy, with Envoy, with Envoy tuned (SCENARIOS='-only hangs,refused -rounds 1' for less, '-only list' names them)
+	$(GO) build -o bin/scenario ./loadtest/scenario
+	bin/scenario -results bin/scenarios.json $(SCENARIOS)
+
 .PHONY: test-peers
 test-peers: build ## real peers: promtool and a W3C/OTLP client on a demo, nginx and node behind a sidecar, PROXY protocol with HAProxy and nginx, h2spec against net/http and Envoy (says what to install)
 	@command -v promtool >/dev/null || { echo "tulle: promtool is missing. Debian/Ubuntu: apt-get install prometheus; others: https://prometheus.io/download/"; exit 1; }

@@ -3,5 +3,5 @@
 // flight, and counts what it could not send instead of waiting.
 //
 // How to hold it: fill a Runner, call Run until its context ends, read Totals at any time. Under testing/synctest with a Do that only
-// sleeps, the whole plan runs in virtual time. Scripted faults are in loadtest/scenario, the shop's requests in loadtest/shop.
+// sleeps, the whole plan runs in virtual time. The shop's requests and its scripted faults are in loadtest/shop.
 package loadtest

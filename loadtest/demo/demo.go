@@ -21,7 +21,6 @@ import (
 	"github.com/tulle-mesh/tulle/controller"
 	"github.com/tulle-mesh/tulle/internal/process"
 	"github.com/tulle-mesh/tulle/internal/run"
-	"github.com/tulle-mesh/tulle/loadtest/scenario"
 	"github.com/tulle-mesh/tulle/loadtest/shop"
 )
 
@@ -43,7 +42,7 @@ type Config struct {
 	NoLoad   bool          // start everything, send nothing
 	NoFault  bool          // no scripted fault
 	Rate     float64       // customers' requests per second on average
-	Fault    scenario.Plan // Targets are filled in; zero fields take the plan's defaults
+	Fault    shop.Script   // Targets are filled in; zero fields take the plan's defaults
 
 	Tulle   string    // the tulle executable; "" means this one
 	Sidecar string    // the tulle-sidecar executable; "" means beside Tulle
@@ -390,9 +389,9 @@ func (d *demo) tell(ctx context.Context, ready func()) error {
 		g.Go(func() error {
 			p := d.Fault.WithDefaults()
 			for _, w := range of(d.workloads, "catalog") {
-				p.Targets = append(p.Targets, scenario.Target{Instance: w.Instance, Control: shop.Control{Address: w.Control}})
+				p.Targets = append(p.Targets, shop.Target{Instance: w.Instance, Control: shop.Control{Address: w.Control}})
 			}
-			return p.Run(ctx, func(s scenario.Step, err error) { d.teller.fault(s, p, err) })
+			return p.Run(ctx, func(s shop.Step, err error) { d.teller.fault(s, p, err) })
 		})
 	}
 	return g.Wait()

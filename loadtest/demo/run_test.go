@@ -21,7 +21,6 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/process"
 	"github.com/tulle-mesh/tulle/loadtest"
-	"github.com/tulle-mesh/tulle/loadtest/scenario"
 	"github.com/tulle-mesh/tulle/loadtest/shop"
 )
 
@@ -242,7 +241,7 @@ func TestRunStartsTellsAndStopsInReverse(t *testing.T) {
 	t.Setenv("DEMO_TEST_BASES", fmt.Sprint(c.ShopBase, c.AdminBase))
 	out := &watched{more: make(chan struct{}, 1)}
 	c.Tulle, c.Sidecar, c.DataDir, c.Out, c.Rate = self, self, filepath.Join(dir, "data"), out, 20
-	c.Fault = scenario.Plan{First: 100 * time.Millisecond, Last: 300 * time.Millisecond}
+	c.Fault = shop.Script{First: 100 * time.Millisecond, Last: 300 * time.Millisecond}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	ended := make(chan error, 1)

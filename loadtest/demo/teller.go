@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/client/show"
-	"github.com/tulle-mesh/tulle/loadtest/scenario"
 	"github.com/tulle-mesh/tulle/loadtest/shop"
 	"github.com/tulle-mesh/tulle/store/event"
 )
@@ -95,7 +94,7 @@ func (t *teller) up(took time.Duration) {
 }
 
 // fault announces a scripted step and what to expect of the mesh.
-func (t *teller) fault(s scenario.Step, p scenario.Plan, err error) {
+func (t *teller) fault(s shop.Step, p shop.Script, err error) {
 	if err != nil {
 		t.warn(fmt.Sprintf("the script could not reach %s: %v", s.Instance, err))
 		return

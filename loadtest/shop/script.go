@@ -1,51 +1,48 @@
-// Package scenario holds scripts that make a running shop misbehave at known times. A script only decides what happens when; Run carries it
-// out through the control ports and tells a listener about each step, so that a terminal, a test and a measurement hear the same.
-package scenario
+package shop
 
 import (
 	"context"
 	"fmt"
 	"time"
-
-	"github.com/tulle-mesh/tulle/loadtest/shop"
 )
 
-// Plan is the repeated fault of the demo: one of several endpoints of a service misbehaves for a while, a different one and in a different
-// way each time.
-type Plan struct {
+// Script is the repeated fault of the demo: one of several endpoints of a service misbehaves for a while, a different one and in a different
+// way each time. It only decides what happens when; Run carries it out through the control ports and tells a listener about each step, so
+// that a terminal, a test and a measurement hear the same.
+type Script struct {
 	First   time.Duration // first fault, after the start; default 30 s
 	Last    time.Duration // how long each fault lasts; default 40 s
 	Every   time.Duration // from the start of one fault to the start of the next; default 4 min, at least Last
 	Targets []Target
-	Faults  []shop.Fault // taken in turn; default: every answer 503, then 800 ms slower
+	Faults  []Fault // taken in turn; default: every answer 503, then 800 ms slower
 }
 
 // Target is one endpoint that can be made to misbehave.
 type Target struct {
 	Instance string
-	Control  shop.Control
+	Control  Control
 }
 
 // Step is one thing the script does.
 type Step struct {
 	At       time.Duration // after the start
 	Instance string
-	Fault    shop.Fault // zero: it heals
+	Fault    Fault // zero: it heals
 }
 
 // Say is the step in plain words.
 func (s Step) Say() string {
 	switch s.Fault.Kind {
-	case shop.FaultSlow:
+	case FaultSlow:
 		return fmt.Sprintf("%s answers %s slower", s.Instance, s.Fault.Latency)
-	case shop.FaultError:
+	case FaultError:
 		return fmt.Sprintf("%s answers %d to every request", s.Instance, s.Fault.Status)
 	}
 	return s.Instance + " is healthy again"
 }
 
 // WithDefaults fills in zero fields.
-func (p Plan) WithDefaults() Plan {
+func (p Script) WithDefaults() Script {
 	if p.First <= 0 {
 		p.First = 30 * time.Second
 	}
@@ -57,16 +54,16 @@ func (p Plan) WithDefaults() Plan {
 	}
 	p.Every = max(p.Every, p.Last)
 	if len(p.Faults) == 0 {
-		p.Faults = []shop.Fault{
-			{Kind: shop.FaultError, Status: 503, Ratio: 1},
-			{Kind: shop.FaultSlow, Latency: 800 * time.Millisecond, Ratio: 1},
+		p.Faults = []Fault{
+			{Kind: FaultError, Status: 503, Ratio: 1},
+			{Kind: FaultSlow, Latency: 800 * time.Millisecond, Ratio: 1},
 		}
 	}
 	return p
 }
 
 // Round is the n-th fault (0, 1, 2 …) and its end. Pure.
-func (p Plan) Round(n int) (begin, end Step) {
+func (p Script) Round(n int) (begin, end Step) {
 	p = p.WithDefaults()
 	// The second endpoint first: the one in the middle of a list is the easiest to follow by eye.
 	target := p.Targets[(n+1)%len(p.Targets)]
@@ -77,12 +74,12 @@ func (p Plan) Round(n int) (begin, end Step) {
 
 // Run plays the script until ctx ends; a fault in force then is lifted. did hears of every step after it was taken, with the error when the
 // control port could not be reached (the script goes on).
-func (p Plan) Run(ctx context.Context, did func(Step, error)) error {
+func (p Script) Run(ctx context.Context, did func(Step, error)) error {
 	p = p.WithDefaults()
 	if len(p.Targets) == 0 {
-		return fmt.Errorf("scenario: no endpoint to make misbehave")
+		return fmt.Errorf("script: no endpoint to make misbehave")
 	}
-	control := map[string]shop.Control{}
+	control := map[string]Control{}
 	for _, t := range p.Targets {
 		control[t.Instance] = t.Control
 	}

@@ -1,4 +1,4 @@
-package scenario
+package shop
 
 import (
 	"context"
@@ -8,8 +8,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/tulle-mesh/tulle/loadtest/shop"
 )
 
 // recorder stands in for the control ports: it answers every request and keeps what was asked, with the virtual time.
@@ -24,10 +22,10 @@ func (r *recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader("")), Request: req}, nil
 }
 
-func plan(rt http.RoundTripper) Plan {
-	var p Plan
+func script(rt http.RoundTripper) Script {
+	var p Script
 	for _, name := range []string{"a", "b", "c"} {
-		p.Targets = append(p.Targets, Target{Instance: name, Control: shop.Control{Address: name, Client: &http.Client{Transport: rt}}})
+		p.Targets = append(p.Targets, Target{Instance: name, Control: Control{Address: name, Client: &http.Client{Transport: rt}}})
 	}
 	return p
 }
@@ -38,7 +36,7 @@ func TestScriptAlternatesEndpointsAndFaults(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 9*time.Minute)
 		defer cancel()
 		var said []string
-		if err := plan(rec).Run(ctx, func(s Step, err error) {
+		if err := script(rec).Run(ctx, func(s Step, err error) {
 			if err != nil {
 				t.Error(err)
 			}
@@ -63,8 +61,8 @@ func TestScriptAlternatesEndpointsAndFaults(t *testing.T) {
 	})
 }
 
-func TestNoTargets(t *testing.T) {
-	if err := (Plan{}).Run(t.Context(), nil); err == nil {
+func TestScriptNoTargets(t *testing.T) {
+	if err := (Script{}).Run(t.Context(), nil); err == nil {
 		t.Error("accepted")
 	}
 }
