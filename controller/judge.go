@@ -219,7 +219,7 @@ func (j *judge) publish(endpoints []discovery.Endpoint) error {
 	if err != nil {
 		return err
 	}
-	state := &xds.State{Nodes: map[string]xds.Node{}, Services: out.Services, Destinations: map[string]policy.Resource{}, Published: time.Now()}
+	state := &xds.State{Nodes: map[string]xds.Node{}, Services: out.Services, Routes: out.Routes, Destinations: map[string]policy.Resource{}, Published: time.Now()}
 	h := sha256.New()
 	for _, instance := range slices.Sorted(maps.Keys(out.Workloads)) {
 		w := out.Workloads[instance]
@@ -232,6 +232,9 @@ func (j *judge) publish(endpoints []discovery.Endpoint) error {
 	for _, name := range slices.Sorted(maps.Keys(out.Services)) { // which sidecars are told of on demand
 		for _, r := range out.Services[name] {
 			fmt.Fprintln(h, name, r.Version)
+		}
+		for _, namespace := range slices.Sorted(maps.Keys(out.Routes[name])) {
+			fmt.Fprintln(h, name, namespace, out.Routes[name][namespace].Resource.Version)
 		}
 	}
 	for _, r := range out.Destinations {

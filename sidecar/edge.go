@@ -96,6 +96,9 @@ func (s *Sidecar) edge(b *exchange.Binding) {
 	}
 	for _, v := range l.Edge.Hosts {
 		table := route.Only(v.Name, v.Service)
+		if !l.Edge.Mesh { // whose callers' sidecars have gone by the rules
+			table = routes(b, v.Service).Named(v.Name)
+		}
 		for _, h := range v.Hosts {
 			hosts[h] = table
 			if sv, ok := b.Snapshot.Services[v.Service]; ok && l.Edge.Mesh {
@@ -247,6 +250,9 @@ func (s *Sidecar) enterMesh(c *listen.Conn, b *exchange.Binding, sess *exchange.
 // asBytes is b for connections that are relayed, whatever its service speaks.
 func asBytes(b *exchange.Binding) *exchange.Binding {
 	p := *b
+	if p.Listener.Protocol.MayBeHTTP() { // its rules are for requests
+		p.Routes = p.Routes.WithoutRules()
+	}
 	p.Listener.Protocol = flow.ProtocolTCP
 	return &p
 }

@@ -72,7 +72,7 @@ func binder(b *exchange.Binding) func(service string) *exchange.Binding {
 			return nil
 		}
 		of := *b
-		of.Listener.Service, of.Listener.Protocol, of.Routes, of.Intercepted = service, sv.Protocol, route.To(service), nil
+		of.Listener.Service, of.Listener.Protocol, of.Routes, of.Intercepted = service, sv.Protocol, routes(b, service), nil
 		kept, _ := made.LoadOrStore(service, &of)
 		return kept.(*exchange.Binding)
 	}
@@ -216,9 +216,12 @@ func pin(b *exchange.Binding, e *policy.Endpoint) *exchange.Binding {
 	if e == nil { // it is called by way of an edge, any of whose endpoints will do
 		return asBytes(b)
 	}
+	if !b.Listener.Protocol.MayBeHTTP() && b.Tables[b.Listener.Service] != nil { // its rules say that another does
+		return asBytes(b)
+	}
 	p, d := *b, *b.Destinations[b.Listener.Service]
 	d.Picker, d.Retry.Attempts = only{e}, 1
-	p.Listener.Protocol = flow.ProtocolTCP
+	p.Listener.Protocol, p.Routes = flow.ProtocolTCP, route.To(d.Name)
 	p.Destinations = map[string]*exchange.Destination{d.Name: &d}
 	return &p
 }

@@ -213,7 +213,7 @@ func calls(x *exchange.Exchange) string {
 	if x.Destination != nil && x.Destination.Via != "" {
 		return x.Destination.Via
 	}
-	return policy.ServiceOf(x.Decision.Service)
+	return policy.ServiceOf(cmp.Or(x.Decision.Service, x.Decision.Called))
 }
 
 func activeKey(x *exchange.Exchange) flow.ActiveKey {
@@ -260,6 +260,8 @@ func (o *observer) fill(r *flow.Record, x *exchange.Exchange, kind flow.Kind, tr
 			if x.Destination.Via != "" {
 				r.Route = cmp.Or(r.Route, x.Decision.Service)
 			}
+		} else if d := x.Binding.Destinations[x.Decision.Called]; d != nil {
+			r.Destination.Namespace = d.Namespace
 		}
 	} else {
 		if x.Peer.Identity != "" {

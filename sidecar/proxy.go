@@ -95,7 +95,12 @@ func (s *Sidecar) aimAt(x *exchange.Exchange, p *exchange.Proxy) {
 	}
 	d := x.Binding.Destinations[name]
 	if named = named && d != nil; named {
-		x.Decision.Service = name
+		x.Decision.Service, x.Decision.Called = name, name
+		if t := x.Binding.Tables[name]; t != nil && connection != d.Protocol.MayBeHTTP() {
+			if decideBy(t, x); x.Destination == nil || x.Decision.Service != name { // its rules send it elsewhere, or answer it
+				return
+			}
+		}
 		switch {
 		case !connection && !d.Protocol.MayBeHTTP():
 			x.Outcome.Fail(flow.ReasonBadRequest, name+" speaks "+policy.ProtocolName(d.Protocol)+": call it by CONNECT")

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"strconv"
@@ -72,14 +73,29 @@ func (s *Sidecar) inbound(send exchange.Handler) exchange.Handler {
 // decide asks the listener's routes where the exchange goes.
 func decide(next exchange.Handler) exchange.Handler {
 	return exchange.HandlerFunc(func(x *exchange.Exchange) {
-		authority := x.Head.Authority
-		if x.Kind == flow.KindConnection {
-			authority = x.ServerName
-		}
-		x.Decision = x.Binding.Routes.Match(route.Head{Method: x.Head.Method, Path: x.Head.Path, Authority: authority})
-		x.Destination = x.Binding.Destinations[x.Decision.Service]
+		decideBy(&x.Binding.Routes, x)
 		next.Handle(x)
 	})
+}
+
+// decideBy asks t where x goes. Rules of a port that may be HTTP are for requests: what turned out to be bytes there goes to the service that was called.
+func decideBy(t *route.Table, x *exchange.Exchange) {
+	h := route.Head{Method: x.Head.Method, Path: x.Head.Path, Authority: x.Head.Authority}
+	if x.Kind == flow.KindConnection {
+		h.Authority = x.ServerName
+	}
+	if t.Draws() {
+		h.Draw = rand.Uint64()
+	}
+	if x.Kind == flow.KindConnection && x.Binding.Listener.Protocol.MayBeHTTP() {
+		x.Decision = t.Unruled(h.Authority)
+	} else {
+		if t.Reads() {
+			h.Fields, _ = x.Downstream.(route.Fields)
+		}
+		x.Decision = t.Match(h)
+	}
+	x.Destination = x.Binding.Destinations[x.Decision.Service]
 }
 
 // known ends exchanges that have nowhere to go.
@@ -88,8 +104,12 @@ func known(next exchange.Handler) exchange.Handler {
 		switch {
 		case x.Destination != nil:
 			next.Handle(x)
-		case x.Decision.Matched():
+		case x.Decision.NoBackend():
+			x.Outcome.Fail(flow.ReasonNoBackend, "route "+x.Decision.Route)
+		case x.Decision.Service != "":
 			x.Outcome.Fail(flow.ReasonUnknownDest, "service "+x.Decision.Service)
+		case x.Decision.Matched():
+			x.Outcome.Fail(flow.ReasonNoRoute, "route "+x.Decision.Route)
 		default:
 			x.Outcome.Fail(flow.ReasonNoRoute, "")
 		}
@@ -199,6 +219,7 @@ type Sidecar struct {
 
 	services     map[string]*service              // owned by Run, as is what follows
 	destinations map[string]*exchange.Destination // of applied, by service
+	tables       map[rulesKey]*route.Table        // of applied
 	applied      atomic.Pointer[policy.Snapshot]
 	turned       atomic.Pointer[chan struct{}] // closed when the listeners have the next Snapshot
 	targets      atomic.Pointer[[]target]

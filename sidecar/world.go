@@ -54,6 +54,10 @@ func (s *Sidecar) bindings(snap *policy.Snapshot) []*exchange.Binding {
 		destinations[name] = d
 	}
 	s.destinations = destinations
+	tables, byRules := make(map[string]*route.Table, len(snap.Routes)), make(map[rulesKey]*route.Table, len(snap.Routes))
+	for name, rules := range snap.Routes {
+		tables[name] = s.table(byRules, name, rules)
+	}
 	for name := range s.services {
 		if destinations[name] == nil && !strings.Contains(name, " ") { // names of services have none
 			delete(s.services, name)
@@ -63,12 +67,12 @@ func (s *Sidecar) bindings(snap *policy.Snapshot) []*exchange.Binding {
 	ports := map[uint16]*exchange.Binding{} // of listeners that are not bound
 	for _, l := range snap.Listeners {
 		b := &exchange.Binding{
-			Listener: l.WithDefaults(), Snapshot: snap, Workload: workload, Destinations: destinations, Room: &s.room,
+			Listener: l.WithDefaults(), Snapshot: snap, Workload: workload, Destinations: destinations, Tables: tables, Room: &s.room,
 			Propagation: exchange.NewPropagation(snap.Telemetry), Headers: snap.Telemetry.Headers,
 		}
 		switch l.Side {
 		case flow.SideClient:
-			b.Routes = route.To(l.Service)
+			b.Routes = routes(b, l.Service)
 			if l.Interception != nil {
 				s.interception(b)
 			}
@@ -102,7 +106,42 @@ func (s *Sidecar) bindings(snap *policy.Snapshot) []*exchange.Binding {
 		}
 		out = append(out, b)
 	}
+	s.tables = byRules
 	return out
+}
+
+// rulesKey are rules by what they are, not by what they say: rules of one resource are one slice in every Snapshot.
+type rulesKey struct {
+	service string
+	first   *route.Rule
+	n       int
+}
+
+// table is that of rules for requests to a service, the last Snapshot's if it has the same ones; it is noted in kept.
+func (s *Sidecar) table(kept map[rulesKey]*route.Table, service string, rules []route.Rule) *route.Table {
+	if len(rules) == 0 {
+		t := route.To(service)
+		return &t
+	}
+	key := rulesKey{service, &rules[0], len(rules)}
+	t := s.tables[key]
+	if t == nil {
+		made, err := route.New(service, rules...)
+		if err != nil { // the Snapshot was checked
+			s.cfg.Log.Error("rules of a service are malformed; its requests are answered no_route: correct the configuration", "service", service, "err", err)
+		}
+		t = &made
+	}
+	kept[key] = t
+	return t
+}
+
+// routes is where requests to a service go.
+func routes(b *exchange.Binding, service string) route.Table {
+	if t := b.Tables[service]; t != nil {
+		return *t
+	}
+	return route.To(service)
 }
 
 // socket is where l's application listens. It is the same pointer as long as it says the same, because pools go by it.

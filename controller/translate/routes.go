@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/tulle-mesh/tulle/controller/resource"
+	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/policy"
 	"github.com/tulle-mesh/tulle/internal/route"
 )
@@ -25,7 +26,7 @@ func addRoutes(set *resource.Set, w *resource.Workload, s *policy.Snapshot, told
 			s.Routes = map[string][]route.Rule{}
 		}
 		s.Routes[name] = rules
-		for _, to := range targets(rules) {
+		for _, to := range policy.RouteTargets(rules) {
 			if _, known := s.Services[to]; !known {
 				told(to)
 				todo = append(todo, to)
@@ -34,21 +35,43 @@ func addRoutes(set *resource.Set, w *resource.Workload, s *policy.Snapshot, told
 	}
 }
 
-// targets are the services that rules send to or mirror to, each once.
-func targets(rules []route.Rule) []string {
-	var out []string
-	add := func(name string) {
-		if name != "" && !slices.Contains(out, name) {
-			out = append(out, name)
+// routesOnDemand are the rules of all services, by service and then by the callers' namespace, "" for all that have none of their own; and, among services, what they send to
+// and nobody serves yet.
+func routesOnDemand(set *resource.Set, services map[string]policy.Service) (map[string]map[string]policy.Routed, error) {
+	out := map[string]map[string]policy.Routed{}
+	affinity := func(name string) []policy.AffinityKey { return services[name].Balancer.Affinity }
+	for name, s := range set.Rules {
+		of := map[string]policy.Routed{}
+		add := func(namespace string, rules []route.Rule) error {
+			if len(rules) == 0 {
+				return nil
+			}
+			r, err := policy.NewRouted(name, rules, affinity)
+			if err != nil {
+				return err
+			}
+			of[namespace] = r
+			for _, to := range r.To {
+				if _, known := services[to]; !known {
+					services[to] = unserved(to, "")
+				}
+			}
+			return nil
 		}
+		if err := add("", s.Producer); err != nil {
+			return nil, err
+		}
+		for namespace, rules := range s.Consumer {
+			if err := add(namespace, rules); err != nil {
+				return nil, err
+			}
+		}
+		out[name] = of
 	}
-	for _, r := range rules {
-		for _, b := range r.Action.Backends {
-			add(b.Service)
-		}
-		for _, m := range r.Action.Mirrors {
-			add(m.Service)
-		}
-	}
-	return out
+	return out, nil
+}
+
+// unserved is a service that nobody serves yet: what calls it is answered no_endpoint.
+func unserved(name, namespace string) policy.Service {
+	return policy.Service{Name: name, Namespace: namespace, Protocol: flow.ProtocolHTTP}.WithDefaults()
 }

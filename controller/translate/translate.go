@@ -28,9 +28,10 @@ type Input struct {
 
 // Output is what the fleet is to be told.
 type Output struct {
-	Workloads    map[string]Workload          // by instance
-	Services     map[string][]policy.Resource // on demand, the same for every workload: by name, what a Snapshot that has the service has of it
-	Destinations []policy.Resource            // answers on demand, the same for every workload
+	Workloads    map[string]Workload                 // by instance
+	Services     map[string][]policy.Resource        // on demand, the same for every workload: by name, what a Snapshot that has the service has of it
+	Routes       map[string]map[string]policy.Routed // and its rules, by the namespace of the workload; "": of all others
+	Destinations []policy.Resource                   // answers on demand, the same for every workload
 }
 
 // Workload is one sidecar's share.
@@ -68,6 +69,9 @@ func Translate(in Input) (*Output, error) {
 			return nil, fmt.Errorf("%s: %w", w.Key(), err)
 		}
 		out.Workloads[w.Metadata.Name] = Workload{Identity: id, Snapshot: s, Resources: resources}
+	}
+	if out.Routes, err = routesOnDemand(in.Set, services); err != nil {
+		return nil, err
 	}
 	for name, svc := range services {
 		list := endpoints[name]
@@ -242,7 +246,7 @@ func snapshot(in Input, w *resource.Workload, first map[portName]bool, services 
 	told := func(name string) policy.Service {
 		svc, list, ok := via.of(w, name, services, endpoints)
 		if !ok { // nobody serves it yet: the listener exists and answers no_endpoint
-			svc = policy.Service{Name: name, Namespace: w.Metadata.Namespace, Protocol: flow.ProtocolHTTP}.WithDefaults()
+			svc = unserved(name, w.Metadata.Namespace)
 		}
 		s.Services[name], s.Endpoints[name] = svc, list
 		return svc

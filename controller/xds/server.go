@@ -4,7 +4,7 @@
 // most one unanswered response per kind, so that a slow sidecar skips to the latest state and never queues.
 //
 // A sidecar's share is its Node and what it has named: a service that it subscribes to by name (on the kind "service") is added to its Snapshot, with its
-// endpoints, and the revision is that of the whole. What it has named is remembered for the stream alone; it names it again on the next one.
+// endpoints, its rules and the services to which these send, and the revision is that of the whole. What it has named is remembered for the stream alone; it names it again on the next one.
 package xds
 
 import (
@@ -47,7 +47,10 @@ type State struct {
 	Nodes        map[string]Node              // by instance
 	Services     map[string][]policy.Resource // by name: a service and its endpoints, added to the share of who names it
 	Destinations map[string]policy.Resource   // by name; served on demand to every node
-	Published    time.Time
+	// Routes are the rules for requests to services, by name and then by the caller's namespace, "" for all others; they are added to the share of who names the service, with
+	// the services to which they send. Of a Node's own services they are among its Resources.
+	Routes    map[string]map[string]policy.Routed
+	Published time.Time
 }
 
 // Proxy is what is known of one sidecar's stream.
@@ -132,6 +135,7 @@ type session struct {
 	subs     map[string]*subscription // by type URL
 	nonce    uint64
 	asks     bool   // the sidecar names the services that it needs
+	routes   bool   // it knows rules
 	share    *share // nil: to be made anew
 
 	cancel   context.CancelCauseFunc
@@ -253,6 +257,7 @@ func (c *session) receive(req *discoveryv3.DeltaDiscoveryRequest) error {
 			return err
 		}
 		c.asks = slices.Contains(req.GetNode().GetClientFeatures(), policy.FeatureOnDemand)
+		c.routes = slices.Contains(req.GetNode().GetClientFeatures(), policy.FeatureRoutes)
 		c.open(id, n, req.GetNode().GetMetadata().GetFields()["tulle_version"].GetStringValue())
 	}
 	sub, ok := c.subs[req.GetTypeUrl()]
@@ -391,8 +396,14 @@ func (c *session) shareOf(state *State) (*share, error) {
 		return nil, err
 	}
 	sh := &share{of: state, revision: n.Revision, resources: n.Resources}
-	if more := c.named(state, n); len(more) > 0 {
-		sh.resources = merged(n.Resources, more, state)
+	more, routes := c.named(state, n), ownRoutes(n)
+	if unknown := !c.routes && len(routes) > 0; len(more) > 0 || unknown {
+		if unknown {
+			routes = nil
+		} else if c.routes {
+			more, routes = c.routed(state, n, more, routes)
+		}
+		sh.resources = merged(n.Resources, more, routes, state)
 		sh.revision = policy.Revision(n.Workload, n.Telemetry, sh.resources)
 		x, err := n.Workload.ToXDS(n.Telemetry, sh.revision)
 		if err != nil {
@@ -411,8 +422,53 @@ func (c *session) shareOf(state *State) (*share, error) {
 	return sh, nil
 }
 
-// merged are resources, without Policy, and those of the services more, which is sorted. Each kind is sorted by name, so that a revision needs little sorting.
-func merged(resources []policy.Resource, more []string, state *State) []policy.Resource {
+// ownRoutes are the rules that n has of its own.
+func ownRoutes(n Node) (out []policy.Resource) {
+	for _, r := range n.Resources {
+		if r.TypeURL == policy.TypeRoutes {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// routed are more, and the services to which their rules send, and so on; and routes with all these rules, sorted by name.
+func (c *session) routed(state *State, n Node, more []string, routes []policy.Resource) ([]string, []policy.Resource) {
+	have := map[string]bool{}
+	for _, r := range n.Resources {
+		if r.TypeURL == policy.TypeService {
+			have[r.Name] = true
+		}
+	}
+	for _, name := range more {
+		have[name] = true
+	}
+	routes = slices.Clip(routes)
+	for i := 0; i < len(more); i++ { // it grows
+		of := state.Routes[more[i]]
+		r, ok := of[n.Workload.Namespace]
+		if !ok {
+			r, ok = of[""]
+		}
+		if !ok {
+			continue
+		}
+		routes = append(routes, r.Resource)
+		for _, to := range r.To {
+			if _, known := state.Services[to]; known && !have[to] {
+				have[to] = true
+				more = append(more, to)
+			}
+		}
+	}
+	slices.Sort(more)
+	slices.SortFunc(routes, func(a, b policy.Resource) int { return strings.Compare(a.Name, b.Name) })
+	return more, routes
+}
+
+// merged are resources, without Policy, and those of the services more, which is sorted, with all rules, routes. Each kind is sorted by name, so that a revision needs little
+// sorting.
+func merged(resources []policy.Resource, more []string, routes []policy.Resource, state *State) []policy.Resource {
 	out := make([]policy.Resource, 0, len(resources)+2*len(more))
 	for _, kind := range []string{policy.TypeService, policy.TypeEndpoints} {
 		rest := more
@@ -437,8 +493,11 @@ func merged(resources []policy.Resource, more []string, state *State) []policy.R
 			of(name)
 		}
 	}
+	out = append(out, routes...)
 	for _, r := range resources {
-		if r.TypeURL != policy.TypeService && r.TypeURL != policy.TypeEndpoints && r.TypeURL != policy.TypePolicy {
+		switch r.TypeURL {
+		case policy.TypeService, policy.TypeEndpoints, policy.TypeRoutes, policy.TypePolicy:
+		default:
 			out = append(out, r)
 		}
 	}

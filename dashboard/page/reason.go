@@ -17,6 +17,7 @@ var reasonTexts = map[string]string{
 	"no_endpoint":             "The destination has no endpoint at all.",
 	"no_healthy_endpoint":     "The destination has endpoints, but none that may be used.",
 	"no_route":                "No route matched.",
+	"no_backend":              "A rule matched that has no valid backend to send to.",
 	"unknown_destination":     "The mesh does not know the destination.",
 	"shed":                    "The sidecar was at one of its limits and turned the request away.",
 	"draining":                "The sidecar was stopping.",

@@ -21,6 +21,7 @@ const (
 	ReasonNoEndpoint
 	ReasonNoHealthy
 	ReasonNoRoute
+	ReasonNoBackend
 	ReasonUnknownDest
 	ReasonShed
 	ReasonDraining
@@ -57,6 +58,7 @@ var reasons = [numReasons]struct {
 	ReasonNoEndpoint:       {"no_endpoint", "UH", false, "the destination has no endpoint at all"},
 	ReasonNoHealthy:        {"no_healthy_endpoint", "UH", false, "endpoints exist, none may be used"},
 	ReasonNoRoute:          {"no_route", "NR", false, "no route matched"},
+	ReasonNoBackend:        {"no_backend", "NC", false, "a rule matched that has no valid backend, or the share that it drew has none"},
 	ReasonUnknownDest:      {"unknown_destination", "NC", false, "the destination is not known to the mesh"},
 	ReasonShed:             {"shed", "UO", false, "a limit of this sidecar was reached"},
 	ReasonDraining:         {"draining", "", false, "the sidecar is stopping"},

@@ -169,7 +169,7 @@ func TestStockEnvoyBalancesAlike(t *testing.T) {
 				}
 			}
 		case TypeListener:
-			l, err := s.Listeners[0].toXDS(s.Services["s"].Balancer.Affinity)
+			l, err := s.Listeners[0].toXDS(s.Services["s"].Balancer.Affinity, false)
 			if err != nil {
 				t.Fatal(err)
 			}

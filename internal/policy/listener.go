@@ -10,6 +10,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	corsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/cors/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
@@ -255,10 +256,11 @@ func (l Listener) WithDefaults() Listener {
 
 // ToXDS maps l, with its defaults applied, to an Envoy listener: one filter chain with an HttpConnectionManager or a TcpProxy whose cluster is the destination service;
 // inbound traffic goes to a cluster named like the listener, intercepted traffic to PassthroughCluster.
-func (l Listener) ToXDS() (*listenerv3.Listener, error) { return l.toXDS(nil) }
+func (l Listener) ToXDS() (*listenerv3.Listener, error) { return l.toXDS(nil, false) }
 
-// toXDS is ToXDS for a listener to a service whose requests are kept together by affinity, which a stock Envoy reads at its routes.
-func (l Listener) toXDS(affinity []AffinityKey) (*listenerv3.Listener, error) {
+// toXDS is ToXDS for a listener to a service whose requests are kept together by affinity, which a stock Envoy reads at its routes; routed: there are rules for them, which it
+// asks for by the service's name.
+func (l Listener) toXDS(affinity []AffinityKey, routed bool) (*listenerv3.Listener, error) {
 	l = l.WithDefaults()
 	if err := l.Check(); err != nil {
 		return nil, err
@@ -304,6 +306,16 @@ func (l Listener) toXDS(affinity []AffinityKey) (*listenerv3.Listener, error) {
 			HttpFilters: []*hcmv3.HttpFilter{{
 				Name: "envoy.filters.http.router", ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: router},
 			}},
+		}
+		if routed && cluster == l.Service {
+			cors, err := pack(&corsv3.Cors{})
+			if err != nil {
+				return nil, err
+			}
+			manager.RouteSpecifier = &hcmv3.HttpConnectionManager_Rds{Rds: &hcmv3.Rds{RouteConfigName: l.Service, ConfigSource: &corev3.ConfigSource{
+				ResourceApiVersion: corev3.ApiVersion_V3, ConfigSourceSpecifier: &corev3.ConfigSource_Ads{Ads: &corev3.AggregatedConfigSource{}},
+			}}}
+			manager.HttpFilters = append([]*hcmv3.HttpFilter{{Name: corsFilter, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: cors}}}, manager.HttpFilters...)
 		}
 		l.Limits.toXDS(manager, e)
 		e.protocol(l.Protocol)

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -18,6 +19,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/internal/route"
 )
 
 var addrEqual = cmp.Options{
@@ -226,6 +228,12 @@ func genSnapshot(r *rand.Rand) *Snapshot {
 	for i := range r.IntN(5) {
 		s.Listeners = append(s.Listeners, genListener(r, i, fmt.Sprintf("svc-%d", r.IntN(len(s.Services)))).WithDefaults())
 	}
+	for i := range r.IntN(len(s.Services) + 1) {
+		if s.Routes == nil {
+			s.Routes = map[string][]route.Rule{}
+		}
+		s.Routes[fmt.Sprintf("svc-%d", i)] = genRules(r, slices.Sorted(maps.Keys(s.Services)))
+	}
 	return s
 }
 
@@ -260,6 +268,18 @@ var kindRoundTrips = map[string]func(r *rand.Rand) (want, got any, err error){
 		}
 		got, err := ListenerFromXDS(x)
 		return v.WithDefaults(), got, err
+	},
+	"route": func(r *rand.Rand) (any, any, error) {
+		v := genRules(r, []string{"catalog", "catalog-2", "prices"})
+		x, err := RoutesToXDS("catalog", v, nil)
+		if err != nil {
+			return nil, nil, err
+		}
+		if err := x.ValidateAll(); err != nil {
+			return nil, nil, err
+		}
+		_, got, err := RoutesFromXDS(x)
+		return v, got, err
 	},
 	"destination": func(r *rand.Rand) (any, any, error) {
 		v := Destination{Network: pick(r, "", "host"), Address: genAddr(r, 1), Known: r.IntN(2) == 0, TTL: time.Duration(1+r.IntN(1e6)) * time.Millisecond}
@@ -335,6 +355,7 @@ func TestSnapshotRoundTrips(t *testing.T) {
 func TestSame(t *testing.T) {
 	s := genSnapshot(rand.New(rand.NewPCG(4, 4)))
 	s.Services["cart"], s.Endpoints["cart"] = Service{Name: "cart", Protocol: flow.ProtocolHTTP}, []Endpoint{{Address: netip.MustParseAddrPort("10.0.0.1:80")}}
+	s.Routes = map[string][]route.Rule{"cart": {{Name: "all", Action: route.Action{Backends: []route.Backend{{Service: "cart", Weight: 1}}}}}}
 	resources, err := Seal(s)
 	if err != nil {
 		t.Fatal(err)
@@ -374,6 +395,12 @@ func TestSame(t *testing.T) {
 		if got := of(read(c.again, first)).Same(old, "cart"); got != c.same {
 			t.Errorf("%s was read again: the same is %v", name, got)
 		}
+	}
+	if again := of(read(func(r Resource) bool { return r.TypeURL != TypeRoutes }, first)); &again.Routes["cart"][0] != &old.Routes["cart"][0] {
+		t.Error("rules that were not read again are another slice")
+	}
+	if again := of(read(func(r Resource) bool { return r.TypeURL == TypeRoutes }, first)); &again.Routes["cart"][0] == &old.Routes["cart"][0] || !again.Same(old, "cart") {
+		t.Error("rules that were read again are the same slice, or their service is another")
 	}
 	if old.Same(old, "nobody") || s.Same(s, "cart") {
 		t.Error("what was not read of resources, or is not there, is the same")

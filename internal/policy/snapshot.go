@@ -18,13 +18,15 @@ type Snapshot struct {
 	Listeners []Listener            // xDS: Listener; sorted by name
 	Services  map[string]Service    // xDS: Cluster, by service name
 	Endpoints map[string][]Endpoint // xDS: ClusterLoadAssignment, by service name; sorted by address
-	// Routes are the rules for requests to a service, by its name, in the order in which they were written; those of none go to the service itself.
+	// Routes are the rules for requests to a service, by its name, in the order in which they were written; those of none go to the service itself. A service without
+	// rules is not there.
 	Routes map[string][]route.Rule // xDS: RouteConfiguration
 
 	services map[string]*Service // of which resources Services were read; nil: of none
 }
 
-// Same reports whether s and o have the service name, its endpoints included, from the same resources, so that nothing about it is different. It compares no content.
+// Same reports whether s and o have the service name, its endpoints included, from the same resources, so that nothing about it is different but perhaps its rules.
+// It compares no content. Rules of one resource are one slice in every Snapshot.
 func (s *Snapshot) Same(o *Snapshot, name string) bool {
 	read := s.services[name]
 	if read == nil || read != o.services[name] {
@@ -57,6 +59,11 @@ func (s *Snapshot) Check() error {
 			return fmt.Errorf("service %q: %w", name, err)
 		}
 	}
+	for name, rules := range s.Routes {
+		if err := checkRules(name, rules); err != nil {
+			return err
+		}
+	}
 	for _, l := range s.Listeners {
 		if err := l.Check(); err != nil {
 			return err
@@ -79,6 +86,9 @@ func (s *Snapshot) checkWhole() error {
 		if svc := s.Services[name]; svc.Via != "" && !svc.MTLS && len(s.Endpoints[name]) > 0 {
 			return fmt.Errorf("endpoints of %q: it is called by way of %s, whose identities are not known; remove them", name, svc.Via)
 		}
+	}
+	if err := s.checkRoutes(); err != nil {
+		return err
 	}
 	names, addresses := make(map[string]bool, len(s.Listeners)), make(map[string]string, len(s.Listeners))
 	for _, l := range s.Listeners {

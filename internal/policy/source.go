@@ -34,6 +34,10 @@ type Directory interface {
 // not say it is told of all services where it may need any.
 const FeatureOnDemand = "tulle.dev/on-demand"
 
+// FeatureRoutes is what a sidecar says of itself that knows the kind "route". Who does not say it, because it is older, is told of no rules: its requests go to the services
+// that are called.
+const FeatureRoutes = "tulle.dev/routes"
+
 var (
 	// ErrAway: nobody can be asked, because there is no connection to the controller.
 	ErrAway = errors.New("the controller is away")

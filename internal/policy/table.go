@@ -16,12 +16,14 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/tulle-mesh/tulle/internal/gen/tullev1"
+	"github.com/tulle-mesh/tulle/internal/route"
 )
 
 // Type URLs of the kinds.
 const (
 	TypeService     = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 	TypeEndpoints   = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
+	TypeRoutes      = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
 	TypeListener    = "type.googleapis.com/envoy.config.listener.v3.Listener"
 	TypeDestination = "type.googleapis.com/tulle.v1.Destination"
 	TypePolicy      = "type.googleapis.com/tulle.v1.Policy"
@@ -44,6 +46,7 @@ type Kind struct {
 var Kinds = []Kind{
 	{Name: "service", TypeURL: TypeService, out: servicesOut, in: serviceIn},
 	{Name: "endpoint", TypeURL: TypeEndpoints, out: endpointsOut, in: endpointsIn},
+	{Name: "route", TypeURL: TypeRoutes, out: routesOut, in: routesIn},
 	{Name: "listener", TypeURL: TypeListener, out: listenersOut, in: listenerIn},
 	{Name: "destination", TypeURL: TypeDestination, OnDemand: true, in: destinationIn},
 	{Name: "workload", TypeURL: TypePolicy, out: workloadOut, in: workloadIn},
@@ -224,6 +227,11 @@ func Assemble(parts []Part) (*Snapshot, error) {
 			s.Services[p.Name], s.services[p.Name] = *p.service, p.service
 		case TypeEndpoints:
 			s.Endpoints[p.Name] = p.endpoints
+		case TypeRoutes:
+			if s.Routes == nil {
+				s.Routes = map[string][]route.Rule{}
+			}
+			s.Routes[p.Name] = p.rest.Routes[p.Name]
 		case TypeListener:
 			s.Listeners = append(s.Listeners, p.rest.Listeners...)
 		case TypePolicy:
@@ -328,7 +336,7 @@ func endpointsIn(s *Snapshot, name string, body *anypb.Any) error {
 
 func listenersOut(s *Snapshot, put func(string, proto.Message)) error {
 	for _, l := range s.Listeners {
-		x, err := l.toXDS(s.Services[l.Service].Balancer.Affinity)
+		x, err := l.toXDS(s.Services[l.Service].Balancer.Affinity, len(s.Routes[l.Service]) > 0)
 		if err != nil {
 			return err
 		}

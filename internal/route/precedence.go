@@ -1,6 +1,9 @@
 package route
 
-import "cmp"
+import (
+	"cmp"
+	"slices"
+)
 
 // Order is why one of two matches counts before the other. The list is that of the Gateway API (HTTPRouteRule.matches), in its order, with regular expressions put
 // where it leaves them open: after exact paths, because an exact path says more, and before prefixes, because every table has a prefix that matches everything, beside
@@ -82,4 +85,24 @@ func compare(a, b *Match) (int, Order) {
 		return c, OrderQuery
 	}
 	return 0, OrderEarlier
+}
+
+// ByPrecedence are all matches of rules, those that count first before the others: what stands first of those that match a request decides. It is the order for whoever asks
+// one by one.
+func ByPrecedence(rules []Rule) []Candidate {
+	var out []Candidate
+	for i := range rules {
+		r := &rules[i]
+		if len(r.Matches) == 0 {
+			out = append(out, Candidate{Rule: r, Match: -1})
+		}
+		for k := range r.Matches {
+			out = append(out, Candidate{Rule: r, Match: k})
+		}
+	}
+	slices.SortStableFunc(out, func(a, b Candidate) int {
+		c, _ := compare(a.match(), b.match())
+		return c
+	})
+	return out
 }

@@ -32,6 +32,7 @@ type Fields interface {
 // Decision says where an exchange goes and which rule said so. The zero value is "nothing matched".
 type Decision struct {
 	Service string  // name in policy.Snapshot.Services; "" where Action has no valid backend, or answers itself
+	Called  string  // the service that the Table sends to where no rule matches, whatever became of this request; "" for none
 	Route   string  // name of the rule that matched; "" for the service's default route
 	Subset  string  // policy.SubsetName of the endpoints of Service that may serve; "" for all
 	Action  *Action // of the rule that matched; nil: none; shared, not to be changed
@@ -135,11 +136,26 @@ func (t Table) Match(h Head) Decision {
 	own := t.of(h.Authority)
 	if own.index != nil {
 		if e := own.index.find(&h); e != nil {
-			return e.decide(h.Draw)
+			d := e.decide(h.Draw)
+			d.Called = own.fallback
+			return d
 		}
 	}
-	return Decision{Service: own.fallback, Route: own.name}
+	return own.unmatched()
 }
+
+func (t *Table) unmatched() Decision {
+	return Decision{Service: t.fallback, Called: t.fallback, Route: t.name}
+}
+
+// WithoutRules is t without them, for what is no request; hosts that have tables of their own keep theirs.
+func (t Table) WithoutRules() Table {
+	t.index = nil
+	return t
+}
+
+// Unruled is what Match decides of what rules are not for, of a connection that is no request.
+func (t Table) Unruled(authority string) Decision { return t.of(authority).unmatched() }
 
 // of is the table of an authority.
 func (t *Table) of(authority string) *Table {

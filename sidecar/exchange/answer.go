@@ -13,6 +13,8 @@ func AnswerStatus(r flow.Reason) int {
 		return 404
 	case flow.ReasonRateLimited:
 		return 429
+	case flow.ReasonNoBackend: // as the Gateway API says
+		return 500
 	case flow.ReasonUpstreamReset, flow.ReasonUpstreamProtocol, flow.ReasonUnknownDest:
 		return 502
 	case flow.ReasonRequestTimeout, flow.ReasonTryTimeout, flow.ReasonIdleTimeout:
@@ -52,6 +54,8 @@ func AnswerText(r flow.Reason) string {
 		return "no endpoint of the service may be used now; look at its events to see why they were ejected"
 	case flow.ReasonNoRoute:
 		return "no route matches the request; check the path and the routes of the service"
+	case flow.ReasonNoBackend:
+		return "the rule that matches the request has no valid backend; look at the status of its route"
 	case flow.ReasonUnknownDest:
 		return "the destination is not known to the mesh; check the service's name in the configuration"
 	case flow.ReasonShed:

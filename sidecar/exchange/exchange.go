@@ -66,6 +66,7 @@ type Binding struct {
 	Snapshot     *policy.Snapshot
 	Workload     policy.Workload
 	Routes       route.Table
+	Tables       map[string]*route.Table // of the services that have rules, by name; of use where the listener is of no one service
 	Destinations map[string]*Destination
 	App          *policy.Endpoint // inbound: the application
 	Propagation  Propagation

@@ -46,6 +46,8 @@ func grpcCode(status int, r flow.Reason) uint64 {
 	switch r {
 	case flow.ReasonRequestTimeout, flow.ReasonTryTimeout:
 		return 4 // DEADLINE_EXCEEDED
+	case flow.ReasonNoBackend:
+		return 14 // UNAVAILABLE, as the Gateway API says
 	case flow.ReasonRateLimited:
 		return 8 // RESOURCE_EXHAUSTED, as Envoy says it
 	}

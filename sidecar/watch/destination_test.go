@@ -12,6 +12,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -30,6 +31,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/policy"
+	"github.com/tulle-mesh/tulle/internal/route"
 )
 
 // fleet is a controller's xDS server and one sidecar's Watcher, in virtual time, with a stream in memory between them. Its mesh is the services of state.
@@ -49,6 +51,7 @@ type fleet struct {
 	via      map[string][]netip.AddrPort // the own addresses of those that are called by way of an edge
 	upstream []string                    // services that the Workload names
 	bad      map[string]bool
+	sends    map[string]map[string]string // rules: by service and the caller's namespace ("": any), to which service
 	heard    []*discoveryv3.DeltaDiscoveryRequest
 	servers  sync.WaitGroup
 }
@@ -157,8 +160,18 @@ func (f *fleet) publish() {
 			state.Services[name][0].Version, state.Services[name][0].Body = "bad", &anypb.Any{TypeUrl: policy.TypeService, Value: []byte{0x0a, 0x00}}
 		}
 	}
+	rules := func(to string) []route.Rule {
+		return []route.Rule{{Name: "all", Action: route.Action{Backends: []route.Backend{{Service: to, Weight: 1}}}}}
+	}
+	state.Routes = map[string]map[string]policy.Routed{}
+	for name, of := range f.sends {
+		state.Routes[name] = map[string]policy.Routed{}
+		for namespace, to := range of {
+			state.Routes[name][namespace] = must2(policy.NewRouted(name, rules(to), nil))(f.t)
+		}
+	}
 	s := &policy.Snapshot{
-		Workload: policy.Workload{Service: "web", Instance: "web-1"}, Services: map[string]policy.Service{}, Endpoints: map[string][]policy.Endpoint{},
+		Workload: policy.Workload{Service: "web", Namespace: "shop", Instance: "web-1"}, Services: map[string]policy.Service{}, Endpoints: map[string][]policy.Endpoint{},
 	}
 	s.Listeners = append(s.Listeners, policy.Listener{
 		Name: "intercept:outbound", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: addr(0, 15001), Interception: &policy.Interception{},
@@ -168,6 +181,10 @@ func (f *fleet) publish() {
 		s.Listeners = append(s.Listeners, policy.Listener{
 			Name: "outbound:" + name, Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: addr(0, uint16(9000+i)), Service: name,
 		}.WithDefaults())
+	}
+	if to := f.sends["named"][""]; to != "" {
+		s.Routes = map[string][]route.Rule{"named": rules(to)}
+		s.Services[to], s.Endpoints[to] = services[to], endpoints[to]
 	}
 	resources := must2(policy.Seal(s))(f.t)
 	state.Nodes["web-1"] = xds.Node{Identity: f.holder.Get().ID, Workload: s.Workload, Telemetry: s.Telemetry, Revision: s.Revision, Resources: resources, Redirected: true}
@@ -664,6 +681,67 @@ func TestOlderSidecarIsToldOfAll(t *testing.T) {
 		f.expect("one more", "cart", "named", "new", "other")
 		if p := f.server.Proxies()[0]; p.Wanted != f.Current().Revision || p.Acked != p.Wanted {
 			t.Errorf("in force is %s; the controller says %+v", f.Current().Revision, p)
+		}
+	})
+}
+
+// A service that is learnt brings its rules, those for this sidecar's namespace, and what they send to, and so on; all of it comes and goes together.
+func TestRulesAreLearntWithTheirService(t *testing.T) {
+	withFleet(t, func(t *testing.T, f *fleet) {
+		sends := func() string {
+			var out []string
+			for _, name := range slices.Sorted(maps.Keys(f.Current().Routes)) {
+				out = append(out, name+">"+f.Current().Routes[name][0].Action.Backends[0].Service)
+			}
+			return strings.Join(out, " ")
+		}
+		for i, name := range []string{"cart", "cart-2", "prices", "other"} {
+			f.state[name] = []netip.AddrPort{addr(byte(2+i), 80)}
+		}
+		f.sends = map[string]map[string]string{"cart": {"": "other", "shop": "cart-2"}, "cart-2": {"": "prices", "lab": "other"}, "prices": {"": "cart"}}
+		f.publish()
+		f.expect("nothing is asked for", "named")
+		if _, err := f.ask(addr(2, 80)); err != nil {
+			t.Fatal(err)
+		}
+		f.expect("cart is asked for", "cart", "cart-2", "named", "prices")
+		if got := sends(); got != "cart>cart-2 cart-2>prices prices>cart" {
+			t.Errorf("rules are %s", got)
+		}
+		f.sends["cart"]["shop"] = "other"
+		f.publish()
+		f.expect("its rules have changed", "cart", "named", "other")
+		if got := sends(); got != "cart>other" {
+			t.Errorf("rules are %s", got)
+		}
+		f.sends["named"] = map[string]string{"": "prices"}
+		f.publish()
+		f.expect("rules of a service that the Workload names", "cart", "named", "other", "prices")
+		if p := f.server.Proxies()[0]; p.Wanted != f.Current().Revision || p.Acked != p.Wanted {
+			t.Errorf("in force is %s; the controller says %+v", f.Current().Revision, p)
+		}
+		time.Sleep(IdleService + 2*sweepInterval)
+		f.expect("cart is idle", "named", "prices")
+		if got := sends(); got != "named>prices" {
+			t.Errorf("rules are %s", got)
+		}
+	})
+}
+
+// A sidecar from before there were rules is told of none, and is in force all the same.
+func TestOlderSidecarIsToldOfNoRules(t *testing.T) {
+	withFleet(t, func(t *testing.T, f *fleet) {
+		f.state["prices"] = []netip.AddrPort{addr(2, 80)}
+		f.sends = map[string]map[string]string{"named": {"": "prices"}}
+		f.kill()
+		f.mu.Lock()
+		f.older = true
+		f.mu.Unlock()
+		f.restart()
+		time.Sleep(2 * maxBackoff)
+		f.expect("all of the mesh", "named", "prices")
+		if p := f.server.Proxies()[0]; len(f.Current().Routes) != 0 || p.Wanted != f.Current().Revision || p.Acked != p.Wanted {
+			t.Errorf("in force is %s with %v; the controller says %+v", f.Current().Revision, f.Current().Routes, p)
 		}
 	})
 }

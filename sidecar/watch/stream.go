@@ -116,7 +116,7 @@ func (w *Watcher) converse(ctx context.Context, ads adsStream) error {
 // subscribe asks for all kinds, saying what is here already. Policy is always asked for anew, so that the controller learns what is in force.
 func (w *Watcher) subscribe(ads adsStream) error {
 	node := &corev3.Node{
-		Id: w.cfg.Workload.Instance, Cluster: w.cfg.Workload.Service, UserAgentName: "tulle-sidecar", ClientFeatures: []string{policy.FeatureOnDemand},
+		Id: w.cfg.Workload.Instance, Cluster: w.cfg.Workload.Service, UserAgentName: "tulle-sidecar", ClientFeatures: []string{policy.FeatureOnDemand, policy.FeatureRoutes},
 		Metadata: &structpb.Struct{Fields: map[string]*structpb.Value{
 			"tulle_version": structpb.NewStringValue(w.cfg.Version),
 			"namespace":     structpb.NewStringValue(w.cfg.Workload.Namespace),
@@ -188,7 +188,7 @@ func (w *Watcher) stage(resp *discoveryv3.DeltaDiscoveryResponse) (bad []string,
 		p, err := policy.ReadResource(r)
 		if err != nil {
 			refusals = append(refusals, err)
-			if url == policy.TypeService || url == policy.TypeEndpoints {
+			if url == policy.TypeService || url == policy.TypeEndpoints || url == policy.TypeRoutes {
 				bad = append(bad, r.Name)
 			}
 			continue

@@ -1,0 +1,293 @@
+package sidecar
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/internal/identity"
+	"github.com/tulle-mesh/tulle/internal/policy"
+	"github.com/tulle-mesh/tulle/internal/route"
+	"github.com/tulle-mesh/tulle/internal/testmesh"
+)
+
+// routed is a mesh of catalog, with endpoints of two versions, and of prices, each behind its sidecar, and web, whose sidecar goes by rules.
+type routed struct {
+	t    *testing.T
+	web  *running
+	snap *policy.Snapshot
+	at   string
+}
+
+func route2(t *testing.T, rules ...route.Rule) *routed {
+	t.Helper()
+	ca := testmesh.NewCA(t)
+	behind := func(service, says string) netip.AddrPort {
+		at := app(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, says) })
+		return start(t, serverSnapshot(service, at, policy.ModeStrict, flow.ProtocolHTTP1), ca.Holder(service), 0).addr(t, "inbound")
+	}
+	catalog := mesh("catalog")
+	catalog.Balancer.Subsets.Selectors = [][]string{{"version"}}
+	snap := clientSnapshot(catalog, behind("catalog", "v1"), behind("catalog", "v2"))
+	snap.Endpoints["catalog"][1].Version = "v2"
+	snap.Services["prices"] = mesh("prices")
+	snap.Endpoints["prices"] = []policy.Endpoint{{Address: behind("prices", "prices"), Instance: "p", Weight: 100}}
+	snap.Routes = map[string][]route.Rule{"catalog": rules}
+	if err := route.Check(rules); err != nil {
+		t.Fatal(err)
+	}
+	m := &routed{t: t, web: start(t, snap, ca.Holder("web"), 0), snap: snap}
+	m.at = m.web.addr(t, "outbound").String()
+	return m
+}
+
+// ask says who answered, or with what status and reason.
+func (m *routed) ask(c *http.Client, method, target string, header http.Header) string {
+	m.t.Helper()
+	req, err := http.NewRequestWithContext(m.t.Context(), method, "http://"+m.at+target, nil)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	if header != nil {
+		req.Header = header
+	}
+	resp, err := c.Do(req)
+	if err != nil {
+		m.t.Errorf("%s %s: %v", method, target, err)
+		return ""
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		m.t.Errorf("%s %s: %v", method, target, err)
+	}
+	if resp.StatusCode != 200 {
+		return fmt.Sprint(resp.StatusCode, " ", resp.Header.Get("x-tulle-reason"))
+	}
+	return string(body)
+}
+
+func backends(of ...route.Backend) route.Action { return route.Action{Backends: of} }
+
+func at(kind route.PathKind, path string) route.Match {
+	return route.Match{Path: route.Path{Kind: kind, Value: path}}
+}
+
+var (
+	v1     = route.Backend{Service: "catalog", Subset: "version=v1", Weight: 1}
+	v2     = route.Backend{Service: "catalog", Subset: "version=v2", Weight: 1}
+	prices = route.Backend{Service: "prices", Weight: 1}
+)
+
+// Requests go where the rules of their service say, whichever version of HTTP they come by; what no rule is for goes to the service itself.
+func TestRulesDecide(t *testing.T) {
+	canary := at(route.PathPrefix, "/")
+	canary.Headers = []route.Value{{Name: "x-canary", Value: "yes"}, {Name: "x-user", Kind: route.ValueRegex, Value: "[0-9]+"}}
+	search := at(route.PathExact, "/search")
+	search.Query, search.Method = []route.Value{{Name: "beta", Kind: route.ValuePresent}}, "GET"
+	m := route2(t,
+		route.Rule{Name: "exact", Matches: []route.Match{at(route.PathExact, "/prices")}, Action: backends(prices)},
+		route.Rule{Name: "regex", Matches: []route.Match{at(route.PathRegex, "/items/[0-9]+/price")}, Action: backends(prices)},
+		route.Rule{Name: "canary", Matches: []route.Match{canary}, Action: backends(v2)},
+		route.Rule{Name: "beta", Matches: []route.Match{search}, Action: backends(v2)},
+		route.Rule{Name: "items", Matches: []route.Match{at(route.PathPrefix, "/items")}, Action: backends(v1)},
+		route.Rule{Name: "nobody", Matches: []route.Match{at(route.PathPrefix, "/nobody")}},
+		route.Rule{Name: "broken", Matches: []route.Match{at(route.PathPrefix, "/broken")}, Action: backends(route.Backend{Weight: 1})},
+		route.Rule{Name: "unmatched", Matches: []route.Match{at(route.PathPrefix, "/none")}, Action: route.Action{Respond: &route.Respond{Status: 404, Body: "no rule"}}},
+		route.Rule{Name: "empty", Matches: []route.Match{at(route.PathPrefix, "/empty")}, Action: backends(route.Backend{Service: "prices"})},
+	)
+	for _, from := range []struct {
+		name   string
+		client *http.Client
+	}{{"HTTP/1.1", client(t)}, {"HTTP/2", h2client(t)}} {
+		yes := http.Header{"X-Canary": {"yes"}, "X-User": {"42"}}
+		for _, c := range []struct {
+			method, target string
+			header         http.Header
+			want, route    string
+		}{
+			{"GET", "/prices?x=1", nil, "prices", "exact"},
+			{"GET", "/items/7/price", nil, "prices", "regex"},
+			{"GET", "/items/7", nil, "v1", "items"},
+			{"POST", "/items", nil, "v1", "items"},
+			{"GET", "/items/7", yes, "v1", "items"}, // a longer prefix counts before header fields
+			{"GET", "/other", yes, "v2", "canary"},
+			{"GET", "/search?a=b&beta=", nil, "v2", "beta"},
+			{"GET", "/none/x", nil, "404 ", "unmatched"},
+			{"GET", "/nobody", nil, "500 no_backend", "nobody"},
+			{"GET", "/broken/x", nil, "500 no_backend", "broken"},
+			{"GET", "/empty", nil, "500 no_backend", "empty"},
+		} {
+			before := len(m.web.rec.Closed(flow.KindExchange))
+			if got := m.ask(from.client, c.method, c.target, c.header); got != c.want {
+				t.Errorf("%s %s %s: %q, want %q", from.name, c.method, c.target, got, c.want)
+			}
+			testmesh.Eventually(t, "a Record of "+c.target, func() bool { return len(m.web.rec.Closed(flow.KindExchange)) > before })
+			to := "catalog"
+			if c.want == "prices" {
+				to = "prices"
+			}
+			if r := m.web.rec.Closed(flow.KindExchange)[before]; r.Route != c.route || r.Destination.Service != to || r.Destination.Namespace != "shop" {
+				t.Errorf("%s %s: the Record has route %q to %+v", from.name, c.target, r.Route, r.Destination)
+			}
+		}
+		for target, header := range map[string]http.Header{"/other": {"X-Canary": {"yes"}, "X-User": {"x"}}, "/search": nil} {
+			if got := m.ask(from.client, "GET", target, header); got != "v1" && got != "v2" {
+				t.Errorf("%s %s: %q, want any endpoint of the service", from.name, target, got)
+			}
+		}
+	}
+}
+
+// A split is held within what chance allows: 10,000 requests, five standard deviations.
+func TestSplitIsHeld(t *testing.T) {
+	heavy, light := v1, v2
+	heavy.Weight, light.Weight = 90, 10
+	m := route2(t, route.Rule{Name: "split", Action: backends(heavy, light)})
+	const n, workers = 10_000, 8
+	var counts [2]atomic.Int64
+	var wg sync.WaitGroup
+	for range workers {
+		wg.Go(func() {
+			c := client(t)
+			for range n / workers {
+				switch got := m.ask(c, "GET", "/", nil); got {
+				case "v1":
+					counts[0].Add(1)
+				case "v2":
+					counts[1].Add(1)
+				default:
+					t.Errorf("answered %q", got)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if got, off := counts[1].Load(), 5*math.Sqrt(n*0.1*0.9); math.Abs(float64(got)-n*0.1) > off {
+		t.Errorf("%d of %d requests went to a share of 10 %%, want %v to %v", got, n, n*0.1-off, n*0.1+off)
+	}
+}
+
+// A canary is moved from 0 to 100 % in steps, under load: no request fails, at 0 it gets nothing, and at 100 everything.
+func TestCanaryIsMovedUnderLoad(t *testing.T) {
+	split := func(percent uint32) []route.Rule {
+		stable, canary := v1, v2
+		stable.Weight, canary.Weight = 100-percent, percent
+		return []route.Rule{{Name: "split", Action: backends(stable, canary)}}
+	}
+	m := route2(t, split(0)...)
+	var counts [2]atomic.Int64
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			c := client(t)
+			if i%2 == 1 {
+				c = h2client(t)
+			}
+			for ctx.Err() == nil {
+				switch got := m.ask(c, "GET", "/", nil); got {
+				case "v1":
+					counts[0].Add(1)
+				case "v2":
+					counts[1].Add(1)
+				default:
+					t.Errorf("answered %q", got)
+				}
+			}
+		})
+	}
+	both := func() int64 { return counts[0].Load() + counts[1].Load() }
+	for _, percent := range []uint32{0, 1, 10, 50, 90, 100} {
+		snap := *m.snap
+		snap.Revision, snap.Routes = fmt.Sprint("c-", percent), map[string][]route.Rule{"catalog": split(percent)}
+		m.web.source.Set(&snap)
+		testmesh.Eventually(t, snap.Revision+" in force", func() bool { return m.web.Snapshot() == &snap })
+		settled := both() + 100 // those in flight are judged by the Snapshot before
+		testmesh.Eventually(t, "requests under "+snap.Revision, func() bool { return both() >= settled })
+		before := [2]int64{counts[0].Load(), counts[1].Load()}
+		testmesh.Eventually(t, "more of them", func() bool { return both() >= settled+300 })
+		got := [2]int64{counts[0].Load() - before[0], counts[1].Load() - before[1]}
+		switch share := float64(got[1]) / float64(got[0]+got[1]); {
+		case percent == 0 && got[1] > 0, percent == 100 && got[0] > 0, percent == 50 && (share < 0.3 || share > 0.7):
+			t.Errorf("at %d %%: %v", percent, got)
+		}
+	}
+	stop()
+	wg.Wait()
+}
+
+// Methods of gRPC are paths; what has no backend is UNAVAILABLE.
+func TestRulesOfGRPC(t *testing.T) {
+	ca := testmesh.NewCA(t)
+	var by [2]atomic.Int64
+	behind := func(service string, i int) netip.AddrPort {
+		at := healthApp(t, func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+			by[i].Add(1)
+			return next(ctx, req)
+		})
+		return start(t, serverSnapshot(service, at, policy.ModeStrict, flow.ProtocolGRPC), ca.Holder(service), time.Second).addr(t, "inbound")
+	}
+	catalog, other := mesh("catalog"), mesh("prices")
+	catalog.Protocol, other.Protocol = flow.ProtocolGRPC, flow.ProtocolGRPC
+	snap := clientSnapshot(catalog, behind("catalog", 0))
+	snap.Services["prices"] = other
+	snap.Endpoints["prices"] = []policy.Endpoint{{Address: behind("prices", 1), Instance: "p", Weight: 100}}
+	snap.Routes = map[string][]route.Rule{"catalog": {
+		{Name: "check", Matches: []route.Match{at(route.PathExact, "/grpc.health.v1.Health/Check")}, Action: backends(prices)},
+		{Name: "list", Matches: []route.Match{at(route.PathPrefix, "/grpc.health.v1.Health")}},
+	}}
+	web := start(t, snap, ca.Holder("web"), time.Second)
+	conn, err := grpc.NewClient("passthrough:///"+web.addr(t, "outbound").String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	c := healthpb.NewHealthClient(conn)
+	if _, err := c.Check(t.Context(), &healthpb.HealthCheckRequest{}); err != nil || by[0].Load() != 0 || by[1].Load() != 1 {
+		t.Errorf("Check: %v; served by %d, %d", err, by[0].Load(), by[1].Load())
+	}
+	if _, err := c.List(t.Context(), &healthpb.HealthListRequest{}); status.Code(err) != codes.Unavailable {
+		t.Errorf("List: %v, want Unavailable", err)
+	}
+}
+
+// Rules are compiled when they change, and not with every Snapshot.
+func TestTablesAreKept(t *testing.T) {
+	s, err := New(Config{Policy: policy.Static{}, Identity: &identity.Holder{}, Recorder: &testmesh.Recorder{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rules := []route.Rule{{Name: "split", Action: backends(v1, v2)}}
+	table := func(rules []route.Rule) *route.Table {
+		snap := clientSnapshot(mesh("catalog"))
+		snap.Routes = map[string][]route.Rule{"catalog": rules}
+		return s.bindings(snap)[0].Tables["catalog"]
+	}
+	first := table(rules)
+	if table(rules) != first {
+		t.Error("rules that have not changed were compiled again")
+	}
+	if table(slices.Clone(rules)) == first {
+		t.Error("rules that were given anew are the old ones")
+	}
+	if len(s.tables) != 1 {
+		t.Errorf("%d tables are kept, want that of the last Snapshot", len(s.tables))
+	}
+}
