@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"github.com/tulle-mesh/tulle/internal/access"
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/policy"
@@ -89,6 +90,7 @@ func (s *Sidecar) bindings(snap *policy.Snapshot) []*exchange.Binding {
 				Proxy: l.TargetProxy,
 			}
 			b.Own = s.destination(inboundKey+l.Service, own)
+			b.Access = s.judge(l)
 			if l.Interception != nil {
 				b.Intercepted = &exchange.Intercepted{Ports: ports}
 				break
@@ -142,6 +144,19 @@ func routes(b *exchange.Binding, service string) route.Table {
 		return *t
 	}
 	return route.To(service)
+}
+
+// judge is who may use l; nil: everybody. What a Snapshot says was checked with it; were it wrong all the same, nobody may.
+func (s *Sidecar) judge(l policy.Listener) *access.Judge {
+	if l.Access.IsZero() {
+		return nil
+	}
+	j, err := access.New(l.Access)
+	if err != nil {
+		s.cfg.Log.Error("who may use a listener cannot be judged; nobody may: correct the configuration", "listener", l.Name, "err", err)
+		j, _ = access.New(access.Rules{Closed: true})
+	}
+	return j
 }
 
 // socket is where l's application listens. It is the same pointer as long as it says the same, because pools go by it.

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/tulle-mesh/tulle/internal/access"
 	"github.com/tulle-mesh/tulle/internal/flow"
 )
 
@@ -61,6 +62,8 @@ type Listener struct {
 	// are those of Service.
 	RequestTimeout time.Duration // HTTP only
 	IdleTimeout    time.Duration // of relays and tunnels
+
+	Access access.Rules // inbound only: who may use it; what is not said is allowed
 
 	ProxyProtocol *ProxyProtocol // inbound only: which connections begin with a header of the PROXY protocol; nil: none
 	TargetProxy   ProxyVersion   // inbound, protocols tcp and tls: connections to the application begin with one
@@ -132,6 +135,14 @@ func (l Listener) Check() error {
 	}
 	if l.Protocol == flow.ProtocolTLS && l.Mode != ModeStrict {
 		return fail(errors.New("mode permissive: of protocol tls the mesh's TLS could not be told from the application's; use strict"))
+	}
+	if !l.Access.IsZero() {
+		if l.Side != flow.SideServer || l.Interception != nil {
+			return fail(errors.New("access: only inbound listeners of a port are judged by it; remove it"))
+		}
+		if err := l.Access.Check(); err != nil {
+			return fail(err)
+		}
 	}
 	if l.ProxyProtocol != nil {
 		if l.Side != flow.SideServer || l.Interception != nil {
@@ -276,6 +287,10 @@ func (l Listener) toXDS(affinity []AffinityKey, routed bool) (*listenerv3.Listen
 		cluster, direction = l.Name, corev3.TrafficDirection_INBOUND
 	}
 	e := extras{}
+	deny, allow, err := accessToXDS(l.Access, e)
+	if err != nil {
+		return nil, err
+	}
 	var routes *routev3.RouteConfiguration
 	name, config := "envoy.filters.network.tcp_proxy", proto.Message(&tcpv3.TcpProxy{
 		StatPrefix: l.Name, ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: cluster},
@@ -317,6 +332,9 @@ func (l Listener) toXDS(affinity []AffinityKey, routed bool) (*listenerv3.Listen
 			}}}
 			manager.HttpFilters = append([]*hcmv3.HttpFilter{{Name: corsFilter, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: cors}}}, manager.HttpFilters...)
 		}
+		if err := guardHTTP(manager, deny, allow); err != nil {
+			return nil, err
+		}
 		l.Limits.toXDS(manager, e)
 		e.protocol(l.Protocol)
 		name, config = "envoy.filters.network.http_connection_manager", manager
@@ -352,8 +370,18 @@ func (l Listener) toXDS(affinity []AffinityKey, routed bool) (*listenerv3.Listen
 		if err := inspected(x, cluster); err != nil {
 			return nil, err
 		}
+		guards, err := guardTCP(l.Name, deny, allow)
+		if err != nil {
+			return nil, err
+		}
+		x.DefaultFilterChain.Filters = append(guards, x.DefaultFilterChain.Filters...)
 	}
-	x.FilterChains[0].Filters = []*listenerv3.Filter{{Name: name, ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: filter}}}
+	if !l.Protocol.MayBeHTTP() {
+		if x.FilterChains[0].Filters, err = guardTCP(l.Name, deny, allow); err != nil {
+			return nil, err
+		}
+	}
+	x.FilterChains[0].Filters = append(x.FilterChains[0].Filters, &listenerv3.Filter{Name: name, ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: filter}})
 	if l.Unbound {
 		x.BindToPort = wrapperspb.Bool(false)
 	}
@@ -402,10 +430,11 @@ func ListenerFromXDS(x *listenerv3.Listener) (Listener, error) {
 		l = l.WithDefaults()
 		return l, l.Check()
 	}
-	if n := len(x.GetFilterChains()); n != 1 || len(x.GetFilterChains()[0].GetFilters()) != 1 {
-		return fail(fmt.Errorf("filter_chains: must be one chain with one filter, has %d chains", n))
+	if n := len(x.GetFilterChains()); n != 1 || len(x.GetFilterChains()[0].GetFilters()) == 0 {
+		return fail(fmt.Errorf("filter_chains: must be one chain that ends with one filter, has %d chains", n))
 	}
-	config := x.GetFilterChains()[0].GetFilters()[0].GetTypedConfig()
+	filters := x.GetFilterChains()[0].GetFilters()
+	config := filters[len(filters)-1].GetTypedConfig()
 	manager := &hcmv3.HttpConnectionManager{}
 	switch {
 	case config.MessageIs(manager):
@@ -452,6 +481,7 @@ func ListenerFromXDS(x *listenerv3.Listener) (Listener, error) {
 			r.fail("mode", "%q must be strict or permissive", mode)
 		}
 		l.RequestTimeout, l.IdleTimeout = r.dur("request_timeout"), r.dur("idle_timeout")
+		l.Access = accessFromXDS(r)
 		l.ProxyProtocol, l.TargetProxy = proxyFromXDS(r), r.proxyVersion("target_proxy")
 	case "outbound":
 		l.Side = flow.SideClient

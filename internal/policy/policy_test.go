@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"github.com/tulle-mesh/tulle/internal/access"
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/route"
 )
@@ -110,6 +111,32 @@ func genEndpoints(r *rand.Rand) []Endpoint {
 	return out
 }
 
+func genAccess(r *rand.Rand) access.Rules {
+	out := access.Rules{Closed: r.IntN(3) == 0}
+	for i := range r.IntN(3) {
+		p := access.Policy{Name: fmt.Sprintf("shop/p-%d", i), Action: pick(r, access.Allow, access.Deny), Audit: r.IntN(4) == 0}
+		for range r.IntN(3) {
+			rule := access.Rule{Name: pick(r, "", "readers")}
+			if r.IntN(2) == 0 {
+				rule.From = []access.Caller{{
+					Identities: pick(r, nil, []string{"spiffe://tulle.local/ns/shop/*"}), Namespaces: pick(r, nil, []string{"shop", "edge"}), Accounts: []string{"shop/web"},
+					Networks: pick(r, nil, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}),
+				}}
+			}
+			if r.IntN(2) == 0 {
+				rule.To = []access.Match{{
+					Path:    pick(r, route.Path{}, route.Path{Kind: route.PathExact, Value: "/a"}, route.Path{Kind: route.PathPrefix, Value: "/api"}, route.Path{Kind: route.PathRegex, Value: "/v[12]/.*"}),
+					Method:  pick(r, "", "GET"),
+					Headers: pick(r, nil, []route.Value{{Name: "x-team", Value: "a"}, {Name: "x-any", Kind: route.ValuePresent}}),
+				}}
+			}
+			p.Rules = append(p.Rules, rule)
+		}
+		out.Policies = append(out.Policies, p)
+	}
+	return out
+}
+
 func genListener(r *rand.Rand, i int, service string) Listener {
 	l := Listener{Name: fmt.Sprintf("l-%d", i), Protocol: genProtocol(r), Address: genAddr(r, 2*i), Service: service, Side: flow.SideClient}
 	if r.IntN(2) == 0 {
@@ -142,6 +169,7 @@ func genListener(r *rand.Rand, i int, service string) Listener {
 		}
 	}
 	if l.Interception == nil && l.Side == flow.SideServer {
+		l.Access = genAccess(r)
 		if l.ProxyProtocol = pick(r, nil, &ProxyProtocol{From: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("::/0")}, Timeout: pick(r, 0, time.Second)}); l.Protocol.Relayed() {
 			l.TargetProxy = pick[ProxyVersion](r, 0, 1, 2)
 		}

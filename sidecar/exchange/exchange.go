@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/access"
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/policy"
 	"github.com/tulle-mesh/tulle/internal/route"
@@ -70,13 +71,14 @@ type Binding struct {
 	Destinations map[string]*Destination
 	App          *policy.Endpoint // inbound: the application
 	Propagation  Propagation
-	Headers      []string     // fields whose values are kept, policy.Telemetry.Headers
-	Own          *Destination // inbound: settings towards the application
-	Room         *Room        // of the sidecar
-	Intercepted  *Intercepted // nil: its callers mean the listener's service
-	Proxy        *Proxy       // nil: its callers do not ask a proxy
-	Edge         *Edge        // nil: what comes is for the own application, or goes to one service
-	Note         string       // for people: what Records of success say besides
+	Headers      []string      // fields whose values are kept, policy.Telemetry.Headers
+	Own          *Destination  // inbound: settings towards the application
+	Room         *Room         // of the sidecar
+	Intercepted  *Intercepted  // nil: its callers mean the listener's service
+	Proxy        *Proxy        // nil: its callers do not ask a proxy
+	Edge         *Edge         // nil: what comes is for the own application, or goes to one service
+	Access       *access.Judge // inbound: who may; nil: everybody
+	Note         string        // for people: what Records of success say besides
 }
 
 // Proxy is what a listener that is a forward proxy has. Immutable.

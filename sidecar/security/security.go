@@ -142,15 +142,3 @@ func (p *prefixed) Read(b []byte) (int, error) {
 
 // NetConn is the connection below.
 func (p *prefixed) NetConn() net.Conn { return p.Conn }
-
-// Guard judges inbound exchanges by their peer: a strict listener takes nothing without an identity. (A connection may be older than the
-// Snapshot that made its listener strict.)
-func Guard(next exchange.Handler) exchange.Handler {
-	return exchange.HandlerFunc(func(x *exchange.Exchange) {
-		if x.Side == flow.SideServer && x.Binding.Listener.Mode == policy.ModeStrict && x.Peer.Identity == "" {
-			x.Outcome.Fail(flow.ReasonPlaintextRefused, "")
-			return
-		}
-		next.Handle(x)
-	})
-}
