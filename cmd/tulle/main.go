@@ -123,6 +123,7 @@ func commands() []*cobra.Command {
 		traceCommand(),
 		eventsCommand(),
 		lintCommand(),
+		testCommand(),
 		doctorCommand(),
 		caCommand(),
 		interceptCommand(),
@@ -145,6 +146,7 @@ func exitCode(err error) int {
 	var (
 		usage usageError
 		ill   diagnosis
+		none  missing
 	)
 	switch {
 	case errors.As(err, &usage), strings.HasPrefix(err.Error(), "unknown command"):
@@ -153,7 +155,7 @@ func exitCode(err error) int {
 		return ill.code()
 	case errors.Is(err, client.ErrUnreachable):
 		return exitUnreachable
-	case client.NotFound(err):
+	case client.NotFound(err), errors.As(err, &none):
 		return exitNotFound
 	}
 	return exitFailed
