@@ -168,14 +168,11 @@ func (e *endpoint) duration(m *manner) time.Duration {
 	return d
 }
 
-// hang waits until the caller leaves or the manner changes, and answers nothing.
+// hang waits until the caller leaves, also when later requests are answered again.
 func (e *endpoint) hang(ctx context.Context) {
-	e.mu.Lock()
-	changed := e.changed
-	e.mu.Unlock()
 	select {
 	case <-ctx.Done():
-	case <-changed:
+	case <-e.ended:
 	}
 	panic(http.ErrAbortHandler)
 }

@@ -203,7 +203,7 @@ var tunedCluster = object{
 	},
 	"circuit_breakers": object{"thresholds": []object{{
 		"priority": "DEFAULT", "max_connections": 256, "max_pending_requests": 64, "max_requests": 128,
-		"retry_budget": object{"budget_percent": object{"value": 20}, "min_retry_concurrency": 3},
+		"retry_budget": object{"budget_percent": object{"value": 20}, "min_retry_concurrency": 10},
 	}}},
 }
 
