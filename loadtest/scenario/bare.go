@@ -66,6 +66,10 @@ func (b *bare) caller(_ *endpoint, service string) http.RoundTripper {
 	b.mu.Lock()
 	b.used = append(b.used, t)
 	b.mu.Unlock()
+	if b.s.dns {
+		t.DialContext = (&net.Dialer{Timeout: 30 * time.Second, Resolver: b.s.names.resolver()}).DialContext
+		return toDoor{b.s.names.host(), t}
+	}
 	return &turns{list: b.list(service), to: t}
 }
 

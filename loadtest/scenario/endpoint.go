@@ -31,6 +31,7 @@ type manner struct {
 	cut    float64       // part of the answers that are reset in the middle of their body
 	deaf   bool          // connections are accepted, and nothing is read from them
 	tail   float64       // part of the requests that take a hundred times as long
+	rotate float64       // part of the answers after which the connection is closed, in order
 	most   int           // connections open at a time, one more is reset; 0 for any number
 }
 
@@ -39,6 +40,7 @@ type endpoint struct {
 	service  *service
 	instance string
 	zone     string
+	version  string
 	address  string // where the application listens
 	next     http.RoundTripper
 	slots    chan struct{} // nil: it serves any number at a time
@@ -139,6 +141,9 @@ func (e *endpoint) serve(w http.ResponseWriter, r *http.Request) {
 		time.Sleep(e.duration(m))
 	} else if !pause(r.Context(), e.duration(m)) {
 		return
+	}
+	if m.rotate > 0 && rand.Float64() < m.rotate {
+		w.Header().Set("Connection", "close")
 	}
 	switch {
 	case m.hang:

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -108,16 +109,45 @@ func (v *envoy) stop() error {
 	return errors.Join(errs...)
 }
 
-// edsFile is where the endpoints of a service stand.
-func (v *envoy) edsFile(service string) string {
-	return filepath.Join(v.s.dir, "endpoints-"+service+".json")
+// file is where what Envoy watches stands.
+func (v *envoy) file(kind, name string) string {
+	return filepath.Join(v.s.dir, kind+"-"+name+".json")
 }
 
-// told moves a new file of endpoints into place, which is what Envoy watches for.
+// clusters are the names of a service's clusters: one, or one for each version that has a weight.
+func (v *envoy) clusters(service string) (names, versions []string) {
+	last := &v.s.services[len(v.s.services)-1]
+	if v.s.weighed() == nil || last.name != service {
+		return []string{service}, []string{""}
+	}
+	for _, version := range last.versions {
+		names = append(names, service+"-"+version)
+	}
+	return names, last.versions
+}
+
+// told moves new files of endpoints into place, which is what Envoy watches for, and of routes where versions have weights.
 func (v *envoy) told(service string) error {
 	v.rev++
+	names, versions := v.clusters(service)
+	for i, name := range names {
+		if err := v.endpoints(service, name, versions[i]); err != nil {
+			return err
+		}
+	}
+	if len(names) == 1 {
+		return nil
+	}
+	return replace(v.file("routes", service), object{"version_info": strconv.Itoa(v.rev), "resources": []object{typed("config.route.v3.RouteConfiguration", v.routes(service))}})
+}
+
+// endpoints moves the file of one cluster's endpoints into place.
+func (v *envoy) endpoints(service, cluster, version string) error {
 	var groups []object // by priority
 	for _, e := range v.s.endpointsOf(service) {
+		if version != "" && e.version != version {
+			continue
+		}
 		priority := 0
 		if v.tuned && e.zone != v.s.zone {
 			priority = 1
@@ -128,8 +158,8 @@ func (v *envoy) told(service string) error {
 		g := groups[priority]
 		g["lb_endpoints"] = append(g["lb_endpoints"].([]object), object{"endpoint": object{"address": socket(e.address)}})
 	}
-	return replace(v.edsFile(service), object{"version_info": strconv.Itoa(v.rev), "resources": []object{typed("config.endpoint.v3.ClusterLoadAssignment",
-		object{"cluster_name": service, "endpoints": groups})}})
+	return replace(v.file("endpoints", cluster), object{"version_info": strconv.Itoa(v.rev), "resources": []object{typed("config.endpoint.v3.ClusterLoadAssignment",
+		object{"cluster_name": cluster, "endpoints": groups})}})
 }
 
 // replace writes JSON beside a file and moves it into its place.
@@ -150,29 +180,67 @@ func place(file string, text []byte) error {
 	return os.Rename(beside, file)
 }
 
-// config is one HTTP connection manager, one router, one cluster of endpoints from a file.
-func (v *envoy) config(door, service string) object {
-	route := object{"cluster": service}
-	cluster := object{
-		"name": service, "type": "EDS",
-		"eds_cluster_config": object{"eds_config": object{"resource_api_version": "V3", "path_config_source": object{"path": v.edsFile(service)}}},
+// watched is a source of configuration in a file.
+func (v *envoy) watched(kind, name string) object {
+	return object{"resource_api_version": "V3", "path_config_source": object{"path": v.file(kind, name)}}
+}
+
+// cluster is where the requests to one cluster of a service go.
+func (v *envoy) cluster(service, name string) object {
+	c := object{"name": name, "type": "EDS", "eds_cluster_config": object{"eds_config": v.watched("endpoints", name)}}
+	if v.s.dns {
+		c = object{
+			"name": name, "type": "STRICT_DNS", "dns_lookup_family": "V4_ONLY",
+			"load_assignment": object{"cluster_name": name, "endpoints": []object{{"lb_endpoints": []object{{"endpoint": object{"address": socket(v.s.names.host())}}}}}},
+			"typed_dns_resolver_config": object{"name": "envoy.network.dns_resolver.cares", "typed_config": typed("extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig", object{
+				"resolvers": []object{socketOf("UDP", v.s.names.server())},
+			})},
+		}
 	}
 	if v.s.isGRPC(service) {
-		cluster["typed_extension_protocol_options"] = object{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": typed("extensions.upstreams.http.v3.HttpProtocolOptions",
+		c["typed_extension_protocol_options"] = object{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": typed("extensions.upstreams.http.v3.HttpProtocolOptions",
 			object{"explicit_http_config": object{"http2_protocol_options": object{}}})}
 	}
 	if v.tuned {
-		for k, val := range tunedCluster {
-			cluster[k] = val
+		maps.Copy(c, tunedCluster)
+	}
+	return c
+}
+
+// routes send everything to a service's cluster, or to its clusters by their weights.
+func (v *envoy) routes(service string) object {
+	names, _ := v.clusters(service)
+	route := object{"cluster": names[0]}
+	if len(names) > 1 {
+		var shares []object
+		for i, name := range names {
+			shares = append(shares, object{"name": name, "weight": v.s.weighed()[i]})
 		}
+		route = object{"weighted_clusters": object{"clusters": shares}}
+	}
+	if v.tuned {
 		route["retry_policy"] = tunedRetries
 	}
+	return object{"name": service, "virtual_hosts": []object{{
+		"name": "all", "domains": []string{"*"}, "routes": []object{{"match": object{"prefix": "/"}, "route": route}},
+	}}}
+}
+
+// config is one HTTP connection manager, one router, and a service's clusters.
+func (v *envoy) config(door, service string) object {
 	manager := object{
-		"stat_prefix": "in",
-		"route_config": object{"name": "all", "virtual_hosts": []object{{
-			"name": "all", "domains": []string{"*"}, "routes": []object{{"match": object{"prefix": "/"}, "route": route}},
-		}}},
+		"stat_prefix":  "in",
 		"http_filters": []object{{"name": "envoy.filters.http.router", "typed_config": typed("extensions.filters.http.router.v3.Router", nil)}},
+	}
+	names, _ := v.clusters(service)
+	var clusters []object
+	for _, name := range names {
+		clusters = append(clusters, v.cluster(service, name))
+	}
+	if len(names) > 1 {
+		manager["rds"] = object{"route_config_name": service, "config_source": v.watched("routes", service)}
+	} else {
+		manager["route_config"] = v.routes(service)
 	}
 	return object{
 		"node": object{"id": "scenario", "cluster": "scenario"},
@@ -180,7 +248,7 @@ func (v *envoy) config(door, service string) object {
 			"listeners": []object{{"name": "in", "address": socket(door), "filter_chains": []object{{"filters": []object{{
 				"name": "http", "typed_config": typed("extensions.filters.network.http_connection_manager.v3.HttpConnectionManager", manager),
 			}}}}}},
-			"clusters": []object{cluster},
+			"clusters": clusters,
 		},
 	}
 }
@@ -230,11 +298,13 @@ func typed(kind string, fields object) object {
 	return o
 }
 
-func socket(address string) object {
+func socket(address string) object { return socketOf("TCP", address) }
+
+func socketOf(protocol, address string) object {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		panic(fmt.Sprintf("%s is no address: %v", address, err)) // the rig makes them
 	}
 	n, _ := strconv.Atoi(port)
-	return object{"socket_address": object{"address": host, "port_value": n}}
+	return object{"socket_address": object{"protocol": protocol, "address": host, "port_value": n}}
 }

@@ -37,7 +37,7 @@ func main() {
 	flag.StringVar(&o.bin, "bin", "bin", "`folder` with tulle and tulle-sidecar")
 	flag.StringVar(&o.envoy, "envoy", "", "the envoy `executable`")
 	only := flag.String("only", "", "play only these `scenarios`, comma separated; list names them all")
-	which := flag.String("contenders", "", "play only for these `contenders`, comma separated: "+strings.Join(names(contenders), ", "))
+	which := flag.String("contenders", "", "play only for these `contenders`, comma separated: "+strings.Join(contenderNames(contenders), ", "))
 	flag.IntVar(&o.rounds, "rounds", 3, "how often each is played; the tables have medians")
 	flag.StringVar(&o.results, "results", "", "`file` where figures are kept from run to run: each cell that is played replaces its older one")
 	flag.StringVar(&o.write, "write", "", "rewrite the figures of this `page`")
@@ -94,7 +94,7 @@ func pick[T any](flag, list string, table []T, name func(T) string) ([]T, error)
 	return out, nil
 }
 
-func names(cs []contender) (out []string) {
+func contenderNames(cs []contender) (out []string) {
 	for _, c := range cs {
 		out = append(out, c.name)
 	}

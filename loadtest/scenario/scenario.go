@@ -9,6 +9,7 @@ type service struct {
 	name      string
 	endpoints int
 	zones     []string      // endpoint i is in the i-th of them, again and again; nil: none
+	versions  []string      // as zones
 	calls     string        // the service that each of its endpoints calls before it answers; "" for none
 	patience  time.Duration // how long they wait for that; 0: as long as their caller
 	work      time.Duration // how long a request takes; default 5 ms
@@ -33,8 +34,9 @@ type scenario struct {
 	warmup      time.Duration // default 2.5 s
 	window      time.Duration // default 9 s
 	zone        string        // the client's
+	dns         bool          // the last service is found by its name, by those who look names up
+	weights     []int         // of the versions of the last service, at the begin; nil: endpoints are all alike
 	acts        []act
-	latency     bool              // it is about latency: all answers are right in the end
 	not         map[string]string // contenders for which it is not played, and why
 }
 

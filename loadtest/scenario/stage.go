@@ -46,17 +46,26 @@ type stage struct {
 	number  int
 	carrier carrier
 	began   time.Time // the window's
+	names   *names    // nil unless the scenario has DNS
 
 	mu     sync.Mutex
+	weight []int                  // of the versions of the last service
 	listed map[string][]*endpoint // what discovery says of each service
 	all    []*endpoint
 	ends   []func()
+	after  []func() error // put in order what the cell has done to the rig
 }
 
 // newStage builds services, endpoints and carrier. Close it, also after an error.
 func newStage(ctx context.Context, r *rig, sc scenario, c contender) (*stage, error) {
 	r.cells++
 	s := &stage{scenario: sc.withDefaults(), ctx: ctx, rig: r, number: r.cells, listed: map[string][]*endpoint{}}
+	s.weight = s.weights
+	if s.dns {
+		if err := s.startNames(); err != nil {
+			return s, err
+		}
+	}
 	s.dir = filepath.Join(r.dir, fmt.Sprintf("cell-%d", s.number))
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return s, err
@@ -93,10 +102,6 @@ func (s *stage) add(name string) (*endpoint, error) {
 		if v.name != name {
 			continue
 		}
-		address, err := s.rig.ports.free()
-		if err != nil {
-			return nil, err
-		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		n := 0
@@ -105,15 +110,27 @@ func (s *stage) add(name string) (*endpoint, error) {
 				n++
 			}
 		}
-		zone := ""
-		if len(v.zones) > 0 {
-			zone = v.zones[n%len(v.zones)]
+		address, err := s.rig.ports.free()
+		if s.dns {
+			address, err = s.names.address(n), nil
 		}
-		e := newEndpoint(v, fmt.Sprintf("%s-%d", s.qualified(name), n+1), zone, address)
+		if err != nil {
+			return nil, err
+		}
+		e := newEndpoint(v, fmt.Sprintf("%s-%d", s.qualified(name), n+1), inTurn(v.zones, n), address)
+		e.version = inTurn(v.versions, n)
 		s.all = append(s.all, e)
 		return e, nil
 	}
 	return nil, fmt.Errorf("the scenario has no service %s", name)
+}
+
+// inTurn is the n-th of a list that begins again at its end; "" of none.
+func inTurn(of []string, n int) string {
+	if len(of) == 0 {
+		return ""
+	}
+	return of[n%len(of)]
 }
 
 // qualified is a name that is unique in the run: what a mesh has learnt of a service must not reach the next cell.
@@ -155,8 +172,11 @@ func (s *stage) atEnd(f func()) { s.ends = append(s.ends, f) }
 // close ends everything; errors are those of stopping in order.
 func (s *stage) close() error {
 	var err error
+	for _, f := range s.after {
+		err = errors.Join(err, f())
+	}
 	if s.carrier != nil {
-		err = s.carrier.stop()
+		err = errors.Join(err, s.carrier.stop())
 	}
 	for _, f := range s.ends {
 		f()

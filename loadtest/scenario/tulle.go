@@ -68,6 +68,15 @@ func (m *mesh) startController(ctx context.Context) (err error) {
 	return err
 }
 
+// kill ends the controller at once.
+func (m *mesh) kill() error {
+	if err := m.controller.Signal(syscall.SIGKILL); err != nil {
+		return err
+	}
+	<-m.controller.Done()
+	return nil
+}
+
 func (m *mesh) stop() error {
 	var errs []error
 	for _, p := range []*process.Process{m.observer, m.controller} {
@@ -179,11 +188,33 @@ func (t *tulle) told(string) error {
 			t.workload(&b, t.seats[e.instance])
 		}
 	}
+	t.routes(&b)
 	return place(t.file, b.Bytes())
+}
+
+// routes writes the weights of the last service's versions, where it has some.
+func (t *tulle) routes(b *bytes.Buffer) {
+	weights := t.s.weighed()
+	if weights == nil {
+		return
+	}
+	last := &t.s.services[len(t.s.services)-1]
+	service := t.s.qualified(last.name)
+	for _, v := range last.versions {
+		fmt.Fprintf(b, "---\napiVersion: tulle.dev/v1alpha1\nkind: Subset\nmetadata: {name: %s-%s, namespace: %s}\nspec: {service: %s, labels: {version: %s}}\n", service, v, namespace, service, v)
+	}
+	fmt.Fprintf(b, "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: %s, namespace: %s}\nspec:\n  parentRefs: [{group: \"\", kind: Service, name: %s}]\n  rules:\n    - backendRefs:\n",
+		service, namespace, service)
+	for i, v := range last.versions {
+		fmt.Fprintf(b, "        - {group: tulle.dev, kind: Subset, name: %s-%s, weight: %d}\n", service, v, weights[i])
+	}
 }
 
 func (t *tulle) workload(b *bytes.Buffer, p *seat) {
 	fmt.Fprintf(b, "---\napiVersion: tulle.dev/v1alpha1\nkind: Workload\nmetadata: {name: %s, namespace: %s}\nspec:\n  service: %s\n", p.instance, namespace, p.service)
+	if p.e != nil && p.e.version != "" {
+		fmt.Fprintf(b, "  version: %s\n", p.e.version)
+	}
 	if p.zone != "" {
 		fmt.Fprintf(b, "  locality: {region: here, zone: %s}\n", p.zone)
 	}
