@@ -287,6 +287,10 @@ var tunedRetries = object{
 		"typed_config": typed("extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate", nil),
 	}},
 	"host_selection_retry_max_attempts": 5,
+	"retry_priority": object{
+		"name":         "envoy.retry_priorities.previous_priorities",
+		"typed_config": typed("extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig", object{"update_frequency": 1}),
+	},
 }
 
 // typed is a message of Envoy's configuration in an Any.

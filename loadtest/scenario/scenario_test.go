@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -223,5 +224,32 @@ func TestBare(t *testing.T) {
 				t.Errorf("%s", f.line())
 			}
 		})
+	}
+}
+
+// TestNames asks the DNS server as a client does.
+func TestNames(t *testing.T) {
+	s := &stage{rig: &rig{ports: ports{next: 20000 + os.Getpid()%3000}}, scenario: scenario{services: []service{{name: "app", endpoints: 2}}}}
+	if err := s.startNames(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		for _, f := range s.ends {
+			f()
+		}
+	}()
+	found, err := s.names.resolver().LookupHost(t.Context(), dnsName)
+	slices.Sort(found)
+	if err != nil || !slices.Equal(found, []string{"127.0.7.1", "127.0.7.2"}) {
+		t.Errorf("%v, %v", found, err)
+	}
+	if _, err := s.names.resolver().LookupHost(t.Context(), "other.test"); err == nil {
+		t.Error("another name was found")
+	}
+	s.names.silent.Store(true)
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if found, err := s.names.resolver().LookupHost(ctx, dnsName); err == nil {
+		t.Errorf("a silent server said %v", found)
 	}
 }
