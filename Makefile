@@ -76,16 +76,19 @@ $(TOOLS)/gofumpt-$(GOFUMPT_VER):
 	GOBIN=$(TOOLS) $(GO) install mvdan.cc/gofumpt@$(GOFUMPT_VER)
 	mv $(TOOLS)/gofumpt $@
 
+GENERATED := internal/gen dashboard charts/tulle/crds docs/reference/configuration.md
+
 .PHONY: generate
-generate: need-go ## rewrite generated code: protobuf, templ pages, the dashboard's bundle
+generate: need-go ## rewrite what is generated: protobuf, templ pages, the dashboard's bundle, CRDs and the reference's tables
 	$(GO) -C tools run ./genproto
 	$(GO) -C tools tool templ generate -path ../dashboard
 	$(GO) -C tools run ./webbundle
+	$(GO) -C tools run ./gencrd
 
 .PHONY: generate-check
 generate-check: generate ## fail when generated code is not as committed
-	@git diff --exit-code --stat -- internal/gen dashboard || { echo "generated code differs from what is committed: run 'make generate' and commit the result"; exit 1; }
-	@[ -z "$$(git status --porcelain -- internal/gen dashboard)" ] || { git status --short -- internal/gen dashboard; echo "generated files are missing from the commit: git add them"; exit 1; }
+	@git diff --exit-code --stat -- $(GENERATED) || { echo "generated code differs from what is committed: run 'make generate' and commit the result"; exit 1; }
+	@[ -z "$$(git status --porcelain -- $(GENERATED))" ] || { git status --short -- $(GENERATED); echo "generated files are missing from the commit: git add them"; exit 1; }
 
 .PHONY: bench
 bench: need-go ## Go benchmarks of the hot paths and the store
