@@ -247,6 +247,9 @@ func (o only) Pick(time.Time, exchange.Want) (exchange.Choice, flow.Reason) {
 // Typical implements exchange.Picker.
 func (only) Typical(time.Time) time.Duration { return 0 }
 
+// Another implements exchange.Picker.
+func (only) Another(exchange.Want) bool { return false }
+
 // Begin implements exchange.Load.
 func (only) Begin(*exchange.Waiting, time.Time) {}
 

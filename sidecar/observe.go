@@ -271,6 +271,7 @@ func (o *observer) fill(r *flow.Record, x *exchange.Exchange, kind flow.Kind, tr
 		r.Destination = own
 		r.Source = flow.Peer{Service: x.Peer.Service, Namespace: x.Peer.Namespace, Identity: x.Peer.Identity, Addr: x.Peer.Addr}
 	}
+	r.Attempt = x.Head.Attempt
 	if kind == flow.KindAttempt {
 		r.Trace, r.Attempt = x.Try, x.Tries
 		r.Start = x.TryLive.Start

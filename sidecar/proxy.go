@@ -27,6 +27,7 @@ func (s *Sidecar) forward(send exchange.Handler) exchange.Handler {
 	return exchange.Chain(send,
 		s.aim,                  // which service, or which address: before the Record is begun
 		s.observer.observe,     //
+		s.lineage.Call,         //
 		answer,                 //
 		aimed,                  // it goes nowhere
 		resilience.Room,        // from here on as outbound
@@ -240,6 +241,11 @@ func (o *inOrder) Pick(_ time.Time, want exchange.Want) (exchange.Choice, flow.R
 
 // Typical implements exchange.Picker.
 func (*inOrder) Typical(time.Time) time.Duration { return 0 }
+
+// Another implements exchange.Picker.
+func (o *inOrder) Another(w exchange.Want) bool {
+	return slices.ContainsFunc(o.addresses, func(a netip.AddrPort) bool { return !slices.Contains(w.Tried, a) })
+}
 
 // names resolves host names for a forward proxy, and remembers for a while what it was told. Safe for concurrent use.
 type names struct {

@@ -41,6 +41,7 @@ func (s *Sidecar) outbound(send exchange.Handler) exchange.Handler {
 	return exchange.Chain(send,
 		decide,                 // which service: pure, and first, so that the Record knows the edge from its beginning
 		s.observer.observe,     // one Record, whatever follows
+		s.lineage.Call,         // is it part of a retry
 		answer,                 // what failed below is answered here
 		resilience.Room,        // no buffers left: shed
 		security.Attest,        // is it the own application
@@ -61,6 +62,7 @@ func (s *Sidecar) inbound(send exchange.Handler) exchange.Handler {
 	return exchange.Chain(send,
 		own,                 // the destination is the workload itself
 		s.observer.observe,  // one Record, whatever follows
+		s.lineage.Serve,     // is it a retry
 		answer,              // what failed below is answered here
 		resilience.Room,     // no buffers left: shed
 		security.Guard,      // may this peer
@@ -195,7 +197,8 @@ type Sidecar struct {
 	credentials *credential.Store
 	room        exchange.Room
 
-	http2 *http2.Client
+	http2   *http2.Client
+	lineage resilience.Lineage
 
 	serverFirst   detect.ServerFirst
 	silentCallers detect.ServerFirst // of permissive ports: a memory of its own, for whoever calls can fill it

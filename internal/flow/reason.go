@@ -135,6 +135,14 @@ func (r *Record) Flags() string {
 	return reasons[r.Reason].flag
 }
 
+// Answered says for people that a sidecar has answered in place of its service, because of r; "" for ReasonNone.
+func (r Reason) Answered() string {
+	if r == ReasonNone {
+		return ""
+	}
+	return "the far sidecar answered: " + r.String()
+}
+
 // ParseReason is the inverse of String; ok is false for a name outside the vocabulary.
 func ParseReason(s string) (r Reason, ok bool) {
 	for i, n := range reasonNames {

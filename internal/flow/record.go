@@ -218,7 +218,7 @@ type Record struct {
 	BytesIn  uint64 // received from downstream, body bytes (TCP: bytes read from the downstream peer)
 	BytesOut uint64 // sent to downstream, body bytes
 
-	Attempt  int // for an attempt: 1 for the first try
+	Attempt  int // for an attempt: 1 for the first try; for an exchange: which try of the request it is, as sidecars before this one have counted, 0: the first
 	Attempts int // for an exchange: how many tries were made
 
 	// Probe marks half-open traffic to an ejected endpoint. It is counted, but excluded from error ratios of callers.

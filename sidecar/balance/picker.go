@@ -213,6 +213,23 @@ func (p *Picker) Pick(now time.Time, w exchange.Want) (exchange.Choice, flow.Rea
 	return p.take(i, q.now, probe, reflex), flow.ReasonNone
 }
 
+// Another implements exchange.Picker.
+func (p *Picker) Another(w exchange.Want) bool {
+	g := p.group(w.Subset)
+	if g < 0 {
+		return false
+	}
+	q := query{tried: w.Tried}
+	for _, m := range p.groups[g].tiers {
+		for _, i := range m.entries {
+			if !q.spent(&p.entries[i]) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 func (p *Picker) take(i int32, now int64, probe, reflex bool) exchange.Choice {
 	e := &p.entries[i]
 	e.inFlight.Add(1)

@@ -13,6 +13,7 @@ import (
 	"crypto/tls"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -172,6 +173,8 @@ type Picker interface {
 	Pick(now time.Time, w Want) (Choice, flow.Reason)
 	// Typical is within what time endpoints answer, as a rule; 0: it is not known, or there is no other endpoint to try.
 	Typical(now time.Time) time.Duration
+	// Another reports whether there is an endpoint for w that was not tried.
+	Another(w Want) bool
 }
 
 // Want is what is known of the try that an endpoint is chosen for. The zero value: any endpoint.
@@ -282,9 +285,15 @@ type Gate interface {
 }
 
 // Asks reports whether Gate has a say in a response with these statuses; g is 0 unless the response is a gRPC one of trailers only. Everything else goes
-// downstream as it is, without asking.
-func (d *Destination) Asks(status int, g flow.GRPCStatus) bool {
-	return status == 503 || g != 0 && d.Retry.GRPC.Has(g)
+// downstream as it is, without asking. What the far sidecar says of it, if it is its own, stands in Outcome.Told.
+func (x *Exchange) Asks(status int, g flow.GRPCStatus) bool {
+	return status == 503 || x.Outcome.Told != flow.ReasonNone || g != 0 && x.Destination.Retry.GRPC.Has(g) || x.Listed(status)
+}
+
+// Listed reports whether the rule of x says that a request answered with status may be sent again.
+func (x *Exchange) Listed(status int) bool {
+	a := x.Decision.Action
+	return a != nil && a.Retry != nil && slices.Contains(a.Retry.Statuses, status)
 }
 
 // Head is the part of a request that steps look at. Its strings alias the speaker's buffer and are valid until the exchange ends: whoever
@@ -299,9 +308,11 @@ type Head struct {
 	Secure     bool          // its target says https
 	Idempotent bool          // RFC 9110, section 9.2.2
 	Safe       bool          // RFC 9110, section 9.2.1, and it has no body
-	Timeout    time.Duration // what the caller has left for the exchange (grpc-timeout); 0: it did not say
-	Parent     flow.Trace    // of the trace context that arrived; zero when none was valid
-	B3         B3            // what of B3 goes on
+	Timeout    time.Duration // what the caller has left for the exchange, the least of what Timed names; 0: it did not say
+	Timed      Timed
+	Attempt    int        // which try of the request this is, as sidecars on its way have counted; 0: the first
+	Parent     flow.Trace // of the trace context that arrived; zero when none was valid
+	B3         B3         // what of B3 goes on
 }
 
 // Outcome is what came of an exchange, or of its latest try. Steps inside the retry step see it reset at every try.
@@ -328,6 +339,8 @@ type Outcome struct {
 	Again bool
 	// HTTP1Only: HTTP/2 was to be spoken, and TLS has agreed on HTTP/1.1. The connection is in the pool.
 	HTTP1Only bool
+	// Told is why the far sidecar has answered itself, in place of the service; ReasonNone: it has not.
+	Told flow.Reason
 	// RetryAfter is how long an endpoint that answered 429 or 503, or as much in gRPC, has asked to be left alone; 0: it has not.
 	RetryAfter time.Duration
 }
@@ -385,6 +398,7 @@ type Exchange struct {
 	SetCookie   string // value of a Set-Cookie field that the final response of the service gets; "": none
 
 	Tries   int // made so far
+	Retries int // of them, those because others have failed; not those in place of one on a connection that had ended
 	Tried   [MaxTries]netip.AddrPort
 	Gate    Gate // nil: never retry
 	Outcome Outcome
@@ -452,6 +466,7 @@ func (x *Exchange) Reset() {
 	x.Choice, x.Remote, x.Fresh = Choice{}, "", false
 	x.Key, x.Keyed, x.SetCookie = 0, false, ""
 	x.Application = flow.Application{}
+	x.Retries = 0
 	x.Tries, x.Gate, x.Outcome, x.Folded = 0, nil, Outcome{}, false
 	x.BytesIn.Store(0)
 	x.BytesOut.Store(0)

@@ -28,6 +28,14 @@ func (x *Exchange) FirstByte(at time.Duration) (prolonged bool) {
 	return true
 }
 
+// Idle is for how long a relay, or a tunnel, of x may have no bytes: by its rule, or else its service; not above 0: without limit.
+func (x *Exchange) Idle() time.Duration {
+	if a := x.Decision.Action; a != nil && a.Timeouts.Idle != 0 {
+		return a.Timeouts.Idle
+	}
+	return x.Destination.IdleTimeout
+}
+
 // AnswerBy is until when the first byte of an answer to the current try has to be here; zero: there is no limit.
 func (x *Exchange) AnswerBy() time.Time {
 	if !x.HeadBy.IsZero() {

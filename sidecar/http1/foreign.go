@@ -456,7 +456,8 @@ func (f *foreign) relay() {
 	if status != 0 {
 		x.Outcome.RetryAfter = pushback(r.Fields)
 	}
-	if x.Gate != nil && x.Destination.Asks(h.status, status) && f.again(status) {
+	t.tellWhy()
+	if x.Gate != nil && x.Asks(h.status, status) && f.again(status) {
 		rest := u.unread()
 		t.reusable = w.body.done && !h.close && h.minor > 0 &&
 			(framed == framedNone && len(rest) == 0 || framed == framedLength && int64(len(rest)) == h.length)
@@ -510,11 +511,11 @@ func (f *foreign) again(status flow.GRPCStatus) bool {
 		return false
 	}
 	x.Outcome.Status, x.Outcome.Again = w.resp.status, true
-	what := strconv.Itoa(w.resp.status)
-	if status != 0 {
-		what = status.String()
+	what := dropped(x)
+	if status != 0 && x.Outcome.Told == flow.ReasonNone {
+		what = "answered " + status.String()
 	}
-	t.fail(flow.ReasonUpstreamStatus, "answered "+what)
+	t.fail(flow.ReasonUpstreamStatus, what)
 	return true
 }
 
@@ -575,7 +576,7 @@ func (f *foreign) tunnel() {
 		return
 	}
 	t.c.room.Need(exchange.RelayMemory)
-	reason, err := exchange.Relay(x, f.caller.Tunnel(x), exchange.RelayEnd{Conn: t.up.Conn, Buffered: w.up.unread()}, x.Destination.IdleTimeout)
+	reason, err := exchange.Relay(x, f.caller.Tunnel(x), exchange.RelayEnd{Conn: t.up.Conn, Buffered: w.up.unread()}, x.Idle())
 	t.c.room.Give(exchange.RelayMemory)
 	x.Legs.LastByte = x.Since()
 	if reason != flow.ReasonNone {

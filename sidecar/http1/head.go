@@ -97,7 +97,8 @@ const (
 	fieldRequestID
 	fieldUserAgent
 	fieldTulle
-	fieldB3 // b3 and x-b3-*
+	fieldB3      // b3 and x-b3-*
+	fieldTimeout // exchange.TimeoutField, exchange.EnvoyTimeoutField
 )
 
 type span struct{ lo, hi uint32 }
@@ -132,6 +133,7 @@ type head struct {
 	expect    bool // Expect: 100-continue
 	connect   bool // CONNECT
 	b3        bool // some fieldB3 is there
+	hops      bool // some fieldTulle or fieldTimeout is there
 	host      int  // index of a field, -1: absent; likewise below
 	traceparent,
 	requestID,
@@ -313,7 +315,7 @@ func (h *head) reset(b []byte) {
 	h.method, h.target, h.path, h.author = span{}, span{}, span{}, span{}
 	h.length = -1
 	h.abs, h.chunked, h.close, h.keepAlive, h.upgrade, h.expect, h.connect = false, false, false, false, false, false, false
-	h.b3, h.https = false, false
+	h.b3, h.hops, h.https = false, false, false
 	h.host, h.traceparent, h.requestID, h.userAgent = -1, -1, -1, -1
 }
 
@@ -470,12 +472,16 @@ func (h *head) parseFields(pos int, lim Limits) *fault {
 			h.userAgent = i
 		case fieldB3:
 			h.b3 = true
+		case fieldTimeout:
+			h.hops = true
 		case fieldExpect:
 			if h.expect || !equalFold(v, "100-continue") {
 				return faultExpect
 			}
 			h.expect = true
-		case fieldConnection, fieldKeepAlive, fieldProxyConnection, fieldTE, fieldTulle, fieldUpgrade:
+		case fieldTulle:
+			h.hops, f.drop = true, true
+		case fieldConnection, fieldKeepAlive, fieldProxyConnection, fieldTE, fieldUpgrade:
 			f.drop = true
 		}
 	}
@@ -649,6 +655,9 @@ func identify(name []byte) fieldID {
 		if equalFold(name, "transfer-encoding") {
 			return fieldTransferEncoding
 		}
+	}
+	if (len(name) == len(exchange.TimeoutField) || len(name) == len(exchange.EnvoyTimeoutField)) && (equalFold(name, exchange.TimeoutField) || equalFold(name, exchange.EnvoyTimeoutField)) {
+		return fieldTimeout
 	}
 	if len(name) >= 8 && hasPrefixFold(name, "x-tulle-") {
 		return fieldTulle

@@ -10,6 +10,9 @@ func (c *conn) adopt(x *exchange.Exchange) {
 	if h.traceparent >= 0 && (x.Binding.Propagation.W3C || c.mesh) {
 		x.Head.Parent, w3c = exchange.ParseTraceparent(h.value(h.traceparent))
 	}
+	if h.hops {
+		c.adoptHops(x)
+	}
 	x.Head.B3 = x.Binding.Propagation.Emit
 	if h.b3 {
 		w3c = c.adoptB3(x, w3c)
@@ -19,6 +22,23 @@ func (c *conn) adopt(x *exchange.Exchange) {
 			if h.fields[i].id == fieldTracestate {
 				h.fields[i].drop = true
 			}
+		}
+	}
+}
+
+// adoptHops reads what hops before this one tell of time and tries.
+func (c *conn) adoptHops(x *exchange.Exchange) {
+	h := &c.w.req
+	for i := range h.fields[:h.n] {
+		switch f := &h.fields[i]; {
+		case f.id == fieldTimeout:
+			as := exchange.TimedHTTP
+			if int(f.name.hi-f.name.lo) == len(exchange.EnvoyTimeoutField) {
+				as = exchange.TimedEnvoy
+			}
+			f.drop = x.Head.TakeTimeout(as, h.str(f.value))
+		case f.id == fieldTulle && c.mesh && equalFold(h.bytes(f.name), exchange.AttemptField):
+			x.Head.Attempt = exchange.ParseAttempt(h.str(f.value))
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
@@ -186,6 +187,11 @@ func appendTrace(b []byte, x *exchange.Exchange) []byte {
 	b = exchange.AppendTraceparent(append(b, "traceparent: "...), x.Try)
 	if x.Head.B3 != 0 {
 		b = appendB3(b, x)
+	}
+	if x.Hops() {
+		x.EachHop(time.Now(), func(name, value string) {
+			b = append(append(append(append(b, "\r\n"...), name...), ": "...), value...)
+		})
 	}
 	return b
 }
@@ -389,7 +395,8 @@ func (t *try) response() {
 	t.up.Suspect = framed == framedNone && (h.chunked || h.length > 0) || w.req.chunked || w.req.length > 0
 	t.early = t.uploading()
 	h.retryAfter(x)
-	gated := h.status == 503 && x.Gate != nil
+	t.tellWhy()
+	gated := x.Gate != nil && x.Asks(h.status, 0)
 	if gated && t.uploading() { // the gate asks what of the body can be sent again, and a service that says 503 will hardly read the rest
 		_ = t.up.SetWriteDeadline(aLongTimeAgo)
 		u := c.stopUpload()
@@ -398,7 +405,7 @@ func (t *try) response() {
 	}
 	if gated && x.Gate.Retry(x, h.status) {
 		x.Outcome.Status, x.Outcome.Again = h.status, true
-		t.fail(flow.ReasonUpstreamStatus, "answered 503")
+		t.fail(flow.ReasonUpstreamStatus, dropped(x))
 		rest := u.unread()
 		t.reusable = w.body.done && !h.close && h.minor > 0 &&
 			(framed == framedNone && len(rest) == 0 || framed == framedLength && int64(len(rest)) == h.length)
@@ -520,17 +527,30 @@ func (t *try) response() {
 	t.reusable = framed != framedClose && !announced && !h.close && h.minor > 0 && len(u.unread()) == 0
 }
 
-// detail says what the far sidecar said about its answer.
-func (t *try) detail() string {
+// tellWhy notes what the far sidecar said about its answer.
+func (t *try) tellWhy() {
 	h := &t.w.resp
+	if !h.hops || !t.up.Mesh || h.status < 400 && t.x.Protocol != flow.ProtocolGRPC {
+		return
+	}
 	for i := range h.fields[:h.n] {
-		if f := &h.fields[i]; f.id == fieldTulle && t.up.Mesh && equalFold(h.bytes(f.name), "x-tulle-reason") {
+		if f := &h.fields[i]; f.id == fieldTulle && equalFold(h.bytes(f.name), "x-tulle-reason") {
 			if r, ok := flow.ParseReason(h.str(f.value)); ok {
-				return "the far sidecar answered: " + r.String()
+				t.x.Outcome.Told = r
 			}
 		}
 	}
-	return ""
+}
+
+// detail says of a failed answer that it is the far sidecar's own.
+func (t *try) detail() string { return t.x.Outcome.Told.Answered() }
+
+// dropped says of an answer that it has made way for another try.
+func dropped(x *exchange.Exchange) string {
+	if why := x.Outcome.Told.Answered(); why != "" {
+		return why
+	}
+	return "answered " + strconv.Itoa(x.Outcome.Status)
 }
 
 // appendStatusLine appends the status line as ours: a version is of its sender (RFC 9110, section 2.5).
@@ -697,7 +717,7 @@ func (t *try) tunnel() {
 	up := exchange.RelayEnd{Conn: t.up.Conn, Buffered: w.up.unread()}
 	c.idleSet, c.timed, c.writeBy = time.Time{}, true, time.Time{}
 	c.room.Need(exchange.RelayMemory)
-	reason, err := exchange.Relay(x, down, up, x.Destination.IdleTimeout)
+	reason, err := exchange.Relay(x, down, up, x.Idle())
 	c.room.Give(exchange.RelayMemory)
 	c.in.r = c.in.w
 	w.leftover = w.leftover[:0]

@@ -467,7 +467,11 @@ func (k *call) responseHead(c *conn, s *stream, id uint32) *fatal {
 	if k.req.grpc && b.end {
 		status = flow.ReadGRPCStatus(r.grpcStatus)
 	}
-	if k.sess == nil || k.x.Gate != nil && !k.in.q.lost && k.x.Destination.Asks(r.status, status) {
+	k.x.Outcome.Told = flow.ReasonNone
+	if r.tulle && c.mesh && (r.status >= 400 || k.req.grpc && b.end) {
+		k.x.Outcome.Told = farReason(b.req.fields)
+	}
+	if k.sess == nil || k.x.Gate != nil && !k.in.q.lost && k.x.Asks(r.status, status) {
 		k.x.Outcome.GRPC = status
 		k.held, k.heldEnd = r, b.end
 		k.fields = append(k.fields[:0], b.req.fields...)
@@ -549,7 +553,7 @@ func (k *call) judge(x *exchange.Exchange, r *response, fields []field, end, mes
 		x.Outcome.GRPC = flow.ReadGRPCStatus(r.grpcStatus)
 	}
 	if r.status >= 500 {
-		x.Outcome.Fail(flow.ReasonUpstreamStatus, farReason(fields, mesh))
+		x.Outcome.Fail(flow.ReasonUpstreamStatus, x.Outcome.Told.Answered())
 	}
 	if len(x.Binding.Headers) > 0 {
 		capture(x, fields, true)
@@ -616,16 +620,27 @@ func (k *call) hear(x *exchange.Exchange, f *field) {
 	x.Far, k.told = far, true
 }
 
-// farReason says what the far sidecar said about its answer.
-func farReason(fields []field, mesh bool) string {
+// farReason is what the far sidecar said about its answer.
+func farReason(fields []field) flow.Reason {
 	for i := range fields {
-		if f := &fields[i]; mesh && f.name == reasonField {
+		if f := &fields[i]; f.name == reasonField {
 			if r, ok := flow.ParseReason(f.value); ok {
-				return "the far sidecar answered: " + r.String()
+				return r
 			}
 		}
 	}
-	return ""
+	return flow.ReasonNone
+}
+
+// dropped says of an answer that it has made way for another try.
+func dropped(x *exchange.Exchange) string {
+	if why := x.Outcome.Told.Answered(); why != "" {
+		return why
+	}
+	if g := x.Outcome.GRPC; g != 0 {
+		return "answered " + g.String()
+	}
+	return "answered " + statusText(x.Outcome.Status)
 }
 
 // cutUp resets the stream of the try, unless it is closed. Only the reader of its connection calls it.

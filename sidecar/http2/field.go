@@ -35,6 +35,7 @@ const (
 	fieldExpect
 	fieldGRPCTimeout
 	fieldGRPCStatus
+	fieldTimeout // exchange.TimeoutField, exchange.EnvoyTimeoutField
 )
 
 // field is one field of a head. Its strings are immutable and may be kept.
@@ -82,6 +83,8 @@ func identify(name string) fieldID {
 		return fieldExpect
 	case "b3":
 		return fieldB3
+	case exchange.TimeoutField, exchange.EnvoyTimeoutField:
+		return fieldTimeout
 	case "grpc-timeout":
 		return fieldGRPCTimeout
 	case "grpc-status":
@@ -103,7 +106,7 @@ func identify(name string) fieldID {
 // varies reports whether a field's value seldom comes twice on one connection.
 func (id fieldID) varies() bool {
 	switch id {
-	case fieldVarying, fieldContentLength, fieldTraceparent, fieldTracestate, fieldRequestID, fieldTulle, fieldB3, fieldGRPCTimeout:
+	case fieldVarying, fieldContentLength, fieldTraceparent, fieldTracestate, fieldRequestID, fieldTulle, fieldB3, fieldGRPCTimeout, fieldTimeout:
 		return true
 	}
 	return false

@@ -151,6 +151,7 @@ func (g *guest) begin() {
 	m := &k.x
 	m.Side, m.Start, m.Try, m.Destination, m.Authority = x.Side, x.Start, x.Try, x.Destination, x.Authority
 	m.Deadline, m.TryDeadline, m.HeadBy = x.Deadline, x.TryDeadline, x.HeadBy
+	m.Head.Timeout, m.Head.Timed, m.Head.Attempt, m.Retries = x.Head.Timeout, x.Head.Timed&^exchange.TimedGRPC, x.Head.Attempt, x.Retries // grpc-timeout is among the fields
 	m.Head.B3, m.Legs, m.Outcome = x.Head.B3, exchange.NoLegs, exchange.Outcome{}
 	k.attached, k.over, k.asking, k.heard, k.final, k.tunnel, k.told, k.finished = true, false, false, false, false, false, false, false
 	k.in.begin(false, g.room)
@@ -196,7 +197,7 @@ func (g *guest) note() {
 	if from.GRPC != 0 {
 		to.GRPC = from.GRPC
 	}
-	to.RetryAfter = from.RetryAfter
+	to.RetryAfter, to.Told = from.RetryAfter, from.Told
 	g.x.Legs.Sent = g.k.x.Legs.Sent
 	if first := g.k.x.Legs.FirstByte; first >= 0 {
 		g.x.FirstByte(first)
@@ -375,7 +376,7 @@ func (g *guest) flush() bool {
 // head passes the final head on. False: the try has ended.
 func (g *guest) head() bool {
 	k, x, r := &g.k, g.x, &g.k.held
-	if x.Gate != nil && x.Destination.Asks(r.status, x.Outcome.GRPC) {
+	if x.Gate != nil && x.Asks(r.status, x.Outcome.GRPC) {
 		g.stopUpload() // the gate asks what can be sent again, and a service that gives up will hardly read the rest
 		if e := g.caller.Fault(x); e != nil {
 			g.fail(e)
@@ -383,7 +384,7 @@ func (g *guest) head() bool {
 		}
 		if x.Gate.Retry(x, r.status) {
 			x.Outcome.Status, x.Outcome.Again = r.status, true
-			x.Outcome.Fail(flow.ReasonUpstreamStatus, "answered "+statusText(r.status))
+			x.Outcome.Fail(flow.ReasonUpstreamStatus, dropped(x))
 			return false
 		}
 	}
@@ -427,7 +428,7 @@ func (g *guest) tunnel() {
 	x.Awaited() // who relays is woken by deadlines
 	end := &tunnel{k: k, c: k.up.c, r: &k.out, w: &k.in, read: &k.d, written: &k.b.in}
 	g.room.Need(exchange.RelayMemory)
-	reason, err := exchange.Relay(x, g.caller.Tunnel(x), exchange.RelayEnd{Conn: end}, x.Destination.IdleTimeout)
+	reason, err := exchange.Relay(x, g.caller.Tunnel(x), exchange.RelayEnd{Conn: end}, x.Idle())
 	g.room.Give(exchange.RelayMemory)
 	x.Legs.LastByte = x.Since()
 	if reason != flow.ReasonNone {

@@ -77,6 +77,7 @@ type request struct {
 	traceparent, requestID              int    // index of a field, -1: none
 	connect                             bool
 	b3, grpc, expect                    bool
+	hops                                bool // x-tulle-* or a timeout of HTTP came
 }
 
 func (r *request) reset() {
@@ -161,7 +162,9 @@ func (r *request) parse() *exchange.Fault {
 		case fieldUserAgent:
 			r.userAgent = f.value
 		case fieldTulle:
-			f.drop = true
+			r.hops, f.drop = true, true
+		case fieldTimeout:
+			r.hops = true
 		case fieldB3:
 			r.b3 = true
 		case fieldExpect:

@@ -216,7 +216,7 @@ func (k *call) check(c *conn, s *stream, id uint32, now time.Time) {
 	}
 	still := now.Sub(k.moved)
 	if k.tunnel {
-		if t := k.x.Destination.IdleTimeout; t > 0 && still > t {
+		if t := k.x.Idle(); t > 0 && still > t {
 			k.fail(flow.ReasonIdleTimeout, "no byte moved for "+t.String())
 		}
 		return

@@ -35,7 +35,9 @@ func (k *call) serve() {
 	h.Absolute, h.Secure = true, r.scheme == "https"
 	h.Idempotent, h.Safe = exchange.Idempotent(r.method), exchange.Safe(r.method) && k.bare
 	if r.grpc && r.timeout != "" {
-		h.Timeout = parseTimeout(r.timeout)
+		if h.Timeout = parseTimeout(r.timeout); h.Timeout > 0 {
+			h.Timed = exchange.TimedGRPC
+		}
 	}
 	if h.RequestID = r.value(r.requestID); r.requestID < 0 {
 		exchange.AppendRequestID(k.mint[:0])
@@ -58,6 +60,9 @@ func (k *call) adopt() {
 	if r.traceparent >= 0 && (x.Binding.Propagation.W3C || k.sess.c.mesh) {
 		x.Head.Parent, w3c = exchange.ParseTraceparent(r.value(r.traceparent))
 	}
+	if r.hops {
+		k.adoptHops()
+	}
 	x.Head.B3 = x.Binding.Propagation.Emit
 	if r.b3 && x.Binding.Propagation.ReadsB3() {
 		var b exchange.B3Fields
@@ -73,6 +78,23 @@ func (k *call) adopt() {
 			if r.fields[i].id == fieldTracestate {
 				r.fields[i].drop = true
 			}
+		}
+	}
+}
+
+// adoptHops reads what hops before this one tell of time and tries.
+func (k *call) adoptHops() {
+	x, r := &k.x, &k.req
+	for i := range r.fields {
+		switch f := &r.fields[i]; {
+		case f.id == fieldTimeout:
+			as := exchange.TimedHTTP
+			if f.name == exchange.EnvoyTimeoutField {
+				as = exchange.TimedEnvoy
+			}
+			f.drop = x.Head.TakeTimeout(as, f.value)
+		case f.name == exchange.AttemptField && k.sess.c.mesh:
+			x.Head.Attempt = exchange.ParseAttempt(f.value)
 		}
 	}
 }
@@ -347,13 +369,13 @@ func (k *call) appendRequest(c *conn, end bool) {
 	}
 	for i := range r.fields {
 		f := &r.fields[i]
-		if f.drop || f.id >= fieldMethod && f.id <= fieldStatus || f.id == fieldGRPCTimeout && x.Head.Timeout > 0 || f.omitted(&x.Sent) {
+		if f.drop || f.id >= fieldMethod && f.id <= fieldStatus || f.id == fieldGRPCTimeout && x.Head.Timed&exchange.TimedGRPC != 0 || f.omitted(&x.Sent) {
 			continue
 		}
 		c.putFieldLocked(f)
 	}
 	c.putAddedLocked(x.Sent.Append)
-	if x.Head.Timeout > 0 { // what is left of it
+	if x.Head.Timed&exchange.TimedGRPC != 0 { // what is left of it
 		k.scratch = appendTimeout(k.scratch[:0], x.Left(time.Now()))
 		c.enc.putNamed(namedTimeout, "grpc-timeout", exchange.Aliased(k.scratch))
 	}
@@ -361,6 +383,9 @@ func (k *call) appendRequest(c *conn, end bool) {
 	c.enc.putNamed(namedTraceparent, "traceparent", exchange.Aliased(k.scratch))
 	if x.Head.B3 != 0 {
 		x.EachB3(func(name, value string) { c.putPlainLocked(name, value) })
+	}
+	if x.Hops() {
+		x.EachHop(time.Now(), func(name, value string) { c.putPlainLocked(name, value) })
 	}
 	if r.requestID < 0 {
 		c.enc.putNamed(namedRequestID, "x-request-id", x.Head.RequestID)
@@ -397,11 +422,7 @@ func (k *call) await() {
 			}
 			if again && !k.in.q.lost { // what came while the gate was asked may have made it impossible
 				x.Outcome.Status, x.Outcome.Again = k.held.status, true
-				what := statusText(k.held.status)
-				if g := x.Outcome.GRPC; g != 0 {
-					what = g.String()
-				}
-				k.fail(flow.ReasonUpstreamStatus, "answered "+what)
+				k.fail(flow.ReasonUpstreamStatus, dropped(x))
 				k.detach()
 				return
 			}

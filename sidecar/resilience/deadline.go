@@ -9,12 +9,13 @@ import (
 	"github.com/tulle-mesh/tulle/sidecar/exchange"
 )
 
-// Deadline sets x.Deadline from the destination's request timeout and what the caller says that it will wait, the shorter of both, counted from the
-// first byte of the request; of a relayed connection from now, for it is the connect that it bounds, and the caller may have been awaited before.
+// Deadline sets x.Deadline from the rule's request timeout, else the destination's, and what the caller says that it will wait, the shorter of both, counted from the
+// first byte of the request; of a relayed connection from now, for it is the connect that it bounds, and the caller may have been awaited before. What has waited for longer than its caller
+// does already is not begun.
 func Deadline(next exchange.Handler) exchange.Handler {
 	return exchange.HandlerFunc(func(x *exchange.Exchange) {
-		t := x.Destination.RequestTimeout
-		if caller := x.Head.Timeout; caller > 0 && (t <= 0 || caller < t) {
+		t, caller := requestTimeout(x), x.Head.Timeout
+		if caller > 0 && (t <= 0 || caller < t) {
 			t = caller
 		}
 		switch {
@@ -23,21 +24,46 @@ func Deadline(next exchange.Handler) exchange.Handler {
 		case t > 0:
 			x.Deadline = x.Start.Add(t)
 		}
+		if t > 0 && t == caller && x.Since() >= t {
+			x.Outcome.Unprocessed = true
+			x.Outcome.Fail(flow.ReasonRequestTimeout, "the caller waits for "+caller.String()+", which were over before it was sent on")
+			return
+		}
 		next.Handle(x)
 	})
 }
 
-// TryDeadline sets x.TryDeadline at every try: the try timeout, but never past x.Deadline. It stands inside Retry. Where the service has no try timeout of its own it sets x.HeadBy
-// (see patience).
+// requestTimeout is that of x's rule, or else of its service; not above 0: there is none.
+func requestTimeout(x *exchange.Exchange) time.Duration {
+	if a := x.Decision.Action; a != nil && a.Timeouts.Request != 0 {
+		return a.Timeouts.Request
+	}
+	return x.Destination.RequestTimeout
+}
+
+// tryTimeout is likewise; usual: neither says anything of it.
+func tryTimeout(x *exchange.Exchange) (t time.Duration, usual bool) {
+	if a := x.Decision.Action; a != nil && a.Timeouts.Try != 0 {
+		return a.Timeouts.Try, false
+	}
+	d := x.Destination
+	return d.TryTimeout, d.TryTimeout == d.RequestTimeout && d.TryTimeout > 0
+}
+
+// TryDeadline sets x.TryDeadline at every try: the try timeout, but never past x.Deadline. It stands inside Retry. Where there is no try timeout it sets x.HeadBy (see patience).
 func TryDeadline(next exchange.Handler) exchange.Handler {
 	return exchange.HandlerFunc(func(x *exchange.Exchange) {
 		x.TryDeadline = x.Deadline
-		if t := x.Destination.TryTimeout; t > 0 && t != x.Destination.RequestTimeout {
+		t, usual := tryTimeout(x)
+		if t > 0 && !usual {
 			if by := time.Now().Add(t); x.Deadline.IsZero() || by.Before(x.Deadline) {
 				x.TryDeadline = by
 			}
 		}
-		x.HeadBy = patience(x)
+		x.HeadBy = time.Time{}
+		if usual && x.Spare {
+			x.HeadBy = patience(x)
+		}
 		next.Handle(x)
 	})
 }
@@ -55,8 +81,7 @@ const (
 // another one, which has the rest of the time. The last try has all of it: nothing fails because it was slow. A service that is slow as a whole changes what is typical.
 func patience(x *exchange.Exchange) time.Time {
 	d := x.Destination
-	if !x.Spare || x.Tries+1 >= d.Retry.Attempts || x.Kind != flow.KindExchange || !x.Head.Safe || d.Picker == nil ||
-		d.TryTimeout != d.RequestTimeout || d.TryTimeout < 0 || x.Downstream == nil || !x.Downstream.Replayable() {
+	if x.Tries+1 >= attempts(x) || x.Kind != flow.KindExchange || !x.Head.Safe || d.Picker == nil || x.Downstream == nil || !x.Downstream.Replayable() {
 		return time.Time{}
 	}
 	now := time.Now()

@@ -17,6 +17,7 @@ type typical time.Duration
 func (typical) Pick(time.Time, exchange.Want) (exchange.Choice, flow.Reason) {
 	return exchange.Choice{}, flow.ReasonNone
 }
+func (typical) Another(exchange.Want) bool        { return true }
 func (p typical) Typical(time.Time) time.Duration { return time.Duration(p) }
 
 // When a try without an answer is given up for another one.

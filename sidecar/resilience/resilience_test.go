@@ -1,6 +1,7 @@
 package resilience
 
 import (
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/policy"
+	"github.com/tulle-mesh/tulle/internal/route"
 	"github.com/tulle-mesh/tulle/sidecar/exchange"
 )
 
@@ -77,7 +79,7 @@ func TestRetry(t *testing.T) {
 	grpc := func(code uint64) func(*exchange.Exchange) {
 		return func(x *exchange.Exchange) {
 			x.Outcome.GRPC = flow.NewGRPCStatus(code)
-			if x.Destination.Asks(200, x.Outcome.GRPC) && x.Gate.Retry(x, 200) {
+			if x.Asks(200, x.Outcome.GRPC) && x.Gate.Retry(x, 200) {
 				x.Outcome.Again = true
 				x.Outcome.Fail(flow.ReasonUpstreamStatus, "")
 				return
@@ -85,12 +87,64 @@ func TestRetry(t *testing.T) {
 			x.Outcome = exchange.Outcome{Status: 200, GRPC: x.Outcome.GRPC, Reason: flow.ReasonUpstreamStatus, Committed: true, Answered: true}
 		}
 	}
+	// answers is an answer with a status, of the far sidecar itself if told says so, as a sender has to handle it.
+	answers := func(status int, told flow.Reason) func(*exchange.Exchange) {
+		return func(x *exchange.Exchange) {
+			x.Outcome.Told = told
+			if x.Asks(status, 0) && x.Gate.Retry(x, status) {
+				x.Outcome.Status, x.Outcome.Again = status, true
+				x.Outcome.Fail(flow.ReasonUpstreamStatus, "")
+				return
+			}
+			x.Outcome = exchange.Outcome{Status: status, Reason: flow.ReasonUpstreamStatus, Committed: true, Answered: true}
+		}
+	}
+	later := func(d time.Duration) func(*exchange.Exchange) {
+		return func(x *exchange.Exchange) {
+			x.Outcome.RetryAfter = d
+			answers(503, flow.ReasonNone)(x)
+		}
+	}
+	rule := func(r route.Retry) func(*exchange.Exchange) {
+		return func(x *exchange.Exchange) { x.Decision.Action = &route.Action{Retry: &r} }
+	}
+	both := func(changes ...func(*exchange.Exchange)) func(*exchange.Exchange) {
+		return func(x *exchange.Exchange) {
+			for _, f := range changes {
+				f(x)
+			}
+		}
+	}
+	again := func(x *exchange.Exchange) { x.Head.Attempt = 2 }
+	alone := func(x *exchange.Exchange) { x.Destination.Picker = single{} }
 	for _, c := range []struct {
 		name   string
 		change func(x *exchange.Exchange)
 		tries  []func(*exchange.Exchange)
 		calls  int
 	}{
+		{"the far sidecar could not connect, post", post, []func(*exchange.Exchange){answers(503, flow.ReasonConnectRefused)}, 3},
+		{"the far sidecar could not connect in time, post", post, []func(*exchange.Exchange){answers(504, flow.ReasonConnectTimeout)}, 3},
+		{"the far sidecar sheds, post", post, []func(*exchange.Exchange){answers(503, flow.ReasonShed)}, 3},
+		{"the far sidecar was reset", nil, []func(*exchange.Exchange){answers(502, flow.ReasonUpstreamReset)}, 3},
+		{"the far sidecar was reset, post", post, []func(*exchange.Exchange){answers(502, flow.ReasonUpstreamReset)}, 1},
+		{"the far sidecar denies", nil, []func(*exchange.Exchange){answers(403, flow.ReasonDenied)}, 1},
+		{"the far sidecar had no time left", nil, []func(*exchange.Exchange){answers(504, flow.ReasonRequestTimeout)}, 1},
+		{"502 of the service", nil, []func(*exchange.Exchange){answers(502, flow.ReasonNone)}, 1},
+		{"502 that the rule lists, post", both(post, rule(route.Retry{Statuses: []int{502, 504}})), []func(*exchange.Exchange){answers(502, flow.ReasonNone)}, 3},
+		{"500 that the rule does not list", rule(route.Retry{Statuses: []int{502, 504}}), []func(*exchange.Exchange){answers(500, flow.ReasonNone)}, 1},
+		{"attempts of the rule", rule(route.Retry{Attempts: 5}), []func(*exchange.Exchange){answers(503, flow.ReasonNone)}, 5},
+		{"no attempts by the rule", rule(route.Retry{Attempts: 1}), []func(*exchange.Exchange){fails(flow.ReasonConnectRefused)}, 1},
+		{"more attempts than are remembered", rule(route.Retry{Attempts: 100}), []func(*exchange.Exchange){answers(503, flow.ReasonNone)}, exchange.MaxTries},
+		{"a retry of somebody else, 503", again, []func(*exchange.Exchange){answers(503, flow.ReasonNone)}, 1},
+		{"a retry of somebody else, listed", both(again, rule(route.Retry{Statuses: []int{502}})), []func(*exchange.Exchange){answers(502, flow.ReasonNone)}, 1},
+		{"a retry of somebody else, shed", again, []func(*exchange.Exchange){answers(503, flow.ReasonShed)}, 1},
+		{"a retry of somebody else, reset", again, []func(*exchange.Exchange){fails(flow.ReasonUpstreamReset)}, 1},
+		{"a retry of somebody else, refused", again, []func(*exchange.Exchange){fails(flow.ReasonConnectRefused), succeeds}, 2},
+		{"a retry of somebody else, not sent by the far sidecar", again, []func(*exchange.Exchange){answers(503, flow.ReasonConnectRefused), succeeds}, 2},
+		{"come back later, and there are others", nil, []func(*exchange.Exchange){later(time.Hour), succeeds}, 2},
+		{"come back later, and there is no other", alone, []func(*exchange.Exchange){later(400 * time.Millisecond), succeeds}, 2},
+		{"come back too late, and there is no other", alone, []func(*exchange.Exchange){later(time.Second), succeeds}, 1},
 		{"success", nil, []func(*exchange.Exchange){succeeds}, 1},
 		{"refused, then success", nil, []func(*exchange.Exchange){fails(flow.ReasonConnectRefused), succeeds}, 2},
 		{"refused for ever", nil, []func(*exchange.Exchange){fails(flow.ReasonConnectRefused)}, 3},
@@ -129,12 +183,20 @@ func TestRetry(t *testing.T) {
 			if calls != c.calls {
 				t.Errorf("%s: %d tries, want %d", c.name, calls, c.calls)
 			}
-			if waited := time.Since(x.Start); waited > 500*time.Millisecond {
+			if waited := time.Since(x.Start); waited > 500*time.Millisecond && c.calls < 5 {
 				t.Errorf("%s: waited %s", c.name, waited)
+			}
+			if x.Retries != c.calls-1 && !strings.Contains(c.name, "stale") {
+				t.Errorf("%s: %d retries", c.name, x.Retries)
 			}
 		})
 	}
 }
+
+// single is a Picker that knows no other endpoint.
+type single struct{ typical }
+
+func (single) Another(exchange.Want) bool { return false }
 
 func post(x *exchange.Exchange) { x.Head.Method, x.Head.Idempotent = "POST", false }
 
@@ -247,6 +309,57 @@ func TestDeadlines(t *testing.T) {
 					}
 				}
 			}))).Handle(x)
+		}
+	})
+}
+
+// A rule has the last word about times; 0 leaves the service's, -1 is none.
+func TestTimesOfARule(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		for _, c := range []struct {
+			rule            route.Timeouts
+			deadline, until time.Duration // 0: none
+			idle            time.Duration
+		}{
+			{route.Timeouts{}, time.Second, 200 * time.Millisecond, time.Hour},
+			{route.Timeouts{Request: 3 * time.Second, Try: time.Second, Idle: time.Minute}, 3 * time.Second, time.Second, time.Minute},
+			{route.Timeouts{Request: 100 * time.Millisecond}, 100 * time.Millisecond, 100 * time.Millisecond, time.Hour},
+			{route.Timeouts{Try: -1, Idle: -1}, time.Second, time.Second, -1},
+			{route.Timeouts{Request: -1}, 0, 200 * time.Millisecond, time.Hour},
+			{route.Timeouts{Request: -1, Try: -1}, 0, 0, time.Hour},
+		} {
+			x := newExchange(func(s *policy.Service) { s.TryTimeout, s.IdleTimeout = 200*time.Millisecond, time.Hour })
+			x.Decision.Action = &route.Action{Timeouts: c.rule}
+			ran := false
+			Deadline(TryDeadline(exchange.HandlerFunc(func(x *exchange.Exchange) {
+				ran = true
+				want := func(d time.Duration) time.Time {
+					if d == 0 {
+						return time.Time{}
+					}
+					return start.Add(d)
+				}
+				if !x.Deadline.Equal(want(c.deadline)) || !x.Until().Equal(want(c.until)) || x.Idle() != c.idle {
+					t.Errorf("%+v: until %v, each try %v, idle %v", c.rule, x.Deadline, x.Until(), x.Idle())
+				}
+			}))).Handle(x)
+			if !ran {
+				t.Errorf("%+v: it was not sent", c.rule)
+			}
+		}
+	})
+}
+
+// What came too late is failed at once, and never sent.
+func TestWhatIsOverIsNotBegun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newExchange(nil)
+		x.Head.Timeout = 50 * time.Millisecond
+		time.Sleep(50 * time.Millisecond)
+		Deadline(Retry(exchange.HandlerFunc(func(*exchange.Exchange) { t.Error("it was sent") }))).Handle(x)
+		if o := x.Outcome; o.Reason != flow.ReasonRequestTimeout || o.Delivered || !o.Unprocessed || !strings.Contains(o.Detail, "50ms") {
+			t.Errorf("%+v", o)
 		}
 	})
 }

@@ -105,7 +105,7 @@ func (s *Sender) Handle(x *exchange.Exchange) {
 		greeting, reason, err = d.first(x, up)
 	}
 	if reason == flow.ReasonNone && !d.over {
-		reason, err = exchange.Relay(x, exchange.RelayEnd{Conn: d.sess.Conn, Buffered: d.sess.Buffered}, exchange.RelayEnd{Conn: up.Conn, Buffered: greeting}, x.Destination.IdleTimeout)
+		reason, err = exchange.Relay(x, exchange.RelayEnd{Conn: d.sess.Conn, Buffered: d.sess.Buffered}, exchange.RelayEnd{Conn: up.Conn, Buffered: greeting}, x.Idle())
 	}
 	s.end(x, up, reason, err)
 }
@@ -123,7 +123,7 @@ func (s *Sender) end(x *exchange.Exchange, up *exchange.Conn, reason flow.Reason
 
 // first waits until somebody speaks. It returns what the server has said; what the caller has is in the session.
 func (d *downstream) first(x *exchange.Exchange, up *exchange.Conn) (greeting []byte, reason flow.Reason, err error) {
-	said, greeting, reason, err := exchange.First(x, d.sess.Conn, up.Conn, x.Destination.IdleTimeout, d.sess.SetIdle, d.sess.SetBusy)
+	said, greeting, reason, err := exchange.First(x, d.sess.Conn, up.Conn, x.Idle(), d.sess.SetIdle, d.sess.SetBusy)
 	d.sess.Buffered = said
 	switch first := len(greeting) > 0; {
 	case first || len(said) > 0:

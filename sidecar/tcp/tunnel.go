@@ -36,7 +36,7 @@ func (s *Sender) tunnel(x *exchange.Exchange, caller exchange.Caller) {
 	x.Outcome.Committed, x.Outcome.Delivered = true, true
 	x.Relayed.Store(&exchange.Relayed{Legs: x.Legs, TLS: exchange.Secured(up.Conn)})
 	x.Binding.Room.Need(exchange.RelayMemory)
-	reason, err := exchange.Relay(x, caller.Tunnel(x), exchange.RelayEnd{Conn: up.Conn}, x.Destination.IdleTimeout)
+	reason, err := exchange.Relay(x, caller.Tunnel(x), exchange.RelayEnd{Conn: up.Conn}, x.Idle())
 	x.Binding.Room.Give(exchange.RelayMemory)
 	s.end(x, up, reason, err)
 }
