@@ -1013,6 +1013,18 @@ func TestHTTP2Restarts(t *testing.T) {
 		}
 	}
 	delivered := 0
+	shown := 0
+	for _, e := range web.rec.Closed(flow.KindExchange) {
+		if e.Failed() && shown < 3 {
+			shown++
+			t.Logf("exchange %v %v %d attempts %v", e.Trace.TraceID, e.Reason, e.Attempts, e.Duration)
+			for _, a := range web.rec.Closed(flow.KindAttempt) {
+				if a.Trace.TraceID == e.Trace.TraceID {
+					t.Logf("  attempt %d at %v: %v %s %q", a.Attempt, a.Start.Sub(e.Start), a.Reason, a.Endpoint, a.Detail)
+				}
+			}
+		}
+	}
 	for _, a := range web.rec.Closed(flow.KindAttempt) {
 		if a.Delivered {
 			delivered++
