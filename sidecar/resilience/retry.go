@@ -33,7 +33,7 @@ const (
 // A request that is itself a retry of a sidecar before this one (Head.Attempt) is tried again only by the first of these rules: n sidecars in a row that try twice would otherwise
 // make 2ⁿ of one request.
 //
-// Between two tries it waits, with full jitter; where there is no other endpoint and the only one has said when to come back it waits until then, or passes the answer on if there is no
+// Between two tries it waits, with full jitter, unless nothing was sent and there is another endpoint; where there is no other endpoint and the only one has said when to come back it waits until then, or passes the answer on if there is no
 // time for that.
 //
 // On the server side, where the peer is the application, only stale connections are replaced.
@@ -83,7 +83,9 @@ func (r *retry) Handle(x *exchange.Exchange) {
 			return
 		}
 		wait := pause(x)
-		if more := wait + backoff(x); x.Deadline.IsZero() || now.Add(more).Before(x.Deadline) {
+		if more := wait + backoff(x); x.Outcome.Unprocessed && another(x) {
+			// Nobody else has been asked: there is nobody to spare.
+		} else if x.Deadline.IsZero() || now.Add(more).Before(x.Deadline) {
 			wait = more
 		}
 		if !r.wait(x, wait) {
@@ -164,14 +166,16 @@ func retryable(x *exchange.Exchange, o *exchange.Outcome) bool {
 
 // pause is how long the endpoint has asked to be left alone, if there is no other one; the balancer leaves it alone where there is.
 func pause(x *exchange.Exchange) time.Duration {
-	d := x.Destination
-	if x.Outcome.RetryAfter <= 0 || d.Picker == nil {
-		return 0
-	}
-	if d.Picker.Another(exchange.Want{Tried: x.Tried[:min(x.Tries, len(x.Tried))], Subset: x.Decision.Subset}) {
+	if x.Outcome.RetryAfter <= 0 || another(x) {
 		return 0
 	}
 	return x.Outcome.RetryAfter
+}
+
+// another reports whether there is an endpoint that x has not tried.
+func another(x *exchange.Exchange) bool {
+	p := x.Destination.Picker
+	return p != nil && p.Another(exchange.Want{Tried: x.Tried[:min(x.Tries, len(x.Tried))], Subset: x.Decision.Subset})
 }
 
 // backoff is full jitter: uniform in [0, min(max, base × 2^(tries-1))).
