@@ -34,7 +34,7 @@ func newExchange(change func(*policy.Service)) *exchange.Exchange {
 	x := &exchange.Exchange{Kind: flow.KindExchange, Side: flow.SideClient, Start: time.Now(), Downstream: caller{true}, Binding: &exchange.Binding{}}
 	x.Reset()
 	x.Head.Method, x.Head.Idempotent = "GET", true
-	x.Destination = &exchange.Destination{Service: sv, InFlight: new(atomic.Int64), Budget: NewBudget(sv.Retry.BudgetRatio, sv.Retry.BudgetMin)}
+	x.Destination = &exchange.Destination{Service: sv, Picker: typical(0), InFlight: new(atomic.Int64), Budget: NewBudget(sv.Retry.BudgetRatio, sv.Retry.BudgetMin)}
 	return x
 }
 
