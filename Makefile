@@ -86,9 +86,10 @@ generate: need-go ## rewrite what is generated: protobuf, templ pages, the dashb
 	$(GO) -C tools run ./gencrd
 
 .PHONY: generate-check
-generate-check: generate ## fail when generated code is not as committed
+generate-check: generate ## fail when generated code is not as committed, or an API server would not agree with the controller about it
 	@git diff --exit-code --stat -- $(GENERATED) || { echo "generated code differs from what is committed: run 'make generate' and commit the result"; exit 1; }
 	@[ -z "$$(git status --porcelain -- $(GENERATED))" ] || { git status --short -- $(GENERATED); echo "generated files are missing from the commit: git add them"; exit 1; }
+	$(GO) -C tools test ./...
 
 .PHONY: bench
 bench: need-go ## Go benchmarks of the hot paths and the store
