@@ -1,6 +1,7 @@
 package sidecar
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"maps"
@@ -11,6 +12,13 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/identity"
@@ -269,4 +277,133 @@ func TestFilterEditsAreBounded(t *testing.T) {
 			t.Errorf("%d attempts and %d exchanges", n, m)
 		}
 	}
+}
+
+// toShop is the backend of rules that go on.
+var toShop = []route.Backend{{Service: "shop", Weight: 1}}
+
+// Requests that fail, or are turned away, on purpose say so and why, and are no attempts; of a delayed one the Record says that it was.
+func TestFilterFaultsAndLimits(t *testing.T) {
+	rules := []route.Rule{
+		under("fail", "/fail", route.Action{Backends: toShop, Faults: []route.Fault{
+			{Headers: []route.Value{{Name: "x-chaos", Kind: route.ValuePresent}}, Status: 418, AbortPPM: route.Million},
+		}}),
+		under("slow", "/slow", route.Action{Backends: toShop, Faults: []route.Fault{{Delay: 30 * time.Millisecond, DelayPPM: route.Million}}}),
+		under("limited", "/limited", route.Action{Backends: toShop, Limits: []route.RateLimit{{Name: "hourly", Requests: 2, Per: time.Hour}}}),
+	}
+	versions(t, func(t *testing.T, c *http.Client, app func(testing.TB, http.HandlerFunc) netip.AddrPort, speaks flow.Protocol) {
+		web, shop, addr := meshed(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") }, app, speaks, rules...)
+		for _, w := range []struct {
+			path, chaos   string
+			status        int
+			reason, after string
+		}{
+			{"/fail", "", 200, "", ""},
+			{"/fail", "1", 418, "fault_injected", ""},
+			{"/slow", "", 200, "", ""},
+			{"/limited", "", 200, "", ""},
+			{"/limited", "", 200, "", ""},
+			{"/limited", "", 429, "rate_limited", "1800"},
+		} {
+			h := http.Header{}
+			if w.chaos != "" {
+				h.Set("X-Chaos", w.chaos)
+			}
+			resp, got := ask(t, c, "POST", "http://"+addr.String()+w.path, h, "a body")
+			if resp.StatusCode != w.status || resp.Header.Get("X-Tulle-Reason") != w.reason || resp.Header.Get("Retry-After") != w.after || w.status == 200 && got != "ok" {
+				t.Errorf("%+v: %d %v %q", w, resp.StatusCode, resp.Header, got)
+			}
+		}
+		web.stop()
+		shop.stop()
+		reasons := map[string]int{}
+		for _, r := range web.rec.Closed(flow.KindExchange) {
+			reasons[r.Route+" "+r.Reason.String()+" "+r.Detail]++
+			if r.Reason != flow.ReasonNone && r.Attempts != 0 {
+				t.Errorf("%+v", r)
+			}
+		}
+		want := map[string]int{
+			"fail  ": 1, "fail fault_injected rule fail": 1, "slow  delayed by 30ms by a fault of its rule": 1, "limited  ": 2, "limited rate_limited limit hourly: 2 in 1h0m0s": 1,
+		}
+		if !maps.Equal(reasons, want) {
+			t.Errorf("%v", reasons)
+		}
+		if n := len(web.rec.Closed(flow.KindAttempt)); n != 4 || len(shop.rec.Closed(flow.KindExchange)) != 4 {
+			t.Errorf("%d attempts", n)
+		}
+	})
+}
+
+// A gRPC call that is delayed ends when its caller gives it up, and one that fails has the status of gRPC that the rule says.
+func TestFilterFaultsOfGRPC(t *testing.T) {
+	shop := start(t, serverSnapshot("shop", healthApp(t, nil), policy.ModePermissive, flow.ProtocolGRPC), &identity.Holder{}, time.Second)
+	sv := external(func(s *policy.Service) { s.Protocol = flow.ProtocolGRPC })
+	by := func(v string) []route.Value { return []route.Value{{Name: "x-chaos", Value: v}} }
+	web := start(t, clientSnapshot(sv, shop.addr(t, "inbound")), &identity.Holder{}, time.Second, ruled(t, "ext", under("chaos", "/", route.Action{
+		Backends: []route.Backend{{Service: "ext", Weight: 1}},
+		Faults:   []route.Fault{{Headers: by("fail"), GRPC: 5, AbortPPM: route.Million}, {Headers: by("slow"), Delay: time.Hour, DelayPPM: route.Million}},
+	})))
+	cc, err := grpc.NewClient(web.addr(t, "outbound").String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cc.Close()
+	check := func(chaos string, timeout time.Duration) codes.Code {
+		ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(t.Context(), "x-chaos", chaos), timeout)
+		defer cancel()
+		_, err := healthpb.NewHealthClient(cc).Check(ctx, &healthpb.HealthCheckRequest{})
+		return status.Code(err)
+	}
+	if got := check("no", time.Minute); got != codes.OK {
+		t.Errorf("without a fault: %s", got)
+	}
+	if got := check("fail", time.Minute); got != codes.NotFound {
+		t.Errorf("a fault: %s", got)
+	}
+	if got := check("slow", 20*time.Millisecond); got != codes.DeadlineExceeded {
+		t.Errorf("a delay: %s", got)
+	}
+	testmesh.Eventually(t, "the delayed call has ended", func() bool { return len(web.rec.Closed(flow.KindExchange)) == 3 })
+	for _, r := range web.rec.Closed(flow.KindExchange) {
+		if code, _ := r.GRPC.Code(); r.Reason == flow.ReasonFaultInjected && (code != 5 || r.Attempts != 0) {
+			t.Errorf("%+v", r)
+		}
+	}
+}
+
+// Preflights are answered by the sidecar, and answers say what the rule says, whatever the application, or a failure, would.
+func TestFilterCORS(t *testing.T) {
+	rule := under("api", "/", route.Action{
+		Backends: toShop, CORS: &route.CORS{Origins: []string{"https://*.example"}, Methods: []string{"PUT"}, Credentials: true},
+		Faults: []route.Fault{{Headers: []route.Value{{Name: "x-chaos", Kind: route.ValuePresent}}, Status: 500, AbortPPM: route.Million}},
+	})
+	versions(t, func(t *testing.T, c *http.Client, app func(testing.TB, http.HandlerFunc) netip.AddrPort, speaks flow.Protocol) {
+		_, _, addr := meshed(t, func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == "OPTIONS" {
+				t.Error("the application got a preflight")
+			}
+			w.Header().Set("Access-Control-Allow-Origin", "*")
+			w.Header().Set("Access-Control-Max-Age", "1")
+			w.Header().Set("Vary", "Accept")
+		}, app, speaks, rule)
+		url := "http://" + addr.String() + "/"
+		resp, _ := ask(t, c, "OPTIONS", url, http.Header{"Origin": {"https://a.example"}, "Access-Control-Request-Method": {"PUT"}}, "")
+		if h := resp.Header; resp.StatusCode != 204 || h.Get("Access-Control-Allow-Origin") != "https://a.example" || h.Get("Access-Control-Allow-Methods") != "PUT" || h.Get("Content-Length") != "" {
+			t.Errorf("preflight: %d %v", resp.StatusCode, h)
+		}
+		for _, w := range []struct{ origin, chaos, allowed, vary string }{
+			{"https://a.example", "", "https://a.example", "Accept,Origin"}, {"https://a.evil", "", "", "Accept,Origin"}, {"https://a.example", "1", "https://a.example", "Origin"},
+		} {
+			h := http.Header{"Origin": {w.origin}}
+			if w.chaos != "" {
+				h.Set("X-Chaos", w.chaos)
+			}
+			resp, _ := ask(t, c, "PUT", url, h, "x")
+			got := resp.Header
+			if strings.Join(got["Access-Control-Allow-Origin"], ",") != w.allowed || strings.Join(got["Vary"], ",") != w.vary || got.Get("Access-Control-Max-Age") != "" || (resp.StatusCode == 500) != (w.chaos != "") {
+				t.Errorf("%+v: %d %v", w, resp.StatusCode, got)
+			}
+		}
+	})
 }

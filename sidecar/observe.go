@@ -103,7 +103,7 @@ func ended(r *flow.Record, x *exchange.Exchange) {
 			r.Status = out.Status
 		}
 	}
-	r.Reason, r.Detail, r.Legs, r.GRPC, r.Ended = out.Reason, cmp.Or(out.Detail, x.Binding.Note), x.Legs, out.GRPC, out.Ended
+	r.Reason, r.Detail, r.Legs, r.GRPC, r.Ended = out.Reason, cmp.Or(out.Detail, x.Note, x.Binding.Note), x.Legs, out.GRPC, out.Ended
 	if len(x.Captured) > 0 {
 		r.Headers = flow.Headers(unsafe.String(&x.Captured[0], len(x.Captured)))
 	}

@@ -23,7 +23,7 @@ const (
 // failed selects what counts as an error: a 5xx, or a reason that is the callee's or the mesh's doing (as flow.Reason.Failure).
 var failed = []string{
 	`code_class="5xx"`,
-	`code_class!="5xx",reason!="",reason!~"downstream_reset|bad_request|denied|rate_limited"`,
+	`code_class!="5xx",reason!="",reason!~"downstream_reset|bad_request|denied|rate_limited|fault_injected"`,
 }
 
 // quote makes a PromQL string of any text.

@@ -26,6 +26,7 @@ var reasonTexts = map[string]string{
 	"plaintext_refused":       "Mutual TLS is required and plaintext arrived.",
 	"upstream_5xx":            "The endpoint answered with a 5xx status, or a gRPC status that stands for one.",
 	"rate_limited":            "A configured rate limit was reached.",
+	"fault_injected":          "A route's rule lets some requests fail on purpose, and this was one.",
 	"reporter_lost":           "The sidecar vanished before it could finish its report.",
 }
 

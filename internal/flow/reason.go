@@ -30,6 +30,7 @@ const (
 	ReasonProxyHeader
 	ReasonUpstreamStatus
 	ReasonRateLimited
+	ReasonFaultInjected
 	ReasonReporterLost
 	numReasons
 )
@@ -67,6 +68,7 @@ var reasons = [numReasons]struct {
 	ReasonProxyHeader:      {"bad_proxy_header", "DPE", true, "a connection from a source of PROXY protocol did not begin with a valid header of it"},
 	ReasonUpstreamStatus:   {"upstream_5xx", "", false, "the upstream answered with a 5xx status, or a gRPC status that stands for one"},
 	ReasonRateLimited:      {"rate_limited", "RL", true, "a configured rate limit was reached"},
+	ReasonFaultInjected:    {"fault_injected", "FI", true, "a rule asks for some of its requests to fail on purpose"},
 	ReasonReporterLost:     {"reporter_lost", "", false, "the reporter vanished before it closed the record (assigned by the observer)"},
 }
 

@@ -229,6 +229,15 @@ func (e expressions) of(expression string) *regexp.Regexp {
 	return re
 }
 
+// Compile is a regular expression that has to match all of a text; Check has taken it.
+func Compile(expression string) (*regexp.Regexp, error) {
+	e := expressions{}
+	if err := e.check(expression); err != nil {
+		return nil, err
+	}
+	return e.of(expression), nil
+}
+
 func (e expressions) compile(m *Match) matcher {
 	c := matcher{Match: m}
 	if m.Path.Kind == PathRegex {

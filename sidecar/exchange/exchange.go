@@ -278,6 +278,12 @@ type Fields interface {
 	Query() string
 }
 
+// Leaver is a Downstream that knows when its caller has left while nobody sends. It wakes by Exchange.Wake who waits then.
+type Leaver interface {
+	// Left is why the caller is gone, ReasonNone while it is there.
+	Left() (reason flow.Reason, detail string)
+}
+
 // Gate lets the sender ask, when a response head has arrived, whether the response shall be dropped for another try. It has to ask where Asks says so. The
 // gRPC status of a head that is the whole response (trailers only) stands in x.Outcome.GRPC then; status is that of HTTP all the same.
 type Gate interface {
@@ -383,6 +389,7 @@ type Exchange struct {
 	Passed      Edits         // of those of the service's final response, as it goes to the caller
 	Answer      []route.Field // that the sidecar's own answer gets, if that is what the caller gets; names in lower case
 	Reply       *Reply        // what the sidecar answers; nil: what Outcome says
+	Note        string        // for people: what its Record says besides, where nothing went wrong
 	Deadline    time.Time     // zero: none
 	TryDeadline time.Time     // ≤ Deadline; zero: none
 	HeadBy      time.Time     // < Until: until when an answer to the try has to begin, or it is given up for another one; zero: Until
@@ -458,7 +465,7 @@ func (x *Exchange) Reset() {
 	x.Forwarded, x.ForwardedProto, x.Came = x.Forwarded[:0], "", flow.Trace{}
 	x.Legs, x.Far, x.Captured = NoLegs, flow.Far{}, x.Captured[:0]
 	x.Trace, x.Try = flow.Trace{}, flow.Trace{}
-	x.Path, x.Authority, x.Reply = "", "", nil
+	x.Path, x.Authority, x.Reply, x.Note = "", "", nil, ""
 	x.Sent.Reset()
 	x.Passed.Reset()
 	x.Answer = x.Answer[:0]

@@ -24,21 +24,27 @@ type filter struct {
 
 // admission is what stands before the question whether there is a service, in order.
 var admission = []filter{
+	{"cors", func(d *route.Decision) bool { return d.Action.CORS != nil }, (*Filters).cors},
+	{"limits", func(d *route.Decision) bool { return len(d.Action.Limits) > 0 }, (*Filters).limits},
 	{"redirect", func(d *route.Decision) bool { return d.Action.Redirect != nil }, (*Filters).redirect},
 	{"respond", func(d *route.Decision) bool { return d.Action.Respond != nil }, (*Filters).respond},
 }
 
 // shaping is what stands before the first try, in order. Its deadline is set.
 var shaping = []filter{
+	{"faults", func(d *route.Decision) bool { return len(d.Action.Faults) > 0 }, (*Filters).faults},
 	{"headers", edited, (*Filters).headers},
 	{"rewrite", func(d *route.Decision) bool { return d.Action.Rewrite != route.Rewrite{} }, (*Filters).rewrite},
 }
 
 // Filters is the steps of one sidecar. Safe for concurrent use.
-type Filters struct{}
+type Filters struct {
+	expressions expressions
+	buckets     buckets
+}
 
 // New makes the filters of a sidecar.
-func New() *Filters { return &Filters{} }
+func New() *Filters { return &Filters{buckets: newBuckets()} }
 
 // Admit is the step of what is answered, or turned away, before anything else is asked.
 func (f *Filters) Admit(next exchange.Handler) exchange.Handler { return f.step(admission, next) }

@@ -666,8 +666,11 @@ func (k *call) callerGone(r flow.Reason, text string) {
 	if k.attached && !k.over && !k.x.Outcome.Answered {
 		k.fail(r, text)
 	}
-	if k.in.mover != nil {
+	switch {
+	case k.in.mover != nil:
 		k.tellSender()
+	case !k.attached: // somebody may wait before a try, or between two
+		k.x.Wake()
 	}
 }
 

@@ -4,11 +4,22 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/route"
 	"github.com/tulle-mesh/tulle/sidecar/exchange"
 )
 
-var _ exchange.Fields = (*call)(nil)
+var (
+	_ exchange.Fields = (*call)(nil)
+	_ exchange.Leaver = (*call)(nil)
+)
+
+// Left implements exchange.Leaver.
+func (k *call) Left() (flow.Reason, string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.gone, k.goneText
+}
 
 // Field implements exchange.Fields.
 func (k *call) Field(name string, i int) (string, bool) { return lookup(k.req.fields, name, i) }
