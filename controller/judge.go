@@ -260,21 +260,12 @@ func (j *judge) publish(endpoints []discovery.Endpoint) error {
 
 func (j *judge) newFleet() *brain.Fleet {
 	f := &brain.Fleet{Services: map[string]brain.Service{}, Ports: map[string][]string{}, Reporters: map[string]brain.Reporter{}, Revision: j.revision}
-	enabled := map[string]bool{}
-	for _, p := range j.set.Policies {
-		if p.Spec.Ejection.Enabled != nil {
-			enabled[p.Spec.TargetService] = *p.Spec.Ejection.Enabled
-		}
-	}
 	addresses := map[string][]netip.AddrPort{}
 	for _, e := range j.endpoints {
 		name := e.Name()
 		s, ok := f.Services[name]
 		if !ok {
-			s = brain.Service{Endpoints: map[netip.AddrPort]string{}, Eject: j.set.Mesh.Spec.Ejection.On()}
-			if on, set := enabled[e.Service]; set {
-				s.Eject = on
-			}
+			s = brain.Service{Endpoints: map[netip.AddrPort]string{}, Eject: j.set.Traffic(name).Ejection.On()}
 			f.Services[name] = s
 			if e.Port != "" {
 				f.Ports[e.Service] = append(f.Ports[e.Service], name)

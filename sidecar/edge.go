@@ -86,8 +86,8 @@ func secured(authority string, port uint16) string {
 	return "https://" + host + ":" + strconv.Itoa(int(port))
 }
 
-// edge makes of a listener's binding one of an edge.
-func (s *Sidecar) edge(b *exchange.Binding) {
+// edge makes of a listener's binding one of an edge; tables are noted in kept.
+func (s *Sidecar) edge(b *exchange.Binding, kept map[rulesKey]*route.Table) {
 	l := &b.Listener
 	hosts := make(map[string]route.Table, len(l.Edge.Hosts))
 	b.Edge = &exchange.Edge{}
@@ -98,6 +98,9 @@ func (s *Sidecar) edge(b *exchange.Binding) {
 		table := route.Only(v.Name, v.Service)
 		if !l.Edge.Mesh { // whose callers' sidecars have gone by the rules
 			table = routes(b, v.Service).Named(v.Name)
+		}
+		if len(v.Rules) > 0 {
+			table = s.table(kept, v.Service, v.Rules).Named(v.Name)
 		}
 		for _, h := range v.Hosts {
 			hosts[h] = table

@@ -82,7 +82,7 @@ func (s *Sidecar) bindings(snap *policy.Snapshot) []*exchange.Binding {
 			}
 		case flow.SideServer:
 			if l.Edge != nil {
-				s.edge(b)
+				s.edge(b, byRules)
 				break
 			}
 			own := policy.Service{

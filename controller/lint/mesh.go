@@ -115,11 +115,7 @@ func (m *mesh) policyOf(service string) *resource.TrafficPolicy {
 
 // service is how callers treat a port of a service.
 func (m *mesh) service(name string) policy.Service {
-	s := policy.Service{Name: name}
-	if p := m.policyOf(name); p != nil {
-		s = p.Spec.Apply(s)
-	}
-	return s.WithDefaults()
+	return m.Set.Traffic(name).Apply(policy.Service{Name: name}).WithDefaults()
 }
 
 // called are the ports of services that a workload is known to call, by policy.PortOf, with the field that says so.

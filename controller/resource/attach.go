@@ -34,6 +34,10 @@ func (s ServiceRules) For(namespace string) []route.Rule {
 // unmatched ends the rules of a service: what no rule of its routes is for is answered with 404, as the Gateway API says.
 const unmatched = "unmatched"
 
+func unmatchedRule(of string) route.Rule {
+	return route.Rule{Name: unmatched, Action: route.Action{Respond: &route.Respond{Status: 404, Body: "no rule of the routes for " + of + " is for this request\n"}}}
+}
+
 // object is a route of any kind, read.
 type object struct {
 	GatewayObject
@@ -102,10 +106,16 @@ func (a *admission) attach() {
 			t.routes = append(t.routes, t.httpRoute(o, e.Position))
 		case *GRPCRoute:
 			t.routes = append(t.routes, t.grpcRoute(o, e.Position))
+		case *TCPRoute:
+			t.routes = append(t.routes, t.tcpRoute(o, e.Position))
+		case *TLSRoute:
+			t.routes = append(t.routes, t.tlsRoute(o, e.Position))
 		}
 	}
 	slices.SortStableFunc(t.routes, func(a, b *object) int { return older(a, b) })
+	t.ruleTraffic()
 	t.services()
+	t.gateways(entries)
 	for _, r := range t.routes {
 		a.set.Statuses = append(a.set.Statuses, Status{Key: r.key, Position: r.position, Parents: r.status})
 	}
@@ -243,6 +253,14 @@ func (l layer) speaks(http, relayed bool) bool {
 	return relayed
 }
 
+// without says what becomes of the share of a backend that is not valid.
+func (l layer) without() string {
+	if l == layerHTTP || l == layerGRPC {
+		return "its share is answered with 500"
+	}
+	return "its share of connections is refused"
+}
+
 // consumes reports whether what is named is a Service that the route is for: who may call it may be sent to it.
 func (r *object) consumes(group, kind, namespace, name string) bool {
 	return slices.ContainsFunc(r.parents, func(p gatewayv1.ParentReference) bool {
@@ -337,14 +355,22 @@ func (t *attaching) services() {
 				continue
 			}
 			won[status]++
+			var own []route.Rule
 			for _, x := range c.route.rules {
-				rules = append(rules, x.Rule)
+				own = append(own, x.Rule)
 			}
+			if err := route.Check(append(slices.Clip(rules), own...)); err != nil {
+				won[status]--
+				lost[status] = fmt.Sprintf("%s: %v; the route is left out there", at.port, err)
+				continue
+			}
+			rules = append(rules, own...)
 		}
 		if top.layer == layerHTTP || top.layer == layerGRPC {
-			rules = append(rules, route.Rule{Name: unmatched, Action: route.Action{Respond: &route.Respond{
-				Status: 404, Body: "no rule of the routes for " + at.port + " is for this request\n",
-			}}})
+			rules = append(rules, unmatchedRule(at.port))
+		}
+		if top.layer == layerHTTP || top.layer == layerGRPC {
+			rules = t.ofService(at.port, rules)
 		}
 		s := t.rules[at.port]
 		if at.consumer == "" {
@@ -357,11 +383,28 @@ func (t *attaching) services() {
 		}
 		t.rules[at.port] = s
 	}
+	for port := range t.set.traffic { // of services without routes
+		if _, ok := claims[place{port: port}]; ok || !t.takesRequests(port) {
+			continue
+		}
+		if rules := t.ofService(port, nil); rules != nil {
+			s := t.rules[port]
+			s.Producer = rules
+			t.rules[port] = s
+		}
+	}
 	for status, why := range lost {
 		list := conditions(status.Conditions)
 		list.set("Accepted", won[status] > 0, map[bool]string{true: "Accepted", false: "Conflicted"}[won[status] > 0], why)
 		status.Conditions = list
 	}
+}
+
+// takesRequests reports whether a port of a service, as policy.PortOf names it, speaks HTTP.
+func (t *attaching) takesRequests(port string) bool {
+	service := policy.ServiceOf(port)
+	p, known := policy.ParseProtocol(t.admission.services[service].protocolOf(strings.TrimPrefix(strings.TrimPrefix(port, service), ":")))
+	return known && p.MayBeHTTP()
 }
 
 // parentPorts are the ports of a Service that a reference means; or why there is none.
@@ -415,6 +458,20 @@ func (r *object) ruleName(i int, name *gatewayv1.SectionName) string {
 // accept says what of its rules the route is accepted with, once all are read.
 func (r *object) accept(fields []Field, o GatewayObject) {
 	var broken []string
+	for i := range r.rules {
+		if x := &r.rules[i]; x.broken == "" {
+			if err := x.Check(); err != nil { // what the sidecar would refuse
+				x.broken, x.Action = fmt.Sprintf("spec.rules[%d]: %v", i, err), route.Action{}
+			}
+		}
+	}
+	r.rules = slices.DeleteFunc(r.rules, func(x rule) bool {
+		if x.Check() != nil { // its matches are what is wrong: it is for nothing
+			r.common = append(r.common, Condition{"PartiallyInvalid", "True", string(gatewayv1.RouteReasonUnsupportedValue), x.broken + "; the rule is left out"})
+			return true
+		}
+		return false
+	})
 	for _, x := range r.rules {
 		if x.broken != "" {
 			broken = append(broken, x.broken)
@@ -422,7 +479,9 @@ func (r *object) accept(fields []Field, o GatewayObject) {
 	}
 	notes := unsupported(fields, o)
 	switch why := strings.Join(broken, "; "); {
-	case len(broken) == len(r.rules) && len(broken) > 0:
+	case len(r.rules) == 0:
+		r.common.set("Accepted", false, string(gatewayv1.RouteReasonUnsupportedValue), "no rule is left")
+	case len(broken) == len(r.rules):
 		r.common.set("Accepted", false, string(gatewayv1.RouteReasonUnsupportedValue), why+"; what they match is answered with 500")
 	case len(broken) > 0:
 		r.common.set("Accepted", true, string(gatewayv1.RouteReasonAccepted), "")
@@ -448,10 +507,10 @@ func (t *attaching) backends(r *object, x *rule, at string, refs []gatewayv1.Bac
 		b := route.Backend{Weight: uint32(value(ref.Weight, 1))}
 		var failed *refError
 		if b.Service, b.Subset, failed = t.backend(r, ref.BackendObjectReference); failed != nil {
-			r.common.set("ResolvedRefs", false, failed.reason, field+": "+failed.message+"; its share is answered with 500")
+			r.common.set("ResolvedRefs", false, failed.reason, field+": "+failed.message+"; "+r.layer.without())
 		} else if why := edit(i, &b); why != "" {
 			b.Service, b.Subset = "", ""
-			r.common.set("ResolvedRefs", false, string(gatewayv1.RouteReasonUnsupportedValue), field+why+"; its share is answered with 500")
+			r.common.set("ResolvedRefs", false, string(gatewayv1.RouteReasonUnsupportedValue), field+why+"; "+r.layer.without())
 		}
 		x.Action.Backends = append(x.Action.Backends, b)
 	}

@@ -125,6 +125,9 @@ func decodeOne(file string, p part) (Document, bool) {
 	}
 	reflect.ValueOf(object).Elem().FieldByName("Header").Addr().Interface().(*Header).Metadata.Namespace = d.Key.Namespace
 	d.Object = object
+	if kind == "TrafficPolicy" || kind == "MeshConfig" {
+		d.Lines = fieldLines(root, p.line)
+	}
 	return d, true
 }
 

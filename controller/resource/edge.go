@@ -14,7 +14,40 @@ import (
 // Edge makes of a workload a gateway: it takes in what callers outside the mesh send to its services, and what sidecars send to hosts outside.
 type Edge struct {
 	Listeners []EdgeListener `yaml:"listeners,omitempty"`
+	Gateway   EdgeGateway    `yaml:"gateway,omitempty"`
 	Egress    Egress         `yaml:"egress,omitempty"`
+}
+
+// EdgeGateway names a Gateway of the workload's namespace, whose listeners the edge serves beside its own.
+type EdgeGateway struct {
+	Name          string        `yaml:"name,omitempty"`          // default: none
+	Address       string        `yaml:"address,omitempty"`       // IP address at which the Gateway's ports are served; default 0.0.0.0
+	ProxyProtocol ProxyProtocol `yaml:"proxyProtocol,omitempty"` // at all of them
+	TrustedHops   int           `yaml:"trustedHops,omitempty"`   // at those of HTTP
+}
+
+func (g *EdgeGateway) check(at string) error {
+	if g.Name == "" {
+		if g.Address != "" || len(g.ProxyProtocol.From) > 0 || g.ProxyProtocol.Timeout != 0 || g.TrustedHops != 0 {
+			return fmt.Errorf("%s.name: is required beside other fields; name the Gateway", at)
+		}
+		return nil
+	}
+	if len(g.Name) > 253 || !sectionPattern.MatchString(g.Name) {
+		return fmt.Errorf("%s.name: %q is no name of a Gateway", at, g.Name)
+	}
+	address, err := netip.ParseAddr(cmp.Or(g.Address, "0.0.0.0"))
+	if err != nil {
+		return fmt.Errorf("%s.address: %q must be an IP address of this host, for example 10.0.0.7, or 0.0.0.0 for all", at, g.Address)
+	}
+	g.Address = address.Unmap().String()
+	if err := g.ProxyProtocol.check(at + ".proxyProtocol"); err != nil {
+		return err
+	}
+	if err := (policy.Edge{TrustedHops: g.TrustedHops}).Check(flow.ProtocolHTTP); err != nil {
+		return fmt.Errorf("%s: %w", at, err)
+	}
+	return nil
 }
 
 // Egress is where sidecars call ExternalServices whose spec.via is the workload's service.
@@ -120,6 +153,9 @@ func (e *Edge) check(field string) error {
 			return err
 		}
 	}
+	if err := e.Gateway.check(field + ".gateway"); err != nil {
+		return err
+	}
 	if at := e.Egress.Listen; at != "" {
 		if err := checkAddr(field+".egress.listen", &e.Egress.Listen); err != nil {
 			return err
@@ -212,6 +248,11 @@ func (e Edge) listens(every bool) []listen {
 
 // edgeWarnings are about routes of w that lead nowhere.
 func (a *admission) edgeWarnings(w *Workload, warn func(format string, args ...any)) {
+	if k := w.gateway(); k != (Key{}) {
+		if _, ok := a.set.Entries[k]; !ok {
+			warn("spec.edge.gateway.name: no Gateway %s/%s; until there is one nothing is served for it", k.Namespace, k.Name)
+		}
+	}
 	for i, l := range w.Spec.Edge.Listeners {
 		for k, r := range l.Routes {
 			field := fmt.Sprintf("spec.edge.listeners[%d].routes[%d].service", i, k)

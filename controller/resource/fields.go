@@ -161,14 +161,83 @@ var GRPCRouteFields = join(
 	[]Field{statusField},
 )
 
+// TCPRouteFields are what becomes of the fields of a TCPRoute.
+var TCPRouteFields = join(
+	objectFields, parentFields("spec"), []Field{{Path: "spec.rules[].name", Note: "as of an HTTPRoute; the first rule is for all connections, others do nothing and are reported"}},
+	backendFields("spec.rules[].backendRefs[]"), []Field{{Path: "spec.rules[].backendRefs[].weight", Note: "of connections"}, statusField},
+)
+
+// TLSRouteFields are what becomes of the fields of a TLSRoute.
+var TLSRouteFields = join(
+	objectFields, parentFields("spec"), []Field{
+		{Path: "spec.hostnames", Note: "of the SNI; of Gateways, as far as they are the listener's too; where the parent is a Service they are not looked at, and a warning says so"},
+		{Path: "spec.rules[].name", Note: "as of an HTTPRoute"},
+	},
+	backendFields("spec.rules[].backendRefs[]"), []Field{{Path: "spec.rules[].backendRefs[].weight", Note: "of connections"}, statusField},
+)
+
 // ReferenceGrantFields are what becomes of the fields of a ReferenceGrant.
 var ReferenceGrantFields = join(objectFields, []Field{
 	{Path: "spec.from[].group"}, {Path: "spec.from[].kind"}, {Path: "spec.from[].namespace"}, {Path: "spec.to[].group"}, {Path: "spec.to[].kind"}, {Path: "spec.to[].name"},
 })
 
+// GatewayClassFields are what becomes of the fields of a GatewayClass.
+var GatewayClassFields = join(objectFields, []Field{
+	{Path: "spec.controllerName", Note: "Tulle's is `" + ControllerName + "`; Gateways of other classes are left alone"},
+	{Path: "spec.parametersRef", Unsupported: "a class has no parameters; say them of the edge's Workload"},
+	{Path: "spec.description", Note: "is for people"},
+	statusField,
+})
+
+// gatewayFields are what becomes of the fields of a Gateway.
+var gatewayFields = join(objectFields, []Field{
+	{Path: "spec.gatewayClassName", Note: "`tulle` is there without being written"},
+	{Path: "spec.listeners[].name"},
+	{Path: "spec.listeners[].hostname"},
+	{Path: "spec.listeners[].port"},
+	{Path: "spec.listeners[].protocol", Note: "`HTTP`, `HTTPS`, `TLS`, `TCP`; one of them at a port"},
+	{Path: "spec.listeners[].tls.mode", Note: "one of them at a port"},
+	{Path: "spec.listeners[].tls.certificateRefs[].group"},
+	{Path: "spec.listeners[].tls.certificateRefs[].kind", Note: "`Secret`: in files the [TLSFiles](configuration.md#tlsfiles) of that name; `TLSFiles` (group `tulle.dev`)"},
+	{Path: "spec.listeners[].tls.certificateRefs[].name"},
+	{Path: "spec.listeners[].tls.certificateRefs[].namespace", Note: "another one takes a ReferenceGrant there"},
+	{Path: "spec.listeners[].tls.options", Note: "`" + optionMinVersion + "`: `\"1.2\"` (default) or `\"1.3\"`, the higher of those at a port; others are reported"},
+	{Path: "spec.listeners[].allowedRoutes.namespaces.from"},
+	{Path: "spec.listeners[].allowedRoutes.namespaces.selector.matchLabels", Note: "of a [Namespace](#namespace)"},
+	{Path: "spec.listeners[].allowedRoutes.namespaces.selector.matchExpressions[].key"},
+	{Path: "spec.listeners[].allowedRoutes.namespaces.selector.matchExpressions[].operator"},
+	{Path: "spec.listeners[].allowedRoutes.namespaces.selector.matchExpressions[].values"},
+	{Path: "spec.listeners[].allowedRoutes.kinds[].group"},
+	{Path: "spec.listeners[].allowedRoutes.kinds[].kind"},
+	{Path: "spec.addresses", Unsupported: "addresses are those of the Workloads that serve the Gateway, spec.edge.gateway.address"},
+	{Path: "spec.infrastructure", Unsupported: "nothing is set up for a Gateway; it is served by the Workloads that name it in spec.edge.gateway"},
+	{Path: "spec.allowedListeners", Unsupported: "ListenerSets are not read; write the listeners here"},
+	{Path: "spec.tls.backend", Unsupported: "is not one for all services; say spec.tls of the ExternalService"},
+	{Path: "spec.tls.frontend.default.validation.caCertificateRefs[].group"},
+	{Path: "spec.tls.frontend.default.validation.caCertificateRefs[].kind", Note: "`ConfigMap` and `Secret`: in files the TLSFiles of that name; `TLSFiles` (group `tulle.dev`); one"},
+	{Path: "spec.tls.frontend.default.validation.caCertificateRefs[].name"},
+	{Path: "spec.tls.frontend.default.validation.caCertificateRefs[].namespace", Note: "another one takes a ReferenceGrant there"},
+	{Path: "spec.tls.frontend.default.validation.mode", Note: "`AllowInsecureFallback`: without a certificate callers are let in; one that they present must be valid"},
+	{Path: "spec.tls.frontend.perPort[].port"},
+	{Path: "spec.tls.frontend.perPort[].tls.validation.caCertificateRefs[].group"},
+	{Path: "spec.tls.frontend.perPort[].tls.validation.caCertificateRefs[].kind", Note: "as of `default`"},
+	{Path: "spec.tls.frontend.perPort[].tls.validation.caCertificateRefs[].name"},
+	{Path: "spec.tls.frontend.perPort[].tls.validation.caCertificateRefs[].namespace"},
+	{Path: "spec.tls.frontend.perPort[].tls.validation.mode", Note: "as of `default`"},
+	{Path: "spec.defaultScope", Unsupported: "no Gateway is a default one; routes name theirs in parentRefs"},
+	statusField,
+})
+
+// NamespaceFields are what becomes of the fields of a Namespace.
+var NamespaceFields = []Field{
+	{Path: "apiVersion"}, {Path: "kind"}, {Path: "metadata", Note: "`name` and `labels`"}, {Path: "spec.finalizers", Note: "is Kubernetes' own"}, {Path: "status", Note: "is not read"},
+}
+
 // GatewayFields are the tables by kind.
 var GatewayFields = map[string][]Field{
+	"GatewayClass": GatewayClassFields, "Gateway": gatewayFields, "Namespace": NamespaceFields,
 	"HTTPRoute": HTTPRouteFields, "GRPCRoute": GRPCRouteFields, "ReferenceGrant": ReferenceGrantFields,
+	"TCPRoute": TCPRouteFields, "TLSRoute": TLSRouteFields,
 }
 
 // note is what a person is told of a field that does nothing.

@@ -20,6 +20,7 @@ const gatewayGroup = gatewayv1.GroupName
 type GatewayKind struct {
 	Name     string
 	Versions []string // the newest first
+	Core     bool     // is of the core group, which other kinds refer to
 	Cluster  bool     // has no namespace
 	New      func() GatewayObject
 }
@@ -32,10 +33,21 @@ type GatewayObject interface {
 
 // GatewayKinds lists those kinds.
 var GatewayKinds = []GatewayKind{
+	{Name: "GatewayClass", Versions: []string{"v1", "v1beta1"}, Cluster: true, New: func() GatewayObject { return &GatewayClass{} }},
+	{Name: "Gateway", Versions: []string{"v1", "v1beta1"}, New: func() GatewayObject { return &Gateway{} }},
 	{Name: "HTTPRoute", Versions: []string{"v1", "v1beta1"}, New: func() GatewayObject { return &HTTPRoute{} }},
 	{Name: "GRPCRoute", Versions: []string{"v1"}, New: func() GatewayObject { return &GRPCRoute{} }},
+	{Name: "TCPRoute", Versions: []string{"v1", "v1alpha2"}, New: func() GatewayObject { return &TCPRoute{} }},
+	{Name: "TLSRoute", Versions: []string{"v1", "v1alpha3", "v1alpha2"}, New: func() GatewayObject { return &TLSRoute{} }},
 	{Name: "ReferenceGrant", Versions: []string{"v1", "v1beta1"}, New: func() GatewayObject { return &ReferenceGrant{} }},
+	{Name: "Namespace", Versions: []string{"v1"}, Core: true, Cluster: true, New: func() GatewayObject { return &Namespace{} }},
 }
+
+// GatewayClass is the Gateway API's.
+type GatewayClass struct{ gatewayv1.GatewayClass }
+
+// Gateway is the Gateway API's.
+type Gateway struct{ gatewayv1.Gateway }
 
 // HTTPRoute is the Gateway API's.
 type HTTPRoute struct{ gatewayv1.HTTPRoute }
@@ -43,14 +55,49 @@ type HTTPRoute struct{ gatewayv1.HTTPRoute }
 // GRPCRoute is the Gateway API's.
 type GRPCRoute struct{ gatewayv1.GRPCRoute }
 
+// TCPRoute is the Gateway API's.
+type TCPRoute struct{ gatewayv1.TCPRoute }
+
+// TLSRoute is the Gateway API's.
+type TLSRoute struct{ gatewayv1.TLSRoute }
+
 // ReferenceGrant is the Gateway API's.
 type ReferenceGrant struct{ gatewayv1.ReferenceGrant }
+
+// Namespace is Kubernetes' own, for its labels, by which listeners of Gateways select routes. One that nobody has written has its name as a label alone.
+type Namespace struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec struct {
+		Finalizers []string `json:"finalizers,omitempty"`
+	} `json:"spec,omitempty"`
+	Status struct {
+		Phase      string             `json:"phase,omitempty"`
+		Conditions []metav1.Condition `json:"conditions,omitempty"`
+	} `json:"status,omitempty"`
+}
+
+// Key implements Object.
+func (c *GatewayClass) Key() Key { return keyOf("GatewayClass", c) }
+
+// Key implements Object.
+func (g *Gateway) Key() Key { return keyOf("Gateway", g) }
+
+// Key implements Object.
+func (n *Namespace) Key() Key { return keyOf("Namespace", n) }
 
 // Key implements Object.
 func (r *HTTPRoute) Key() Key { return keyOf("HTTPRoute", r) }
 
 // Key implements Object.
 func (r *GRPCRoute) Key() Key { return keyOf("GRPCRoute", r) }
+
+// Key implements Object.
+func (r *TCPRoute) Key() Key { return keyOf("TCPRoute", r) }
+
+// Key implements Object.
+func (r *TLSRoute) Key() Key { return keyOf("TLSRoute", r) }
 
 // Key implements Object.
 func (r *ReferenceGrant) Key() Key { return keyOf("ReferenceGrant", r) }
@@ -61,11 +108,14 @@ func keyOf(kind string, o metav1.Object) Key {
 
 // decode reads a document whose kind is k's. The line is that of the field that is wrong, in the document; 0: none in particular.
 func (k GatewayKind) decode(root *yaml.Node, version string) (GatewayObject, int, error) {
-	if group, v, _ := strings.Cut(version, "/"); group != gatewayGroup || !slices.Contains(k.Versions, v) {
-		var known []string
-		for _, v := range k.Versions {
-			known = append(known, gatewayGroup+"/"+v)
+	var known []string
+	for _, v := range k.Versions {
+		if !k.Core {
+			v = gatewayGroup + "/" + v
 		}
+		known = append(known, v)
+	}
+	if !slices.Contains(known, version) {
 		return nil, 0, fmt.Errorf("apiVersion: %q must be %s", version, strings.Join(known, " or "))
 	}
 	object := k.New()

@@ -65,7 +65,7 @@ var maxItems = []struct {
 	max  int
 }{
 	{"spec.parentRefs", 32},
-	{"spec.hostnames", 16},
+	{"spec.hostnames", 1024}, // of a TLSRoute; of others checkHostnames counts
 	{"spec.rules", 16},
 	{".matches", 64},
 	{".headers", 16},
@@ -231,6 +231,9 @@ func (r *HTTPRoute) check() error {
 	if err := checkParents(r.Spec.ParentRefs); err != nil {
 		return err
 	}
+	if err := checkHostnames(r.Spec.Hostnames); err != nil {
+		return err
+	}
 	names, matches := map[gatewayv1.SectionName]bool{}, 0
 	if len(r.Spec.Rules) == 0 {
 		return fmt.Errorf("spec.rules: needs at least one rule; one without matches is for every request")
@@ -297,6 +300,9 @@ func (r *GRPCRoute) check() error {
 	if err := checkParents(r.Spec.ParentRefs); err != nil {
 		return err
 	}
+	if err := checkHostnames(r.Spec.Hostnames); err != nil {
+		return err
+	}
 	names, matches := map[gatewayv1.SectionName]bool{}, 0
 	if len(r.Spec.Rules) == 0 {
 		return fmt.Errorf("spec.rules: needs at least one rule; one without matches is for every call")
@@ -336,6 +342,14 @@ func (r *GRPCRoute) check() error {
 		if err := checkSession(at+".sessionPersistence", rule.SessionPersistence); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// checkHostnames bounds those of routes of requests.
+func checkHostnames(list []gatewayv1.Hostname) error {
+	if n := len(list); n > 16 {
+		return fmt.Errorf("spec.hostnames: has %d entries, at most 16 are allowed; split the route", n)
 	}
 	return nil
 }

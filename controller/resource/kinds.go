@@ -26,6 +26,7 @@ var Kinds = []struct {
 	{"ExternalService", func() Object { return &ExternalService{} }},
 	{"TrafficPolicy", func() Object { return &TrafficPolicy{} }},
 	{"Subset", func() Object { return &Subset{} }},
+	{"TLSFiles", func() Object { return &TLSFiles{} }},
 	{"MeshConfig", func() Object { return &MeshConfig{} }},
 }
 
@@ -614,7 +615,8 @@ func (e *ExternalService) check() error {
 	return nil
 }
 
-// TrafficPolicy says how callers treat one service. Fields left out keep their defaults (internal/policy).
+// TrafficPolicy says how callers treat services, or what becomes of the requests of routes. Fields left out are those of less special policies (Level), or their defaults
+// (internal/policy).
 type TrafficPolicy struct {
 	Header `yaml:",inline"`
 	Spec   TrafficPolicySpec `yaml:"spec"`
@@ -622,7 +624,8 @@ type TrafficPolicy struct {
 
 // TrafficPolicySpec of a TrafficPolicy.
 type TrafficPolicySpec struct {
-	TargetService  string       `yaml:"targetService"`
+	TargetService  string       `yaml:"targetService,omitempty"` // a service, by its name alone
+	TargetRefs     []TargetRef  `yaml:"targetRefs,omitempty"`    // or these
 	LoadBalancer   LoadBalancer `yaml:"loadBalancer,omitempty"`
 	RequestTimeout Duration     `yaml:"requestTimeout,omitempty"` // whole exchange; default 15s; off
 	TryTimeout     Duration     `yaml:"tryTimeout,omitempty"`     // one attempt; default: requestTimeout; off
@@ -631,6 +634,8 @@ type TrafficPolicySpec struct {
 	Retry          Retry        `yaml:"retry,omitempty"`
 	Limits         Limits       `yaml:"limits,omitempty"`
 	Ejection       Ejection     `yaml:"ejection,omitempty"`
+	Faults         []Fault      `yaml:"faults,omitempty"`     // the first whose headers match
+	RateLimits     []RateLimit  `yaml:"rateLimits,omitempty"` // all must let a request pass
 }
 
 // Retry settings.
@@ -662,7 +667,10 @@ func (p *TrafficPolicy) check() error {
 		return err
 	}
 	s := p.Spec
-	if err := checkLabel("spec.targetService", s.TargetService); err != nil {
+	if err := p.checkTargets(); err != nil {
+		return err
+	}
+	if err := s.checkRules(); err != nil {
 		return err
 	}
 	for _, d := range []struct {
@@ -685,7 +693,7 @@ func (p *TrafficPolicy) check() error {
 		return fmt.Errorf("spec.loadBalancer.%w", err)
 	}
 	// What the sidecar would refuse is refused here.
-	if err := s.Apply(policy.Service{Name: s.TargetService, Protocol: flow.ProtocolHTTP}).WithDefaults().Check(); err != nil {
+	if err := s.Apply(policy.Service{Name: cmp.Or(s.TargetService, "any"), Protocol: flow.ProtocolHTTP}).WithDefaults().Check(); err != nil {
 		return fmt.Errorf("spec: %w", err)
 	}
 	return nil

@@ -54,6 +54,7 @@ type Document struct {
 	Position Position
 	Key      Key
 	Object   Object
+	Lines    map[string]int // as of an Entry
 	Err      error
 	// Hold is set when the document cannot even be named: everything its file yielded before then stays in force.
 	Hold bool
@@ -95,7 +96,11 @@ func (p Problem) String() string {
 type Entry struct {
 	Object   Object
 	Position Position
+	Lines    map[string]int // of its fields, by path ("spec.retry.attempts"); of kinds whose fields are looked up singly
 }
+
+// line is that of a field; 0: it is not known.
+func (e Entry) line(path string) int { return e.Lines[path] }
 
 // Set is all that is in force, immutable.
 type Set struct {
@@ -107,7 +112,13 @@ type Set struct {
 	Mesh      *MeshConfig // never nil
 
 	Rules    map[string]ServiceRules // by policy.PortOf; of services that are parents of routes
+	Edges    map[string][]EdgePort   // by instance of an edge: what it serves for its Gateway, by port
 	Statuses []Status                // of the Gateway API's objects, sorted by key
+
+	traffic   map[string]TrafficPolicySpec // by policy.PortOf: all levels together; of those that have any
+	byTarget  map[target][]*TrafficPolicy
+	firstPort map[string]string // by service
+	rules     map[string]ruleOf // of routes, by their names in Records
 }
 
 // EmptySet is in force before the first reading.
@@ -142,7 +153,7 @@ func Resolve(documents []Document, last *Set) (*Set, []Problem) {
 			refuse(d, err.Error())
 			continue
 		}
-		if message := a.admit(Entry{Object: d.Object, Position: d.Position}); message != "" {
+		if message := a.admit(Entry{Object: d.Object, Position: d.Position, Lines: d.Lines}); message != "" {
 			refuse(d, message)
 		}
 	}
@@ -188,6 +199,7 @@ type admission struct {
 	services  map[string]serviceOwner
 	hosts     map[string]Key  // of external services
 	egress    map[string]bool // services that have an egress
+	dropped   []Problem       // about what of policies does not go with others
 }
 
 // admit adds e unless it is at odds with what is there; then it returns why, and changes nothing.
@@ -216,8 +228,18 @@ func (a *admission) admit(e Entry) string {
 		a.services[o.Metadata.Name] = serviceOwner{namespace: o.Metadata.Namespace, protocol: o.Spec.Protocol, external: true, key: key}
 	case *TrafficPolicy:
 		for _, other := range a.set.Entries {
-			if p, ok := other.Object.(*TrafficPolicy); ok && p.Spec.TargetService == o.Spec.TargetService {
-				return fmt.Sprintf("spec.targetService: %q already has %s (%s); merge the two", o.Spec.TargetService, p.Key(), other.Position)
+			p, ok := other.Object.(*TrafficPolicy)
+			if !ok {
+				continue
+			}
+			for i, t := range o.targets() {
+				switch {
+				case !slices.Contains(p.targets(), t):
+				case o.Spec.TargetService != "":
+					return fmt.Sprintf("spec.targetService: %q already has %s (%s); merge the two", o.Spec.TargetService, p.Key(), other.Position)
+				default:
+					return fmt.Sprintf("spec.targetRefs[%d]: %s already has %s (%s); merge the two", i, t, p.Key(), other.Position)
+				}
 			}
 		}
 	case *MeshConfig:
@@ -310,6 +332,7 @@ func (a *admission) finish() {
 			a.set.Mesh = o
 		}
 	}
+	a.traffic()
 	a.attach()
 }
 
@@ -355,6 +378,8 @@ func (a *admission) differingPorts(w *Workload, warn func(string, ...any)) {
 // warnings are about references that lead nowhere, and ports that only some instances have.
 func (a *admission) warnings() []Problem {
 	var out []Problem
+	slices.SortFunc(a.dropped, func(a, b Problem) int { return strings.Compare(a.String(), b.String()) })
+	out = append(out, slices.Compact(a.dropped)...)
 	for _, e := range sortedEntries(a.set) {
 		warn := func(format string, args ...any) {
 			out = append(out, Problem{Position: e.Position, Key: e.Object.Key(), Severity: Warning, Message: fmt.Sprintf(format, args...)})
@@ -388,9 +413,7 @@ func (a *admission) warnings() []Problem {
 				warn("spec.labels: service %q has %d sets of label keys with this one, at most %d count; use the same keys in several Subsets", o.Spec.Service, n, policy.MaxSelectors)
 			}
 		case *TrafficPolicy:
-			if _, ok := a.services[o.Spec.TargetService]; !ok {
-				warn("spec.targetService: no service %q in the mesh%s; the policy has no effect", o.Spec.TargetService, a.suggest(o.Spec.TargetService))
-			}
+			a.trafficWarnings(o, warn)
 		}
 	}
 	return out

@@ -56,7 +56,7 @@ func (c *conditions) set(kind string, ok bool, reason, message string) {
 	case (*c)[i].Status == "True" && !ok:
 		(*c)[i] = Condition{kind, status, reason, message}
 	case !ok && !strings.Contains((*c)[i].Message, message):
-		(*c)[i].Message += "; " + message
+		(*c)[i].Message = strings.TrimPrefix((*c)[i].Message+"; "+message, "; ")
 	case ok && (*c)[i].Status == "True" && message != "":
 		(*c)[i].Message = strings.TrimPrefix((*c)[i].Message+"; "+message, "; ")
 	}

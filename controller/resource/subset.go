@@ -45,11 +45,7 @@ func (s *Subset) Keys() []string { return slices.Sorted(maps.Keys(s.Spec.Labels)
 // selectors are the sets of label keys by which a service's endpoints are told apart: what its policy says, and its Subsets.
 func (a *admission) selectors(service string) [][]string {
 	var out [][]string
-	for _, p := range a.set.Policies {
-		if p.Spec.TargetService == service {
-			out = append(out, p.Spec.LoadBalancer.Policy().Subsets.Selectors...)
-		}
-	}
+	out = append(out, a.set.Traffic(service).LoadBalancer.Policy().Subsets.Selectors...)
 	for _, s := range a.set.Subsets {
 		if s.Spec.Service == service && !slices.ContainsFunc(out, func(keys []string) bool { return slices.Equal(keys, s.Keys()) }) {
 			out = append(out, s.Keys())

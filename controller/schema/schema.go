@@ -35,8 +35,9 @@ type Kind struct {
 var Kinds = []Kind{
 	{"Workload", "workloads", false, "One running instance of a service, and what its sidecar listens on.", workloadFacts},
 	{"ExternalService", "externalservices", false, "A host outside the mesh, by the name under which its services call it.", externalServiceFacts},
-	{"TrafficPolicy", "trafficpolicies", false, "How callers' sidecars treat a service.", trafficPolicyFacts},
+	{"TrafficPolicy", "trafficpolicies", false, "How callers' sidecars treat services, and what becomes of the requests of routes.", trafficPolicyFacts},
 	{"Subset", "subsets", false, "The endpoints of a service that have certain labels, as a backend of routes.", subsetFacts},
+	{"TLSFiles", "tlsfiles", false, "Files of TLS on a sidecar's host, in place of a Secret.", tlsFilesFacts},
 	{"MeshConfig", "meshconfigs", true, "What holds for the whole mesh.", meshConfigFacts},
 }
 

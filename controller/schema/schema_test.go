@@ -168,6 +168,11 @@ var beside = map[string][]struct {
 	"spec.edge.listeners[].proxyProtocol":  {{"spec.edge.listeners[].proxyProtocol", map[string]any{"from": []any{"10.0.0.0/8"}}}},
 	"spec.edge.listeners[].trustedHops":    {{"spec.edge.listeners", []any{edge("http")}}},
 	"spec.edge.listeners[].redirectHTTPS":  {{"spec.edge.listeners", []any{edge("http")}}, {"spec.edge.listeners[].routes", nil}},
+	"spec.edge.gateway":                    {{"spec.edge.gateway.name", "web"}},
+	"spec.edge.gateway.proxyProtocol":      {{"spec.edge.gateway.proxyProtocol.from", []any{"10.0.0.0/8"}}},
+	"spec.targetRefs[]":                    {{"spec.targetService", nil}, {"spec.targetRefs", []any{map[string]any{"kind": "Service", "name": "catalog"}}}},
+	"spec.rateLimits[].keys[].from":        {{"spec.rateLimits[].keys", []any{map[string]any{"from": "source"}}}},
+	"spec.rateLimits[].failOpen":           {{"spec.rateLimits", []any{map[string]any{"name": "all", "domain": "shop", "keys": []any{map[string]any{"from": "source"}}}}}},
 	"spec.limits.detectTimeout":            {{"spec.ports[].protocol", "auto"}},
 	"spec.authority":                       {{"spec.protocol", "http"}},
 	"spec.protocol":                        {{"spec.authority", nil}, {"spec.tls", nil}},
@@ -301,7 +306,10 @@ var conditional = map[string]bool{
 }
 
 // zeroCounts are numbers of which 0 is a value, and not the default.
-var zeroCounts = map[string]bool{"spec.loadBalancer.requestBias": true, "spec.loadBalancer.panicThreshold": true}
+var zeroCounts = map[string]bool{
+	"spec.loadBalancer.requestBias": true, "spec.loadBalancer.panicThreshold": true, "spec.faults[].delay.percent": true, "spec.faults[].abort.percent": true,
+	"spec.rateLimits[].requests": true,
+}
 
 // TestDefaultsAreWhatTheySay: a field that is left out and one that is set to its default come to the same for every sidecar, and another value to something else.
 func TestDefaultsAreWhatTheySay(t *testing.T) {
@@ -400,6 +408,11 @@ func other(f *Field, v any) any {
 }
 
 const mesh = `
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: web, namespace: shop}
+spec: {gatewayClassName: tulle, listeners: [{name: http, port: 18080, protocol: HTTP}]}
+---
 apiVersion: tulle.dev/v1alpha1
 kind: Workload
 metadata: {name: zz-caller, namespace: shop}

@@ -1,6 +1,7 @@
 package translate
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -80,6 +81,14 @@ func edgeListeners(set *resource.Set, w *resource.Workload, services map[string]
 			ProxyProtocol: l.ProxyProtocol.Policy(),
 		})
 	}
+	for _, p := range set.Edges[w.Metadata.Name] {
+		out = append(out, gatewayListener(w, p))
+		for _, v := range p.Hosts {
+			for _, to := range policy.RouteTargets(v.Rules) {
+				told(to)
+			}
+		}
+	}
 	if at := w.Spec.Edge.Egress.Listen; at != "" {
 		e := policy.Edge{Mesh: true}
 		for _, x := range set.External {
@@ -93,4 +102,17 @@ func edgeListeners(set *resource.Set, w *resource.Workload, services map[string]
 		})
 	}
 	return out
+}
+
+// gatewayListener is what w's edge serves at a port of its Gateway.
+func gatewayListener(w *resource.Workload, p resource.EdgePort) policy.Listener {
+	g := w.Spec.Edge.Gateway
+	e := policy.Edge{TLS: p.TLS, Hosts: p.Hosts}
+	if p.Protocol.HTTP() {
+		e.TrustedHops = g.TrustedHops
+	}
+	return policy.Listener{
+		Name: fmt.Sprintf("gateway:%d", p.Number), Side: flow.SideServer, Protocol: p.Protocol, Service: w.Spec.Service,
+		Address: netip.AddrPortFrom(netip.MustParseAddr(g.Address), p.Number), Edge: &e, ProxyProtocol: g.ProxyProtocol.Policy(), // checked by resource
+	}
 }

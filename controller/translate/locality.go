@@ -10,16 +10,16 @@ import (
 
 // places knows which endpoints a caller asks first.
 type places struct {
-	rules   map[string]resource.LoadBalancer       // by service
+	rules   map[string]resource.LoadBalancer       // by policy.PortOf
 	callers map[string]map[policy.Locality]float64 // workloads that call a service, by where they run; of services whose mode is proportional
 }
 
-func newPlaces(set *resource.Set) places {
+func newPlaces(set *resource.Set, services map[string]policy.Service) places {
 	p := places{rules: map[string]resource.LoadBalancer{}, callers: map[string]map[policy.Locality]float64{}}
-	for _, t := range set.Policies {
-		p.rules[t.Spec.TargetService] = t.Spec.LoadBalancer
-		if t.Spec.LoadBalancer.PreferenceMode() == resource.LocalityProportional {
-			p.callers[t.Spec.TargetService] = map[policy.Locality]float64{}
+	for name := range services {
+		p.rules[name] = set.Traffic(name).LoadBalancer
+		if p.rules[name].PreferenceMode() == resource.LocalityProportional {
+			p.callers[policy.ServiceOf(name)] = map[policy.Locality]float64{}
 		}
 	}
 	for service, at := range p.callers {
@@ -41,7 +41,7 @@ func (p places) put(w *resource.Workload, s *policy.Snapshot) {
 		return
 	}
 	for name, shared := range s.Endpoints {
-		rule := p.rules[policy.ServiceOf(name)]
+		rule := p.rules[name]
 		mode := rule.PreferenceMode()
 		if mode == resource.LocalityOff || !slices.ContainsFunc(shared, func(e policy.Endpoint) bool { return e.Locality != policy.Locality{} }) {
 			continue

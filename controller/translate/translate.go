@@ -54,7 +54,7 @@ func Translate(in Input) (*Output, error) {
 	if err != nil {
 		return nil, err
 	}
-	places := newPlaces(in.Set)
+	places := newPlaces(in.Set, services)
 	out := &Output{Workloads: make(map[string]Workload, len(in.Set.Workloads)), Services: make(map[string][]policy.Resource, len(services))}
 	first := firstPorts(in.Set)
 	for _, w := range in.Set.Workloads {
@@ -135,15 +135,9 @@ func index(in Input) (map[string]policy.Service, map[string][]policy.Endpoint) {
 		svc.Hosts, svc.TLS, svc.Authority, svc.Proxy = e.Spec.Names(), e.Spec.TLS.Policy(), e.Spec.Authority, resource.ProxyVersion(e.Spec.ProxyProtocol)
 		services[e.Metadata.Name] = svc
 	}
-	policies := make(map[string]*resource.TrafficPolicy, len(in.Set.Policies))
-	for _, p := range in.Set.Policies {
-		policies[p.Spec.TargetService] = p
-	}
 	for name, svc := range services {
-		if p := policies[policy.ServiceOf(name)]; p != nil { // each port by itself
-			svc = p.Spec.Apply(svc)
-		}
-		for _, sub := range in.Set.Subsets { // named by routes
+		svc = in.Set.Traffic(name).Apply(svc) // each port by itself
+		for _, sub := range in.Set.Subsets {  // named by routes
 			if s := &svc.Balancer.Subsets; sub.Spec.Service == policy.ServiceOf(name) && len(s.Selectors) < policy.MaxSelectors && // resource warns
 				!slices.ContainsFunc(s.Selectors, func(keys []string) bool { return slices.Equal(keys, sub.Keys()) }) {
 				s.Selectors = append(s.Selectors, sub.Keys())

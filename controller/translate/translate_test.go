@@ -66,6 +66,7 @@ func play(t *testing.T, folder string) string {
 		for _, p := range problems {
 			fmt.Fprintf(&b, "%s: %s\n", p.Severity, p)
 		}
+		renderGateways(&b, set)
 		endpoints, err := discovery.FromSet(set, "tulle.local")
 		if err != nil {
 			t.Fatal(err)
@@ -94,6 +95,26 @@ func play(t *testing.T, folder string) string {
 			if r := out.Services[x.GetService()]; len(r) != 2 || r[0].TypeURL != policy.TypeService || r[1].TypeURL != policy.TypeEndpoints || r[0].Name != x.GetService() || r[1].Name != r[0].Name {
 				t.Errorf("%s cannot be learnt: %v", x.GetService(), r)
 			}
+		}
+	}
+}
+
+// renderGateways writes the statuses of Gateways.
+func renderGateways(b *strings.Builder, set *resource.Set) {
+	for _, s := range set.Statuses {
+		if len(s.Listeners) == 0 {
+			continue
+		}
+		short := func(list []resource.Condition) string {
+			var out []string
+			for _, c := range list {
+				out = append(out, c.Type+"="+c.Status+" "+c.Reason)
+			}
+			return strings.Join(out, ", ")
+		}
+		fmt.Fprintf(b, "\n%s at %v: %s\n", s.Key, s.Addresses, short(s.Conditions))
+		for _, l := range s.Listeners {
+			fmt.Fprintf(b, "  %s takes %v has %d: %s\n", l.Name, l.SupportedKinds, l.AttachedRoutes, short(l.Conditions))
 		}
 	}
 }
@@ -165,6 +186,7 @@ func render(b *strings.Builder, s *policy.Snapshot) {
 			}
 			for _, v := range e.Hosts {
 				fmt.Fprintf(b, "    host %s -> %s (%s)\n", strings.Join(v.Hosts, " "), v.Service, v.Name)
+				renderRules(b, "      ", v.Rules)
 			}
 		}
 		if i := l.Interception; i != nil {

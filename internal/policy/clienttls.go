@@ -49,7 +49,7 @@ func (c ClientTLS) Check(protocol flow.Protocol) error {
 		return fmt.Errorf("certFile %q, keyFile %q: a client certificate takes both, or leave out both", c.CertFile, c.KeyFile)
 	}
 	for _, f := range []struct{ field, path string }{{"caFile", c.CAFile}, {"certFile", c.CertFile}, {"keyFile", c.KeyFile}} {
-		if err := checkFile(f.field, f.path); err != nil {
+		if err := CheckFile(f.field, f.path); err != nil {
 			return err
 		}
 	}
@@ -67,8 +67,8 @@ func (c ClientTLS) Check(protocol flow.Protocol) error {
 	return checkVersion(c.MinVersion)
 }
 
-// checkFile wants an absolute path: a sidecar's working directory is nobody's business. "" is no file.
-func checkFile(field, path string) error {
+// CheckFile wants an absolute path: a sidecar's working directory is nobody's business. "" is no file.
+func CheckFile(field, path string) error {
 	if path != "" && (!filepath.IsAbs(path) || filepath.Clean(path) != path) {
 		return fmt.Errorf("%s %q: must be an absolute path, without . and .., on the host of the sidecar", field, path)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -44,8 +45,38 @@ type Edge struct {
 type VirtualHost struct {
 	Name    string   // of the route, in Records too; unique on its listener
 	Hosts   []string // as route.CheckHost takes them, each once on its listener; at least one, "*" last
-	Service string   // for what no rule is; "": that is refused
-	Rules   []route.Rule
+	Service string   // for what no rule is; "": that is refused; only where there are rules
+	// Rules of requests, in the order in which they were written; of a listener whose connections are relayed at most one, which has neither matches nor anything but Backends.
+	Rules []route.Rule
+}
+
+// targets are the services of the Snapshot that v needs.
+func (v *VirtualHost) targets() []string {
+	out := RouteTargets(v.Rules)
+	if v.Service != "" {
+		out = append(out, v.Service)
+	}
+	return out
+}
+
+func (v *VirtualHost) check(protocol flow.Protocol) error {
+	if v.Service != "" || len(v.Rules) == 0 {
+		if err := checkName("service", v.Service); err != nil {
+			return err
+		}
+	}
+	if err := route.Check(v.Rules); err != nil || protocol.HTTP() {
+		return err
+	}
+	for _, r := range v.Rules {
+		switch a := (route.Action{Backends: r.Action.Backends}); {
+		case len(v.Rules) > 1 || v.Service != "":
+			return fmt.Errorf("rule %q: a connection has nothing to match, so that a host has one rule and no service by default", r.Name)
+		case len(r.Matches) > 0 || !reflect.DeepEqual(a, r.Action):
+			return fmt.Errorf("rule %q: of connections a rule can only say backends", r.Name)
+		}
+	}
+	return nil
 }
 
 // ServerTLS is how callers' TLS is ended. Files are of the sidecar's host; the sidecar reads them anew when they change. Versions and ciphers are those of Mozilla's
@@ -136,8 +167,8 @@ func (e Edge) Check(protocol flow.Protocol) error {
 		if err := checkName(field+": name", v.Name); err != nil {
 			return err
 		}
-		if err := checkName(field+": service", v.Service); err != nil {
-			return err
+		if err := v.check(protocol); err != nil {
+			return fmt.Errorf("%s: %w", field, err)
 		}
 		if names[v.Name] {
 			return fmt.Errorf("%s: name %q: is used twice; rename one", field, v.Name)
@@ -179,12 +210,12 @@ func (t *ServerTLS) check() error {
 			if f.path == "" {
 				return fmt.Errorf("%s: must not be empty", field)
 			}
-			if err := checkFile(field, f.path); err != nil {
+			if err := CheckFile(field, f.path); err != nil {
 				return err
 			}
 		}
 	}
-	if err := checkFile("clientCAFile", t.ClientCAFile); err != nil {
+	if err := CheckFile("clientCAFile", t.ClientCAFile); err != nil {
 		return err
 	}
 	if t.ClientAuth > ClientAuthRequire || (t.ClientAuth == ClientAuthNone) != (t.ClientCAFile == "") {
@@ -236,7 +267,7 @@ func serverTLSFromXDS(x *corev3.TransportSocket) (*ServerTLS, error) {
 }
 
 // edgeToXDS maps a checked listener with an Edge: HTTP to one filter chain with virtual hosts, what is relayed to a filter chain for each, matched by server names,
-// and a default one for "*".
+// and a default one for "*". Rules stand in the metadata of their virtual host or filter chain, as in a route configuration; a stock Envoy reads what is beside them.
 func (l Listener) edgeToXDS() (*listenerv3.Listener, error) {
 	e := extras{}
 	e.flag("edge", true)
@@ -278,11 +309,11 @@ func (l Listener) edgeToXDS() (*listenerv3.Listener, error) {
 		}
 	}
 	for _, v := range l.Edge.Hosts {
-		relay := &tcpv3.TcpProxy{StatPrefix: v.Name, ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: v.Service}}
-		c, err := chain(v.Name, relay, "envoy.filters.network.tcp_proxy")
+		c, err := chain(v.Name, v.relay(), "envoy.filters.network.tcp_proxy")
 		if err != nil {
 			return nil, err
 		}
+		c.Metadata = v.metadata()
 		names := v.Hosts
 		if i := len(names) - 1; names[i] == "*" {
 			names = names[:i]
@@ -301,6 +332,41 @@ func (l Listener) edgeToXDS() (*listenerv3.Listener, error) {
 	return x, nil
 }
 
+// metadata are v's rules as they were written.
+func (v *VirtualHost) metadata() *corev3.Metadata {
+	e := extras{}
+	e.rules("rules", v.Rules)
+	return e.metadata()
+}
+
+// relay sends connections to v's service, or by their weights to the backends of its rule; to those that are none they are refused, for there is no such cluster.
+func (v *VirtualHost) relay() *tcpv3.TcpProxy {
+	x := &tcpv3.TcpProxy{StatPrefix: v.Name, ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: v.Service}}
+	if len(v.Rules) == 0 {
+		return x
+	}
+	weighted := &tcpv3.TcpProxy_WeightedCluster{}
+	for _, b := range v.Rules[0].Action.Backends {
+		if b.Weight > 0 {
+			weighted.Clusters = append(weighted.Clusters, &tcpv3.TcpProxy_WeightedCluster_ClusterWeight{
+				Name: cmp.Or(b.Service, noBackend), Weight: b.Weight, MetadataMatch: subsetToXDS(b.Subset),
+			})
+		}
+	}
+	x.ClusterSpecifier = &tcpv3.TcpProxy_WeightedClusters{WeightedClusters: weighted}
+	if len(weighted.Clusters) == 0 {
+		x.ClusterSpecifier = &tcpv3.TcpProxy_Cluster{Cluster: noBackend}
+	}
+	return x
+}
+
+// rulesFromXDS is the inverse of metadata.
+func rulesFromXDS(md *corev3.Metadata) ([]route.Rule, error) {
+	r := read(md)
+	rules := r.rules("rules")
+	return rules, r.err
+}
+
 func (l Listener) edgeManager(e extras) (*hcmv3.HttpConnectionManager, error) {
 	router, err := pack(&routerv3.Router{})
 	if err != nil {
@@ -309,12 +375,23 @@ func (l Listener) edgeManager(e extras) (*hcmv3.HttpConnectionManager, error) {
 	routes := &routev3.RouteConfiguration{Name: l.Name}
 	all := &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}}
 	for _, v := range l.Edge.Hosts {
-		routes.VirtualHosts = append(routes.VirtualHosts, &routev3.VirtualHost{Name: v.Name, Domains: v.Hosts, Routes: []*routev3.Route{{
-			Match: all,
-			Action: &routev3.Route_Route{Route: &routev3.RouteAction{
-				ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: v.Service}, Timeout: durationpb.New(0), // the service's, which the sidecar knows
-			}},
-		}}})
+		host := &routev3.VirtualHost{Name: v.Name, Domains: v.Hosts, Metadata: v.metadata()}
+		for _, c := range route.ByPrecedence(v.Rules) {
+			r, err := routeToXDS(c, func(string) []AffinityKey { return nil })
+			if err != nil {
+				return nil, fmt.Errorf("host %q: route %q: %w", v.Name, c.Rule.Name, err)
+			}
+			host.Routes = append(host.Routes, r)
+		}
+		if v.Service != "" {
+			host.Routes = append(host.Routes, &routev3.Route{
+				Match: all,
+				Action: &routev3.Route_Route{Route: &routev3.RouteAction{
+					ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: v.Service}, Timeout: durationpb.New(0), // the service's, which the sidecar knows
+				}},
+			})
+		}
+		routes.VirtualHosts = append(routes.VirtualHosts, host)
 	}
 	if port := l.Edge.RedirectHTTPS; port != 0 {
 		routes.VirtualHosts = []*routev3.VirtualHost{{Name: "redirect", Domains: []string{"*"}, Routes: []*routev3.Route{{
@@ -354,17 +431,26 @@ func edgeFromXDS(x *listenerv3.Listener, l *Listener, r *reader) error {
 		l.Limits = limitsFromXDS(manager, r)
 		e.TrustedHops = int(min(manager.GetXffNumTrustedHops(), 1<<16))
 		for _, v := range manager.GetRouteConfig().GetVirtualHosts() {
-			if len(v.GetRoutes()) != 1 {
-				return fmt.Errorf("virtual_host %q: must have one route", v.GetName())
+			rules, err := rulesFromXDS(v.GetMetadata())
+			if err != nil {
+				return fmt.Errorf("virtual_host %q: %w", v.GetName(), err)
 			}
-			if to := v.GetRoutes()[0].GetRedirect(); to != nil {
-				if p := to.GetPortRedirect(); p == 0 || p > 65535 {
-					return fmt.Errorf("virtual_host %q: port_redirect %d: must be from 1 to 65535", v.GetName(), p)
+			host := VirtualHost{Name: v.GetName(), Hosts: slices.Clone(v.GetDomains()), Rules: rules}
+			own := v.GetRoutes()[min(len(v.GetRoutes()), len(route.ByPrecedence(rules))):] // behind those of the rules
+			if len(own) > 1 || len(own) == 0 && len(rules) == 0 {
+				return fmt.Errorf("virtual_host %q: must have one route, or rules in its metadata", v.GetName())
+			}
+			if len(own) == 1 {
+				if to := own[0].GetRedirect(); to != nil {
+					if p := to.GetPortRedirect(); p == 0 || p > 65535 {
+						return fmt.Errorf("virtual_host %q: port_redirect %d: must be from 1 to 65535", v.GetName(), p)
+					}
+					e.RedirectHTTPS = uint16(to.GetPortRedirect())
+					continue
 				}
-				e.RedirectHTTPS = uint16(to.GetPortRedirect())
-				continue
+				host.Service = own[0].GetRoute().GetCluster()
 			}
-			e.Hosts = append(e.Hosts, VirtualHost{Name: v.GetName(), Hosts: slices.Clone(v.GetDomains()), Service: v.GetRoutes()[0].GetRoute().GetCluster()})
+			e.Hosts = append(e.Hosts, host)
 		}
 		e.TLS, err = serverTLSFromXDS(chain.GetTransportSocket())
 		return err
@@ -389,7 +475,14 @@ func edgeFromXDS(x *listenerv3.Listener, l *Listener, r *reader) error {
 		if err := c.GetFilters()[0].GetTypedConfig().UnmarshalTo(relay); err != nil {
 			return fmt.Errorf("filter_chain %q: unreadable TcpProxy: %w", c.GetName(), err)
 		}
-		e.Hosts = append(e.Hosts, VirtualHost{Name: c.GetName(), Hosts: hosts, Service: relay.GetCluster()})
+		host := VirtualHost{Name: c.GetName(), Hosts: hosts}
+		if host.Rules, err = rulesFromXDS(c.GetMetadata()); err != nil {
+			return fmt.Errorf("filter_chain %q: %w", c.GetName(), err)
+		}
+		if len(host.Rules) == 0 {
+			host.Service = relay.GetCluster()
+		}
+		e.Hosts = append(e.Hosts, host)
 		return nil
 	}
 	for _, c := range x.GetFilterChains() {

@@ -219,14 +219,28 @@ func genEdge(r *rand.Rand, p flow.Protocol, service string) *Edge {
 	if p == flow.ProtocolHTTP {
 		e.TrustedHops = r.IntN(3)
 	}
+	to := func(v VirtualHost) VirtualHost {
+		switch v.Service = service; {
+		case e.Mesh || r.IntN(2) == 0:
+		case p == flow.ProtocolHTTP:
+			v.Rules, v.Service = genRules(r, []string{service}), pick(r, "", service)
+			if len(v.Rules) == 0 {
+				v.Service = service
+			}
+		default:
+			v.Service = ""
+			v.Rules = []route.Rule{{Name: "shop/split", Action: route.Action{Backends: pick(r, nil, []route.Backend{{Service: service, Weight: 9, Subset: "version=v2"}, {Weight: 1}})}}}
+		}
+		return v
+	}
 	if p == flow.ProtocolTCP && e.TLS == nil && !e.Mesh {
-		e.Hosts = []VirtualHost{{Name: "all", Hosts: []string{"*"}, Service: service}}
+		e.Hosts = []VirtualHost{to(VirtualHost{Name: "all", Hosts: []string{"*"}})}
 		return e
 	}
 	all := []VirtualHost{
-		{Name: "one", Hosts: []string{"a.example", "*.b.example"}, Service: service},
-		{Name: "two", Hosts: []string{"c.example"}, Service: service},
-		{Name: "rest", Hosts: pick(r, []string{"*"}, []string{"d.example", "*"}), Service: service},
+		to(VirtualHost{Name: "one", Hosts: []string{"a.example", "*.b.example"}}),
+		to(VirtualHost{Name: "two", Hosts: []string{"c.example"}}),
+		to(VirtualHost{Name: "rest", Hosts: pick(r, []string{"*"}, []string{"d.example", "*"})}),
 	}
 	if n := r.IntN(len(all) + 1); n > 0 {
 		e.Hosts = all[:n]

@@ -101,9 +101,11 @@ func (s *Snapshot) checkWhole() error {
 		}
 		addresses[l.At()] = l.Name
 		if l.Edge != nil {
-			for _, v := range l.Edge.Hosts {
-				if _, ok := s.Services[v.Service]; !ok {
-					return fmt.Errorf("listener %q: service %q of host %s is not in this snapshot", l.Name, v.Service, v.Hosts[0])
+			for i := range l.Edge.Hosts {
+				for _, to := range l.Edge.Hosts[i].targets() {
+					if _, ok := s.Services[to]; !ok {
+						return fmt.Errorf("listener %q: service %q of host %s is not in this snapshot", l.Name, to, l.Edge.Hosts[i].Hosts[0])
+					}
 				}
 			}
 		}
