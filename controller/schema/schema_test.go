@@ -457,3 +457,34 @@ func told(t *testing.T, d document) string {
 	}
 	return b.String()
 }
+
+// TestDefaultsPage holds docs/reference/defaults.md to the same lines.
+func TestDefaultsPage(t *testing.T) {
+	compared := 0
+	for line := range strings.Lines(read(t, "docs", "reference", "defaults.md")) {
+		cells := strings.Split(line, " | ")
+		if len(cells) < 3 {
+			continue
+		}
+		kind, path, ok := strings.Cut(strings.Trim(cells[1], "` "), ": ")
+		if !ok || cells[1][0] != '`' {
+			continue
+		}
+		i := slices.IndexFunc(Kinds, func(k Kind) bool { return k.Name == kind })
+		if i < 0 {
+			t.Errorf("docs/reference/defaults.md: no kind %s", kind)
+			continue
+		}
+		k := slices.IndexFunc(Kinds[i].Facts, func(f Fact) bool { return f.Path == path })
+		switch {
+		case k < 0:
+			t.Errorf("docs/reference/defaults.md: %s has no field %s", kind, path)
+		case Kinds[i].Facts[k].Default != cells[2]:
+			t.Errorf("docs/reference/defaults.md: %s %s: %s, it is %s", kind, path, cells[2], Kinds[i].Facts[k].Default)
+		}
+		compared++
+	}
+	if compared < 25 {
+		t.Errorf("only %d rows of docs/reference/defaults.md name a field", compared)
+	}
+}
