@@ -8,9 +8,11 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc"
@@ -24,6 +26,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/policy"
 	"github.com/tulle-mesh/tulle/internal/route"
 	"github.com/tulle-mesh/tulle/internal/testmesh"
+	"github.com/tulle-mesh/tulle/sidecar/exchange"
 )
 
 // routed is a mesh of catalog, with endpoints of two versions, and of prices, each behind its sidecar, and web, whose sidecar goes by rules.
@@ -289,5 +292,172 @@ func TestTablesAreKept(t *testing.T) {
 	}
 	if len(s.tables) != 1 {
 		t.Errorf("%d tables are kept, want that of the last Snapshot", len(s.tables))
+	}
+}
+
+// Redirected connections go by the rules of the service that was meant: requests one by one, and connections of what is not HTTP as a whole. What turns out to be bytes where
+// requests are ruled goes to the endpoint that was meant.
+func TestRulesOfRedirected(t *testing.T) {
+	snap := redirectedSnapshot(redirectedAt, policy.Interception{DetectTimeout: time.Second})
+	other, raw := netip.AddrPortFrom(host(3, 1), 80), netip.AddrPortFrom(host(3, 2), 6379)
+	snap.Services["other"] = policy.Service{Name: "other", Protocol: flow.ProtocolHTTP, External: true}
+	snap.Services["raw"] = policy.Service{Name: "raw", Protocol: flow.ProtocolTCP, External: true}
+	snap.Endpoints["other"], snap.Endpoints["raw"] = []policy.Endpoint{{Address: other, Weight: 100}}, []policy.Endpoint{{Address: raw, Weight: 100}}
+	shop := snap.Services["shop"]
+	shop.Protocol = flow.ProtocolAuto
+	snap.Services["shop"] = shop
+	snap.Routes = map[string][]route.Rule{
+		"shop": {
+			{Name: "moved", Matches: []route.Match{at(route.PathPrefix, "/moved")}, Action: backends(route.Backend{Service: "other", Weight: 1})},
+			{Name: "unmatched", Action: route.Action{Respond: &route.Respond{Status: 404}}},
+		},
+		"queue": {{Name: "drained", Action: backends(route.Backend{Service: "queue"}, route.Backend{Service: "raw", Weight: 1})}},
+	}
+	withSnapshot(t, snap, func(t *testing.T, r *redirected) {
+		r.serve(shop1, greeter("220 shop"))
+		r.serve(other, web("other"))
+		r.serve(raw, greeter("220 raw"))
+		c, in := r.dial(shop1)
+		for path, want := range map[string]int{"/moved/x": 200, "/": 404} {
+			fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: shop\r\n\r\n", path)
+			resp, err := http.ReadResponse(in, nil)
+			if err != nil || resp.StatusCode != want {
+				t.Fatalf("%s: %v, %v", path, resp, err)
+			}
+			if body, _ := io.ReadAll(resp.Body); want == 200 && string(body) != "other as shop" {
+				t.Errorf("%s: %q", path, body)
+			}
+		}
+		_ = c.Close()
+		for meant, want := range map[netip.AddrPort]string{shop1: "220 shop", queue1: "220 raw"} {
+			c, in := r.dial(meant)
+			if got := line(t, in); got != want {
+				t.Errorf("a connection to %s was greeted %q, want %q", meant, got, want)
+			}
+			_ = c.Close()
+		}
+		synctest.Wait()
+		var names []string
+		for _, rec := range r.rec.Closed(flow.KindConnection) {
+			names = append(names, rec.Route+">"+rec.Destination.Service)
+		}
+		slices.Sort(names)
+		if want := []string{">shop", "drained>raw"}; !slices.Equal(names, want) {
+			t.Errorf("Records of connections: %q, want %q", names, want)
+		}
+	})
+}
+
+// A forward proxy and an edge go by the rules of the service that a host names.
+func TestRulesByHost(t *testing.T) {
+	w := newGatewayWorld(t)
+	split := []route.Rule{
+		{Name: "v2", Matches: []route.Match{at(route.PathPrefix, "/v2")}, Action: backends(route.Backend{Service: "two", Weight: 1})},
+		{Name: "gone", Matches: []route.Match{at(route.PathPrefix, "/gone")}, Action: route.Action{Respond: &route.Respond{Status: 410, Body: "gone"}}},
+		{Name: "nobody", Matches: []route.Match{at(route.PathPrefix, "/nobody")}},
+	}
+	fill := func(snap *policy.Snapshot) *policy.Snapshot {
+		w.serve(snap, "one", policy.Service{Protocol: flow.ProtocolHTTP1, External: true}, app(t, describe("one")))
+		w.serve(snap, "two", policy.Service{Protocol: flow.ProtocolHTTP1, External: true}, app(t, describe("two")))
+		snap.Routes = map[string][]route.Rule{"one": split}
+		return snap
+	}
+	proxy := startProxy(t, fill(proxying(policy.UnknownRefuse)), w.mesh.Holder("web"), nil)
+	edge := start(t, fill(gateway(policy.Listener{Name: "http", Protocol: flow.ProtocolHTTP, Edge: &policy.Edge{Hosts: []policy.VirtualHost{host1("one", "one")}}})), w.mesh.Holder("gateway"), time.Second)
+	for _, by := range []struct {
+		name   string
+		r      *running
+		client *http.Client
+	}{{"proxy", proxy, proxy.behind(t, nil)}, {"edge", edge, w.client(t, edge.addr(t, "http"), false)}} {
+		for path, want := range map[string]string{"/": "200 one", "/v2/x": "200 two", "/gone": "410 gone", "/nobody": "500 tul"} {
+			resp, err := by.client.Get("http://one" + path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, _ := io.ReadAll(resp.Body)
+			_ = resp.Body.Close()
+			if got := fmt.Sprint(resp.StatusCode, " ", string(body)); !strings.HasPrefix(got, want) {
+				t.Errorf("%s %s: %q, want %s", by.name, path, got, want)
+			}
+		}
+		routes := map[string]bool{}
+		testmesh.Eventually(t, "Records of the "+by.name, func() bool {
+			for _, rec := range by.r.rec.Closed(flow.KindExchange) {
+				if rec.Side == flow.SideClient {
+					routes[rec.Route+">"+rec.Destination.Service] = true
+				}
+			}
+			return len(routes) == 4
+		})
+		own := map[string]string{"proxy": "", "edge": "one-hosts"}[by.name]
+		for _, want := range []string{own + ">one", "v2>two", "gone>one", "nobody>one"} {
+			if !routes[want] {
+				t.Errorf("%s: no Record %s among %v", by.name, want, routes)
+			}
+		}
+	}
+}
+
+// askedFields is a Downstream with header fields, as those of speakers are.
+type askedFields struct{ exchange.Downstream }
+
+func (askedFields) Field(name string, i int) (string, bool) {
+	if name == "x-user" && i == 0 {
+		return "user-999", true
+	}
+	return "", false
+}
+func (askedFields) Query() string { return "" }
+
+// deciding are tables, from none to a thousand rules.
+var deciding = []struct {
+	name string
+	make func(i int) route.Match
+	n    int
+}{
+	{"no rules", nil, 0},
+	{"1 rule", func(int) route.Match { return at(route.PathPrefix, "/items") }, 1},
+	{"1,000 rules by path", func(i int) route.Match { return at(route.PathPrefix, fmt.Sprint("/items/", i)) }, 1000},
+	{"1,000 rules by header", func(i int) route.Match {
+		return route.Match{Headers: []route.Value{{Name: "x-user", Value: fmt.Sprint("user-", i)}}}
+	}, 1000},
+}
+
+func deciderOf(t testing.TB, m func(i int) route.Match, n int) (exchange.Handler, *exchange.Exchange) {
+	var rules []route.Rule
+	for i := range n {
+		rules = append(rules, route.Rule{Name: fmt.Sprint("r", i), Matches: []route.Match{m(i)}, Action: backends(v1, v2)})
+	}
+	table, err := route.New("catalog", rules...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &exchange.Destination{}
+	x := &exchange.Exchange{Kind: flow.KindExchange, Downstream: askedFields{}, Binding: &exchange.Binding{Routes: table, Destinations: map[string]*exchange.Destination{"catalog": d}}}
+	x.Head.Method, x.Head.Path, x.Head.Authority = "GET", "/items/999", "catalog.shop:8080"
+	return decide(exchange.HandlerFunc(func(*exchange.Exchange) {})), x
+}
+
+func TestDecidingAllocatesNothing(t *testing.T) {
+	for _, c := range deciding {
+		h, x := deciderOf(t, c.make, c.n)
+		if n := testing.AllocsPerRun(100, func() { h.Handle(x) }); n != 0 {
+			t.Errorf("%s: %v allocations, want 0", c.name, n)
+		}
+		if want := map[bool]string{true: fmt.Sprint("r", c.n-1)}[c.n > 0]; x.Decision.Route != want || x.Destination == nil {
+			t.Errorf("%s: decided %+v, want route %q", c.name, x.Decision, want)
+		}
+	}
+}
+
+func BenchmarkDecide(b *testing.B) {
+	for _, c := range deciding {
+		b.Run(c.name, func(b *testing.B) {
+			h, x := deciderOf(b, c.make, c.n)
+			b.ReportAllocs()
+			for b.Loop() {
+				h.Handle(x)
+			}
+		})
 	}
 }

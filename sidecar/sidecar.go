@@ -72,31 +72,33 @@ func (s *Sidecar) inbound(send exchange.Handler) exchange.Handler {
 	)
 }
 
-// decide asks the listener's routes where the exchange goes.
+// decide asks the listener's routes where the exchange goes. Rules of a port that may be HTTP are for requests: what turned out to be bytes there goes to the service that was
+// called.
 func decide(next exchange.Handler) exchange.Handler {
 	return exchange.HandlerFunc(func(x *exchange.Exchange) {
-		decideBy(&x.Binding.Routes, x)
+		if x.Kind == flow.KindConnection && x.Binding.Listener.Protocol.MayBeHTTP() {
+			x.Decision = x.Binding.Routes.Unruled(x.ServerName)
+			x.Destination = x.Binding.Destinations[x.Decision.Service]
+		} else {
+			decideBy(&x.Binding.Routes, x)
+		}
 		next.Handle(x)
 	})
 }
 
-// decideBy asks t where x goes. Rules of a port that may be HTTP are for requests: what turned out to be bytes there goes to the service that was called.
+// decideBy asks t where x goes. Of what t does not look at nothing is made.
 func decideBy(t *route.Table, x *exchange.Exchange) {
 	h := route.Head{Method: x.Head.Method, Path: x.Head.Path, Authority: x.Head.Authority}
 	if x.Kind == flow.KindConnection {
 		h.Authority = x.ServerName
 	}
+	if t.Reads() {
+		h.Fields, _ = x.Downstream.(route.Fields)
+	}
 	if t.Draws() {
 		h.Draw = rand.Uint64()
 	}
-	if x.Kind == flow.KindConnection && x.Binding.Listener.Protocol.MayBeHTTP() {
-		x.Decision = t.Unruled(h.Authority)
-	} else {
-		if t.Reads() {
-			h.Fields, _ = x.Downstream.(route.Fields)
-		}
-		x.Decision = t.Match(h)
-	}
+	x.Decision = t.Match(h)
 	x.Destination = x.Binding.Destinations[x.Decision.Service]
 }
 
