@@ -299,6 +299,8 @@ func call(ctx context.Context, client http.RoundTripper, to *service, deadline t
 	switch {
 	case err != nil:
 		return kindOf(ctx, err)
+	case res.StatusCode != http.StatusOK && res.Header.Get("X-Tulle-Reason") != "":
+		return res.Status + " (" + res.Header.Get("X-Tulle-Reason") + ")"
 	case res.StatusCode != http.StatusOK:
 		return res.Status
 	case to.grpc:

@@ -51,7 +51,12 @@ var answering = []scenario{
 	{
 		name: "retry-storm", title: "Everybody fails half, two hops", rate: 200, acts: during(manner{status: 503, share: 0.5}, 0, 1, 2),
 		services: []service{{name: "front", endpoints: 2, calls: "app"}, {name: "app", endpoints: 3}},
-		what:     "The client calls *front*, which calls *app*. All endpoints of *app* answer 503 to half of their requests. Success beyond half takes retries; what matters is that they stay bounded when both hops retry: below 1.5 attempts.",
+		what:     "The client calls *front*, which calls *app*. All endpoints of *app* answer 503 to half of their requests. Success beyond half takes retries; what matters is that they stay bounded when both hops retry.",
+	},
+	{
+		name: "all-fail", title: "Everybody fails, two hops", rate: 200, acts: during(manner{status: 503}, 0, 1, 2),
+		services: []service{{name: "front", endpoints: 2, calls: "app"}, {name: "app", endpoints: 3}},
+		what:     "The same, but all endpoints of *app* answer 503 to everything, as when a database is gone. No retry can help, and each makes it harder to come back.",
 	},
 	{
 		name: "slow-dependency", title: "A slow dependency behind a deadline", rate: 200, deadline: time.Second, acts: during(manner{slower: 3 * time.Second}, 1),
