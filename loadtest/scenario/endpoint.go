@@ -138,6 +138,7 @@ func (e *endpoint) serve(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		defer func() { <-e.slots }()
+		m = e.manner.Load() // it may have waited for long
 		time.Sleep(e.duration(m))
 	} else if !pause(r.Context(), e.duration(m)) {
 		return
