@@ -112,7 +112,11 @@ func (f figures) failures(n int) string {
 // markdown is what the page says of these scenarios: a table of who is best, and one table of figures for each.
 func (r *results) markdown(of []scenario) string {
 	var b strings.Builder
-	b.WriteString(r.made(of) + "\n\n")
+	b.WriteString(r.made(of) + "\n\n| contender | |\n|---|---|\n")
+	for _, c := range contenders {
+		fmt.Fprintf(&b, "| %s | %s |\n", c.title, c.what)
+	}
+	b.WriteString("\n")
 	b.WriteString(r.overview(of))
 	for _, sc := range of {
 		sc = sc.withDefaults()

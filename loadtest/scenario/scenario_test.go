@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/tulle-mesh/tulle/controller/resource"
 )
 
 func samplesAt(every, window time.Duration, fail func(at time.Duration) string) (out []sample) {
@@ -251,5 +253,42 @@ func TestNames(t *testing.T) {
 	defer cancel()
 	if found, err := s.names.resolver().LookupHost(ctx, dnsName); err == nil {
 		t.Errorf("a silent server said %v", found)
+	}
+}
+
+// TestTulleConfiguration holds that what is written for the controller is what it takes, in every scenario.
+func TestTulleConfiguration(t *testing.T) {
+	dir := t.TempDir()
+	r := &rig{dir: dir, ports: ports{next: 20000 + os.Getpid()%3000}, mesh: &mesh{config: dir}}
+	for _, sc := range scenarios {
+		t.Run(sc.name, func(t *testing.T) {
+			s, err := buildStage(t.Context(), r, sc)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := &tulle{s: s, file: filepath.Join(dir, "cell.yaml"), seats: map[string]*seat{}}
+			if err := c.add("client", &seat{instance: "client-1", service: "client", calls: s.services[0].name}); err != nil {
+				t.Fatal(err)
+			}
+			for _, e := range s.all {
+				if _, err := c.beside(e); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := c.told(""); err != nil {
+				t.Fatal(err)
+			}
+			text, err := os.ReadFile(c.file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			set, problems := resource.Resolve(resource.Decode("cell.yaml", text), resource.EmptySet())
+			if len(problems) > 0 || len(set.Entries) < len(s.all)+1 {
+				t.Errorf("%d entries, %v, of:\n%s", len(set.Entries), problems, text)
+			}
+			if err := s.close(); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }

@@ -56,29 +56,11 @@ type stage struct {
 	after  []func() error // put in order what the cell has done to the rig
 }
 
-// newStage builds services, endpoints and carrier. Close it, also after an error.
+// newStage builds services, endpoints and carrier, and starts them. Close it, also after an error.
 func newStage(ctx context.Context, r *rig, sc scenario, c contender) (*stage, error) {
-	r.cells++
-	s := &stage{scenario: sc.withDefaults(), ctx: ctx, rig: r, number: r.cells, listed: map[string][]*endpoint{}}
-	s.weight = s.weights
-	if s.dns {
-		if err := s.startNames(); err != nil {
-			return s, err
-		}
-	}
-	s.dir = filepath.Join(r.dir, fmt.Sprintf("cell-%d", s.number))
-	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+	s, err := buildStage(ctx, r, sc)
+	if err != nil {
 		return s, err
-	}
-	for i := range s.services {
-		v := &s.services[i]
-		for range v.endpoints {
-			e, err := s.add(v.name)
-			if err != nil {
-				return s, err
-			}
-			s.listed[v.name] = append(s.listed[v.name], e)
-		}
 	}
 	s.carrier = c.carrier(s)
 	if err := s.carrier.start(ctx); err != nil {
@@ -90,6 +72,33 @@ func newStage(ctx context.Context, r *rig, sc scenario, c contender) (*stage, er
 		}
 		if err := e.up(); err != nil {
 			return s, err
+		}
+	}
+	return s, nil
+}
+
+// buildStage makes services and endpoints, which are down.
+func buildStage(ctx context.Context, r *rig, sc scenario) (*stage, error) {
+	r.cells++
+	s := &stage{scenario: sc.withDefaults(), ctx: ctx, rig: r, number: r.cells, listed: map[string][]*endpoint{}}
+	s.weight = s.weights
+	s.dir = filepath.Join(r.dir, fmt.Sprintf("cell-%d", s.number))
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return s, err
+	}
+	if s.dns {
+		if err := s.startNames(); err != nil {
+			return s, err
+		}
+	}
+	for i := range s.services {
+		v := &s.services[i]
+		for range v.endpoints {
+			e, err := s.add(v.name)
+			if err != nil {
+				return s, err
+			}
+			s.listed[v.name] = append(s.listed[v.name], e)
 		}
 	}
 	return s, nil
