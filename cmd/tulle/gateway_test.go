@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
 	"math"
 	"net"
@@ -31,12 +32,17 @@ func TestGateway(t *testing.T) {
 	dir := t.TempDir()
 	ca, web := testmesh.NewCA(t), testmesh.NewCA(t)
 	web.WritePair(web.Web("shop.example.com", "pgs.example.com"), dir+"/cert.pem", dir+"/key.pem")
+	web.WriteRoots(dir + "/ca.pem")
 	m := startMesh(t, ca, strings.ReplaceAll(gatewayMesh, "DIR", dir), "edge-1", "catalog-1", "catalog-2", "vault-1")
 	for at, name := range map[string]string{"127.0.0.11:80": "v1", "127.0.0.12:80": "v2"} {
 		m.serveHTTP(at, func(w http.ResponseWriter, r *http.Request) {
 			fmt.Fprintf(w, "%s %s %s test=%q", name, r.Host, r.URL.Path, r.Header.Get("x-test"))
 		})
 	}
+	bank := &tls.Config{Certificates: []tls.Certificate{web.Web("api.bank.example", "spiffe://bank.example/api")}}
+	m.serveTLS("10.0.0.31:443", bank, func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "bank %s by %s", r.URL.Path, r.TLS.ServerName)
+	})
 	vault := tls.Config{Certificates: []tls.Certificate{web.Web("vault.example.com")}}
 	m.serveLines("127.0.0.13:443", &vault, "vault")
 	m.serveLines("10.0.0.21:5432", nil, "one")
@@ -54,6 +60,8 @@ func TestGateway(t *testing.T) {
 			{"https://shop.example.com/canary", 200, `v2 shop.example.com /canary test=""`},
 			{"https://shop.example.com/old", 301, "https://shop.example.com/new"},
 			{"https://shop.example.com/broken", 500, ""},
+			{"https://shop.example.com/bank", 200, "bank /bank by sent.bank.example"},
+			{"https://shop.example.com/impostor", 503, ""},
 			{"https://shop.example.com/", 404, "no rule of the routes"},
 			{"http://shop.example.com/anything", 302, "https://shop.example.com/anything"},
 			{"http://other.example.com/", 404, ""},
@@ -132,6 +140,36 @@ metadata: {name: two, namespace: shop}
 spec: {addresses: [10.0.0.22:5432], protocol: tcp}
 ---
 apiVersion: tulle.dev/v1alpha1
+kind: ExternalService
+metadata: {name: bank, namespace: shop}
+spec: {addresses: [10.0.0.31:443], protocol: http1}
+---
+apiVersion: tulle.dev/v1alpha1
+kind: ExternalService
+metadata: {name: impostor, namespace: shop} # where the bank is, but for another name
+spec: {addresses: [10.0.0.31:443], protocol: http1}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: BackendTLSPolicy
+metadata: {name: bank, namespace: shop}
+spec:
+  targetRefs: [{group: "", kind: Service, name: bank}]
+  validation:
+    caCertificateRefs: [{group: "", kind: ConfigMap, name: shop}]
+    hostname: sent.bank.example
+    subjectAltNames: [{type: URI, uri: "spiffe://bank.example/api"}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: BackendTLSPolicy
+metadata: {name: impostor, namespace: shop}
+spec:
+  targetRefs: [{group: "", kind: Service, name: impostor}]
+  validation:
+    caCertificateRefs: [{group: "", kind: ConfigMap, name: shop}]
+    hostname: api.bank.example
+    subjectAltNames: [{type: URI, uri: "spiffe://bank.example/other"}]
+---
+apiVersion: tulle.dev/v1alpha1
 kind: Subset
 metadata: {name: stable, namespace: shop}
 spec: {service: catalog, labels: {track: stable}}
@@ -144,7 +182,7 @@ spec: {service: catalog, labels: {track: canary}}
 apiVersion: tulle.dev/v1alpha1
 kind: TLSFiles
 metadata: {name: shop, namespace: shop}
-spec: {certFile: DIR/cert.pem, keyFile: DIR/key.pem}
+spec: {certFile: DIR/cert.pem, keyFile: DIR/key.pem, caFile: DIR/ca.pem}
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
@@ -182,6 +220,10 @@ spec:
       backendRefs: [{group: tulle.dev, kind: Subset, name: canary}]
     - matches: [{path: {type: Exact, value: /old}}]
       filters: [{type: RequestRedirect, requestRedirect: {path: {type: ReplaceFullPath, replaceFullPath: /new}, statusCode: 301}}]
+    - matches: [{path: {value: /bank}}]
+      backendRefs: [{name: bank}]
+    - matches: [{path: {value: /impostor}}]
+      backendRefs: [{name: impostor}]
     - matches: [{path: {value: /broken}}]
       backendRefs: [{name: nobody}]
 ---
@@ -274,6 +316,12 @@ func (m *meshOf) listen(at string) net.Listener {
 func (m *meshOf) serveHTTP(at string, h http.HandlerFunc) {
 	s := &http.Server{Handler: h}
 	go func() { _ = s.Serve(m.listen(at)) }()
+	m.t.Cleanup(func() { _ = s.Close() })
+}
+
+func (m *meshOf) serveTLS(at string, config *tls.Config, h http.HandlerFunc) {
+	s := &http.Server{Handler: h, ErrorLog: log.New(io.Discard, "", 0)} // it says who has hung up
+	go func() { _ = s.Serve(tls.NewListener(m.listen(at), config)) }()
 	m.t.Cleanup(func() { _ = s.Close() })
 }
 

@@ -116,6 +116,7 @@ func (a *admission) attach() {
 	t.ruleTraffic()
 	t.services()
 	t.gateways(entries)
+	t.backendTLS(entries)
 	for _, r := range t.routes {
 		a.set.Statuses = append(a.set.Statuses, Status{Key: r.key, Position: r.position, Parents: r.status})
 	}

@@ -176,6 +176,24 @@ var TLSRouteFields = join(
 	backendFields("spec.rules[].backendRefs[]"), []Field{{Path: "spec.rules[].backendRefs[].weight", Note: "of connections"}, statusField},
 )
 
+// BackendTLSPolicyFields are what becomes of the fields of a BackendTLSPolicy.
+var BackendTLSPolicyFields = join(objectFields, []Field{
+	{Path: "spec.targetRefs[].group"},
+	{Path: "spec.targetRefs[].kind", Note: "`Service`, in files an ExternalService of that name; `ExternalService` (group `tulle.dev`). Between sidecars there is mTLS already"},
+	{Path: "spec.targetRefs[].name"},
+	{Path: "spec.targetRefs[].sectionName", Unsupported: "ports of an ExternalService have no names; leave it out"},
+	{Path: "spec.validation.caCertificateRefs[].group"},
+	{Path: "spec.validation.caCertificateRefs[].kind", Note: "`ConfigMap` and `Secret`: in files the TLSFiles of that name; `TLSFiles` (group `tulle.dev`); one"},
+	{Path: "spec.validation.caCertificateRefs[].name"},
+	{Path: "spec.validation.wellKnownCACertificates", Note: "`System`"},
+	{Path: "spec.validation.hostname", Note: "is sent as SNI, and what the certificate must be for unless there are subjectAltNames"},
+	{Path: "spec.validation.subjectAltNames[].type"},
+	{Path: "spec.validation.subjectAltNames[].hostname", Note: "`*.example.com` is every host below it"},
+	{Path: "spec.validation.subjectAltNames[].uri"},
+	{Path: "spec.options", Note: "`" + optionMinVersion + "`: `\"1.2\"` (default) or `\"1.3\"`; others are reported"},
+	statusField,
+})
+
 // ReferenceGrantFields are what becomes of the fields of a ReferenceGrant.
 var ReferenceGrantFields = join(objectFields, []Field{
 	{Path: "spec.from[].group"}, {Path: "spec.from[].kind"}, {Path: "spec.from[].namespace"}, {Path: "spec.to[].group"}, {Path: "spec.to[].kind"}, {Path: "spec.to[].name"},
@@ -237,7 +255,7 @@ var NamespaceFields = []Field{
 var GatewayFields = map[string][]Field{
 	"GatewayClass": GatewayClassFields, "Gateway": gatewayFields, "Namespace": NamespaceFields,
 	"HTTPRoute": HTTPRouteFields, "GRPCRoute": GRPCRouteFields, "ReferenceGrant": ReferenceGrantFields,
-	"TCPRoute": TCPRouteFields, "TLSRoute": TLSRouteFields,
+	"BackendTLSPolicy": BackendTLSPolicyFields, "TCPRoute": TCPRouteFields, "TLSRoute": TLSRouteFields,
 }
 
 // note is what a person is told of a field that does nothing.

@@ -39,6 +39,7 @@ var GatewayKinds = []GatewayKind{
 	{Name: "GRPCRoute", Versions: []string{"v1"}, New: func() GatewayObject { return &GRPCRoute{} }},
 	{Name: "TCPRoute", Versions: []string{"v1", "v1alpha2"}, New: func() GatewayObject { return &TCPRoute{} }},
 	{Name: "TLSRoute", Versions: []string{"v1", "v1alpha3", "v1alpha2"}, New: func() GatewayObject { return &TLSRoute{} }},
+	{Name: "BackendTLSPolicy", Versions: []string{"v1", "v1alpha3"}, New: func() GatewayObject { return &BackendTLSPolicy{} }},
 	{Name: "ReferenceGrant", Versions: []string{"v1", "v1beta1"}, New: func() GatewayObject { return &ReferenceGrant{} }},
 	{Name: "Namespace", Versions: []string{"v1"}, Core: true, Cluster: true, New: func() GatewayObject { return &Namespace{} }},
 }
@@ -60,6 +61,9 @@ type TCPRoute struct{ gatewayv1.TCPRoute }
 
 // TLSRoute is the Gateway API's.
 type TLSRoute struct{ gatewayv1.TLSRoute }
+
+// BackendTLSPolicy is the Gateway API's.
+type BackendTLSPolicy struct{ gatewayv1.BackendTLSPolicy }
 
 // ReferenceGrant is the Gateway API's.
 type ReferenceGrant struct{ gatewayv1.ReferenceGrant }
@@ -98,6 +102,9 @@ func (r *TCPRoute) Key() Key { return keyOf("TCPRoute", r) }
 
 // Key implements Object.
 func (r *TLSRoute) Key() Key { return keyOf("TLSRoute", r) }
+
+// Key implements Object.
+func (p *BackendTLSPolicy) Key() Key { return keyOf("BackendTLSPolicy", p) }
 
 // Key implements Object.
 func (r *ReferenceGrant) Key() Key { return keyOf("ReferenceGrant", r) }

@@ -113,6 +113,7 @@ type Set struct {
 
 	Rules    map[string]ServiceRules // by policy.PortOf; of services that are parents of routes
 	Edges    map[string][]EdgePort   // by instance of an edge: what it serves for its Gateway, by port
+	TLS      map[string]BackendTLS   // by ExternalService: what a BackendTLSPolicy says
 	Statuses []Status                // of the Gateway API's objects, sorted by key
 
 	traffic   map[string]TrafficPolicySpec // by policy.PortOf: all levels together; of those that have any

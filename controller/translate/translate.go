@@ -133,6 +133,11 @@ func index(in Input) (map[string]policy.Service, map[string][]policy.Endpoint) {
 			svc = policy.Service{Name: e.Metadata.Name, Namespace: e.Metadata.Namespace, Protocol: protocol(e.Spec.Protocol), External: true}
 		}
 		svc.Hosts, svc.TLS, svc.Authority, svc.Proxy = e.Spec.Names(), e.Spec.TLS.Policy(), e.Spec.Authority, resource.ProxyVersion(e.Spec.ProxyProtocol)
+		if b, ok := in.Set.TLS[e.Metadata.Name]; ok {
+			if svc.TLS = b.TLS; b.Broken { // nobody is called rather than in plaintext
+				delete(endpoints, e.Metadata.Name)
+			}
+		}
 		services[e.Metadata.Name] = svc
 	}
 	for name, svc := range services {

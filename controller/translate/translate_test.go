@@ -218,6 +218,9 @@ func render(b *strings.Builder, s *policy.Snapshot) {
 			v.Retry.Attempts, v.Retry.BudgetRatio, v.Retry.BudgetMin, v.Retry.BackoffBase, v.Retry.BackoffMax)
 		if c := v.TLS; c != nil {
 			fmt.Fprintf(b, "    tls %s ca=%s cert=%s key=%s alpn=%q min=%#x authority=%s\n", c.ServerName, c.CAFile, c.CertFile, c.KeyFile, c.ALPN, c.MinVersion, v.Authority)
+			if len(c.Names) > 0 {
+				fmt.Fprintf(b, "    tls names %q\n", c.Names)
+			}
 		}
 		if v.Via != "" {
 			fmt.Fprintf(b, "    via %s for %v\n", v.Via, v.Addresses)

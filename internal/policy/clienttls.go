@@ -1,13 +1,14 @@
 package policy
 
 import (
-	"cmp"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/netip"
+	"net/url"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
@@ -26,9 +27,18 @@ type ClientTLS struct {
 	KeyFile    string   // its key, PEM
 	ALPN       []string // what is offered; of relayed protocols only, for HTTP it follows from the protocol
 	MinVersion uint16   // tls.VersionTLS12 (default) or tls.VersionTLS13
+	// Names are what the certificate must be for in place of ServerName, which is then only sent, and a host name: one of them. Host names, "*.example.com" for any host below it, and
+	// URIs.
+	Names []string
 }
 
-const maxALPN = 16
+const (
+	maxALPN  = 16
+	maxNames = 16
+)
+
+// IsURI reports whether a name of ClientTLS.Names is a URI, and no host name.
+func IsURI(name string) bool { return strings.Contains(name, ":") }
 
 // WithDefaults fills in MinVersion.
 func (c ClientTLS) WithDefaults() ClientTLS {
@@ -44,6 +54,17 @@ func (c ClientTLS) Check(protocol flow.Protocol) error {
 	}
 	if protocol == flow.ProtocolTLS {
 		return errors.New("a service of protocol tls speaks TLS of its own; set the protocol of what is inside, or remove tls")
+	}
+	if len(c.Names) > maxNames {
+		return fmt.Errorf("names: has %d entries, at most %d are allowed", len(c.Names), maxNames)
+	}
+	if len(c.Names) > 0 && !route.ValidHost(c.ServerName) {
+		return fmt.Errorf("serverName %q: must be a host name beside names", c.ServerName)
+	}
+	for _, n := range c.Names {
+		if u, err := url.Parse(n); IsURI(n) && (err != nil || u.Scheme == "") || !IsURI(n) && !route.ValidHost(strings.TrimPrefix(n, "*.")) {
+			return fmt.Errorf("names: %q is neither a host name nor a URI", n)
+		}
 	}
 	if (c.CertFile == "") != (c.KeyFile == "") {
 		return fmt.Errorf("certFile %q, keyFile %q: a client certificate takes both, or leave out both", c.CertFile, c.KeyFile)
@@ -140,9 +161,21 @@ func (c ClientTLS) toXDS(protocol flow.Protocol) (*corev3.TransportSocket, error
 	if _, err := netip.ParseAddr(sni); err == nil {
 		kind, sni = tlsv3.SubjectAltNameMatcher_IP_ADDRESS, ""
 	}
-	validation := &tlsv3.CertificateValidationContext{MatchTypedSubjectAltNames: []*tlsv3.SubjectAltNameMatcher{{
-		SanType: kind, Matcher: &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: c.ServerName}},
-	}}}
+	validation := &tlsv3.CertificateValidationContext{}
+	match := func(kind tlsv3.SubjectAltNameMatcher_SanType, name string) {
+		validation.MatchTypedSubjectAltNames = append(validation.MatchTypedSubjectAltNames, &tlsv3.SubjectAltNameMatcher{
+			SanType: kind, Matcher: &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: name}},
+		})
+	}
+	for _, n := range c.Names {
+		if kind = tlsv3.SubjectAltNameMatcher_DNS; IsURI(n) {
+			kind = tlsv3.SubjectAltNameMatcher_URI
+		}
+		match(kind, n)
+	}
+	if len(c.Names) == 0 {
+		match(kind, c.ServerName)
+	}
 	if c.CAFile == "" {
 		validation.SystemRootCerts = &tlsv3.CertificateValidationContext_SystemRootCerts{}
 	} else {
@@ -170,8 +203,15 @@ func clientTLSFromXDS(x *corev3.TransportSocket, protocol flow.Protocol) (*Clien
 	common := up.GetCommonTlsContext()
 	validation := common.GetValidationContext()
 	c := &ClientTLS{ServerName: up.GetSni(), CAFile: validation.GetTrustedCa().GetFilename(), MinVersion: versionFromXDS(common.GetTlsParams())}
-	if names := validation.GetMatchTypedSubjectAltNames(); len(names) == 1 {
-		c.ServerName = cmp.Or(names[0].GetMatcher().GetExact(), c.ServerName)
+	var names []string
+	for _, n := range validation.GetMatchTypedSubjectAltNames() {
+		names = append(names, n.GetMatcher().GetExact())
+	}
+	switch {
+	case c.ServerName == "" && len(names) == 1: // an IP address, which is not sent
+		c.ServerName = names[0]
+	case len(names) != 1 || names[0] != c.ServerName:
+		c.Names = names
 	}
 	if certs := common.GetTlsCertificates(); len(certs) > 0 {
 		c.CertFile, c.KeyFile = certs[0].GetCertificateChain().GetFilename(), certs[0].GetPrivateKey().GetFilename()

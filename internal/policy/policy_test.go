@@ -84,6 +84,9 @@ func genClientTLS(r *rand.Rand, p flow.Protocol) *ClientTLS {
 		ServerName: pick(r, "api.example.com", "192.0.2.1", "2001:db8::1"), CAFile: pick(r, "", "/etc/tulle/ca.pem"),
 		MinVersion: pick(r, 0, uint16(tls.VersionTLS12), uint16(tls.VersionTLS13)),
 	}
+	if c.ServerName == "api.example.com" {
+		c.Names = pick(r, nil, []string{"b.example.com"}, []string{"*.c.example.com", "spiffe://x/y"})
+	}
 	if r.IntN(2) == 0 {
 		c.CertFile, c.KeyFile = "/etc/tulle/cert.pem", "/etc/tulle/key.pem"
 	}

@@ -9,6 +9,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 )
@@ -16,7 +17,7 @@ import (
 // Roots are the CA's as anchors.
 func (ca *CA) Roots() *x509.CertPool { return ca.pool }
 
-// Web signs a certificate for host names and addresses, as a server outside the mesh has one, good for a client as well.
+// Web signs a certificate for host names, addresses and URIs, as a server outside the mesh has one, good for a client as well.
 func (ca *CA) Web(names ...string) tls.Certificate {
 	ca.t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -28,7 +29,9 @@ func (ca *CA) Web(names ...string) tls.Certificate {
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
 	for _, n := range names {
-		if ip := net.ParseIP(n); ip != nil {
+		if u, err := url.Parse(n); err == nil && u.Host != "" {
+			tmpl.URIs = append(tmpl.URIs, u)
+		} else if ip := net.ParseIP(n); ip != nil {
 			tmpl.IPAddresses = append(tmpl.IPAddresses, ip)
 		} else {
 			tmpl.DNSNames = append(tmpl.DNSNames, n)

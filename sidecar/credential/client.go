@@ -5,6 +5,8 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -60,7 +62,7 @@ func (s *Store) Expect(c policy.ClientTLS) {
 var ErrHost = errors.New("the certificate of the host was refused")
 
 func verifyServer(cs tls.ConnectionState, c policy.ClientTLS, anchors *item, now time.Time) error {
-	opts := x509.VerifyOptions{DNSName: c.ServerName, CurrentTime: now, Intermediates: x509.NewCertPool()}
+	opts := x509.VerifyOptions{CurrentTime: now, Intermediates: x509.NewCertPool()}
 	if anchors != nil {
 		pool, err := value[*x509.CertPool](anchors)
 		if err != nil {
@@ -75,9 +77,15 @@ func verifyServer(cs tls.ConnectionState, c policy.ClientTLS, anchors *item, now
 	for _, i := range cs.PeerCertificates[1:] {
 		opts.Intermediates.AddCert(i)
 	}
+	if len(c.Names) == 0 {
+		opts.DNSName = c.ServerName
+	}
 	_, err := leaf.Verify(opts)
-	if err == nil {
+	switch {
+	case err == nil && (len(c.Names) == 0 || slices.ContainsFunc(c.Names, func(n string) bool { return isFor(leaf, n) })):
 		return nil
+	case err == nil:
+		return fmt.Errorf("%w: %s presented %s; it is for none of %s: name one that it is for", ErrHost, c.ServerName, describe(leaf), strings.Join(c.Names, ", "))
 	}
 	var (
 		name    x509.HostnameError
@@ -96,6 +104,20 @@ func verifyServer(cs tls.ConnectionState, c policy.ClientTLS, anchors *item, now
 		todo = "it is not valid now: its owner must renew it, or the clock of this host (" + now.UTC().Format(time.RFC3339) + ") is wrong"
 	}
 	return fmt.Errorf("%w: %s presented %s; %s", ErrHost, c.ServerName, describe(leaf), todo)
+}
+
+// isFor reports whether a certificate is for a name of policy.ClientTLS.Names.
+func isFor(leaf *x509.Certificate, name string) bool {
+	if policy.IsURI(name) {
+		return slices.ContainsFunc(leaf.URIs, func(u *url.URL) bool { return u.String() == name })
+	}
+	if suffix, wild := strings.CutPrefix(name, "*"); wild {
+		return slices.ContainsFunc(leaf.DNSNames, func(d string) bool {
+			d = strings.ToLower(d)
+			return strings.HasSuffix(d, suffix) && len(d) > len(suffix)
+		})
+	}
+	return leaf.VerifyHostname(name) == nil
 }
 
 // describe is a certificate in words.

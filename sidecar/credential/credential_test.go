@@ -86,6 +86,15 @@ func TestClientVerifies(t *testing.T) {
 		{"an address", policy.ClientTLS{ServerName: "192.0.2.1", CAFile: file}, serving(ca.Web("192.0.2.1")), nil},
 		{"a wildcard", policy.ClientTLS{ServerName: "api.bank.example", CAFile: file}, serving(ca.Web("*.bank.example")), nil},
 		{"TLS 1.2", policy.ClientTLS{ServerName: "a", CAFile: file}, &tls.Config{Certificates: []tls.Certificate{ca.Web("a")}, MaxVersion: tls.VersionTLS12}, nil},
+		{"one of its names", policy.ClientTLS{ServerName: "sent.example", CAFile: file, Names: []string{"spiffe://x/y", "b.example"}}, serving(ca.Web("b.example")), nil},
+		{"a URI", policy.ClientTLS{ServerName: "sent.example", CAFile: file, Names: []string{"spiffe://x/y"}}, serving(ca.Web("a", "spiffe://x/y")), nil},
+		{"below", policy.ClientTLS{ServerName: "sent.example", CAFile: file, Names: []string{"*.b.example"}}, serving(ca.Web("z.b.example")), nil},
+		{
+			"none of its names", // though it is for what is sent
+			policy.ClientTLS{ServerName: "sent.example", CAFile: file, Names: []string{"spiffe://x/y", "*.b.example", "c.example"}},
+			serving(ca.Web("sent.example", "b.example", "spiffe://x/z")),
+			[]string{"sent.example presented a certificate for sent.example, b.example, spiffe://x/z", "it is for none of spiffe://x/y, *.b.example, c.example"},
+		},
 		{
 			"another name",
 			policy.ClientTLS{ServerName: "api.bank.example", CAFile: file},
