@@ -407,3 +407,112 @@ func TestFilterCORS(t *testing.T) {
 		}
 	})
 }
+
+// Copies go to another service as exchanges of their own, marked, after the rule's edits; the original neither waits for them nor fails with them, and what is too large is not copied.
+func TestFilterMirrors(t *testing.T) {
+	rule := under("copied", "/copied", route.Action{
+		Backends: toShop, Mirrors: []route.Mirror{{Service: "shadow", PPM: route.Million}},
+		Request: route.Edits{Set: []route.Field{{Name: "x-set", Value: "1"}}}, Rewrite: route.Rewrite{Path: route.PathEdit{Prefix: true, Value: "/new", Set: true}},
+	})
+	versions(t, func(t *testing.T, c *http.Client, app func(testing.TB, http.HandlerFunc) netip.AddrPort, speaks flow.Protocol) {
+		ca := testmesh.NewCA(t)
+		shop := start(t, serverSnapshot("shop", app(t, func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body)
+			_, _ = io.WriteString(w, "answer"+r.Header.Get("X-Tulle-Mirror"))
+		}), policy.ModeStrict, speaks), ca.Holder("shop"), time.Second)
+		var mu sync.Mutex
+		var got []string
+		hold := make(chan struct{})
+		shadow := start(t, serverSnapshot("shadow", app(t, func(w http.ResponseWriter, r *http.Request) {
+			body, _ := io.ReadAll(r.Body)
+			mu.Lock()
+			got = append(got, fmt.Sprint(r.Method, " ", r.RequestURI, " ", len(body), " ", r.Header.Get("X-Set"), r.Header.Get("X-Tulle-Mirror"), " ", r.Header.Get("X-Request-Id") != ""))
+			mu.Unlock()
+			<-hold
+			w.WriteHeader(500)
+		}), policy.ModeStrict, speaks), ca.Holder("shadow"), time.Second)
+		snap := clientSnapshot(mesh("shop"), shop.addr(t, "inbound"))
+		snap.Services["shadow"] = mesh("shadow")
+		snap.Endpoints["shadow"] = []policy.Endpoint{{Address: shadow.addr(t, "inbound"), Weight: 100}}
+		web := start(t, snap, ca.Holder("web"), time.Second, ruled(t, "shop", rule))
+		url := "http://" + web.addr(t, "outbound").String() + "/copied/a?q"
+		for _, body := range []string{"", "small", strings.Repeat("x", 60<<10), strings.Repeat("x", 200<<10)} {
+			method := "POST"
+			if body == "" {
+				method = "GET"
+			}
+			if resp, text := ask(t, c, method, url, nil, body); resp.StatusCode != 200 || text != "answer" {
+				t.Errorf("%d bytes: %d %q", len(body), resp.StatusCode, text)
+			}
+		}
+		testmesh.Eventually(t, "three copies have arrived", func() bool { mu.Lock(); defer mu.Unlock(); return len(got) == 3 })
+		close(hold)
+		testmesh.Eventually(t, "all have ended", func() bool { return len(web.rec.Closed(flow.KindExchange)) == 7 })
+		slices.Sort(got)
+		if want := []string{"GET /new/a?q 0 11 true", "POST /new/a?q 5 11 true", "POST /new/a?q 61440 11 true"}; !slices.Equal(got, want) {
+			t.Errorf("the shadow got %q", got)
+		}
+		if n := web.Room().Count(exchange.LimitMirrorBody); n != 1 {
+			t.Errorf("%d bodies were too large", n)
+		}
+		web.stop()
+		shop.stop()
+		shadow.stop()
+		own := map[flow.TraceID]bool{}
+		for _, r := range web.rec.Closed(flow.KindExchange) {
+			if r.Mirror != (r.Destination.Service == "shadow") || r.Mirror != (r.Status == 500) || r.Route != "copied" {
+				t.Errorf("%+v", r)
+			}
+			if !r.Mirror {
+				own[r.Trace.TraceID] = true
+			}
+		}
+		for _, r := range slices.Concat(web.rec.Closed(flow.KindAttempt), shadow.rec.Closed(flow.KindExchange)) {
+			if r.Mirror != (r.Destination.Service == "shadow") || !own[r.Trace.TraceID] {
+				t.Errorf("%+v", r)
+			}
+		}
+		if n, m := len(web.rec.Closed(flow.KindAttempt)), len(shadow.rec.Closed(flow.KindExchange)); n != 7 || m != 3 || web.Room().Used() != 0 {
+			t.Errorf("%d attempts, %d copies, %d bytes in use", n, m, web.Room().Used())
+		}
+	})
+}
+
+// A sidecar that stops ends the copies that are under way, and sends no more than it may at a time.
+func TestFilterMirrorsAreBounded(t *testing.T) {
+	rule := under("copied", "/", route.Action{Backends: []route.Backend{{Service: "ext", Weight: 1}}, Mirrors: []route.Mirror{{Service: "shadow", PPM: route.Million}}})
+	hung := make(chan struct{})
+	shadow := app(t, func(_ http.ResponseWriter, r *http.Request) {
+		select {
+		case <-hung:
+		case <-r.Context().Done():
+		}
+	})
+	defer close(hung)
+	snap := clientSnapshot(external(nil), app(t, func(http.ResponseWriter, *http.Request) {}))
+	snap.Services["shadow"] = policy.Service{Name: "shadow", Protocol: flow.ProtocolHTTP, External: true}
+	snap.Endpoints["shadow"] = []policy.Endpoint{{Address: shadow, Weight: 100}}
+	web := start(t, snap, &identity.Holder{}, time.Second, ruled(t, "ext", rule))
+	c := client(t)
+	for range 150 {
+		if resp, _ := ask(t, c, "GET", "http://"+web.addr(t, "outbound").String()+"/", nil, ""); resp.StatusCode != 200 {
+			t.Fatal(resp.StatusCode)
+		}
+	}
+	if n := web.Room().Count(exchange.LimitMirrors); n != 22 {
+		t.Errorf("%d were not copied", n)
+	}
+	web.stop()
+	copies := 0
+	for _, r := range web.rec.Closed(flow.KindExchange) {
+		if r.Mirror {
+			copies++
+		}
+		if r.Mirror != (r.Reason == flow.ReasonDraining) {
+			t.Errorf("%+v", r)
+		}
+	}
+	if copies != 128 || web.Room().Used() != 0 || web.rec.Live() != 0 {
+		t.Errorf("%d copies, %d bytes in use", copies, web.Room().Used())
+	}
+}

@@ -42,7 +42,7 @@ func (o *observer) observe(next exchange.Handler) exchange.Handler {
 		switch {
 		case exchangeIn:
 			o.inbound.Add(1)
-		case x.Kind == flow.KindExchange:
+		case x.Kind == flow.KindExchange && !x.Head.Mirror:
 			if kept := !x.Trace.Started; kept || o.inbound.Load() > 0 {
 				o.rec.TraceContext(kept)
 			}
@@ -238,6 +238,7 @@ func (o *observer) fill(r *flow.Record, x *exchange.Exchange, kind flow.Kind, tr
 		MessagesIn: x.MessagesIn.Load(), MessagesOut: x.MessagesOut.Load(),
 		Revision: x.Binding.Snapshot.Revision,
 		Via:      x.Peer.Via,
+		Mirror:   x.Head.Mirror,
 	}
 	if kind == flow.KindConnection {
 		r.NearTLS = x.Peer.TLS

@@ -57,6 +57,19 @@ func (s *Sidecar) outbound(send exchange.Handler) exchange.Handler {
 	)
 }
 
+// errand is what becomes of an exchange that the sidecar makes itself: a mirror's copy, say.
+func (s *Sidecar) errand(send exchange.Handler) exchange.Handler {
+	return exchange.Chain(send,
+		s.observer.observe,
+		resilience.Limit,
+		resilience.Deadline,
+		resilience.Retry,
+		resilience.TryDeadline,
+		balance.Step,
+		s.observer.attempt,
+	)
+}
+
 // inbound is what becomes of an exchange of a caller with the own application.
 func (s *Sidecar) inbound(send exchange.Handler) exchange.Handler {
 	return exchange.Chain(send,
@@ -294,7 +307,6 @@ func New(cfg Config) (*Sidecar, error) {
 		observer:  &observer{rec: cfg.Recorder, holder: cfg.Identity},
 		pools:     upstream.New(cfg.Dial, cfg.Within),
 		unwrapper: security.NewUnwrapper(cfg.Identity),
-		filters:   filter.New(),
 		services:  make(map[string]*service),
 		shared:    make(chan struct{}, 1),
 
@@ -309,6 +321,13 @@ func New(cfg Config) (*Sidecar, error) {
 	s.http2 = http2.NewClient(s.pools, upstream.IdleTimeout)
 	one, two, sendTCP := &http1.Sender{Pool: s.pools}, &http2.Sender{Client: s.http2}, &tcp.Sender{Pool: s.pools}
 	sendHTTP, sendHTTP2 := &bridge{one, one, two}, &bridge{two, one, two}
+	s.filters = filter.New(s.errand(exchange.HandlerFunc(func(x *exchange.Exchange) {
+		if x.Protocol == flow.ProtocolHTTP1 {
+			sendHTTP.Handle(x)
+		} else {
+			sendHTTP2.Handle(x)
+		}
+	})))
 	s.inHTTP = &http1.Server{Handler: s.inbound(sendHTTP), Side: flow.SideServer}
 	s.outHTTP = &http1.Server{Handler: s.outbound(sendHTTP), Side: flow.SideClient}
 	s.inHTTP2 = &http2.Server{Handler: s.inbound(sendHTTP2), Side: flow.SideServer}
@@ -383,6 +402,7 @@ func (s *Sidecar) Run(ctx context.Context, ready func()) error {
 	} else {
 		s.listeners.Close(s.cfg.DrainTimeout, resetGrace)
 	}
+	s.filters.Close() // before the pools that it sends by
 	return nil
 }
 

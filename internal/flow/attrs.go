@@ -91,6 +91,7 @@ var (
 	keyAttempt   = newKey(AttrAttempt)
 	keyAttempts  = newKey(AttrAttempts)
 	keyProbe     = newKey(AttrProbe)
+	keyMirror    = newKey(AttrMirror)
 	keyRevision  = newKey(AttrRevision)
 	keyOverride  = newKey(AttrOverride)
 	keyDetail    = newKey(AttrDetail)
@@ -237,6 +238,7 @@ func (r *Record) visitShape(s sink) {
 	count(s, keyAttempt, int64(r.Attempt))
 	count(s, keyAttempts, int64(r.Attempts))
 	yes(s, keyProbe, r.Probe)
+	yes(s, keyMirror, r.Mirror)
 	word(s, keyRevision, r.Revision)
 	word(s, keyOverride, r.Override)
 }

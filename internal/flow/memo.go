@@ -29,7 +29,7 @@ type shape struct {
 	started          bool
 	delivered        bool
 	answered         bool
-	probe            bool
+	probe, mirror    bool
 	status           int
 	attempt          int
 	attempts         int
@@ -54,7 +54,7 @@ func (r *Record) names() [numNames]string {
 func (r *Record) shape(names *[numNames]string) shape {
 	s := shape{
 		kind: r.Kind, phase: r.Phase, side: r.Side, protocol: r.Protocol, reason: r.Reason, grpc: r.GRPC,
-		started: r.Trace.Started, delivered: r.Delivered, answered: r.Answered, probe: r.Probe,
+		started: r.Trace.Started, delivered: r.Delivered, answered: r.Answered, probe: r.Probe, mirror: r.Mirror,
 		status: r.Status, attempt: r.Attempt, attempts: r.Attempts, server: r.Destination.Addr, endpoint: r.Endpoint,
 		known: r.Application.Known, pid: r.Application.PID, uid: r.Application.UID, gid: r.Application.GID,
 	}

@@ -28,6 +28,7 @@ const (
 	AttrDelivered  = "tulle.delivered"
 	AttrAnswered   = "tulle.answered"
 	AttrProbe      = "tulle.probe"
+	AttrMirror     = "tulle.mirror"
 	AttrAttempt    = "tulle.attempt"
 	AttrAttempts   = "tulle.attempts"
 	AttrRevision   = "tulle.policy.revision"
@@ -113,6 +114,8 @@ const (
 	MetricRouteDuration = "tulle.route.duration"
 	// MetricVersions: Sum {side, source, destination, destination version, code_class}.
 	MetricVersions = "tulle.version.exchanges"
+	// MetricMirrors: Sum of mirrors' copies, which no other family counts {side, source, destination, code_class}.
+	MetricMirrors = "tulle.mirrors"
 	// MetricBytes: Sum in bytes {side, source, destination, protocol, direction=in|out}.
 	MetricBytes = "tulle.bytes"
 	// MetricMessages: Sum of gRPC messages {side, source, destination, protocol, direction=in|out}.

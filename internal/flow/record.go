@@ -223,6 +223,7 @@ type Record struct {
 
 	// Probe marks half-open traffic to an ejected endpoint. It is counted, but excluded from error ratios of callers.
 	Probe    bool
+	Mirror   bool   // it is of a copy of somebody else's request: counted apart, and no evidence
 	Revision string // policy revision that judged the exchange, all the way through
 	Override string // id of the controller override that influenced the choice of endpoint; "" if none
 	Detail   string // free text for people: the error as the sidecar met it; no user data

@@ -316,6 +316,7 @@ type Head struct {
 	Safe       bool          // RFC 9110, section 9.2.1, and it has no body
 	Timeout    time.Duration // what the caller has left for the exchange, the least of what Timed names; 0: it did not say
 	Timed      Timed
+	Mirror     bool       // it is a copy of somebody else's request, whose answer nobody sees
 	Attempt    int        // which try of the request this is, as sidecars on its way have counted; 0: the first
 	Parent     flow.Trace // of the trace context that arrived; zero when none was valid
 	B3         B3         // what of B3 goes on
@@ -383,18 +384,19 @@ type Exchange struct {
 
 	Decision    route.Decision
 	Destination *Destination
-	Path        string        // that goes on in place of Head.Path, without the query; "": that stays
-	Authority   string        // and of Head.Authority; "": Destination.Rewrites, or that stays
-	Sent        Edits         // of the request's fields, as it goes on
-	Passed      Edits         // of those of the service's final response, as it goes to the caller
-	Answer      []route.Field // that the sidecar's own answer gets, if that is what the caller gets; names in lower case
-	Reply       *Reply        // what the sidecar answers; nil: what Outcome says
-	Note        string        // for people: what its Record says besides, where nothing went wrong
-	Deadline    time.Time     // zero: none
-	TryDeadline time.Time     // ≤ Deadline; zero: none
-	HeadBy      time.Time     // < Until: until when an answer to the try has to begin, or it is given up for another one; zero: Until
-	Typical     time.Duration // of Picker.Typical, where HeadBy is set
-	Spare       bool          // the try may fail: there is another one
+	Path        string            // that goes on in place of Head.Path, without the query; "": that stays
+	Authority   string            // and of Head.Authority; "": Destination.Rewrites, or that stays
+	Sent        Edits             // of the request's fields, as it goes on
+	Passed      Edits             // of those of the service's final response, as it goes to the caller
+	Answer      []route.Field     // that the sidecar's own answer gets, if that is what the caller gets; names in lower case
+	Reply       *Reply            // what the sidecar answers; nil: what Outcome says
+	After       func(x *Exchange) // called when x has come to its end and its request is still there; its body is kept, if it is small; nil: nothing
+	Note        string            // for people: what its Record says besides, where nothing went wrong
+	Deadline    time.Time         // zero: none
+	TryDeadline time.Time         // ≤ Deadline; zero: none
+	HeadBy      time.Time         // < Until: until when an answer to the try has to begin, or it is given up for another one; zero: Until
+	Typical     time.Duration     // of Picker.Typical, where HeadBy is set
+	Spare       bool              // the try may fail: there is another one
 	Waiting     Waiting
 	Choice      Choice
 	Remote      string           // identity proven by the upstream peer
@@ -465,7 +467,7 @@ func (x *Exchange) Reset() {
 	x.Forwarded, x.ForwardedProto, x.Came = x.Forwarded[:0], "", flow.Trace{}
 	x.Legs, x.Far, x.Captured = NoLegs, flow.Far{}, x.Captured[:0]
 	x.Trace, x.Try = flow.Trace{}, flow.Trace{}
-	x.Path, x.Authority, x.Reply, x.Note = "", "", nil, ""
+	x.Path, x.Authority, x.Reply, x.Note, x.After = "", "", nil, "", nil
 	x.Sent.Reset()
 	x.Passed.Reset()
 	x.Answer = x.Answer[:0]

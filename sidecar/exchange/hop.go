@@ -10,6 +10,8 @@ const (
 	// AttemptField is what a sidecar tells the sidecar that it calls, over mTLS only, of a request that somebody has sent before: which try of it this is, 2 or more, of all sidecars on its way
 	// together. It is absent for a first try.
 	AttemptField = "x-tulle-attempt"
+	// MirrorField is "1" in a request that is a copy of another one, whose answer nobody sees. Sidecars believe it of each other, and pass it on to the application.
+	MirrorField = "x-tulle-mirror"
 	// TimeoutField is how many milliseconds the sender will wait for the answer, from when it sent the request. Applications set it, and get what is left.
 	TimeoutField = "x-request-timeout-ms"
 	// EnvoyTimeoutField is the same in Envoy's words.
@@ -69,6 +71,9 @@ func (x *Exchange) EachHop(now time.Time, f func(name, value string)) {
 	if n := x.Attempt(); n > 1 && x.Destination != nil && x.Destination.MTLS {
 		f(AttemptField, strconv.Itoa(n))
 	}
+	if x.Head.Mirror {
+		f(MirrorField, "1")
+	}
 	if x.Head.Timed&(TimedHTTP|TimedEnvoy) == 0 {
 		return
 	}
@@ -83,7 +88,7 @@ func (x *Exchange) EachHop(now time.Time, f func(name, value string)) {
 
 // Hops reports whether EachHop has anything to say.
 func (x *Exchange) Hops() bool {
-	return x.Head.Timed&(TimedHTTP|TimedEnvoy) != 0 || x.Head.Attempt > 1 || x.Retries > 0
+	return x.Head.Timed&(TimedHTTP|TimedEnvoy) != 0 || x.Head.Attempt > 1 || x.Retries > 0 || x.Head.Mirror
 }
 
 // Attempt is which try of the request this is, of all sidecars on its way together; 1: the first.

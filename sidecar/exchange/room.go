@@ -27,6 +27,8 @@ const (
 	LimitWindowUpdates
 	LimitContinuations
 	LimitPingTimeout
+	LimitMirrors    // copies at a time; constants of package filter
+	LimitMirrorBody // bytes of a body that is copied
 	numLimits
 )
 
@@ -34,7 +36,7 @@ var limitNames = [numLimits]string{
 	"headBytes", "headFields", "requestLineBytes", "headTimeout", "bodyTimeout", "idleTimeout",
 	"connections", "connectionsPerSource", "bufferBytes",
 	"http2.streams", "http2.resets", "http2.controlFrames", "http2.emptyFrames", "http2.priorityFrames", "http2.windowUpdates", "http2.continuations",
-	"http2.pingTimeout",
+	"http2.pingTimeout", "mirrors", "mirrorBody",
 }
 
 // String is the field's name in the configuration.

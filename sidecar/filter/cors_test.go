@@ -64,7 +64,7 @@ func TestCORS(t *testing.T) {
 	} {
 		x := asking(&route.Action{CORS: &c.cors}, &caller{fields: c.fields})
 		x.Head.Method = c.method
-		on := passes(New(), x)
+		on := passes(New(nil), x)
 		fields := x.Answer
 		if !on {
 			if x.Reply.Status != 204 || x.Reply.Fields[0] != (route.Field{Name: "vary", Value: "Origin, Access-Control-Request-Method, Access-Control-Request-Headers"}) {

@@ -46,7 +46,7 @@ func TestDelay(t *testing.T) {
 				} else {
 					time.AfterFunc(time.Second, func() { c.during(x, l) })
 				}
-				if on := passes(New(), x); on != (c.reason == flow.ReasonNone) || x.Outcome.Reason != c.reason || time.Since(x.Start) != c.took {
+				if on := passes(New(nil), x); on != (c.reason == flow.ReasonNone) || x.Outcome.Reason != c.reason || time.Since(x.Start) != c.took {
 					t.Errorf("went on: %v, %s after %s", on, x.Outcome.Reason, time.Since(x.Start))
 				}
 				if x.Note == "" {
@@ -69,7 +69,7 @@ func TestAbort(t *testing.T) {
 		{Headers: v(route.ValuePresent, ""), Delay: time.Hour, DelayPPM: 0, GRPC: 14, AbortPPM: route.Million},
 		{Status: 503, AbortPPM: 250_000},
 	}}
-	f := New()
+	f := New(nil)
 	for _, c := range []struct {
 		user     string
 		protocol flow.Protocol

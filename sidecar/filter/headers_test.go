@@ -18,7 +18,7 @@ func TestHeaders(t *testing.T) {
 		Request:  route.Edits{Set: []route.Field{f("x-b", "backend")}, Remove: []string{"x-c"}},
 		Response: route.Edits{Add: []route.Field{f("x-e", "backend")}},
 	}
-	if !passes(New(), x) {
+	if !passes(New(nil), x) {
 		t.Fatal("it did not go on")
 	}
 	if !reflect.DeepEqual(x.Sent.Append, []route.Field{f("x-a", "rule"), f("x-b", "backend")}) || !reflect.DeepEqual(x.Sent.Drop, []string{"x-a", "x-b", "x-c"}) {

@@ -16,7 +16,7 @@ import (
 func TestLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := &route.Action{Limits: []route.RateLimit{{Name: "slow", Requests: 2, Per: 10 * time.Second, Burst: 3}}}
-		f := New()
+		f := New(nil)
 		for i, c := range []struct {
 			wait  time.Duration
 			on    bool
@@ -52,7 +52,7 @@ func TestLimitKeys(t *testing.T) {
 			{Name: "user", Requests: 1, Per: time.Hour, Keys: []route.Key{{Kind: route.KeyHeader, Name: "x-user"}, {Kind: route.KeyMethod}, {Kind: route.KeyConstant, Value: "c"}}},
 			{Name: "source", Requests: 3, Per: time.Hour, Keys: []route.Key{{Kind: route.KeySource}, {Kind: route.KeyIdentity}, {Kind: route.KeyPath}}},
 		}}
-		f := New()
+		f := New(nil)
 		ask := func(user, method, source, forwarded, service, path string) bool {
 			c := &caller{}
 			if user != "" {
@@ -125,7 +125,7 @@ func TestBucketsAgainstModel(t *testing.T) {
 }
 
 func BenchmarkLimit(b *testing.B) {
-	f := New()
+	f := New(nil)
 	x := asking(&route.Action{Limits: []route.RateLimit{{Name: "user", Requests: 1 << 30, Per: time.Second, Keys: []route.Key{{Kind: route.KeyHeader, Name: "x-user"}}}}},
 		&caller{fields: map[string][]string{"x-user": {"ann"}}})
 	b.ReportAllocs()

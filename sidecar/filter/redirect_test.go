@@ -34,7 +34,7 @@ func TestRedirect(t *testing.T) {
 		x := asking(&route.Action{Redirect: &c.r, Response: route.Edits{Set: []route.Field{{Name: "x-own", Value: "1"}}}}, to)
 		x.Head.Authority, x.Peer.Secure, x.Destination = c.authority, c.secure, nil
 		x.Decision.Match = &route.Match{Path: route.Path{Kind: route.PathPrefix, Value: "/a"}}
-		if passes(New(), x) || to.answered != 1 || !x.Outcome.Answered || x.Outcome.Status != 302 {
+		if passes(New(nil), x) || to.answered != 1 || !x.Outcome.Answered || x.Outcome.Status != 302 {
 			t.Fatalf("%+v: %+v", c, x.Outcome)
 		}
 		if f := x.Reply.Fields; len(f) != 2 || f[0] != (route.Field{Name: "location", Value: c.want}) || f[1].Name != "x-own" {
@@ -42,7 +42,7 @@ func TestRedirect(t *testing.T) {
 		}
 	}
 	x := asking(&route.Action{Redirect: &route.Redirect{Status: 301}}, &caller{gone: true})
-	if passes(New(), x) || x.Outcome.Answered || x.Outcome.Reason != flow.ReasonDownstreamReset {
+	if passes(New(nil), x) || x.Outcome.Answered || x.Outcome.Reason != flow.ReasonDownstreamReset {
 		t.Errorf("a caller that is gone: %+v", x.Outcome)
 	}
 }

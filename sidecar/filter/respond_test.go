@@ -19,7 +19,7 @@ func TestRespond(t *testing.T) {
 	} {
 		to := &caller{}
 		x := asking(&route.Action{Respond: &c.r, Response: route.Edits{Set: []route.Field{{Name: "content-type", Value: "x"}}}}, to)
-		if passes(New(), x) || to.answered != 1 || x.Reply.Status != c.r.Status || x.Reply.Type != c.typ || x.Reply.Body != c.body || len(x.Reply.Fields) != 0 {
+		if passes(New(nil), x) || to.answered != 1 || x.Reply.Status != c.r.Status || x.Reply.Type != c.typ || x.Reply.Body != c.body || len(x.Reply.Fields) != 0 {
 			t.Errorf("%+v: %+v", c, x.Reply)
 		}
 	}

@@ -35,16 +35,23 @@ var shaping = []filter{
 	{"faults", func(d *route.Decision) bool { return len(d.Action.Faults) > 0 }, (*Filters).faults},
 	{"headers", edited, (*Filters).headers},
 	{"rewrite", func(d *route.Decision) bool { return d.Action.Rewrite != route.Rewrite{} }, (*Filters).rewrite},
+	{"mirrors", func(d *route.Decision) bool { return len(d.Action.Mirrors) > 0 }, (*Filters).mirrors}, // copies what the others have made of it
 }
 
 // Filters is the steps of one sidecar. Safe for concurrent use.
 type Filters struct {
+	errand      exchange.Handler // of exchanges that filters make
 	expressions expressions
 	buckets     buckets
+	copies      errands
 }
 
-// New makes the filters of a sidecar.
-func New() *Filters { return &Filters{buckets: newBuckets()} }
+// New makes the filters of a sidecar. errand carries exchanges that filters make: their Destination, Decision and Downstream (an exchange.Errand) are set. Close must be called when
+// no exchange is under way any more.
+func New(errand exchange.Handler) *Filters { return &Filters{errand: errand, buckets: newBuckets()} }
+
+// Close ends the exchanges that filters have made, and waits for that.
+func (f *Filters) Close() { f.copies.close() }
 
 // Admit is the step of what is answered, or turned away, before anything else is asked.
 func (f *Filters) Admit(next exchange.Handler) exchange.Handler { return f.step(admission, next) }
@@ -58,6 +65,10 @@ func (f *Filters) step(table []filter, next exchange.Handler) exchange.Handler {
 			return
 		}
 		next.Handle(x)
+		if x.After != nil {
+			x.After(x)
+			x.After = nil
+		}
 	})
 }
 

@@ -72,14 +72,14 @@ func TestTables(t *testing.T) {
 // Relayed connections have no fields, and nobody to answer.
 func TestConnectionsPass(t *testing.T) {
 	x := asking(&route.Action{Respond: &route.Respond{Status: 200}}, nil)
-	if x.Kind = flow.KindConnection; !passes(New(), x) || x.Reply != nil {
+	if x.Kind = flow.KindConnection; !passes(New(nil), x) || x.Reply != nil {
 		t.Error("a connection was answered")
 	}
 }
 
 // Nothing that is not asked for costs an allocation.
 func TestFree(t *testing.T) {
-	h := New().Admit(New().Shape(exchange.HandlerFunc(func(*exchange.Exchange) {})))
+	h := New(nil).Admit(New(nil).Shape(exchange.HandlerFunc(func(*exchange.Exchange) {})))
 	for _, a := range []*route.Action{nil, {}} {
 		x := asking(a, nil)
 		if n := testing.AllocsPerRun(100, func() { h.Handle(x) }); n != 0 {
@@ -89,7 +89,7 @@ func TestFree(t *testing.T) {
 }
 
 func BenchmarkFilters(b *testing.B) {
-	h := New().Admit(New().Shape(exchange.HandlerFunc(func(*exchange.Exchange) {})))
+	h := New(nil).Admit(New(nil).Shape(exchange.HandlerFunc(func(*exchange.Exchange) {})))
 	for name, a := range map[string]*route.Action{
 		"no rule": nil, "empty": {},
 		"headers": {Request: route.Edits{Set: []route.Field{{Name: "x-a", Value: "1"}}, Remove: []string{"x-b"}}},

@@ -162,7 +162,7 @@ func (c *conn) readBody(buf []byte, s *stall) (p []byte, u upload) {
 			b.done = b.left == 0
 		}
 		w.x.BytesIn.Add(uint64(data))
-		b.keep(p, w.x.Gate != nil)
+		b.keep(p, w.x.Gate != nil || w.x.After != nil)
 	}
 	if err != nil && !b.done {
 		u.err = err

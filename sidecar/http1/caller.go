@@ -79,18 +79,56 @@ func (c *conn) Request(x *exchange.Exchange) *exchange.Request {
 	}
 	k.made = true
 	k.key = h.webSocketKey()
+	k.fields = c.describe(x, r, k.fields[:0], k.key)
+	return r
+}
+
+// CopyHead implements exchange.Copier.
+func (c *conn) CopyHead(x *exchange.Exchange) (*exchange.Request, bool) {
+	if h := &c.w.req; h.connect || h.upgrade || c.w.body.fault != nil {
+		return nil, false
+	}
+	r := &exchange.Request{}
+	c.describe(x, r, nil, "")
+	if own := x.Rewrites(); own != "" {
+		r.Authority = own
+	}
+	return r, true
+}
+
+// CopyBody implements exchange.Copier.
+func (c *conn) CopyBody(*exchange.Exchange) ([]byte, bool) {
+	b := &c.w.body
+	if !b.done || b.lost || b.fault != nil {
+		return nil, false
+	}
+	body := append(append(make([]byte, 0, len(b.first)+len(b.replay)), b.first...), b.replay...)
+	if b.chunked {
+		var d dechunker
+		_, n, f := d.take(body)
+		if f != nil || !d.done() {
+			return nil, false
+		}
+		body = body[:n]
+	}
+	return body, true
+}
+
+// describe makes r of the head, with what it appends to fields, which it returns. key: of a WebSocket that is opened.
+func (c *conn) describe(x *exchange.Exchange, r *exchange.Request, fields []exchange.Field, key string) []exchange.Field {
+	h := &c.w.req
 	*r = exchange.Request{
 		Method: string([]byte(x.Head.Method)), Authority: string(h.bytes(h.author)), Length: h.length, Expect: h.expect,
 		Bare: !h.chunked && h.length <= 0,
 	}
-	if k.key != "" {
+	if key != "" {
 		r.Protocol = webSocket
 	}
 	if !h.connect {
 		r.Target = string(h.appendSent(nil, x))
 	}
 	h.omit(&x.Sent)
-	fields, cookie := k.fields[:0], -1
+	cookie := -1
 	for i := range h.fields[:h.n] {
 		f := &h.fields[i]
 		name, value := h.bytes(f.name), h.bytes(f.value)
@@ -99,7 +137,7 @@ func (c *conn) Request(x *exchange.Exchange) *exchange.Request {
 			r.Trailers = r.Trailers || takesTrailers(value)
 			continue
 		case fieldOther:
-			if equalFold(name, "http2-settings") || k.key != "" && (equalFold(name, "sec-websocket-key") || equalFold(name, "sec-websocket-accept")) {
+			if equalFold(name, "http2-settings") || key != "" && (equalFold(name, "sec-websocket-key") || equalFold(name, "sec-websocket-accept")) {
 				continue
 			}
 			if equalFold(name, "cookie") && !f.drop { // as RFC 6265, section 5.4 has it: one field; no value may end with a space
@@ -133,8 +171,8 @@ func (c *conn) Request(x *exchange.Exchange) *exchange.Request {
 	if h.requestID < 0 {
 		fields = append(fields, exchange.Field{Name: "x-request-id", Value: string([]byte(x.Head.RequestID))})
 	}
-	k.fields, r.Fields = fields, fields
-	return r
+	r.Fields = fields
+	return fields
 }
 
 // takesTrailers reports whether a TE list (RFC 9110, section 10.1.4) has "trailers".

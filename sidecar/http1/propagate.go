@@ -39,6 +39,8 @@ func (c *conn) adoptHops(x *exchange.Exchange) {
 			f.drop = x.Head.TakeTimeout(as, h.str(f.value))
 		case f.id == fieldTulle && c.mesh && equalFold(h.bytes(f.name), exchange.AttemptField):
 			x.Head.Attempt = exchange.ParseAttempt(h.str(f.value))
+		case f.id == fieldTulle && c.mesh && equalFold(h.bytes(f.name), exchange.MirrorField):
+			x.Head.Mirror = h.str(f.value) == "1"
 		}
 	}
 }

@@ -587,7 +587,9 @@ func (k *call) commit(r *response, fields []field, end, mesh bool, d *dirty) {
 	}
 	c.mu.Unlock()
 	d.add(c)
-	k.in.q.forget()
+	if x.After == nil {
+		k.in.q.forget()
+	}
 	k.out.open = true
 	if end {
 		k.out.passed = true

@@ -2,6 +2,7 @@ package http2
 
 import (
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -69,7 +70,7 @@ func (k *call) Request(x *exchange.Exchange) *exchange.Request {
 	b := k.lend()
 	if !b.described {
 		b.described = true
-		k.describe(x)
+		b.timeout = k.describe(x, &b.request)
 	}
 	k.mu.Unlock()
 	if b.timeout >= 0 {
@@ -78,10 +79,9 @@ func (k *call) Request(x *exchange.Exchange) *exchange.Request {
 	return &b.request
 }
 
-// describe makes b.request of the head, whose fields were checked.
-func (k *call) describe(x *exchange.Exchange) {
-	b, r := k.b, &k.req
-	q := &b.request
+// describe makes q of the head, whose fields were checked, and says where in its fields grpc-timeout is, -1: nowhere.
+func (k *call) describe(x *exchange.Exchange, q *exchange.Request) (timeout int) {
+	r := &k.req
 	clear(q.Fields)
 	*q = exchange.Request{
 		Method: r.method, Target: r.target, Authority: r.authority, Protocol: r.protocol,
@@ -99,7 +99,7 @@ func (k *call) describe(x *exchange.Exchange) {
 	if own := x.Rewrites(); own != "" && (!r.connect || r.protocol != "") {
 		q.Authority = own
 	}
-	b.timeout = -1
+	timeout = -1
 	var cookies []string
 	cookie := -1
 	for i := range r.fields {
@@ -114,10 +114,10 @@ func (k *call) describe(x *exchange.Exchange) {
 			q.Expect = q.Expect || strings.EqualFold(f.value, "100-continue")
 			continue
 		case f.id == fieldGRPCTimeout && x.Head.Timeout > 0: // what is left of it, once
-			if b.timeout >= 0 {
+			if timeout >= 0 {
 				continue
 			}
-			b.timeout = len(q.Fields)
+			timeout = len(q.Fields)
 		case f.name == "cookie":
 			if f.value != "" { // an empty one would leave white space at an end
 				cookies = append(cookies, f.value)
@@ -139,6 +139,39 @@ func (k *call) describe(x *exchange.Exchange) {
 	if r.requestID < 0 {
 		q.Fields = append(q.Fields, exchange.Field{Name: "x-request-id", Value: strings.Clone(x.Head.RequestID)})
 	}
+	return timeout
+}
+
+// CopyHead implements exchange.Copier.
+func (k *call) CopyHead(x *exchange.Exchange) (*exchange.Request, bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.req.connect || k.fallen() != nil {
+		return nil, false
+	}
+	q := &exchange.Request{}
+	if at := k.describe(x, q); at >= 0 {
+		q.Fields = slices.Delete(q.Fields, at, at+1)
+	}
+	return q, true
+}
+
+// CopyBody implements exchange.Copier.
+func (k *call) CopyBody(*exchange.Exchange) ([]byte, bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	l := &k.in
+	if l.q.lost || !l.q.keep || !l.ended {
+		return nil, false
+	}
+	l.q.rewind()
+	body := make([]byte, 0, l.q.total)
+	for l.q.unsent > 0 {
+		p := l.q.peek(chunkSize)
+		body = append(body, p...)
+		l.q.advance(len(p))
+	}
+	return body, true
 }
 
 // ReadBody implements exchange.Caller. What it reads was counted when it arrived.
@@ -260,7 +293,9 @@ func (k *call) WriteHead(x *exchange.Exchange, r *exchange.Response, end bool) e
 	c.mu.Unlock()
 	k.d.add(c)
 	x.Outcome.Status, x.Outcome.Committed = status, true
-	k.in.q.forget()
+	if x.After == nil {
+		k.in.q.forget()
+	}
 	k.final, k.out.open, k.out.passed = true, true, end
 	return nil
 }

@@ -151,6 +151,7 @@ func (g *guest) begin() {
 	m := &k.x
 	m.Side, m.Start, m.Try, m.Destination, m.Authority = x.Side, x.Start, x.Try, x.Destination, x.Authority
 	m.Deadline, m.TryDeadline, m.HeadBy = x.Deadline, x.TryDeadline, x.HeadBy
+	m.Head.Mirror = x.Head.Mirror
 	m.Head.Timeout, m.Head.Timed, m.Head.Attempt, m.Retries = x.Head.Timeout, x.Head.Timed&^exchange.TimedGRPC, x.Head.Attempt, x.Retries // grpc-timeout is among the fields
 	m.Head.B3, m.Legs, m.Outcome = x.Head.B3, exchange.NoLegs, exchange.Outcome{}
 	k.attached, k.over, k.asking, k.heard, k.final, k.tunnel, k.told, k.finished = true, false, false, false, false, false, false, false

@@ -95,6 +95,8 @@ func (k *call) adoptHops() {
 			f.drop = x.Head.TakeTimeout(as, f.value)
 		case f.name == exchange.AttemptField && k.sess.c.mesh:
 			x.Head.Attempt = exchange.ParseAttempt(f.value)
+		case f.name == exchange.MirrorField && k.sess.c.mesh:
+			x.Head.Mirror = f.value == "1"
 		}
 	}
 }

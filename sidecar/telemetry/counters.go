@@ -196,6 +196,17 @@ func (k versionKey) fold() versionKey {
 	return k
 }
 
+type mirrorKey struct {
+	side                flow.Side
+	source, destination string
+	class               flow.CodeClass
+}
+
+func (k mirrorKey) fold() mirrorKey {
+	k.source, k.destination = other, other
+	return k
+}
+
 type activeKey flow.ActiveKey
 
 func (k activeKey) fold() activeKey { k.Source, k.Destination = other, other; return k }
@@ -296,6 +307,7 @@ type counters struct {
 	routeDuration   *table[routeKey, latency]
 	poolWait        *table[destinationKey, latency]
 	versions        *table[versionKey, counter]
+	mirrors         *table[mirrorKey, counter]
 	bytes           *table[edge, volume]
 	messages        *table[edge, volume]
 	connections     *table[connectionKey, counter]
@@ -320,6 +332,7 @@ func newCounters(limit int) *counters {
 		routeDuration:   newTable[routeKey, latency](limit),
 		poolWait:        newTable[destinationKey, latency](limit),
 		versions:        newTable[versionKey, counter](limit),
+		mirrors:         newTable[mirrorKey, counter](limit),
 		bytes:           newTable[edge, volume](limit),
 		messages:        newTable[edge, volume](limit),
 		connections:     newTable[connectionKey, counter](limit),
@@ -336,6 +349,12 @@ func (c *counters) count(r *flow.Record) {
 	c.cut.RLock()
 	defer c.cut.RUnlock()
 	e := edgeOf(r)
+	if r.Mirror {
+		if r.Kind == flow.KindExchange && r.Phase == flow.PhaseClose {
+			c.mirrors.get(mirrorKey{r.Side, e.source, e.destination, r.Class()}).Add(1)
+		}
+		return
+	}
 	if r.Phase == flow.PhaseProgress {
 		if r.Kind != flow.KindAttempt {
 			c.volume(e, r)
@@ -442,6 +461,7 @@ type reading struct {
 	routeDuration   []row[routeKey, latencyRead]
 	poolWait        []row[destinationKey, latencyRead]
 	versions        []row[versionKey, uint64]
+	mirrors         []row[mirrorKey, uint64]
 	bytes, messages []row[edge, [2]uint64]
 	connections     []row[connectionKey, uint64]
 	active          []row[activeKey, int64]
@@ -498,6 +518,7 @@ func (c *counters) read(why purpose) (r reading) {
 	r.routeDuration = rows(c.routeDuration, histogram)
 	r.poolWait = rows(c.poolWait, histogram)
 	r.versions = rows(c.versions, count)
+	r.mirrors = rows(c.mirrors, count)
 	both := func(v *volume) [2]uint64 { return [2]uint64{v.in.Load(), v.out.Load()} }
 	r.bytes, r.messages = rows(c.bytes, both), rows(c.messages, both)
 	r.connections = rows(c.connections, count)
@@ -543,6 +564,11 @@ func (c *counters) collect(workload string, why purpose) []flow.Family {
 			return flow.Point{Value: int64(n), Attrs: []flow.Attr{
 				text(flow.AttrSide, k.side.String()), text(flow.AttrSourceService, k.source),
 				text(flow.AttrDestService, k.destination), text(flow.AttrDestVersion, k.version), class(k.class),
+			}}
+		}),
+		family(flow.MetricMirrors, "{exchange}", flow.MetricSum, r.mirrors, func(k mirrorKey, n uint64) flow.Point {
+			return flow.Point{Value: int64(n), Attrs: []flow.Attr{
+				text(flow.AttrSide, k.side.String()), text(flow.AttrSourceService, k.source), text(flow.AttrDestService, k.destination), class(k.class),
 			}}
 		}),
 		family(flow.MetricConnections, "{connection}", flow.MetricSum, r.connections, func(k connectionKey, n uint64) flow.Point {
@@ -611,6 +637,7 @@ func (c *counters) folded() map[string]uint64 {
 		flow.MetricRouteDuration:    c.routeDuration.folded.Load(),
 		flow.MetricPoolWait:         c.poolWait.folded.Load(),
 		flow.MetricVersions:         c.versions.folded.Load(),
+		flow.MetricMirrors:          c.mirrors.folded.Load(),
 		flow.MetricBytes:            c.bytes.folded.Load(),
 		flow.MetricMessages:         c.messages.folded.Load(),
 		flow.MetricConnections:      c.connections.folded.Load(),

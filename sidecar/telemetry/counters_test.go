@@ -566,3 +566,15 @@ func BenchmarkCut(b *testing.B) {
 		c.read(forExport)
 	}
 }
+
+// A mirror's copy is counted as that, and as nothing else.
+func TestCountersOfMirrors(t *testing.T) {
+	c := newCounters(100)
+	for _, kind := range []flow.Kind{flow.KindExchange, flow.KindAttempt} {
+		c.count(&flow.Record{Kind: kind, Side: flow.SideClient, Protocol: flow.ProtocolHTTP1, Source: flow.Peer{Service: "web"}, Destination: flow.Peer{Service: "shadow"}, Status: 503, Mirror: true, BytesIn: 9, BytesOut: 9})
+	}
+	r := c.read(forText)
+	if len(r.mirrors) != 1 || r.mirrors[0].v != 1 || r.mirrors[0].k != (mirrorKey{flow.SideClient, "web", "shadow", 5}) || len(r.exchanges)+len(r.attempts)+len(r.duration)+len(r.bytes)+len(r.versions) != 0 {
+		t.Errorf("%+v", r)
+	}
+}

@@ -74,6 +74,11 @@ var views = []view{
 		[]label{labelSide, labelSource, labelDest, {flow.AttrDestVersion, "version"}, labelClass},
 	},
 	{
+		flow.MetricMirrors, "tulle_mirrors_total",
+		description{"counter", "Copies of requests that rules mirror, whose answer nobody sees; no other metric counts them."},
+		[]label{labelSide, labelSource, labelDest, labelClass},
+	},
+	{
 		flow.MetricBytes, "tulle_body_bytes_total",
 		description{"counter", "Body bytes read from (in) and written to (out) the downstream peer."},
 		append(slices.Clone(edgeLabels), label{flow.AttrDirection, "direction"}),

@@ -116,6 +116,7 @@ func Record(span ptrace.Span) (flow.Record, error) {
 		Attempt:    int(a.number(flow.AttrAttempt)),
 		Attempts:   int(a.number(flow.AttrAttempts)),
 		Probe:      a.flag(flow.AttrProbe),
+		Mirror:     a.flag(flow.AttrMirror),
 		Revision:   a.text(flow.AttrRevision),
 		Override:   a.text(flow.AttrOverride),
 		Detail:     a.text(flow.AttrDetail),
