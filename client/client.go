@@ -5,6 +5,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -29,12 +30,13 @@ var ErrUnreachable = errors.New("no observer answers")
 // Error is an answer that is not 2xx.
 type Error struct {
 	Status int
-	Text   string // what the observer said, one line
+	Text   string // what it said, one line
 	Path   string
+	Who    string // "": the observer
 }
 
 func (e *Error) Error() string {
-	return fmt.Sprintf("the observer answered %d to %s: %s", e.Status, e.Path, e.Text)
+	return fmt.Sprintf("the %s answered %d to %s: %s", cmp.Or(e.Who, "observer"), e.Status, e.Path, e.Text)
 }
 
 // NotFound reports whether err is an answer of 404.

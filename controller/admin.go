@@ -15,11 +15,12 @@ import (
 
 	"github.com/VictoriaMetrics/metrics"
 
+	"github.com/tulle-mesh/tulle/controller/explain"
 	"github.com/tulle-mesh/tulle/controller/lint"
 	"github.com/tulle-mesh/tulle/controller/resource"
 )
 
-// admin serves /metrics, /healthz, /readyz, /status and /lint. It is meant for loopback; against pages in a browser it answers only to an IP address
+// admin serves /metrics, /healthz, /readyz, /status, /lint and /explain. It is meant for loopback; against pages in a browser it answers only to an IP address
 // or localhost as Host, and to no foreign Origin.
 type admin struct {
 	controller *Controller
@@ -50,6 +51,7 @@ func (a *admin) Run(ctx context.Context, ready func()) error {
 	})
 	mux.HandleFunc("GET /status", a.status)
 	mux.HandleFunc("GET /lint", a.lint)
+	mux.HandleFunc("GET /explain", a.explain)
 	server := &http.Server{Handler: guard(mux), ReadTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(a.listener) }()
@@ -141,6 +143,20 @@ func (a *admin) lint(w http.ResponseWriter, _ *http.Request) {
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
 	_ = enc.Encode(lint.Run(lint.Input{Set: v.Set, Problems: v.Problems, Endpoints: v.Endpoints})) // the client is gone: nothing to do
+}
+
+// explain is the policy in force for the service ?service=, as `tulle explain -o json` prints it.
+func (a *admin) explain(w http.ResponseWriter, r *http.Request) {
+	v, q := a.controller.judge.view.Load(), r.URL.Query()
+	answer, err := explain.Of(v.Set, v.Endpoints, explain.Question{Service: q.Get("service"), Namespace: q.Get("namespace"), From: q.Get("from"), Rule: q.Get("rule")})
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusNotFound)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	_ = enc.Encode(answer) // the client is gone: nothing to do
 }
 
 // write is every metric, with HELP and TYPE.

@@ -5,7 +5,7 @@
 //	judge      one goroutine that owns what is in force: resources + overrides -> State   (judge.go)
 //	source     configuration directory -> judge
 //	grpc       Identity, xDS, Evidence
-//	admin      /metrics, /healthz, /readyz, /status, /lint on loopback                   (admin.go)
+//	admin      /metrics, /healthz, /readyz, /status, /lint, /explain on loopback         (admin.go)
 //
 // What does not outlive the process: overrides and the memory of the brain (a restart is fail open; evidence ejects again within seconds), and
 // the last valid version of a resource whose file is bad.
@@ -44,7 +44,7 @@ type Config struct {
 	DataDir     string        // required: CA and join tokens; created if missing
 	ConfigDir   string        // required: directory of *.yaml resources; must exist
 	GRPC        string        // default 127.0.0.1:8641: xDS, Identity, Evidence
-	Admin       string        // default 127.0.0.1:8644: /metrics, /healthz, /readyz, /status, /lint
+	Admin       string        // default 127.0.0.1:8644: /metrics, /healthz, /readyz, /status, /lint, /explain
 	TrustDomain string        // default tulle.local
 	LeafTTL     time.Duration // of certificates it signs; default 24 h
 	Log         *slog.Logger  // default: discard

@@ -350,6 +350,12 @@ spec:
 		}
 	}
 
+	for _, want := range []string{`"field": "requestTimeout",`, `"value": "3s",`, `"level": "service",`, `"resource": "TrafficPolicy shop/catalog",`} {
+		if answer := m.get("/explain?service=catalog&namespace=shop"); !strings.Contains(answer, want) {
+			t.Errorf("/explain lacks %s: %s", want, answer)
+		}
+	}
+
 	// Destinations are answered on demand.
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()

@@ -55,7 +55,7 @@ func run() int {
 	if err == nil {
 		return exitOK
 	}
-	_, _ = fmt.Fprintln(os.Stderr, "tulle: "+explain(err))
+	_, _ = fmt.Fprintln(os.Stderr, "tulle: "+advised(err))
 	return exitCode(err)
 }
 
@@ -123,6 +123,7 @@ func commands() []*cobra.Command {
 		traceCommand(),
 		eventsCommand(),
 		lintCommand(),
+		explainCommand(),
 		testCommand(),
 		doctorCommand(),
 		caCommand(),
@@ -133,11 +134,14 @@ func commands() []*cobra.Command {
 	}
 }
 
-// explain adds to an error what a person can do about it.
-func explain(err error) string {
+// advised adds to an error what a person can do about it.
+func advised(err error) string {
 	text := strings.TrimSpace(err.Error())
 	if errors.Is(err, client.ErrUnreachable) {
 		text += ". Start one with 'tulle demo' or 'tulle server', or say where it is with --observer ADDRESS"
+	}
+	if errors.Is(err, client.ErrNoController) {
+		text += ". Start one with 'tulle controller' or 'tulle server', say where it is with --controller-admin ADDRESS, or name files with --config"
 	}
 	return text
 }
@@ -153,7 +157,7 @@ func exitCode(err error) int {
 		return exitUsage
 	case errors.As(err, &ill):
 		return ill.code()
-	case errors.Is(err, client.ErrUnreachable):
+	case errors.Is(err, client.ErrUnreachable), errors.Is(err, client.ErrNoController):
 		return exitUnreachable
 	case client.NotFound(err), errors.As(err, &none):
 		return exitNotFound
