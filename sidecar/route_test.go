@@ -2,11 +2,16 @@ package sidecar
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math"
+	"net"
 	"net/http"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -21,10 +26,12 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 
+	"github.com/tulle-mesh/tulle/controller"
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/policy"
 	"github.com/tulle-mesh/tulle/internal/route"
+	"github.com/tulle-mesh/tulle/internal/run"
 	"github.com/tulle-mesh/tulle/internal/testmesh"
 	"github.com/tulle-mesh/tulle/sidecar/exchange"
 )
@@ -460,4 +467,118 @@ func BenchmarkDecide(b *testing.B) {
 			}
 		})
 	}
+}
+
+// From files to requests: the controller reads a route, the sidecar learns its rules with the service, and weights that change in the file move requests without losing any.
+func TestRulesFromFiles(t *testing.T) {
+	dir := t.TempDir()
+	config, data := filepath.Join(dir, "config"), filepath.Join(dir, "controller")
+	if err := os.MkdirAll(config, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write := func(name, content string) {
+		t.Helper()
+		next := filepath.Join(config, "."+name)
+		if err := errors.Join(os.WriteFile(next, []byte(content), 0o600), os.Rename(next, filepath.Join(config, name))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	says := func(text string) netip.AddrPort {
+		return app(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, text) })
+	}
+	split := func(old, canary int) string {
+		return fmt.Sprintf(`
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: old, namespace: shop}
+spec:
+  parentRefs: [{group: "", kind: Service, name: old}]
+  rules:
+    - matches: [{path: {value: /items}}]
+      backendRefs: [{name: old, weight: %d}, {group: tulle.dev, kind: ExternalService, name: canary, weight: %d}]
+`, old, canary)
+	}
+	write("mesh.yaml", externalYAML("old", says("old"))+externalYAML("canary", says("canary"))+
+		"apiVersion: tulle.dev/v1alpha1\nkind: Workload\nmetadata: {name: web-1, namespace: shop}\nspec: {service: web, upstreams: [{service: old, listen: \"127.0.0.1:15009\"}]}\n")
+	write("route.yaml", split(1, 0))
+	m := member{StateDir: filepath.Join(dir, "web")}
+	grpcListener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	adminListener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Controller = grpcListener.Addr().String()
+	if m.Bundle, err = controller.EnsureCA(data, ""); err != nil {
+		t.Fatal(err)
+	}
+	if m.Token, err = controller.IssueToken(data, "shop", "web", time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	c, err := controller.New(controller.Config{DataDir: data, ConfigDir: config, GRPCListener: grpcListener, AdminListener: adminListener, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, actors, err := m.sidecar(&testmesh.Recorder{}, func(c *Config) {
+		c.Listen = func(netip.AddrPort) (net.Listener, error) { return net.Listen("tcp", "127.0.0.1:0") }
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ready, ended := make(chan struct{}), make(chan error, 1)
+	all := append(append([]run.Actor{{Name: "controller", Run: c.Run}}, actors...), run.Actor{Name: "ready", Run: func(ctx context.Context, up func()) error {
+		up()
+		close(ready)
+		<-ctx.Done()
+		return nil
+	}})
+	go func() { ended <- run.All(ctx, all...) }()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+	select {
+	case <-ready:
+	case err := <-ended:
+		t.Fatal(err)
+	}
+	web := &routed{t: t, at: s.Addresses()["outbound:old"].String()}
+	caller := client(t)
+	defer caller.CloseIdleConnections()
+	asks := func(n int) map[string]int {
+		got := map[string]int{}
+		for range n {
+			got[web.ask(caller, "GET", "/items/7", nil)]++
+		}
+		return got
+	}
+	if got := asks(20); got["old"] != 20 {
+		t.Errorf("at 1 to 0: %v", got)
+	}
+	if got := web.ask(caller, "GET", "/other", nil); !strings.HasPrefix(got, "404") {
+		t.Errorf("what no rule is for: %s", got)
+	}
+	last := s.Snapshot().Revision
+	for _, step := range []struct{ old, canary int }{{1, 1}, {0, 1}} {
+		write("route.yaml", split(step.old, step.canary))
+		testmesh.Eventually(t, "the new weights in force", func() bool {
+			if got := asks(1); got["old"]+got["canary"] != 1 {
+				t.Fatalf("while the weights changed: %v", got)
+			}
+			return s.Snapshot().Revision != last
+		})
+		last = s.Snapshot().Revision
+		if got := asks(40); step.old == 0 && got["canary"] != 40 || step.old == 1 && (got["old"] == 0 || got["canary"] == 0) || got["old"]+got["canary"] != 40 {
+			t.Errorf("at %+v: %v", step, got)
+		}
+	}
+	if err := os.Remove(filepath.Join(config, "route.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	testmesh.Eventually(t, "the route is gone", func() bool { return web.ask(caller, "GET", "/other", nil) == "old" })
 }

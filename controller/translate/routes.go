@@ -10,23 +10,28 @@ import (
 	"github.com/tulle-mesh/tulle/internal/route"
 )
 
+// ruled are the rules of all services, by service and then by the callers' namespace, "" for all that have none of their own.
+type ruled map[string]map[string]policy.Routed
+
+// of are those for callers in a namespace.
+func (r ruled) of(service, namespace string) policy.Routed {
+	if own, ok := r[service][namespace]; ok {
+		return own
+	}
+	return r[service][""]
+}
+
 // addRoutes gives s, which is w's, the rules for the services it has; told is called for each service to which they send, whose own rules come along.
-func addRoutes(set *resource.Set, w *resource.Workload, s *policy.Snapshot, told func(name string)) {
-	if len(set.Rules) == 0 {
+func addRoutes(rules ruled, w *resource.Workload, s *policy.Snapshot, told func(name string)) {
+	if len(rules) == 0 {
 		return
 	}
 	for todo := slices.Sorted(maps.Keys(s.Services)); len(todo) > 0; {
 		name := todo[0]
 		todo = todo[1:]
-		rules := set.Rules[name].For(w.Metadata.Namespace)
-		if len(rules) == 0 {
-			continue
-		}
-		if s.Routes == nil {
-			s.Routes = map[string][]route.Rule{}
-		}
-		s.Routes[name] = rules
-		for _, to := range policy.RouteTargets(rules) {
+		r := rules.of(name, w.Metadata.Namespace)
+		s.Route(r)
+		for _, to := range r.To {
 			if _, known := s.Services[to]; !known {
 				told(to)
 				todo = append(todo, to)
@@ -35,28 +40,19 @@ func addRoutes(set *resource.Set, w *resource.Workload, s *policy.Snapshot, told
 	}
 }
 
-// routesOnDemand are the rules of all services, by service and then by the callers' namespace, "" for all that have none of their own; and, among services, what they send to
-// and nobody serves yet.
-func routesOnDemand(set *resource.Set, services map[string]policy.Service) (map[string]map[string]policy.Routed, error) {
-	out := map[string]map[string]policy.Routed{}
+// newRuled writes all rules, once for all workloads that have them.
+func newRuled(set *resource.Set, services map[string]policy.Service) (ruled, error) {
+	out := ruled{}
 	affinity := func(name string) []policy.AffinityKey { return services[name].Balancer.Affinity }
 	for name, s := range set.Rules {
 		of := map[string]policy.Routed{}
-		add := func(namespace string, rules []route.Rule) error {
-			if len(rules) == 0 {
-				return nil
+		add := func(namespace string, rules []route.Rule) (err error) {
+			if len(rules) > 0 {
+				of[namespace], err = policy.NewRouted(name, rules, affinity)
+			} else if namespace != "" {
+				of[namespace] = policy.Routed{}
 			}
-			r, err := policy.NewRouted(name, rules, affinity)
-			if err != nil {
-				return err
-			}
-			of[namespace] = r
-			for _, to := range r.To {
-				if _, known := services[to]; !known {
-					services[to] = unserved(to, "")
-				}
-			}
-			return nil
+			return err
 		}
 		if err := add("", s.Producer); err != nil {
 			return nil, err
@@ -69,6 +65,19 @@ func routesOnDemand(set *resource.Set, services map[string]policy.Service) (map[
 		out[name] = of
 	}
 	return out, nil
+}
+
+// unserved adds to services what rules send to and nobody serves yet.
+func (r ruled) unserved(services map[string]policy.Service) {
+	for _, of := range r {
+		for _, rules := range of {
+			for _, to := range rules.To {
+				if _, known := services[to]; !known {
+					services[to] = unserved(to, "")
+				}
+			}
+		}
+	}
 }
 
 // unserved is a service that nobody serves yet: what calls it is answered no_endpoint.

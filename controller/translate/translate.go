@@ -56,13 +56,18 @@ func Translate(in Input) (*Output, error) {
 	}
 	places := newPlaces(in.Set, services)
 	out := &Output{Workloads: make(map[string]Workload, len(in.Set.Workloads)), Services: make(map[string][]policy.Resource, len(services))}
+	rules, err := newRuled(in.Set, services)
+	if err != nil {
+		return nil, err
+	}
+	out.Routes = rules
 	first := firstPorts(in.Set)
 	for _, w := range in.Set.Workloads {
 		id, err := identity.Workload(in.TrustDomain, w.Metadata.Namespace, w.Spec.ServiceAccount)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", w.Key(), err)
 		}
-		s := snapshot(in, w, first, services, endpoints, via)
+		s := snapshot(in, w, first, rules, services, endpoints, via)
 		places.put(w, s)
 		resources, err := policy.Seal(s)
 		if err != nil {
@@ -70,9 +75,7 @@ func Translate(in Input) (*Output, error) {
 		}
 		out.Workloads[w.Metadata.Name] = Workload{Identity: id, Snapshot: s, Resources: resources}
 	}
-	if out.Routes, err = routesOnDemand(in.Set, services); err != nil {
-		return nil, err
-	}
+	rules.unserved(services)
 	for name, svc := range services {
 		list := endpoints[name]
 		if v, ok := via[name]; ok {
@@ -188,7 +191,7 @@ func modeOf(set *resource.Set, own string) policy.ListenerMode {
 }
 
 // snapshot is w's share: its own listeners and the services that it is known to call.
-func snapshot(in Input, w *resource.Workload, first map[portName]bool, services map[string]policy.Service, endpoints map[string][]policy.Endpoint, via edges) *policy.Snapshot {
+func snapshot(in Input, w *resource.Workload, first map[portName]bool, rules ruled, services map[string]policy.Service, endpoints map[string][]policy.Endpoint, via edges) *policy.Snapshot {
 	set := in.Set
 	s := &policy.Snapshot{
 		Workload: policy.Workload{
@@ -273,7 +276,7 @@ func snapshot(in Input, w *resource.Workload, first map[portName]bool, services 
 		}
 		s.Listeners = append(s.Listeners, l.WithDefaults())
 	}
-	addRoutes(set, w, s, func(name string) { told(name) })
+	addRoutes(rules, w, s, func(name string) { told(name) })
 	for i := range s.Listeners {
 		l := &s.Listeners[i]
 		if l.Protocol.MayBeHTTP() {

@@ -450,7 +450,7 @@ func (c *session) routed(state *State, n Node, more []string, routes []policy.Re
 		if !ok {
 			r, ok = of[""]
 		}
-		if !ok {
+		if !ok || len(r.Rules) == 0 {
 			continue
 		}
 		routes = append(routes, r.Resource)

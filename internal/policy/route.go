@@ -41,20 +41,42 @@ func RouteTargets(rules []route.Rule) []string {
 	return out
 }
 
-// Routed are the rules for requests to a service as they travel, for sidecars that learn of the service on demand.
+// Routed are the rules for requests to a service, checked, and as they travel. Many Snapshots can have them. The zero value: none. Immutable.
 type Routed struct {
+	Rules    []route.Rule
 	Resource Resource
 	To       []string // RouteTargets, which have to come along
 }
 
-// NewRouted is of a service's rules; affinity as in RoutesToXDS.
+// Route gives s, which has no rules of the service of r yet, those of r, which are neither checked nor written again when s is.
+func (s *Snapshot) Route(r Routed) {
+	if len(r.Rules) == 0 {
+		return
+	}
+	if s.Routes == nil {
+		s.Routes = map[string][]route.Rule{}
+	}
+	if s.routed == nil {
+		s.routed = map[string]Routed{}
+	}
+	s.Routes[r.Resource.Name], s.routed[r.Resource.Name] = r.Rules, r
+}
+
+// written are the rules of a service as Route gave them; false: s has others, or none.
+func (s *Snapshot) written(service string) (Routed, bool) {
+	r, ok := s.routed[service]
+	now := s.Routes[service]
+	return r, ok && len(now) == len(r.Rules) && &now[0] == &r.Rules[0]
+}
+
+// NewRouted checks and writes a service's rules; affinity as in RoutesToXDS.
 func NewRouted(service string, rules []route.Rule, affinity func(service string) []AffinityKey) (Routed, error) {
 	x, err := RoutesToXDS(service, rules, affinity)
 	if err != nil {
 		return Routed{}, err
 	}
 	r, err := NewResource(service, x)
-	return Routed{r, RouteTargets(rules)}, err
+	return Routed{rules, r, RouteTargets(rules)}, err
 }
 
 func checkRules(service string, rules []route.Rule) error {
@@ -70,7 +92,11 @@ func (s *Snapshot) checkRoutes() error {
 		if _, ok := s.Services[name]; !ok {
 			return fmt.Errorf("routes of service %q: no such service in this snapshot", name)
 		}
-		for _, to := range RouteTargets(rules) {
+		r, ok := s.written(name)
+		if !ok {
+			r.To = RouteTargets(rules)
+		}
+		for _, to := range r.To {
 			if _, ok := s.Services[to]; !ok {
 				return fmt.Errorf("routes of service %q: they send to service %q, which is not in this snapshot", name, to)
 			}
@@ -81,7 +107,7 @@ func (s *Snapshot) checkRoutes() error {
 
 func routesOut(s *Snapshot, put func(string, proto.Message)) error {
 	for name, rules := range s.Routes {
-		if len(rules) == 0 {
+		if _, ok := s.written(name); ok || len(rules) == 0 {
 			continue
 		}
 		x, err := RoutesToXDS(name, rules, func(service string) []AffinityKey { return s.Services[service].Balancer.Affinity })
@@ -134,6 +160,7 @@ func RoutesToXDS(service string, rules []route.Rule, affinity func(service strin
 	})
 	return &routev3.RouteConfiguration{
 		Name: service, VirtualHosts: []*routev3.VirtualHost{host}, Metadata: e.metadata(), MaxDirectResponseBodySizeBytes: wrapperspb.UInt32(route.MaxBody),
+		ValidateClusters: wrapperspb.Bool(false), // noBackend is none
 	}, nil
 }
 

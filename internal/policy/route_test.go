@@ -193,3 +193,33 @@ func TestEnvoyFindsRulesByPrecedence(t *testing.T) {
 		}
 	}
 }
+
+// Rules that were written once for many Snapshots make the same resources as those that each writes; rules that were set in their place count.
+func TestRulesAreWrittenOnce(t *testing.T) {
+	for seed := range uint64(50) {
+		s := genSnapshot(rand.New(rand.NewPCG(seed, 11)))
+		want, err := Seal(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		once := *s
+		once.Routes = nil
+		for name, rules := range s.Routes {
+			r, err := NewRouted(name, rules, func(service string) []AffinityKey { return s.Services[service].Balancer.Affinity })
+			if err != nil {
+				t.Fatal(err)
+			}
+			once.Route(r)
+		}
+		got, err := Seal(&once)
+		if err != nil || once.Revision != s.Revision || len(got) != len(want) {
+			t.Fatalf("seed %d: %d resources of revision %s, want %d of %s (%v)", seed, len(got), once.Revision, len(want), s.Revision, err)
+		}
+		for name := range once.Routes {
+			once.Routes[name] = []route.Rule{{Name: "other"}}
+			if _, err := Seal(&once); err != nil || once.Revision == s.Revision {
+				t.Fatalf("seed %d: other rules have the same revision, %s (%v)", seed, once.Revision, err)
+			}
+		}
+	}
+}

@@ -23,6 +23,7 @@ type Snapshot struct {
 	Routes map[string][]route.Rule // xDS: RouteConfiguration
 
 	services map[string]*Service // of which resources Services were read; nil: of none
+	routed   map[string]Routed   // of Route
 }
 
 // Same reports whether s and o have the service name, its endpoints included, from the same resources, so that nothing about it is different but perhaps its rules.
@@ -60,6 +61,9 @@ func (s *Snapshot) Check() error {
 		}
 	}
 	for name, rules := range s.Routes {
+		if _, ok := s.written(name); ok {
+			continue
+		}
 		if err := checkRules(name, rules); err != nil {
 			return err
 		}

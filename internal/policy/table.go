@@ -168,6 +168,13 @@ func (s *Snapshot) ToXDS() ([]Resource, error) {
 			continue
 		}
 		begin := len(out)
+		if k.TypeURL == TypeRoutes {
+			for name := range s.Routes {
+				if r, ok := s.written(name); ok {
+					out = append(out, r.Resource)
+				}
+			}
+		}
 		var failed error
 		err := k.out(s, func(name string, m proto.Message) {
 			r, err := NewResource(name, m)

@@ -217,6 +217,9 @@ func (m *matcher) beside(h *Head) bool {
 
 // field is the value of all fields of a name, joined.
 func (h *Head) field(name string) (string, bool) {
+	if name == "host" { // which HTTP/2 has not among its fields
+		return h.Authority, h.Authority != ""
+	}
 	if h.Fields == nil {
 		return "", false
 	}

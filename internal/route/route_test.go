@@ -56,3 +56,19 @@ func BenchmarkMatch(b *testing.B) {
 		table.Match(h)
 	}
 }
+
+// The authority is the field host, whichever version of HTTP it came by.
+func TestHostIsAField(t *testing.T) {
+	table, err := New("s", Rule{Name: "shop", Matches: []Match{{Headers: []Value{{"host", ValueExact, "shop.example"}}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []Fields{nil, &request{}, &request{fields: []Field{{"host", "other"}}}} {
+		if d := table.Match(Head{Path: "/", Authority: "shop.example", Fields: f}); d.Route != "shop" {
+			t.Errorf("%+v: %+v", f, d)
+		}
+	}
+	if d := table.Match(Head{Path: "/", Fields: &request{}}); d.Route != "" {
+		t.Errorf("without an authority: %+v", d)
+	}
+}
