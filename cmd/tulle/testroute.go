@@ -26,7 +26,7 @@ import (
 
 func testCommand() *cobra.Command {
 	c := &cobra.Command{Use: "test", GroupID: "reason", Short: "What a configuration would do with a request", Args: noArgs}
-	c.AddCommand(testRouteCommand())
+	c.AddCommand(testRouteCommand(), testAccessCommand())
 	return c
 }
 

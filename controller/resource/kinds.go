@@ -25,6 +25,7 @@ var Kinds = []struct {
 	{"Workload", func() Object { return &Workload{} }},
 	{"ExternalService", func() Object { return &ExternalService{} }},
 	{"TrafficPolicy", func() Object { return &TrafficPolicy{} }},
+	{"AccessPolicy", func() Object { return &AccessPolicy{} }},
 	{"Subset", func() Object { return &Subset{} }},
 	{"TLSFiles", func() Object { return &TLSFiles{} }},
 	{"MeshConfig", func() Object { return &MeshConfig{} }},
@@ -726,6 +727,7 @@ type MeshConfig struct {
 type MeshConfigSpec struct {
 	TrustDomain string   `yaml:"trustDomain,omitempty"` // must be the controller's; a check against mixing up directories
 	Mode        string   `yaml:"mode,omitempty"`        // default of ports[].mode: strict (default) | permissive
+	Access      string   `yaml:"access,omitempty"`      // what becomes of what no AccessPolicy is about: allow (default) | deny
 	Ejection    Ejection `yaml:"ejection,omitempty"`    // default for all services
 }
 
@@ -739,7 +741,12 @@ func (m *MeshConfig) check() error {
 		}
 	}
 	if m.Spec.Mode != "" {
-		return oneOf("spec.mode", m.Spec.Mode, "strict", "permissive")
+		if err := oneOf("spec.mode", m.Spec.Mode, "strict", "permissive"); err != nil {
+			return err
+		}
+	}
+	if m.Spec.Access != "" {
+		return oneOf("spec.access", m.Spec.Access, "allow", "deny")
 	}
 	return nil
 }

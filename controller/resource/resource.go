@@ -109,7 +109,8 @@ type Set struct {
 	External  []*ExternalService
 	Policies  []*TrafficPolicy
 	Subsets   []*Subset
-	Mesh      *MeshConfig // never nil
+	Access    []*AccessPolicy // sorted by key
+	Mesh      *MeshConfig     // never nil
 
 	Rules    map[string]ServiceRules // by policy.PortOf; of services that are parents of routes
 	Edges    map[string][]EdgePort   // by instance of an edge: what it serves for its Gateway, by port
@@ -327,6 +328,8 @@ func (a *admission) finish() {
 			a.set.External = append(a.set.External, o)
 		case *TrafficPolicy:
 			a.set.Policies = append(a.set.Policies, o)
+		case *AccessPolicy:
+			a.set.Access = append(a.set.Access, o)
 		case *Subset:
 			a.set.Subsets = append(a.set.Subsets, o)
 		case *MeshConfig:
@@ -415,6 +418,8 @@ func (a *admission) warnings() []Problem {
 			}
 		case *TrafficPolicy:
 			a.trafficWarnings(o, warn)
+		case *AccessPolicy:
+			a.accessWarnings(o, warn)
 		}
 	}
 	return out

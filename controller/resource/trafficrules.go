@@ -260,7 +260,7 @@ func (r TargetRef) target(namespace string) (target, error) {
 		}
 		return target{level: level, kind: r.Kind, namespace: namespace, name: r.Name, section: r.SectionName}, nil
 	}
-	return target{}, fmt.Errorf("%s is nothing that a TrafficPolicy is for; name a Service, an %s/ExternalService, a Namespace, the %s/MeshConfig, or a route of group %s",
+	return target{}, fmt.Errorf("%s is nothing that a policy is for; name a Service, an %s/ExternalService, a Namespace, the %s/MeshConfig, or a route of group %s",
 		groupKind(r.Group, r.Kind), tulleGroup, tulleGroup, gatewayGroup)
 }
 

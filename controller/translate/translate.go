@@ -215,6 +215,7 @@ func snapshot(in Input, w *resource.Workload, first map[portName]bool, rules rul
 		}
 		l.Unbound = w.Spec.Intercept.Inbound.Listen != ""
 		l.ProxyProtocol, l.TargetProxy = p.ProxyProtocol.Policy(), resource.ProxyVersion(p.TargetProxyProtocol)
+		l.Access = set.AccessOf(w.Metadata.Namespace, w.Spec.Service, p.Name)
 		l = l.WithDefaults()
 		own := services[w.Spec.Service]
 		if l.IdleTimeout = longer(l.IdleTimeout, own.IdleTimeout); l.Protocol.MayBeHTTP() {

@@ -176,6 +176,15 @@ func render(b *strings.Builder, s *policy.Snapshot) {
 		if d := (policy.Listener{Side: l.Side, Protocol: l.Protocol}).WithDefaults(); l.RequestTimeout != d.RequestTimeout || l.IdleTimeout != d.IdleTimeout {
 			fmt.Fprintf(b, "    timeouts request=%s idle=%s\n", l.RequestTimeout, l.IdleTimeout)
 		}
+		if l.Access.Closed {
+			fmt.Fprintln(b, "    access: what no policy is about is denied")
+		}
+		for _, p := range l.Access.Policies {
+			fmt.Fprintf(b, "    access %s %s audit=%v\n", p.Action, p.Name, p.Audit)
+			for _, r := range p.Rules {
+				fmt.Fprintf(b, "      rule %q from=%+v to=%+v\n", r.Name, r.From, r.To)
+			}
+		}
 		if l.Proxy != nil {
 			fmt.Fprintf(b, "    proxy unknown=%s\n", l.Proxy.Unknown)
 		}
