@@ -251,6 +251,51 @@ spec:
   rules: [{backendRefs: [{name: one}]}]
 `
 
+// TestConnectionsToServices splits what a workload's own application sends to a service, by the rule of a TCPRoute.
+func TestConnectionsToServices(t *testing.T) {
+	m := startMesh(t, testmesh.NewCA(t), `
+apiVersion: tulle.dev/v1alpha1
+kind: Workload
+metadata: {name: web-1, namespace: shop}
+spec: {service: web, upstreams: [{service: db, listen: 127.0.0.1:5432}]}
+---
+apiVersion: tulle.dev/v1alpha1
+kind: Workload
+metadata: {name: db-1, namespace: shop}
+spec: {service: db, ports: [{protocol: tcp, listen: 10.0.0.11:5432, target: 127.0.0.11:5432}]}
+---
+apiVersion: tulle.dev/v1alpha1
+kind: ExternalService
+metadata: {name: new-db, namespace: shop}
+spec: {addresses: [10.0.0.21:5432], protocol: tcp}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TCPRoute
+metadata: {name: db, namespace: shop}
+spec:
+  parentRefs: [{group: "", kind: Service, name: db}]
+  rules: [{name: move, backendRefs: [{name: db, weight: 3}, {group: tulle.dev, kind: ExternalService, name: new-db, weight: 1}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TCPRoute
+metadata: {name: too-late, namespace: shop}
+spec:
+  parentRefs: [{group: "", kind: Service, name: db}]
+  rules: [{backendRefs: [{name: nobody}]}]
+`, "db-1", "web-1")
+	m.serveLines("127.0.0.11:5432", nil, "old")
+	m.serveLines("10.0.0.21:5432", nil, "new")
+	const n = 1000
+	count := map[string]int{}
+	for range n {
+		got, _ := m.line("127.0.0.1:5432", nil, "x")
+		count[got]++
+	}
+	if off := math.Abs(float64(count["old x"]) - n*0.75); off > 4*math.Sqrt(n*0.75*0.25) || count["old x"]+count["new x"] != n {
+		t.Errorf("got %v, want three of four of the old one", count)
+	}
+}
+
 // meshOf is sidecars on a network in memory, told what the controller makes of a file.
 type meshOf struct {
 	t   *testing.T

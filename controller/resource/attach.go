@@ -348,29 +348,29 @@ func (t *attaching) services() {
 	}) {
 		list := claims[at]
 		top := slices.MaxFunc(list, func(a, b claim) int { return cmp.Compare(a.route.layer, b.route.layer) }).route
-		var rules []route.Rule
+		http := top.layer == layerHTTP || top.layer == layerGRPC
+		var first *object
+		var routes []*object
+		by := map[*object]*ParentStatus{}
 		for _, c := range list {
 			status := &c.route.status[c.parent]
-			if c.route.layer != top.layer {
+			switch {
+			case c.route.layer != top.layer:
 				lost[status] = fmt.Sprintf("%s has a %s too, %s, and of kinds of routes the most specific counts; use one kind for it", at.port, top.key.Kind, top.key)
-				continue
+			case !http && first != nil:
+				lost[status] = fmt.Sprintf("%s has %s already, which is older, and a connection has nothing to match; remove one", at.port, first.key)
+			default:
+				first = cmp.Or(first, c.route)
+				won[status]++
+				routes, by[c.route] = append(routes, c.route), status
 			}
-			won[status]++
-			var own []route.Rule
-			for _, x := range c.route.rules {
-				own = append(own, x.Rule)
-			}
-			if err := route.Check(append(slices.Clip(rules), own...)); err != nil {
-				won[status]--
-				lost[status] = fmt.Sprintf("%s: %v; the route is left out there", at.port, err)
-				continue
-			}
-			rules = append(rules, own...)
 		}
-		if top.layer == layerHTTP || top.layer == layerGRPC {
-			rules = append(rules, unmatchedRule(at.port))
+		rules, out := fit(routes, http, at.port)
+		for r, err := range out {
+			won[by[r]]--
+			lost[by[r]] = fmt.Sprintf("%s: %v; the route is left out there", at.port, err)
 		}
-		if top.layer == layerHTTP || top.layer == layerGRPC {
+		if http {
 			rules = t.ofService(at.port, rules)
 		}
 		s := t.rules[at.port]
@@ -399,6 +399,40 @@ func (t *attaching) services() {
 		list.set("Accepted", won[status] > 0, map[bool]string{true: "Accepted", false: "Conflicted"}[won[status] > 0], why)
 		status.Conditions = list
 	}
+}
+
+// fit are the rules of routes, which are in their order, as far as one table takes them, and what it does not take, with the reason. Of requests a rule for what none is for ends them;
+// of names what the rules are of.
+func fit(routes []*object, http bool, of string) ([]route.Rule, map[*object]error) {
+	end := func(rules []route.Rule) []route.Rule {
+		if http {
+			return append(rules, unmatchedRule(of))
+		}
+		return rules
+	}
+	var all []route.Rule
+	for _, r := range routes {
+		for _, x := range r.rules {
+			all = append(all, x.Rule)
+		}
+	}
+	if all = end(all); route.Check(all) == nil {
+		return all, nil
+	}
+	var some []route.Rule
+	out := map[*object]error{}
+	for _, r := range routes {
+		with := slices.Clone(some)
+		for _, x := range r.rules {
+			with = append(with, x.Rule)
+		}
+		if err := route.Check(end(with)); err != nil {
+			out[r] = err
+			continue
+		}
+		some = with
+	}
+	return end(some), out
 }
 
 // takesRequests reports whether a port of a service, as policy.PortOf names it, speaks HTTP.

@@ -671,7 +671,11 @@ func (t *attaching) edgePort(list []*listener) EdgePort {
 		}
 		p.TLS.MinVersion = max(p.TLS.MinVersion, l.tls.MinVersion)
 		for _, c := range l.tls.Certificates {
-			if !slices.Contains(p.TLS.Certificates, c) {
+			switch {
+			case slices.Contains(p.TLS.Certificates, c):
+			case len(p.TLS.Certificates) == policy.MaxCertificates:
+				l.conditions.set("Accepted", true, string(gatewayv1.ListenerReasonAccepted), fmt.Sprintf("tls.certificateRefs: port %d has more than %d certificates; those of %s are left out", l.Port, policy.MaxCertificates, l.Name))
+			default:
 				p.TLS.Certificates = append(p.TLS.Certificates, c)
 			}
 		}
@@ -697,10 +701,19 @@ func (t *attaching) edgePort(list []*listener) EdgePort {
 				v.Hosts = policy.SortHosts(append(v.Hosts, h))
 				continue
 			}
-			p.Hosts = append(p.Hosts, policy.VirtualHost{Name: string(l.Name) + "/" + h, Hosts: []string{h}, Rules: rules})
+			p.Hosts = append(p.Hosts, policy.VirtualHost{Name: hostName(l, h), Hosts: []string{h}, Rules: rules})
 		}
 	}
 	return p
+}
+
+// hostName is a host of l as its edge calls it: no other host at the port has the name.
+func hostName(l *listener, host string) string {
+	name := string(l.Name) + "/" + host
+	if len(name) > policy.MaxName { // two listeners cannot have one host
+		name = host
+	}
+	return name
 }
 
 // mostSpecific is the listener that a host belongs to.
@@ -713,28 +726,20 @@ func mostSpecific(list []*listener, host string) (best *listener) {
 	return best
 }
 
-// hostRules are the rules of the routes for a host of l, in their order, as far as one table takes them.
+// hostRules are the rules of the routes for a host of l, in their order.
 func (t *attaching) hostRules(l *listener, host string, routes []*object) []route.Rule {
 	http := l.shape() == "HTTP" || l.shape() == "HTTPS"
-	var rules []route.Rule
-	for _, r := range routes {
-		own := make([]route.Rule, 0, len(r.rules))
-		for _, x := range r.rules {
-			own = append(own, x.Rule)
-		}
-		if !http && len(own) > 0 {
-			return own[:1] // a connection has nothing to match; there is one route for it
-		}
-		if err := route.Check(append(slices.Clip(rules), own...)); err != nil {
-			r.refuse(fmt.Sprintf("host %s of listener %s: %v; the route is left out there", host, l.Name, err))
-			continue
-		}
-		rules = append(rules, own...)
+	rules, out := fit(routes, http, "listener "+string(l.Name))
+	for r, err := range out {
+		r.refuse(fmt.Sprintf("host %s of listener %s: %v; the route is left out there", host, l.Name, err))
 	}
-	if !http {
+	switch {
+	case http:
+		return rules
+	case len(rules) == 0:
 		return []route.Rule{{Name: unmatched}} // without a backend, which refuses
 	}
-	return append(rules, unmatchedRule("listener "+string(l.Name)))
+	return rules[:1] // a connection has nothing to match; there is one route for it
 }
 
 // refuse says at every parent that r is not in force everywhere.

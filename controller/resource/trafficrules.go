@@ -421,6 +421,11 @@ func (t *attaching) ofService(port string, rules []route.Rule) []route.Rule {
 
 // trafficWarnings are about what p says in vain.
 func (a *admission) trafficWarnings(p *TrafficPolicy, warn func(format string, args ...any)) {
+	for i, l := range p.Spec.RateLimits {
+		if l.Domain != "" {
+			warn("spec.rateLimits[%d].domain: sidecars ask no rate limit service yet, so that the limit does nothing; use requests and per, which are of each sidecar", i)
+		}
+	}
 	for i, t := range p.targets() {
 		field := "spec.targetService"
 		if p.Spec.TargetService == "" {

@@ -66,6 +66,6 @@ var trafficPolicyFacts = []Fact{
 	{"spec.rateLimits[].keys[].header", "", "none", "a name of a header field", "its value; a request without it is not limited"},
 	{"spec.rateLimits[].keys[].value", "", "none", "text", "a constant"},
 	{"spec.rateLimits[].keys[].from", "", "none", "`source`, `identity`, `path`, `method`", "the caller's IP address or service account, the path, the method"},
-	{"spec.rateLimits[].domain", "", "none", "text; with `keys`", "of a global limit: the rate limit service (`envoy.service.ratelimit.v3`) decides by the keys"},
+	{"spec.rateLimits[].domain", "", "none", "text; with `keys`", "of a global limit, by the rate limit service (`envoy.service.ratelimit.v3`) and the keys; sidecars do not ask it yet, and a warning says so"},
 	{"spec.rateLimits[].failOpen", "", "`false`", "`true`, `false`", "with `domain`: let requests pass when the rate limit service does not answer"},
 }

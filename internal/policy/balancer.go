@@ -248,16 +248,16 @@ func (s SlowStart) check() error {
 	return nil
 }
 
-// token reports whether s is a token (RFC 9110, section 5.6.2) of at most maxName characters.
+// token reports whether s is a token (RFC 9110, section 5.6.2) of at most MaxName characters.
 func token(s string) bool {
-	return s != "" && len(s) <= maxName && !strings.ContainsFunc(s, func(c rune) bool {
+	return s != "" && len(s) <= MaxName && !strings.ContainsFunc(s, func(c rune) bool {
 		return !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.ContainsRune("!#$%&'*+-.^_`|~", c))
 	})
 }
 
 // attributeValue reports whether s may stand behind the = of a cookie's attribute (RFC 6265, section 4.1.1: av-octets).
 func attributeValue(s string) bool {
-	return len(s) <= maxName && !strings.ContainsFunc(s, func(c rune) bool { return c < ' ' || c > '~' || c == ';' })
+	return len(s) <= MaxName && !strings.ContainsFunc(s, func(c rune) bool { return c < ' ' || c > '~' || c == ';' })
 }
 
 func (k AffinityKey) check() error {
@@ -272,7 +272,7 @@ func (k AffinityKey) check() error {
 			return fmt.Errorf("source: has no name")
 		}
 	case k.Kind == AffinityQuery:
-		if k.Name == "" || len(k.Name) > maxName || strings.ContainsFunc(k.Name, func(c rune) bool { return c <= ' ' || c > '~' || strings.ContainsRune("&=#?", c) }) {
+		if k.Name == "" || len(k.Name) > MaxName || strings.ContainsFunc(k.Name, func(c rune) bool { return c <= ' ' || c > '~' || strings.ContainsRune("&=#?", c) }) {
 			return fmt.Errorf("queryParameter: %q is not a name of a parameter as it is written in a target", k.Name)
 		}
 	case !token(k.Name):

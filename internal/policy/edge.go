@@ -131,10 +131,10 @@ var cipherNames = []string{
 	"ECDHE-ECDSA-CHACHA20-POLY1305", "ECDHE-RSA-CHACHA20-POLY1305",
 }
 
-const (
-	maxTrustedHops  = 16
-	maxCertificates = 256
-)
+const maxTrustedHops = 16
+
+// MaxCertificates bounds those of a ServerTLS.
+const MaxCertificates = 256
 
 // WithDefaults fills in MinVersion.
 func (e Edge) WithDefaults() Edge {
@@ -201,8 +201,8 @@ func (e Edge) Check(protocol flow.Protocol) error {
 }
 
 func (t *ServerTLS) check() error {
-	if n := len(t.Certificates); n == 0 || n > maxCertificates {
-		return fmt.Errorf("certificates: has %d entries, must have 1 to %d", n, maxCertificates)
+	if n := len(t.Certificates); n == 0 || n > MaxCertificates {
+		return fmt.Errorf("certificates: has %d entries, must have 1 to %d", n, MaxCertificates)
 	}
 	for i, c := range t.Certificates {
 		for _, f := range []struct{ field, path string }{{"certFile", c.CertFile}, {"keyFile", c.KeyFile}} {

@@ -275,15 +275,15 @@ func checkProtocol(p flow.Protocol) error {
 	return nil
 }
 
-// maxName bounds names: they become metric labels and file content.
-const maxName = 253
+// MaxName bounds names: they become metric labels and file content.
+const MaxName = 253
 
 func checkName(field, name string) error {
 	switch {
 	case name == "":
 		return fmt.Errorf("%s: must not be empty", field)
-	case len(name) > maxName:
-		return fmt.Errorf("%s %q…: has %d characters, at most %d are allowed", field, name[:20], len(name), maxName)
+	case len(name) > MaxName:
+		return fmt.Errorf("%s %q…: has %d characters, at most %d are allowed", field, name[:20], len(name), MaxName)
 	case strings.ContainsFunc(name, func(c rune) bool { return c <= ' ' || c == 0x7f }):
 		return fmt.Errorf("%s %q: must not contain spaces or control characters", field, name)
 	}
