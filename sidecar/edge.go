@@ -23,6 +23,7 @@ import (
 func (s *Sidecar) through(send exchange.Handler) exchange.Handler {
 	return exchange.Chain(send,
 		decide,                 // which service
+		s.filters.Recall,       //
 		s.observer.received,    // the Record of what came
 		entry,                  // has it anywhere to go
 		s.observer.observe,     // the Record of what goes on
@@ -36,6 +37,7 @@ func (s *Sidecar) through(send exchange.Handler) exchange.Handler {
 		resilience.Retry,       //
 		resilience.TryDeadline, //
 		balance.Step,           //
+		s.filters.Remember,     //
 		s.observer.attempt,     //
 	)
 }

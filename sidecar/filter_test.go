@@ -516,3 +516,101 @@ func TestFilterMirrorsAreBounded(t *testing.T) {
 		t.Errorf("%d copies, %d bytes in use", copies, web.Room().Used())
 	}
 }
+
+// Sessions stay with backend and endpoint, by cookie and by field, in every version of HTTP, until the endpoint is gone.
+func TestFilterSessions(t *testing.T) {
+	for _, kind := range []route.SessionKind{route.SessionCookie, route.SessionHeader} {
+		versions(t, func(t *testing.T, c *http.Client, app func(testing.TB, http.HandlerFunc) netip.AddrPort, speaks flow.Protocol) {
+			rule := under("split", "/", route.Action{
+				Backends: []route.Backend{{Service: "a", Weight: 1}, {Service: "b", Weight: 1}}, Session: &route.Session{Kind: kind, Name: "x-sid"},
+			})
+			snap := clientSnapshot(policy.Service{Name: "a", Protocol: speaks, External: true})
+			snap.Services["b"] = policy.Service{Name: "b", Protocol: speaks, External: true}
+			for _, s := range []string{"a", "b"} {
+				for i := range 3 {
+					snap.Endpoints[s] = append(snap.Endpoints[s], policy.Endpoint{Weight: 100, Address: app(t, func(w http.ResponseWriter, _ *http.Request) {
+						w.Header().Set("Set-Cookie", "own=1")
+						_, _ = fmt.Fprint(w, s, i)
+					})})
+				}
+			}
+			web := start(t, snap, &identity.Holder{}, time.Second, ruled(t, "a", rule))
+			url := "http://" + web.addr(t, "outbound").String() + "/"
+			tokenOf := func(resp *http.Response) string {
+				if kind == route.SessionHeader {
+					return resp.Header.Get("X-Sid")
+				}
+				for _, c := range resp.Cookies() {
+					if c.Name == "x-sid" && c.HttpOnly && c.Path == "/" {
+						return c.Value
+					}
+				}
+				return ""
+			}
+			with := func(token string) http.Header {
+				if kind == route.SessionHeader {
+					return http.Header{"X-Sid": {token}}
+				}
+				return http.Header{"Cookie": {"other=1; x-sid=" + token}}
+			}
+			seen := map[string]int{}
+			var token, at string
+			for range 40 {
+				resp, who := ask(t, c, "GET", url, nil, "")
+				token, at = tokenOf(resp), who
+				if seen[who]++; token == "" {
+					t.Fatalf("no session: %v", resp.Header)
+				}
+				for range 3 {
+					if resp, again := ask(t, c, "GET", url, with(token), ""); again != who || tokenOf(resp) != "" || resp.Header["Set-Cookie"][0] != "own=1" {
+						t.Fatalf("a session of %s went to %s: %v", who, again, resp.Header)
+					}
+				}
+			}
+			if len(seen) != 6 {
+				t.Errorf("sessions began at %v", seen)
+			}
+			gone := *snap
+			gone.Revision, gone.Endpoints = "c2", map[string][]policy.Endpoint{"a": snap.Endpoints["a"], "b": snap.Endpoints["b"]}
+			i := int(at[1] - '0')
+			gone.Endpoints[at[:1]] = slices.Delete(slices.Clone(snap.Endpoints[at[:1]]), i, i+1)
+			web.source.Set(&gone)
+			testmesh.Eventually(t, "the snapshot is in force", func() bool { return web.Snapshot() == &gone })
+			testmesh.Eventually(t, "the session has moved", func() bool {
+				resp, who := ask(t, c, "GET", url, with(token), "")
+				return who != at && who[0] == at[0] && tokenOf(resp) != ""
+			})
+		})
+	}
+}
+
+// A split stays with a caller whom the called service's policy keeps together.
+func TestFilterStickySplit(t *testing.T) {
+	snap := clientSnapshot(policy.Service{Name: "a", Protocol: flow.ProtocolHTTP, External: true, Balancer: policy.Balancer{
+		Algorithm: policy.BalanceMaglev, Affinity: []policy.AffinityKey{{Kind: policy.AffinityHeader, Name: "x-user"}, {Kind: policy.AffinityCookie, Name: "sid", Generate: true}},
+	}})
+	snap.Services["b"] = policy.Service{Name: "b", Protocol: flow.ProtocolHTTP, External: true}
+	for _, s := range []string{"a", "b"} {
+		snap.Endpoints[s] = []policy.Endpoint{{Weight: 100, Address: app(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, s) })}}
+	}
+	web := start(t, snap, &identity.Holder{}, time.Second, ruled(t, "a", under("split", "/", route.Action{Backends: []route.Backend{{Service: "a", Weight: 1}, {Service: "b", Weight: 1}}})))
+	url, c := "http://"+web.addr(t, "outbound").String()+"/", client(t)
+	seen := map[string]int{}
+	for i := range 40 {
+		_, who := ask(t, c, "GET", url, http.Header{"X-User": {fmt.Sprint(i)}}, "")
+		seen[who]++
+		resp, first := ask(t, c, "GET", url, nil, "")
+		set, _, _ := strings.Cut(resp.Header.Get("Set-Cookie"), ";")
+		for range 3 {
+			if _, again := ask(t, c, "GET", url, http.Header{"X-User": {fmt.Sprint(i)}}, ""); again != who {
+				t.Errorf("user %d of %s went to %s", i, who, again)
+			}
+			if _, again := ask(t, c, "GET", url, http.Header{"Cookie": {set}}, ""); again != first || set == "" {
+				t.Errorf("cookie %q of %s went to %s", set, first, again)
+			}
+		}
+	}
+	if seen["a"] < 8 || seen["b"] < 8 {
+		t.Errorf("of 40 users %v", seen)
+	}
+}

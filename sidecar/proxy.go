@@ -26,6 +26,7 @@ import (
 func (s *Sidecar) forward(send exchange.Handler) exchange.Handler {
 	return exchange.Chain(send,
 		s.aim,                  // which service, or which address: before the Record is begun
+		s.filters.Recall,       //
 		s.observer.observe,     //
 		s.lineage.Call,         //
 		answer,                 //
@@ -39,6 +40,7 @@ func (s *Sidecar) forward(send exchange.Handler) exchange.Handler {
 		resilience.Retry,       //
 		resilience.TryDeadline, //
 		balance.Step,           //
+		s.filters.Remember,     //
 		s.observer.attempt,     //
 	)
 }

@@ -40,6 +40,7 @@ import (
 func (s *Sidecar) outbound(send exchange.Handler) exchange.Handler {
 	return exchange.Chain(send,
 		decide,                 // which service: pure, and first, so that the Record knows the edge from its beginning
+		s.filters.Recall,       // which one has served its session
 		s.observer.observe,     // one Record, whatever follows
 		s.lineage.Call,         // is it part of a retry
 		answer,                 // what failed below is answered here
@@ -53,6 +54,7 @@ func (s *Sidecar) outbound(send exchange.Handler) exchange.Handler {
 		resilience.Retry,       //         again, if that is safe
 		resilience.TryDeadline, //         each try until then
 		balance.Step,           // choose an endpoint
+		s.filters.Remember,     // tell the caller's session who it is
 		s.observer.attempt,     // one Record per try
 	)
 }
@@ -109,10 +111,24 @@ func decideBy(t *route.Table, x *exchange.Exchange) {
 		h.Fields, _ = x.Downstream.(route.Fields)
 	}
 	if t.Draws() {
-		h.Draw = rand.Uint64()
+		h.Draw = draw(x)
 	}
 	x.Decision = t.Match(h)
 	x.Destination = x.Binding.Destinations[x.Decision.Service]
+}
+
+// draw chooses between backends: at random, but what the called service's policy keeps together goes to one of them.
+func draw(x *exchange.Exchange) uint64 {
+	d := x.Destination
+	if d == nil {
+		d = x.Binding.Destinations[x.Binding.Listener.Service]
+	}
+	if d != nil && len(d.Balancer.Affinity) > 0 && x.Kind == flow.KindExchange {
+		if balance.Keep(x, d.Balancer.Affinity); x.Keyed {
+			return x.Key
+		}
+	}
+	return rand.Uint64()
 }
 
 // known ends exchanges that have nowhere to go.

@@ -12,7 +12,7 @@ import (
 	"github.com/tulle-mesh/tulle/sidecar/exchange"
 )
 
-// keep finds the key of an exchange, once: the first of keys that is there. It is the xxHash64 with seed 0 of
+// Keep finds the key of an exchange, once: the first of keys that is there. It is the xxHash64 with seed 0 of
 //
 //   - the bytes of the value of the header field, if it is not empty (of several fields of one name the first),
 //   - the bytes of the value of the cookie (of several of one name the first),
@@ -21,7 +21,7 @@ import (
 //
 // so that all sidecars of a fleet, and Envoys among them, find the same. A cookie that is missing is made where the policy says so: its value is random, and it is set
 // by the response that goes to the caller.
-func keep(x *exchange.Exchange, keys []policy.AffinityKey) {
+func Keep(x *exchange.Exchange, keys []policy.AffinityKey) {
 	fields, _ := x.Downstream.(exchange.Fields)
 	for i := range keys {
 		k := &keys[i]
@@ -41,30 +41,13 @@ func keep(x *exchange.Exchange, keys []policy.AffinityKey) {
 		case k.Kind == policy.AffinityQuery:
 			value, ok = parameter(fields.Query(), k.Name)
 		case k.Kind == policy.AffinityCookie:
-			if value, ok = cookie(fields, k.Name); (!ok || value == "") && k.Generate {
+			if value, ok = exchange.Cookie(fields, k.Name); (!ok || value == "") && k.Generate {
 				value, ok = newCookie(x, k), true
 			}
 		}
 		if ok && value != "" {
 			x.Key, x.Keyed = xxhash.Sum64String(value), true
 			return
-		}
-	}
-}
-
-// cookie finds the value of a cookie (RFC 6265, section 4.2).
-func cookie(fields exchange.Fields, name string) (string, bool) {
-	for i := 0; ; i++ {
-		list, ok := fields.Field("cookie", i)
-		if !ok {
-			return "", false
-		}
-		for list != "" {
-			var pair string
-			pair, list, _ = strings.Cut(list, ";")
-			if n, v, _ := strings.Cut(strings.Trim(pair, " \t"), "="); n == name {
-				return v, true
-			}
 		}
 	}
 }

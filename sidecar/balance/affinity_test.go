@@ -61,7 +61,7 @@ func TestKeys(t *testing.T) {
 		if tc.peer != "" {
 			x.Peer = &exchange.Peer{Addr: netip.MustParseAddrPort(tc.peer)}
 		}
-		keep(x, tc.keys)
+		Keep(x, tc.keys)
 		if want := xxhash.Sum64String(tc.text); x.Keyed != (tc.text != "") || x.Keyed && x.Key != want || x.SetCookie != "" {
 			t.Errorf("%+v of %+v: keyed %v, key %x, want that of %q", tc.keys, tc.a, x.Keyed, x.Key, tc.text)
 		}
@@ -76,21 +76,21 @@ func TestCookieIsMadeOnce(t *testing.T) {
 		Kind: policy.AffinityCookie, Name: "sid", Generate: true, TTL: time.Minute, Path: "/a", Attributes: []policy.CookieAttribute{{Name: "SameSite", Value: "Strict"}, {Name: "Secure"}},
 	}}
 	x := &exchange.Exchange{Downstream: asked{fields: [][2]string{{"cookie", "sid="}}}}
-	keep(x, k)
+	Keep(x, k)
 	m := regexp.MustCompile(`^sid=([a-z0-9]{10,26}); Max-Age=60; Path=/a; SameSite=Strict; Secure; HttpOnly$`).FindStringSubmatch(x.SetCookie)
 	if m == nil || !x.Keyed || x.Key != xxhash.Sum64String(m[1]) {
 		t.Fatalf("Set-Cookie %q, key %x", x.SetCookie, x.Key)
 	}
 	back := &exchange.Exchange{Downstream: asked{fields: [][2]string{{"cookie", "a=b; " + strings.SplitN(x.SetCookie, ";", 2)[0]}}}}
-	if keep(back, k); back.Key != x.Key || back.SetCookie != "" {
+	if Keep(back, k); back.Key != x.Key || back.SetCookie != "" {
 		t.Errorf("the cookie that was set is not the key: %x, want %x", back.Key, x.Key)
 	}
 	plain := &exchange.Exchange{Downstream: asked{}}
-	if keep(plain, []policy.AffinityKey{{Kind: policy.AffinityCookie, Name: "s", Generate: true}}); !regexp.MustCompile(`^s=[a-z0-9]+; HttpOnly$`).MatchString(plain.SetCookie) {
+	if Keep(plain, []policy.AffinityKey{{Kind: policy.AffinityCookie, Name: "s", Generate: true}}); !regexp.MustCompile(`^s=[a-z0-9]+; HttpOnly$`).MatchString(plain.SetCookie) {
 		t.Errorf("Set-Cookie %q", plain.SetCookie)
 	}
 	bytes := &exchange.Exchange{} // a relay has no head
-	if keep(bytes, k); bytes.Keyed {
+	if Keep(bytes, k); bytes.Keyed {
 		t.Error("a relay has a key")
 	}
 }

@@ -468,3 +468,35 @@ func BenchmarkNew(b *testing.B) {
 		}
 	}
 }
+
+// A session's endpoint is chosen whenever it may be: not when it is out, was tried, is not of the subset, or is gone.
+func TestStay(t *testing.T) {
+	now := time.Now()
+	var endpoints []policy.Endpoint
+	for i := range 10 {
+		endpoints = append(endpoints, policy.Endpoint{Address: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), 80), Weight: 100})
+	}
+	endpoints[4].Override = &policy.Override{Kind: policy.OverrideEject, Issued: now, Expires: now.Add(time.Hour)}
+	for _, algorithm := range policy.BalanceAlgorithms {
+		p := New(policy.Balancer{Algorithm: algorithm}, endpoints, &States{}, nil)
+		for i := range endpoints {
+			w := exchange.Want{Stay: exchange.EndpointID(&endpoints[i])}
+			for range 20 {
+				c, _ := p.Pick(now, w)
+				if !c.Probe && (c.Endpoint == &endpoints[i]) != (i != 4) {
+					t.Fatalf("%s: the session of %s went to %s", algorithm, endpoints[i].Address, c.Endpoint.Address)
+				}
+				var waiting exchange.Waiting
+				c.Load.Begin(&waiting, now)
+				c.Load.End(&waiting, now, time.Millisecond, exchange.ResultOK, 0)
+			}
+			w.Tried = []netip.AddrPort{endpoints[i].Address}
+			if c, _ := p.Pick(now, w); c.Endpoint == &endpoints[i] {
+				t.Errorf("%s: %s was tried", algorithm, c.Endpoint.Address)
+			}
+		}
+		if c, _ := p.Pick(now, exchange.Want{Stay: 1}); c.Endpoint == nil {
+			t.Errorf("%s: a session whose endpoint is gone has none", algorithm)
+		}
+	}
+}

@@ -75,6 +75,8 @@ type Picker struct {
 	whole     int     // group of requests that name no subset; -1: none
 	ejectable []int32 // entries with an eject override, oldest first
 
+	named func() map[uint64]int32 // entries by exchange.EndpointID, made when it is asked for first
+
 	current atomic.Pointer[situation]
 	mu      sync.Mutex // of who makes the next situation
 }
@@ -117,6 +119,7 @@ func New(b policy.Balancer, endpoints []policy.Endpoint, states *States, random 
 	}
 	b = b.WithDefaults()
 	p := &Picker{algorithm: Algorithms[b.Algorithm], balancer: b, random: random, states: states}
+	p.named = sync.OnceValue(p.names)
 	known := states.take(endpoints)
 	seen := make(map[netip.AddrPort]bool, len(endpoints))
 	for i := range endpoints {
@@ -190,6 +193,11 @@ func (p *Picker) Pick(now time.Time, w exchange.Want) (exchange.Choice, flow.Rea
 	}
 	q := newQuery(now.UnixNano(), w, p.random)
 	v := &p.look(q.now).groups[g]
+	if w.Stay != 0 {
+		if i, ok := p.stay(v, q, w.Stay); ok {
+			return p.take(i, q.now, false, false), flow.ReasonNone
+		}
+	}
 	keyed := q.keyed && p.algorithm.table != nil
 	q.keyed = keyed
 	if v.chance > 0 || v.due != math.MaxInt64 {
@@ -211,6 +219,28 @@ func (p *Picker) Pick(now time.Time, w exchange.Want) (exchange.Choice, flow.Rea
 		i = p.algorithm.choose(t, q)
 	}
 	return p.take(i, q.now, probe, reflex), flow.ReasonNone
+}
+
+// stay finds the endpoint that a session wants, if it may be chosen: it is not out, and was not tried.
+func (p *Picker) stay(v *view, q query, id uint64) (int32, bool) {
+	i, ok := p.named()[id]
+	if !ok || q.spent(&p.entries[i]) {
+		return 0, false
+	}
+	for k := range v.tiers {
+		if v.tiers[k].has(i) {
+			return i, true
+		}
+	}
+	return 0, false
+}
+
+func (p *Picker) names() map[uint64]int32 {
+	m := make(map[uint64]int32, len(p.entries))
+	for i := range p.entries {
+		m[exchange.EndpointID(p.entries[i].endpoint)] = int32(i)
+	}
+	return m
 }
 
 // Another implements exchange.Picker.

@@ -15,10 +15,10 @@ func Step(next exchange.Handler) exchange.Handler {
 		if x.Fresh && len(tried) > 0 { // the same endpoint may serve on a new connection; those before it have failed
 			tried = tried[:len(tried)-1]
 		}
-		if keys := x.Destination.Balancer.Affinity; len(keys) > 0 && x.Tries == 0 {
-			keep(x, keys)
+		if keys := x.Destination.Balancer.Affinity; len(keys) > 0 && x.Tries == 0 && !x.Keyed {
+			Keep(x, keys)
 		}
-		choice, reason := x.Destination.Picker.Pick(began, exchange.Want{Tried: tried, Key: x.Key, Keyed: x.Keyed, Subset: x.Decision.Subset})
+		choice, reason := x.Destination.Picker.Pick(began, exchange.Want{Tried: tried, Key: x.Key, Keyed: x.Keyed, Subset: x.Decision.Subset, Stay: x.Stay})
 		if reason != flow.ReasonNone {
 			x.Outcome.Unprocessed = true
 			detail := "service " + x.Destination.Name

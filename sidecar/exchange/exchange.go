@@ -183,6 +183,7 @@ type Want struct {
 	Key    uint64           // requests of one key go to one endpoint, if the service's policy keeps them together; only if Keyed
 	Keyed  bool
 	Subset string // policy.SubsetName of the endpoints that may serve; "": all
+	Stay   uint64 // EndpointID of the one that is to serve, if it may be chosen and was not tried; 0: none
 }
 
 // Choice is a chosen endpoint. The caller must call Load.End exactly once, after Load.Begin if it calls that.
@@ -404,6 +405,8 @@ type Exchange struct {
 	Fresh       bool             // do not reuse a pooled connection
 	Key         uint64           // Want.Key of its tries; see Keyed
 	Keyed       bool
+	Stay        uint64 // Want.Stay of its tries
+	Held        Held   // by a session that the request belongs to; the zero value: none
 	SetCookie   string // value of a Set-Cookie field that the final response of the service gets; "": none
 
 	Tries   int // made so far
@@ -474,6 +477,7 @@ func (x *Exchange) Reset() {
 	x.Deadline, x.TryDeadline, x.HeadBy, x.Spare = time.Time{}, time.Time{}, time.Time{}, false
 	x.Choice, x.Remote, x.Fresh = Choice{}, "", false
 	x.Key, x.Keyed, x.SetCookie = 0, false, ""
+	x.Stay, x.Held = 0, Held{}
 	x.Application = flow.Application{}
 	x.Retries = 0
 	x.Tries, x.Gate, x.Outcome, x.Folded = 0, nil, Outcome{}, false
