@@ -6,6 +6,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/policy"
+	"github.com/tulle-mesh/tulle/sidecar/balance"
 	"github.com/tulle-mesh/tulle/sidecar/exchange"
 )
 
@@ -68,6 +69,16 @@ func (s *Sidecar) Saturation() []flow.Saturation {
 			limit, _ := t.d.Limit(kind, t.protocol)
 			sat.InFlight, sat.Limit = t.d.InFlight.Load(), int64(limit)
 			sat.ShedRequests, sat.ShedConnections = t.d.Shed.Requests.Load(), t.d.Shed.Connections.Load()
+		}
+		if ejects, ok := t.d.Picker.(interface{ States() *balance.States }); ok {
+			now, counts, spared := ejects.States().Count()
+			sat.Ejected = now
+			for why, n := range counts {
+				if why > 0 {
+					sat.Ejections = append(sat.Ejections, flow.Ejections{Why: balance.Why(why).String(), Count: n})
+				}
+			}
+			sat.Ejections = append(sat.Ejections, flow.Ejections{Why: "spared", Count: spared})
 		}
 		out = append(out, sat)
 	}

@@ -228,8 +228,9 @@ type Sidecar struct {
 	credentials *credential.Store
 	room        exchange.Room
 
-	http2   *http2.Client
-	lineage resilience.Lineage
+	http2     *http2.Client
+	lineage   resilience.Lineage
+	ejections ejections
 
 	serverFirst   detect.ServerFirst
 	silentCallers detect.ServerFirst // of permissive ports: a memory of its own, for whoever calls can fill it

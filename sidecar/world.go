@@ -51,6 +51,7 @@ func (s *Sidecar) bindings(snap *policy.Snapshot) []*exchange.Binding {
 			continue
 		}
 		d := s.destination(name, snap.Services[name])
+		s.services[name].states.Settle(d.Ejection, func(e balance.Ejection) { s.ejected(name, e) })
 		d.Picker = balance.New(snap.Services[name].Balancer, snap.Endpoints[name], &s.services[name].states, nil)
 		destinations[name] = d
 	}

@@ -730,6 +730,7 @@ func (u *unit) page() admin.Workload {
 	if w := u.w; w != nil {
 		p.Identity, p.BootID = w.self.String(), w.telling.BootID()
 		p.Metrics, p.Open, p.Snapshot = w.telling.WritePrometheus, w.telling.WriteOpenMetrics, w.watching.Current
+		p.Endpoints = w.endpoints
 	}
 	return p
 }

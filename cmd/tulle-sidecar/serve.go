@@ -62,7 +62,9 @@ func serve(ctx context.Context, c config, stdout, stderr io.Writer) error {
 	isReady := func() error { return w.ready(life.leaving) }
 	page := admin.New(admin.Config{
 		Address: c.admin, Hosts: c.adminHosts, Metrics: w.telling.WritePrometheus, Open: w.telling.WriteOpenMetrics, Snapshot: w.watching.Current, Log: log,
-		Drain: life.drain, Quit: life.quit, Ready: isReady, Inherit: parts.inheritAdmin(c.workload.Instance, c.admin),
+		Drain: life.drain, Quit: life.quit, Ready: isReady, Endpoints: func() any {
+			return map[string]any{"endpoints": w.carrying.Endpoints(), "ejections": w.carrying.Ejections()}
+		}, Inherit: parts.inheritAdmin(c.workload.Instance, c.admin),
 	})
 	life.leaves(w.carrying.Leave)
 	turn := newTurn(page)

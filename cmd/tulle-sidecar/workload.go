@@ -151,3 +151,11 @@ func (w *workload) ready(leaving func() bool) error {
 	}
 	return errors.New("listeners are being opened")
 }
+
+// endpoints is what the admin page shows of them.
+func (w *workload) endpoints() any {
+	return struct {
+		Endpoints []sidecar.Endpoint
+		Ejections []sidecar.Ejection
+	}{w.carrying.Endpoints(), w.carrying.Ejections()}
+}

@@ -625,18 +625,18 @@ type TrafficPolicy struct {
 
 // TrafficPolicySpec of a TrafficPolicy.
 type TrafficPolicySpec struct {
-	TargetService  string       `yaml:"targetService,omitempty"` // a service, by its name alone
-	TargetRefs     []TargetRef  `yaml:"targetRefs,omitempty"`    // or these
-	LoadBalancer   LoadBalancer `yaml:"loadBalancer,omitempty"`
-	RequestTimeout Duration     `yaml:"requestTimeout,omitempty"` // whole exchange; default 15s; off
-	TryTimeout     Duration     `yaml:"tryTimeout,omitempty"`     // one attempt; default: requestTimeout; off
-	ConnectTimeout Duration     `yaml:"connectTimeout,omitempty"` // default 1s
-	IdleTimeout    Duration     `yaml:"idleTimeout,omitempty"`    // TCP without bytes; default 1h; off
-	Retry          Retry        `yaml:"retry,omitempty"`
-	Limits         Limits       `yaml:"limits,omitempty"`
-	Ejection       Ejection     `yaml:"ejection,omitempty"`
-	Faults         []Fault      `yaml:"faults,omitempty"`     // the first whose headers match
-	RateLimits     []RateLimit  `yaml:"rateLimits,omitempty"` // all must let a request pass
+	TargetService  string          `yaml:"targetService,omitempty"` // a service, by its name alone
+	TargetRefs     []TargetRef     `yaml:"targetRefs,omitempty"`    // or these
+	LoadBalancer   LoadBalancer    `yaml:"loadBalancer,omitempty"`
+	RequestTimeout Duration        `yaml:"requestTimeout,omitempty"` // whole exchange; default 15s; off
+	TryTimeout     Duration        `yaml:"tryTimeout,omitempty"`     // one attempt; default: requestTimeout; off
+	ConnectTimeout Duration        `yaml:"connectTimeout,omitempty"` // default 1s
+	IdleTimeout    Duration        `yaml:"idleTimeout,omitempty"`    // TCP without bytes; default 1h; off
+	Retry          Retry           `yaml:"retry,omitempty"`
+	Limits         Limits          `yaml:"limits,omitempty"`
+	Ejection       ServiceEjection `yaml:"ejection,omitempty"`
+	Faults         []Fault         `yaml:"faults,omitempty"`     // the first whose headers match
+	RateLimits     []RateLimit     `yaml:"rateLimits,omitempty"` // all must let a request pass
 }
 
 // Retry settings.
@@ -660,6 +660,35 @@ type Ejection struct {
 	Enabled *bool `yaml:"enabled,omitempty"` // default true
 }
 
+// ServiceEjection is that of one service.
+type ServiceEjection struct {
+	Ejection `yaml:",inline"`
+	Local    LocalEjection `yaml:"local,omitempty"`
+}
+
+// LocalEjection by a sidecar on its own evidence.
+type LocalEjection struct {
+	Errors  *int     `yaml:"errors,omitempty"`  // failed tries in a row; default 5; 0: off
+	Failing *int     `yaml:"failing,omitempty"` // points of percent of failed tries above others; default 30; 0: off
+	Slow    *int     `yaml:"slow,omitempty"`    // times the response time of others; default 5; 0: off
+	Base    Duration `yaml:"base,omitempty"`    // first term; default 1s
+	Max     Duration `yaml:"max,omitempty"`     // longest term; default and most 30s
+}
+
+// Policy is e as sidecars have it.
+func (e LocalEjection) Policy() policy.Ejection {
+	number := func(v *int) int {
+		switch {
+		case v == nil:
+			return 0
+		case *v == 0:
+			return -1
+		}
+		return *v
+	}
+	return policy.Ejection{Errors: number(e.Errors), Failing: number(e.Failing), Slow: number(e.Slow), Base: time.Duration(e.Base), Max: time.Duration(e.Max)}
+}
+
 // On reports whether ejection is enabled.
 func (e Ejection) On() bool { return e.Enabled == nil || *e.Enabled }
 
@@ -678,7 +707,11 @@ func (p *TrafficPolicy) check() error {
 		field string
 		v     Duration
 	}{
-		{"spec.connectTimeout", s.ConnectTimeout}, {"spec.retry.backoffBase", s.Retry.BackoffBase}, {"spec.retry.backoffMax", s.Retry.BackoffMax},
+		{"spec.connectTimeout", s.ConnectTimeout},
+		{"spec.retry.backoffBase", s.Retry.BackoffBase},
+		{"spec.retry.backoffMax", s.Retry.BackoffMax},
+		{"spec.ejection.local.base", s.Ejection.Local.Base},
+		{"spec.ejection.local.max", s.Ejection.Local.Max},
 	} {
 		if d.v < 0 {
 			return fmt.Errorf("%s: cannot be off; set a duration such as 1s", d.field)
@@ -686,6 +719,14 @@ func (p *TrafficPolicy) check() error {
 	}
 	if _, err := policy.ParseGRPCStatuses(s.Retry.GRPC); err != nil {
 		return fmt.Errorf("spec.retry.grpc%w", err)
+	}
+	for _, n := range []struct {
+		field string
+		v     *int
+	}{{"errors", s.Ejection.Local.Errors}, {"failing", s.Ejection.Local.Failing}, {"slow", s.Ejection.Local.Slow}} {
+		if n.v != nil && *n.v < 0 {
+			return fmt.Errorf("spec.ejection.local.%s: %d must not be negative; 0 is off", n.field, *n.v)
+		}
 	}
 	if err := s.LoadBalancer.check("spec.loadBalancer"); err != nil {
 		return err
@@ -709,6 +750,7 @@ func (p TrafficPolicySpec) Apply(svc policy.Service) policy.Service {
 	svc.MaxRequests = p.Limits.MaxRequests
 	svc.MaxConnections = p.Limits.MaxConnections
 	svc.Balancer = p.LoadBalancer.Policy()
+	svc.Ejection = p.Ejection.Local.Policy()
 	statuses, _ := policy.ParseGRPCStatuses(p.Retry.GRPC) // checked
 	svc.Retry = policy.Retry{
 		Attempts: p.Retry.Attempts, BudgetRatio: p.Retry.BudgetRatio, BudgetMin: p.Retry.BudgetMin,

@@ -310,6 +310,7 @@ var conditional = map[string]bool{
 var zeroCounts = map[string]bool{
 	"spec.loadBalancer.requestBias": true, "spec.loadBalancer.panicThreshold": true, "spec.faults[].delay.percent": true, "spec.faults[].abort.percent": true,
 	"spec.rateLimits[].requests": true,
+	"spec.ejection.local.errors": true, "spec.ejection.local.failing": true, "spec.ejection.local.slow": true,
 }
 
 // TestDefaultsAreWhatTheySay: a field that is left out and one that is set to its default come to the same for every sidecar, and another value to something else.

@@ -21,6 +21,7 @@ const (
 	AttrCodeClass  = "tulle.code_class" // 1xx 2xx 3xx 4xx 5xx, or none
 	AttrDirection  = "tulle.direction"  // metrics only: in | out, as BytesIn and BytesOut
 	AttrState      = "tulle.state"      // metrics only: busy | idle
+	AttrWhy        = "tulle.why"        // metrics only: of an ejection by the sidecar itself
 	AttrLimit      = "tulle.limit"      // metrics only: max_requests | max_connections
 	AttrFamily     = "tulle.family"     // metrics only: name of a metric
 	AttrPort       = "server.port"      // metrics only, decimal: of a detection, the port that was called; else of the reporter's ports, on the server side
@@ -137,6 +138,10 @@ const (
 	MetricPool = "tulle.destination.connections"
 	// MetricShed: Sum {side, destination, limit=max_requests|max_connections}: what was turned away because of the limit.
 	MetricShed = "tulle.destination.shed"
+	// MetricEjected: Gauge, client side {side, destination}: endpoints that the sidecar has out by itself. MetricEjections: Sum {side, destination, why=unreachable|errors|failing|slow|spared}: how
+	// often it did so, and how often the cap has spared one.
+	MetricEjected   = "tulle.destination.ejected"
+	MetricEjections = "tulle.destination.ejections"
 	// MetricPoolWait: exponential histogram, client side {destination}: how long tries that found no idle connection waited for a new one.
 	MetricPoolWait = "tulle.destination.wait"
 	// MetricSeriesFolded: Sum {family}: new series that did not fit the budget and were counted under other.

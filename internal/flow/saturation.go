@@ -11,4 +11,13 @@ type Saturation struct {
 	// Shed counts what was turned away since the boot, by the limit that was reached.
 	ShedRequests    uint64 // MaxRequests
 	ShedConnections uint64 // MaxConnections
+	// Ejected is how many endpoints the sidecar has out by itself; Ejections counts how often it did that since the boot. Client side only.
+	Ejected   int64
+	Ejections []Ejections
+}
+
+// Ejections counts those for one reason.
+type Ejections struct {
+	Why   string // the closed vocabulary of sidecar/balance, or "spared"
+	Count uint64
 }

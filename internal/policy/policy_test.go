@@ -56,6 +56,9 @@ func genService(r *rand.Rand, name string) Service {
 			GRPC: GRPCStatuses(r.Uint32()) & failures,
 		},
 		Balancer: genBalancer(r),
+		Ejection: Ejection{
+			Errors: pick(r, 0, -1, 3, 1000), Failing: pick(r, 0, -1, 50), Slow: pick(r, 0, -1, 2), Base: pick(r, 0, 100*time.Millisecond, 2*time.Second), Max: pick(r, 0, 5*time.Second),
+		},
 	}
 	if s.External {
 		if s.Protocol != flow.ProtocolTLS {

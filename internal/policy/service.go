@@ -50,6 +50,7 @@ type Service struct {
 	MaxRequests    int // concurrent exchanges towards the service from one sidecar; default 1,024
 	MaxConnections int // default 1,024
 	Balancer       Balancer
+	Ejection       Ejection
 }
 
 // PortOf is the name under which a Snapshot has a port of a service: SERVICE for the one that callers mean who name none (port ""), SERVICE:PORT for another.
@@ -113,6 +114,7 @@ func (s Service) WithDefaults() Service {
 		s.TLS = &c
 	}
 	s.Balancer = s.Balancer.WithDefaults()
+	s.Ejection = s.Ejection.WithDefaults()
 	return s
 }
 
@@ -195,6 +197,9 @@ func (s Service) Check() error {
 	}
 	if err := s.Retry.check(); err != nil {
 		return fail("retry %w", err)
+	}
+	if err := s.Ejection.check(); err != nil {
+		return fail("ejection.%w", err)
 	}
 	if err := s.Balancer.Check(); err != nil {
 		return fail("loadBalancer.%w", err)
@@ -318,6 +323,7 @@ func (s Service) ToXDS() (*clusterv3.Cluster, error) {
 		}}},
 	}
 	s.Balancer.toXDS(x, e)
+	s.Ejection.toXDS(x, e)
 	x.Metadata = e.metadata()
 	return x, affinityToXDS(s.Balancer.Affinity, x.Metadata)
 }
@@ -362,7 +368,7 @@ func ServiceFromXDS(x *clusterv3.Cluster) (Service, error) {
 	if s.Retry.GRPC, err = ParseGRPCStatuses(r.strs("retry_grpc")); err != nil {
 		r.fail("retry_grpc", "%v", err)
 	}
-	s.Balancer = balancerFromXDS(x, r)
+	s.Balancer, s.Ejection = balancerFromXDS(x, r), ejectionFromXDS(r)
 	if t := x.GetCircuitBreakers().GetThresholds(); len(t) > 0 {
 		s.MaxRequests, s.MaxConnections = int(t[0].GetMaxRequests().GetValue()), int(t[0].GetMaxConnections().GetValue())
 	}

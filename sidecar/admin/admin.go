@@ -27,15 +27,16 @@ import (
 
 // Config says what to show. Address is required; nil functions answer 404.
 type Config struct {
-	Address  string                       // "127.0.0.1:15000"; port 0 picks one, see Server.Addr
-	Hosts    []string                     // further names this machine is called by, without port
-	Ready    func() error                 // nil error: ready; else what is missing, for people
-	Metrics  func(io.Writer)              // Prometheus text format
-	Open     func(io.Writer)              // the same as OpenMetrics 1.0, for those who ask for it; nil: text for all
-	Snapshot func() *policy.Snapshot      // may return nil before the first one
-	Drain    func()                       // begins an orderly stop, as SIGTERM does, and returns at once; called at most once per request
-	Quit     func()                       // the same because the application has ended: nothing more will come in
-	Inherit  func() (net.Listener, error) // the listening socket that another process hands over, nil: none; may be nil
+	Address   string                       // "127.0.0.1:15000"; port 0 picks one, see Server.Addr
+	Hosts     []string                     // further names this machine is called by, without port
+	Ready     func() error                 // nil error: ready; else what is missing, for people
+	Metrics   func(io.Writer)              // Prometheus text format
+	Open      func(io.Writer)              // the same as OpenMetrics 1.0, for those who ask for it; nil: text for all
+	Snapshot  func() *policy.Snapshot      // may return nil before the first one
+	Endpoints func() any                   // what was learnt of endpoints, and ejections; written as JSON; nil: 404
+	Drain     func()                       // begins an orderly stop, as SIGTERM does, and returns at once; called at most once per request
+	Quit      func()                       // the same because the application has ended: nothing more will come in
+	Inherit   func() (net.Listener, error) // the listening socket that another process hands over, nil: none; may be nil
 	// Workloads are those of a process with several, in the order in which they are shown, and what is wrong with their configuration; nil: there is one.
 	Workloads func() ([]Workload, []string)
 	Log       *slog.Logger // default: discard
@@ -67,6 +68,7 @@ func New(cfg Config) *Server {
 		{"GET", "/ready", "the same, as Envoy's is called", s.readyz, false},
 		{"GET", "/metrics", "everything counted, for Prometheus", s.metrics, false},
 		{"GET", "/config", "the policy snapshot in force, as JSON", s.config, true},
+		{"GET", "/endpoints", "what the sidecar has learnt of endpoints, and its latest ejections, as JSON", s.endpoints, true},
 		{"POST", "/drain", "finish what is in flight and stop, as SIGTERM does", s.begin("drain", cfg.Drain, "draining"), true},
 		{"POST", "/quit", "the same without --drain-delay: the application has ended (jobs)", s.begin("quit", cfg.Quit, "quitting"), true},
 		{"GET", "/debug/pprof/", "profiles of the running process", pprof.Index, true},
@@ -283,6 +285,20 @@ func (s *Server) metrics(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", typeText)
 	s.cfg.Metrics(w)
+}
+
+func (s *Server) endpoints(w http.ResponseWriter, r *http.Request) {
+	if s.cfg.Endpoints == nil {
+		http.NotFound(w, r)
+		return
+	}
+	body, err := json.MarshalIndent(s.cfg.Endpoints(), "", "  ")
+	if err != nil {
+		http.Error(w, "what is known of endpoints cannot be written as JSON: "+err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(append(body, '\n'))
 }
 
 func (s *Server) config(w http.ResponseWriter, r *http.Request) {

@@ -16,10 +16,11 @@ type Workload struct {
 	BufferBytes int64 // its share of the process' memory for buffers
 	Connections int   // and of its connections
 
-	Ready    func() error // required
-	Metrics  func(io.Writer)
-	Open     func(io.Writer)
-	Snapshot func() *policy.Snapshot
+	Ready     func() error // required
+	Metrics   func(io.Writer)
+	Open      func(io.Writer)
+	Snapshot  func() *policy.Snapshot
+	Endpoints func() any
 }
 
 // workloadPages are the pages of a process with several workloads: an index, and of each what a sidecar of one has at its root.
@@ -29,6 +30,7 @@ func (s *Server) workloadPages() []page {
 		{"GET", "/workloads/{instance}/readyz", "as /readyz, of one workload", s.of((*Server).readyz), false},
 		{"GET", "/workloads/{instance}/metrics", "everything counted of one workload, for Prometheus", s.of((*Server).metrics), false},
 		{"GET", "/workloads/{instance}/config", "its policy snapshot in force, as JSON", s.of((*Server).config), true},
+		{"GET", "/workloads/{instance}/endpoints", "what it has learnt of endpoints, as JSON", s.of((*Server).endpoints), true},
 		{"GET", "/sd", "where the metrics are, for Prometheus' http_sd_config", s.discovery, false},
 	}
 }
@@ -39,7 +41,7 @@ func (s *Server) of(serve func(*Server, http.ResponseWriter, *http.Request)) htt
 		all, _ := s.cfg.Workloads()
 		for _, one := range all {
 			if one.Instance == r.PathValue("instance") {
-				serve(&Server{cfg: Config{Ready: one.Ready, Metrics: one.Metrics, Open: one.Open, Snapshot: one.Snapshot}}, w, r)
+				serve(&Server{cfg: Config{Ready: one.Ready, Metrics: one.Metrics, Open: one.Open, Snapshot: one.Snapshot, Endpoints: one.Endpoints}}, w, r)
 				return
 			}
 		}

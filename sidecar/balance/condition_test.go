@@ -205,8 +205,8 @@ func TestPrioritiesSpillOver(t *testing.T) {
 			w.run(10*time.Second, 100)
 			home := 0
 			for i := range 10 {
-				if w.probes[i] == 0 {
-					t.Errorf("endpoint %d was not probed", i)
+				if w.probes[i]+w.picked[i] == 0 { // once some are back, the cap spares the others
+					t.Errorf("endpoint %d was not tried", i)
 				}
 				home += w.picked[i]
 			}

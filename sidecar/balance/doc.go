@@ -8,7 +8,7 @@
 //
 //  1. The subset that the route has named, by labels (subset.go).
 //  2. Ejection (situation.go). An endpoint under an unexpired eject override gets Override.Fraction of its share, each such try marked as a probe. The local
-//     reflex does the same for an endpoint that could not be reached five times in a row, for at most 30 s, then lets one probe through.
+//     reflex (ejection.go) does the same for an endpoint that fails, or is slow, while others are not, for at most 30 s, then lets one probe through.
 //     Both together never take out more than max(1, 10 %) of the endpoints of the service: what is over the cap is ignored (fail open), oldest decision first.
 //     Where fewer than policy.Balancer.PanicThreshold of a subset's priority are left, all of it is used, and the last one always is.
 //  3. Priority (locality.go): endpoints of the next one serve what those of the first cannot.

@@ -31,6 +31,19 @@ type States struct {
 	typical    atomic.Int64  // ns; 0: not known
 	typicalAt  atomic.Int64  // unix ns; when it was worked out
 
+	ejection  atomic.Pointer[policy.Ejection] // nil: the defaults
+	tell      atomic.Pointer[func(Ejection)]
+	ejections [numWhy]atomic.Uint64 // since the boot
+	spared    atomic.Uint64         // by the cap
+	peers     atomic.Pointer[peers]
+	random    atomic.Pointer[func() uint64]
+	judged    atomic.Int64 // unix ns
+
+	judging sync.Mutex // and scratch of who holds it:
+	shares  []float64
+	times   []float64
+	recent  []window
+
 	mu     sync.Mutex
 	m      map[netip.AddrPort]*state
 	tables map[uint64]table // of the latest Picker, by what they were made of
@@ -48,7 +61,7 @@ func (s *States) take(endpoints []policy.Endpoint) map[netip.AddrPort]*state {
 			continue
 		}
 		if m[a] = s.m[a]; m[a] == nil {
-			m[a] = newState(s)
+			m[a] = newState(s, a)
 			m[a].fresh.Store(len(s.m) > 0)
 		}
 	}
@@ -140,6 +153,15 @@ func New(b policy.Balancer, endpoints []policy.Endpoint, states *States, random 
 	slices.SortStableFunc(p.ejectable, func(a, b int32) int {
 		return p.entries[a].endpoint.Override.Issued.Compare(p.entries[b].endpoint.Override.Issued)
 	})
+	all := &peers{}
+	for i := range p.entries {
+		all.states = append(all.states, p.entries[i].state)
+	}
+	for _, i := range p.ejectable {
+		all.overrides = append(all.overrides, p.entries[i].endpoint.Override.Expires.UnixNano())
+	}
+	states.peers.Store(all)
+	states.random.Store(&p.random)
 	if len(p.entries) > 0 {
 		p.divide()
 		p.tables()
@@ -243,6 +265,9 @@ func (p *Picker) names() map[uint64]int32 {
 	return m
 }
 
+// States is what it shares with the Pickers before and after it.
+func (p *Picker) States() *States { return p.states }
+
 // Another implements exchange.Picker.
 func (p *Picker) Another(w exchange.Want) bool {
 	g := p.group(w.Subset)
@@ -325,7 +350,7 @@ type Endpoint struct {
 	Failing  float64       // moving share of failed tries, 0 to 1
 	InFlight int64
 	Ejected  bool      // by an override in force (the cap may still spare it)
-	Reflex   bool      // unreachable, waiting for a probe
+	Reflex   Ejection  // by the sidecar itself, until the next probe; zero: it is not out
 	Paused   time.Time // until when it is left alone, as it has asked for; zero: it is not
 	Priority uint32
 }
@@ -343,8 +368,12 @@ func (p *Picker) Endpoints(now time.Time) []Endpoint {
 			Failing:  decayed(e.float(&e.failing), elapsed, failingDecay),
 			InFlight: e.inFlight.Load(),
 			Ejected:  o != nil && o.Kind == policy.OverrideEject && now.Before(o.Expires),
-			Reflex:   e.openUntil.Load() != 0,
 			Priority: e.endpoint.Priority,
+		}
+		if until := e.openUntil.Load(); until != 0 {
+			e.mu.Lock()
+			d.Reflex = Ejection{e.endpoint.Address, e.why, e.evidence, time.Unix(0, e.opened.Load()), time.Unix(0, until), e.times}
+			e.mu.Unlock()
 		}
 		if until := e.paused.Load(); until > now.UnixNano() {
 			d.Paused = time.Unix(0, until)

@@ -2,6 +2,7 @@ package balance
 
 import (
 	"math"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,16 +21,10 @@ const (
 	maxPause     = 5 * time.Minute        // an endpoint is not left alone for longer, whatever it asks for
 )
 
-// The constants of the local reflex.
-const (
-	reflexAfter = 5 // consecutive unreachable tries
-	reflexFirst = time.Second
-	reflexMax   = 30 * time.Second
-)
-
 // state is what is known of one address. It outlives Snapshots. Only End and the reflex write it; Pick reads the atomics.
 type state struct {
 	states   *States
+	address  netip.AddrPort
 	inFlight atomic.Int64
 	average  atomic.Uint64 // math.Float64bits, seconds, as of stamp
 	failing  atomic.Uint64 // math.Float64bits, share, as of stamp
@@ -48,15 +43,25 @@ type state struct {
 	oldest   atomic.Int64 // unix ns; since when the first of waiting waits; 0: nobody waits
 	answered atomic.Int64 // tries, up to enough
 
-	mu          sync.Mutex // writers of the fields above and:
-	unreachable int
-	penalty     time.Duration
-	waiting     waiting
-	unproven    bool // average is how long was waited in vain, not what an answer took
+	mu       sync.Mutex // writers of the fields above and:
+	waiting  waiting
+	unproven bool // average is how long was waited in vain, not what an answer took
+
+	// Of the reflex; see ejection.go.
+	errors, unreachable int // tries in a row
+	windows             [2]window
+	windowAt            int64 // when the first of windows began, in windowOf since 1970
+	why                 Why   // it is, or was last, ejected
+	evidence            string
+	tolerable           time.Duration // WhySlow: what a probe may take
+	penalty             time.Duration // before jitter
+	times               int           // in a row
+	closed              int64         // unix ns; when it was last let in again
+	good                int           // answers in a row while it is out
 }
 
-func newState(s *States) *state {
-	st := &state{states: s}
+func newState(s *States, at netip.AddrPort) *state {
+	st := &state{states: s, address: at}
 	st.average.Store(math.Float64bits(seed.Seconds()))
 	return st
 }
@@ -123,16 +128,34 @@ func (st *state) pause(now int64, d time.Duration) {
 
 func (st *state) end(w *exchange.Waiting, now time.Time, took time.Duration, r exchange.Result, retryAfter time.Duration, probe bool) {
 	st.inFlight.Add(-1)
+	t := now.UnixNano()
 	st.mu.Lock()
-	defer st.mu.Unlock()
 	st.leaveLocked(w)
 	if probe {
-		defer st.probing.Store(false)
+		st.probing.Store(false)
 	}
 	if r == exchange.ResultUnknown {
+		st.mu.Unlock()
 		return
 	}
-	t := now.UnixNano()
+	inVain := r == exchange.ResultAbandoned && (probe || took >= st.states.patience())
+	st.learnLocked(t, took, r, retryAfter)
+	var ejected Ejection
+	told := false
+	if r != exchange.ResultAbandoned || inVain {
+		failed := r != exchange.ResultOK
+		st.recordLocked(t, took, failed, !failed)
+		ejected, told = st.tryEndedLocked(t, took, failed, r == exchange.ResultUnreachable, probe)
+	}
+	st.mu.Unlock()
+	if told {
+		st.states.announce(ejected)
+	}
+	st.states.judge(t)
+}
+
+// learnLocked takes a try into the averages.
+func (st *state) learnLocked(t int64, took time.Duration, r exchange.Result, retryAfter time.Duration) {
 	elapsed := t - st.stamp.Load()
 	avg := decayed(math.Float64frombits(st.average.Load()), elapsed, decay)
 	if r == exchange.ResultAbandoned && took.Seconds() <= avg {
@@ -152,51 +175,25 @@ func (st *state) end(w *exchange.Waiting, now time.Time, took time.Duration, r e
 		w := math.Exp(-math.Max(float64(elapsed), float64(time.Millisecond)) / float64(decay))
 		sample = math.Float64frombits(st.average.Load())*w + sample*(1-w)
 	}
-	fail := decayed(math.Float64frombits(st.failing.Load()), elapsed, failingDecay) * (1 - failingStep)
+	fail := decayed(math.Float64frombits(st.failing.Load()), elapsed, failingDecay)
 	switch r {
 	case exchange.ResultOK:
 		if n := st.answered.Load(); n < enough {
 			st.answered.Store(n + 1)
 		}
+		fail *= 1 - failingStep
 	case exchange.ResultAbandoned: // it may be the caller who wants too much
-		fail /= 1 - failingStep
 	case exchange.ResultOverloaded:
 		fail = 1
 		if retryAfter > 0 {
 			st.pause(t, retryAfter)
 		}
 	default:
-		fail += failingStep
+		fail = fail*(1-failingStep) + failingStep
 	}
 	st.average.Store(math.Float64bits(sample))
 	st.failing.Store(math.Float64bits(fail))
 	st.stamp.Store(max(t, st.stamp.Load()))
-
-	if r == exchange.ResultAbandoned {
-		return
-	}
-	if r != exchange.ResultUnreachable {
-		st.unreachable, st.penalty = 0, 0
-		if st.openUntil.Swap(0) != 0 {
-			st.states.tripped.Add(-1)
-			st.states.generation.Add(1)
-		}
-		return
-	}
-	st.unreachable++
-	if st.unreachable < reflexAfter && !probe {
-		return
-	}
-	open := st.openUntil.Load()
-	if open != 0 && !probe {
-		return // tries that were on their way when it tripped
-	}
-	st.penalty = min(max(2*st.penalty, reflexFirst), reflexMax)
-	if st.openUntil.Swap(t+int64(st.penalty)) == 0 {
-		st.opened.Store(t)
-		st.states.tripped.Add(1)
-	}
-	st.states.generation.Add(1)
 }
 
 func (st *state) float(bits *atomic.Uint64) float64 { return math.Float64frombits(bits.Load()) }

@@ -90,16 +90,24 @@ func (p *Picker) Typical(now time.Time) time.Duration {
 	}
 	t, s := now.UnixNano(), p.states
 	if last := s.typicalAt.Load(); t-last >= int64(typicalEvery) && s.typicalAt.CompareAndSwap(last, t) {
-		s.typical.Store(p.median(t))
+		s.typical.Store(s.peers.Load().median(t))
 	}
 	return time.Duration(s.typical.Load())
 }
 
-func (p *Picker) median(now int64) int64 {
+// patience is after how long a try that had no answer was given up with reason.
+func (s *States) patience() time.Duration {
+	if t := time.Duration(s.typical.Load()); t > 0 {
+		return max(8*t, stuckAfter)
+	}
+	return longestWait
+}
+
+func (p *peers) median(now int64) int64 {
 	var list [typicalOf]float64
 	n := 0
-	for i := 0; i < len(p.entries) && n < len(list); i += 1 + len(p.entries)/(len(list)+1) {
-		if e := &p.entries[i]; e.answered.Load() >= enough {
+	for i := 0; i < len(p.states) && n < len(list); i += 1 + len(p.states)/(len(list)+1) {
+		if e := p.states[i]; e.answered.Load() >= enough {
 			list[n] = decayed(math.Float64frombits(e.average.Load()), now-e.stamp.Load(), decay)
 			n++
 		}

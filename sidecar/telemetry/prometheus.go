@@ -119,6 +119,16 @@ var views = []view{
 		[]label{labelSide, labelDest, {flow.AttrLimit, "limit"}},
 	},
 	{
+		flow.MetricEjected, "tulle_destination_ejected",
+		description{"gauge", "Endpoints that this sidecar has ejected by itself."},
+		[]label{labelSide, labelDest},
+	},
+	{
+		flow.MetricEjections, "tulle_destination_ejections_total",
+		description{"counter", "Ejections of endpoints by this sidecar itself, by reason; spared: the cap did not allow one more."},
+		[]label{labelSide, labelDest, {flow.AttrWhy, "why"}},
+	},
+	{
 		flow.MetricPoolWait, "tulle_destination_wait_seconds",
 		description{"histogram", "How long tries that found no idle connection waited for a new one, handshake included."},
 		[]label{labelDest},

@@ -16,6 +16,8 @@ func (t *Telemetry) saturated() []flow.Family {
 	limit := flow.Family{Name: flow.MetricLimit, Type: flow.MetricGauge}
 	pool := flow.Family{Name: flow.MetricPool, Unit: "{connection}", Type: flow.MetricGauge}
 	shed := flow.Family{Name: flow.MetricShed, Unit: "{exchange}"}
+	ejected := flow.Family{Name: flow.MetricEjected, Unit: "{endpoint}", Type: flow.MetricGauge}
+	ejections := flow.Family{Name: flow.MetricEjections, Unit: "{endpoint}"}
 	list := (*f)()
 	if len(list) > t.cfg.Series/2 { // two points each in the largest family
 		list = list[:t.cfg.Series/2]
@@ -36,6 +38,12 @@ func (t *Telemetry) saturated() []flow.Family {
 				flow.Point{Attrs: attrs(flow.Text(flow.AttrLimit, "max_requests")), Value: int64(s.ShedRequests)},
 				flow.Point{Attrs: attrs(flow.Text(flow.AttrLimit, "max_connections")), Value: int64(s.ShedConnections)})
 		}
+		if len(s.Ejections) > 0 {
+			ejected.Points = append(ejected.Points, flow.Point{Attrs: attrs(), Value: s.Ejected})
+			for _, e := range s.Ejections {
+				ejections.Points = append(ejections.Points, flow.Point{Attrs: attrs(flow.Text(flow.AttrWhy, e.Why)), Value: int64(e.Count)})
+			}
+		}
 	}
-	return []flow.Family{inFlight, limit, pool, shed}
+	return []flow.Family{inFlight, limit, pool, shed, ejected, ejections}
 }
