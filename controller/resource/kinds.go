@@ -662,9 +662,12 @@ type Ejection struct {
 
 // ServiceEjection is that of one service.
 type ServiceEjection struct {
-	Ejection `yaml:",inline"`
-	Local    LocalEjection `yaml:"local,omitempty"`
+	Enabled *bool         `yaml:"enabled,omitempty"` // by the controller; default: the mesh's
+	Local   LocalEjection `yaml:"local,omitempty"`
 }
+
+// On reports whether the controller may eject.
+func (e ServiceEjection) On() bool { return Ejection{e.Enabled}.On() }
 
 // LocalEjection by a sidecar on its own evidence.
 type LocalEjection struct {

@@ -188,7 +188,7 @@ func (s *Set) merged(service, namespace string) *merging {
 	}
 	if on := s.Mesh.Spec.Ejection; on.Enabled != nil {
 		e := s.Entries[s.Mesh.Key()]
-		m.below(TrafficPolicySpec{Ejection: Ejection{Enabled: on.Enabled}}, Origin{LevelMesh, s.Mesh.Key(), e.Position}, e.line)
+		m.below(TrafficPolicySpec{Ejection: ServiceEjection{Enabled: on.Enabled}}, Origin{LevelMesh, s.Mesh.Key(), e.Position}, e.line)
 	}
 	return m
 }

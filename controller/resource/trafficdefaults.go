@@ -32,6 +32,11 @@ var TrafficDefaults = map[string]string{
 	"limits.maxRequests":                  "1024",
 	"limits.maxConnections":               "1024",
 	"ejection.enabled":                    "true",
+	"ejection.local.errors":               "5",
+	"ejection.local.failing":              "30",
+	"ejection.local.slow":                 "5",
+	"ejection.local.base":                 "1s",
+	"ejection.local.max":                  "30s",
 	"faults":                              "none",
 	"rateLimits":                          "none",
 }
