@@ -5,7 +5,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/netip"
 	"strings"
 	"testing"
 
@@ -111,7 +110,7 @@ func TestAccessOfBytes(t *testing.T) {
 		catalog := start(t, there, ca.Holder("catalog"), 0)
 		service := mesh("catalog")
 		service.Protocol = flow.ProtocolTCP
-		web := start(t, clientSnapshot(service, netip.AddrPort(catalog.addr(t, "inbound"))), ca.Holder("web"), 0)
+		web := start(t, clientSnapshot(service, catalog.addr(t, "inbound")), ca.Holder("web"), 0)
 		nc, err := net.Dial("tcp", web.addr(t, "outbound").String())
 		if err != nil {
 			t.Fatal(err)

@@ -39,8 +39,8 @@ func TestLastValidStays(t *testing.T) {
 			text := v[0]
 			if k == bad {
 				name, _, _ := strings.Cut(v[1], ":")
-				i := strings.Index(text, "spec: {")
-				spec := text[i:]
+				head, body, _ := strings.Cut(text, "spec: {")
+				i, spec := len(head), "spec: {"+body
 				if at := strings.Index(spec, name+":"); at >= 0 { // in place of the field, to the end of it
 					text = text[:i] + "spec: {" + v[1] + without(spec, name) + "}\n"
 				} else {

@@ -72,14 +72,14 @@ func grpcMatch(m gatewayv1.GRPCRouteMatch) route.Match {
 
 // grpcPath is the path of the calls that m is for: of one method exactly, of one service by its segment, of others by regular expression.
 func grpcPath(m *gatewayv1.GRPCMethodMatch) route.Path {
-	const any = `[^/]+`
+	const part = `[^/]+`
 	switch {
 	case m == nil:
 		return route.Path{}
 	case value(m.Type, gatewayv1.GRPCMethodMatchExact) == gatewayv1.GRPCMethodMatchRegularExpression:
-		return route.Path{Kind: route.PathRegex, Value: "/(?:" + value(m.Service, any) + ")/(?:" + value(m.Method, any) + ")"}
+		return route.Path{Kind: route.PathRegex, Value: "/(?:" + value(m.Service, part) + ")/(?:" + value(m.Method, part) + ")"}
 	case m.Service == nil:
-		return route.Path{Kind: route.PathRegex, Value: "/" + any + "/" + *m.Method} // a name of a method has nothing to quote
+		return route.Path{Kind: route.PathRegex, Value: "/" + part + "/" + *m.Method} // a name of a method has nothing to quote
 	case m.Method == nil:
 		return route.Path{Kind: route.PathPrefix, Value: "/" + *m.Service}
 	}

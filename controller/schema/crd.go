@@ -96,12 +96,12 @@ func (k Kind) value(f *Field) map[string]any {
 	case List:
 		out["type"] = "array"
 		item := *f.Items
-		switch {
-		case item.Type == List: // of lists of texts
+		switch item.Type {
+		case List: // of lists of texts
 			out["items"] = map[string]any{"type": "array", "items": map[string]any{"type": "string", "maxLength": maxText}}
-		case item.Type == Object:
+		case Object:
 			out["items"] = k.object(&item)
-		case item.Type == Text:
+		case Text:
 			out["items"] = texts(b)
 		default:
 			out["items"] = map[string]any{"type": "integer", "format": "int64", "minimum": 0}

@@ -82,11 +82,12 @@ func (f *Field) kind() string {
 		return f.Type.String()
 	}
 	inner := f.Items.Type.String()
-	if f.Items.Type == List {
+	switch f.Items.Type {
+	case List:
 		inner = "lists"
-	} else if f.Items.Type == Object || f.Items.Type == Integer {
+	case Object, Integer:
 		inner += "s"
-	} else if f.Items.Type == Text {
+	case Text:
 		inner = "texts"
 	}
 	return "list of " + inner

@@ -160,12 +160,12 @@ func TestLongLists(t *testing.T) {
 // Where one family cannot have its rules, the other does not get them.
 func TestIPTablesOneFamily(t *testing.T) {
 	n := netns.New(t, "n")
-	real, err := exec.LookPath("ip6tables-restore")
+	installed, err := exec.LookPath("ip6tables-restore")
 	if err != nil {
 		t.Fatalf("%v: Debian/Ubuntu: apt-get install iptables", err)
 	}
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, filepath.Base(real)), []byte("#!/bin/sh\necho no ip6table_nat >&2; exit 1\n"), 0o755); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, filepath.Base(installed)), []byte("#!/bin/sh\necho no ip6table_nat >&2; exit 1\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))

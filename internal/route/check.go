@@ -110,7 +110,7 @@ func (m *Match) check(known expressions) error {
 	if m.Method != "" && !token(m.Method) {
 		return fmt.Errorf("method %q: is no method (RFC 9110, section 9.1); use one such as GET", m.Method)
 	}
-	if err := checkValues("header", m.Headers, known, func(n string) error { return checkFieldName(n) }); err != nil {
+	if err := checkValues("header", m.Headers, known, checkFieldName); err != nil {
 		return err
 	}
 	return checkValues("query parameter", m.Query, known, func(n string) error {

@@ -360,7 +360,7 @@ func blackHole(address string) (end func(), err error) {
 	for range 8 {
 		c, err := net.DialTimeout("tcp", address, 50*time.Millisecond)
 		if err != nil {
-			return end, nil
+			break // it is full
 		}
 		held = append(held, c)
 	}

@@ -267,9 +267,9 @@ func inWindow(all []sample) (in []sample) {
 // settle waits until a hundred requests in a row are answered well.
 func (s *stage) settle(client http.RoundTripper, first *service) error {
 	limit := time.Now().Add(30 * time.Second)
-	last := ""
 	for good := 0; good < 100; {
-		if last = call(s.ctx, client, first, s.deadline); last == "" {
+		last := call(s.ctx, client, first, s.deadline)
+		if last == "" {
 			good++
 			continue
 		}

@@ -52,7 +52,7 @@ func TestAHangingEndpointIsLeftBeforeAnyTimeoutSaysSo(t *testing.T) {
 func TestWhoWaits(t *testing.T) {
 	set := New(policy.Balancer{}, endpoints(1), new(States), seeded(5))
 	st := set.entries[0].state
-	at := func(d time.Duration) time.Time { return start.Add(d) }
+	at := start.Add
 	list := make([]exchange.Waiting, 3)
 	for i := range list {
 		st.begin(&list[i], at(time.Duration(i)*time.Second))

@@ -26,12 +26,12 @@ func (*Filters) cors(x *exchange.Exchange) bool {
 		return true
 	}
 	origin, asked := fields.Field("origin", 0)
-	any := slices.Contains(c.Origins, "*") && !c.Credentials
-	allowed := asked && (any || allows(c.Origins, origin))
+	all := slices.Contains(c.Origins, "*") && !c.Credentials
+	allowed := asked && (all || allows(c.Origins, origin))
 	if x.Head.Method == "OPTIONS" && asked {
 		if method, ok := fields.Field("access-control-request-method", 0); ok && method != "" {
 			headers, _ := joined(fields, "access-control-request-headers")
-			reply(x, preflight(c, origin, method, headers, any, allowed))
+			reply(x, preflight(c, origin, method, headers, all, allowed))
 			return false
 		}
 	}
@@ -42,13 +42,13 @@ func (*Filters) cors(x *exchange.Exchange) bool {
 		x.Passed.Add(name, value)
 		x.Answer = append(x.Answer, route.Field{Name: name, Value: value})
 	}
-	if !any {
+	if !all {
 		mark("vary", "Origin")
 	}
 	if !allowed {
 		return true
 	}
-	mark("access-control-allow-origin", allowedOrigin(origin, any))
+	mark("access-control-allow-origin", allowedOrigin(origin, all))
 	if c.Credentials {
 		mark("access-control-allow-credentials", "true")
 	}
@@ -58,15 +58,15 @@ func (*Filters) cors(x *exchange.Exchange) bool {
 	return true
 }
 
-func allowedOrigin(origin string, any bool) string {
-	if any {
+func allowedOrigin(origin string, all bool) string {
+	if all {
 		return "*"
 	}
 	return strings.Clone(origin)
 }
 
 // preflight is the answer to one. An origin that is not allowed is told nothing, which browsers take for a no.
-func preflight(c *route.CORS, origin, method, headers string, any, allowed bool) *exchange.Reply {
+func preflight(c *route.CORS, origin, method, headers string, all, allowed bool) *exchange.Reply {
 	r := &exchange.Reply{Status: 204, Fields: []route.Field{{Name: "vary", Value: "Origin, Access-Control-Request-Method, Access-Control-Request-Headers"}}}
 	if !allowed {
 		return r
@@ -76,7 +76,7 @@ func preflight(c *route.CORS, origin, method, headers string, any, allowed bool)
 			r.Fields = append(r.Fields, route.Field{Name: name, Value: value})
 		}
 	}
-	set("access-control-allow-origin", allowedOrigin(origin, any))
+	set("access-control-allow-origin", allowedOrigin(origin, all))
 	if c.Credentials {
 		set("access-control-allow-credentials", "true")
 	}
