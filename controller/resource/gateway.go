@@ -126,6 +126,22 @@ func (g *Gateway) check() error {
 			}
 		}
 	}
+	for i, a := range g.Spec.Addresses {
+		at, wrong := fmt.Sprintf("spec.addresses[%d].value", i), ""
+		switch value(a.Type, gatewayv1.IPAddressType) {
+		case gatewayv1.IPAddressType:
+			if _, err := netip.ParseAddr(a.Value); a.Value != "" && err != nil {
+				wrong = "an IP address; write one such as 192.0.2.1"
+			}
+		case gatewayv1.HostnameAddressType:
+			if a.Value != "" && hostname(a.Value) != "" {
+				wrong = "a host name; write one such as gateway.example.com"
+			}
+		}
+		if wrong != "" {
+			return fmt.Errorf("%s: %q is not %s", at, a.Value, wrong)
+		}
+	}
 	if g.Spec.TLS != nil && g.Spec.TLS.Frontend != nil {
 		f, ports := g.Spec.TLS.Frontend, map[int32]bool{}
 		if err := checkFrontend("spec.tls.frontend.default", f.Default.Validation); err != nil {

@@ -32,6 +32,8 @@ var valueChecks = map[reflect.Type]func(string) string{
 	reflect.TypeFor[gatewayv1.PreciseHostname](): preciseHostname,
 	reflect.TypeFor[gatewayv1.SectionName]():     pattern(sectionPattern, 253, "lower-case letters, digits, '-' and '.', beginning and ending with a letter or digit"),
 	reflect.TypeFor[gatewayv1.ObjectName]():      length(1, 253),
+	reflect.TypeFor[gatewayv1.Kind]():            pattern(regexp.MustCompile(`^[a-zA-Z]([-a-zA-Z0-9]*[a-zA-Z0-9])?$`), 63, "the name of a kind, such as Service"),
+	reflect.TypeFor[gatewayv1.Group]():           pattern(sectionPattern, 253, `the name of an API group, such as gateway.networking.k8s.io, or "" for the core group`),
 	reflect.TypeFor[gatewayv1.Namespace]():       pattern(regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`), 63, "a-z, 0-9 and -, not beginning or ending with -"),
 	reflect.TypeFor[gatewayv1.HeaderName]():      fieldNamePattern,
 	reflect.TypeFor[gatewayv1.HTTPHeaderName]():  fieldNamePattern,
@@ -670,10 +672,16 @@ func checkHeaderFilter(at string, f *gatewayv1.HTTPHeaderFilter) error {
 			}
 		}
 	}
+	clear(seen)
 	for i, n := range f.Remove {
-		if err := name(fmt.Sprintf("%s.remove[%d]", at, i), n); err != nil {
+		field := fmt.Sprintf("%s.remove[%d]", at, i)
+		if err := name(field, n); err != nil {
 			return err
 		}
+		if seen[strings.ToLower(n)] {
+			return fmt.Errorf("%s: %q is named twice; keep one", field, n)
+		}
+		seen[strings.ToLower(n)] = true
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package resource
 
 import (
 	"fmt"
+	"strings"
 
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
@@ -35,7 +36,7 @@ func (r *TLSRoute) check() error {
 		return err
 	}
 	switch {
-	case len(r.Spec.Hostnames) == 0:
+	case len(r.Spec.Hostnames) == 0 && !strings.HasSuffix(r.APIVersion, "/v1alpha2"): // where they may be left out: the route is for all of a listener's
 		return fmt.Errorf("spec.hostnames: needs at least one; connections are told apart by it")
 	case len(r.Spec.Rules) != 1:
 		return fmt.Errorf("spec.rules: has %d entries, must have one; give other hosts a route of their own", len(r.Spec.Rules))
