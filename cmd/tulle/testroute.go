@@ -63,7 +63,8 @@ where the request goes. It needs no controller, and sends nothing. Exit codes: 0
 	f := c.Flags()
 	f.StringArrayVar(&q.paths, "config", []string{"."}, "folder of *.yaml resources, or a file; may be repeated")
 	f.StringVar(&q.from, "from", "default", "who calls: NAMESPACE/WORKLOAD, or NAMESPACE")
-	f.StringVar(&q.host, "host", "", "service that is called: SERVICE, SERVICE.NAMESPACE, or a host of an ExternalService; SERVICE:PORT for a further port (required)")
+	f.StringVar(&q.gateway, "gateway", "", "NAMESPACE/NAME of a Gateway: somebody outside calls it, by --host")
+	f.StringVar(&q.host, "host", "", "what is called: SERVICE, SERVICE.NAMESPACE, or a host of an ExternalService; of a Gateway a host; with :PORT a further port (required)")
 	f.StringVar(&q.path, "path", "/", "path, perhaps with a query behind a ?; of gRPC /SERVICE/METHOD")
 	f.StringVar(&q.method, "method", "GET", "method; of gRPC POST")
 	f.StringArrayVar(&q.headers, "header", nil, "header field NAME=VALUE; may be repeated")
@@ -74,15 +75,19 @@ where the request goes. It needs no controller, and sends nothing. Exit codes: 0
 
 // routeQuestion is a request that nobody sends.
 type routeQuestion struct {
-	paths                    []string
-	from, host, path, method string
-	headers, query           []string
+	paths              []string
+	from, gateway      string
+	host, path, method string
+	headers, query     []string
 }
 
 // routeAnswer is what becomes of it.
 type routeAnswer struct {
-	Service  string            `json:"service"`            // policy.PortOf of what is called
-	From     string            `json:"from"`               // the caller's namespace
+	Service  string            `json:"service,omitempty"`  // policy.PortOf of what is called; "": a Gateway
+	From     string            `json:"from,omitempty"`     // the caller's namespace
+	Gateway  string            `json:"gateway,omitempty"`  // that is called, and there
+	Port     uint16            `json:"port,omitempty"`     // the port,
+	Host     string            `json:"host,omitempty"`     // and the host of its listeners that counts
 	Rule     string            `json:"rule,omitempty"`     // that decides; "": none
 	Match    string            `json:"match,omitempty"`    // of it, in words
 	Reason   route.Order       `json:"reason"`             // why it counts before Second
@@ -193,17 +198,26 @@ func (q *routeQuestion) ask() (*routeAnswer, error) {
 			a.refused++
 		}
 	}
-	if a.From, err = caller(set, q.from); err != nil {
-		return nil, err
-	}
-	if a.Service, err = called(set, endpoints, q.host); err != nil {
-		return nil, err
+	var rules []route.Rule
+	if q.gateway != "" {
+		a.Gateway = q.gateway
+		if rules, err = a.outside(set, q.host); err != nil {
+			return nil, err
+		}
+	} else {
+		if a.From, err = caller(set, q.from); err != nil {
+			return nil, err
+		}
+		if a.Service, err = called(set, endpoints, q.host); err != nil {
+			return nil, err
+		}
+		rules = set.Rules[a.Service].For(a.From)
 	}
 	a.request = head.Method + " http://" + q.host + head.Path
 	if query := head.Fields.Query(); query != "" {
 		a.request += "?" + query
 	}
-	table, err := route.New(a.Service, set.Rules[a.Service].For(a.From)...)
+	table, err := route.New(a.Service, rules...)
 	if err != nil {
 		return nil, err
 	}
@@ -237,7 +251,10 @@ func (a *routeAnswer) explain(x route.Explanation, endpoints []discovery.Endpoin
 		a.Second = hits[1].Rule.Name
 	}
 	backends := []route.Backend{{Service: x.Service, Weight: 1}}
-	if x.Action != nil {
+	switch {
+	case x.Action == nil && x.Service == "":
+		backends, a.Answer = nil, "404, no_route"
+	case x.Action != nil:
 		backends, a.Answer = x.Action.Backends, answerText(x.Action)
 	}
 	sum := 0.0
@@ -287,6 +304,38 @@ func caller(set *resource.Set, from string) (namespace string, err error) {
 		known[w.Metadata.Namespace+"/"+w.Metadata.Name] = true
 	}
 	return "", missing{fmt.Errorf("--from %s: there is no such Workload; there are %s", from, some(known))}
+}
+
+// outside finds the host of a's Gateway that an authority means, and its rules: at the port that it names, or the first that has the host.
+func (a *routeAnswer) outside(set *resource.Set, authority string) ([]route.Rule, error) {
+	host, port, _ := strings.Cut(authority, ":")
+	known, gateways := map[string]bool{}, map[string]bool{}
+	for _, w := range set.Workloads { // of several edges of one Gateway all serve the same
+		if w.Spec.Edge.Gateway.Name == "" {
+			continue
+		}
+		name := w.Metadata.Namespace + "/" + w.Spec.Edge.Gateway.Name
+		if gateways[name] = true; name != a.Gateway {
+			continue
+		}
+		for _, p := range set.Edges[w.Metadata.Name] {
+			hosts := &route.Hosts[policy.VirtualHost]{}
+			for _, v := range p.Hosts {
+				for _, h := range v.Hosts {
+					hosts.Add(h, v)
+					known[fmt.Sprintf("%s:%d", h, p.Number)] = true
+				}
+			}
+			if v, ok := hosts.Match(host); ok && (port == "" || port == strconv.Itoa(int(p.Number))) {
+				a.Port, a.Host = p.Number, strings.Join(v.Hosts, ", ")
+				return v.Rules, nil
+			}
+		}
+	}
+	if !gateways[a.Gateway] {
+		return nil, missing{fmt.Errorf("--gateway %s: no Workload is an edge of it; there are %s", a.Gateway, some(gateways))}
+	}
+	return nil, missing{fmt.Errorf("--host %s: is no host of Gateway %s, which answers 404, no_route; there are %s", authority, a.Gateway, some(known))}
 }
 
 // called is the service that a host names, as in policy.Snapshot.Services.
@@ -434,8 +483,13 @@ func redirectText(r *route.Redirect) string {
 func (a *routeAnswer) print(to io.Writer) error {
 	w := tabwriter.NewWriter(to, 0, 8, 2, ' ', 0)
 	line := func(what, format string, args ...any) { fmt.Fprintf(w, "%s\t%s\n", what, fmt.Sprintf(format, args...)) }
-	line("request", "%s from %s", a.request, a.From)
-	line("service", "%s, %s", a.Service, count(len(a.Rules), "rule"))
+	if a.Gateway != "" {
+		line("request", "%s from outside", a.request)
+		line("gateway", "%s, port %d, host %s, %s", a.Gateway, a.Port, a.Host, count(len(a.Rules), "rule"))
+	} else {
+		line("request", "%s from %s", a.request, a.From)
+		line("service", "%s, %s", a.Service, count(len(a.Rules), "rule"))
+	}
 	if a.Rule != "" {
 		line("rule", "%s (%s)", a.Rule, a.Match)
 	}

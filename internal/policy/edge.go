@@ -372,7 +372,11 @@ func (l Listener) edgeManager(e extras) (*hcmv3.HttpConnectionManager, error) {
 	if err != nil {
 		return nil, err
 	}
-	routes := &routev3.RouteConfiguration{Name: l.Name}
+	cors, err := corsHTTPFilter()
+	if err != nil {
+		return nil, err
+	}
+	routes := routeConfiguration(l.Name)
 	all := &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}}
 	for _, v := range l.Edge.Hosts {
 		host := &routev3.VirtualHost{Name: v.Name, Domains: v.Hosts, Metadata: v.metadata()}
@@ -405,7 +409,7 @@ func (l Listener) edgeManager(e extras) (*hcmv3.HttpConnectionManager, error) {
 	manager := &hcmv3.HttpConnectionManager{
 		StatPrefix: l.Name, CodecType: hcmv3.HttpConnectionManager_AUTO,
 		RouteSpecifier:    &hcmv3.HttpConnectionManager_RouteConfig{RouteConfig: routes},
-		HttpFilters:       []*hcmv3.HttpFilter{{Name: "envoy.filters.http.router", ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: router}}},
+		HttpFilters:       []*hcmv3.HttpFilter{cors, {Name: "envoy.filters.http.router", ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: router}}},
 		UseRemoteAddress:  wrapperspb.Bool(true),
 		XffNumTrustedHops: uint32(l.Edge.TrustedHops),
 		StripPortMode:     &hcmv3.HttpConnectionManager_StripAnyHostPort{StripAnyHostPort: true},

@@ -10,7 +10,6 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	corsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/cors/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
@@ -323,14 +322,14 @@ func (l Listener) toXDS(affinity []AffinityKey, routed bool) (*listenerv3.Listen
 			}},
 		}
 		if routed && cluster == l.Service {
-			cors, err := pack(&corsv3.Cors{})
+			cors, err := corsHTTPFilter()
 			if err != nil {
 				return nil, err
 			}
 			manager.RouteSpecifier = &hcmv3.HttpConnectionManager_Rds{Rds: &hcmv3.Rds{RouteConfigName: l.Service, ConfigSource: &corev3.ConfigSource{
 				ResourceApiVersion: corev3.ApiVersion_V3, ConfigSourceSpecifier: &corev3.ConfigSource_Ads{Ads: &corev3.AggregatedConfigSource{}},
 			}}}
-			manager.HttpFilters = append([]*hcmv3.HttpFilter{{Name: corsFilter, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: cors}}}, manager.HttpFilters...)
+			manager.HttpFilters = append([]*hcmv3.HttpFilter{cors}, manager.HttpFilters...)
 		}
 		if err := guardHTTP(manager, deny, allow); err != nil {
 			return nil, err

@@ -11,6 +11,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	corsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/cors/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/proto"
@@ -158,10 +159,20 @@ func RoutesToXDS(service string, rules []route.Rule, affinity func(service strin
 			ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: service}, HashPolicy: hashPolicies(affinity(service)),
 		}},
 	})
-	return &routev3.RouteConfiguration{
-		Name: service, VirtualHosts: []*routev3.VirtualHost{host}, Metadata: e.metadata(), MaxDirectResponseBodySizeBytes: wrapperspb.UInt32(route.MaxBody),
-		ValidateClusters: wrapperspb.Bool(false), // noBackend is none
-	}, nil
+	x := routeConfiguration(service)
+	x.VirtualHosts, x.Metadata = []*routev3.VirtualHost{host}, e.metadata()
+	return x, nil
+}
+
+// routeConfiguration is one in which Envoy takes all that rules can say: long bodies of responses, and noBackend, which is no cluster.
+func routeConfiguration(name string) *routev3.RouteConfiguration {
+	return &routev3.RouteConfiguration{Name: name, MaxDirectResponseBodySizeBytes: wrapperspb.UInt32(route.MaxBody), ValidateClusters: wrapperspb.Bool(false)}
+}
+
+// corsHTTPFilter acts on the CORS of routes.
+func corsHTTPFilter() (*hcmv3.HttpFilter, error) {
+	cors, err := pack(&corsv3.Cors{})
+	return &hcmv3.HttpFilter{Name: corsFilter, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: cors}}, err
 }
 
 // RoutesFromXDS is the inverse of RoutesToXDS. It reads the metadata only.
