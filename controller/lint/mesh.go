@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/tulle-mesh/tulle/controller/discovery"
 	"github.com/tulle-mesh/tulle/controller/resource"
@@ -23,7 +24,7 @@ type mesh struct {
 
 // table is the rules for requests to a port of a service.
 type table struct {
-	service  string // policy.PortOf
+	service  string // policy.PortOf; of a Gateway's "HOST at port N of edge INSTANCE"
 	consumer string // namespace of its callers; "": all others
 	rules    []route.Rule
 }
@@ -51,6 +52,15 @@ func newMesh(in Input) *mesh {
 			m.rules = append(m.rules, table{service, namespace, r.Consumer[namespace]})
 		}
 	}
+	for _, instance := range slices.Sorted(maps.Keys(in.Set.Edges)) {
+		for _, port := range in.Set.Edges[instance] {
+			for _, h := range port.Hosts {
+				if len(h.Rules) > 0 {
+					m.rules = append(m.rules, table{fmt.Sprintf("%s at port %d of edge %s", strings.Join(h.Hosts, ", "), port.Number, instance), "", h.Rules})
+				}
+			}
+		}
+	}
 	for _, e := range m.entries() {
 		var names []string
 		switch o := e.Object.(type) {
@@ -59,6 +69,14 @@ func newMesh(in Input) *mesh {
 				names = append(names, string(deref(r.Name)))
 			}
 		case *resource.GRPCRoute:
+			for _, r := range o.Spec.Rules {
+				names = append(names, string(deref(r.Name)))
+			}
+		case *resource.TCPRoute:
+			for _, r := range o.Spec.Rules {
+				names = append(names, string(deref(r.Name)))
+			}
+		case *resource.TLSRoute:
 			for _, r := range o.Spec.Rules {
 				names = append(names, string(deref(r.Name)))
 			}
@@ -103,14 +121,14 @@ func (m *mesh) eachRule(f func(t table, r *route.Rule, at written)) {
 	}
 }
 
-// policyOf is the TrafficPolicy of a service, nil if it has none.
-func (m *mesh) policyOf(service string) *resource.TrafficPolicy {
-	for _, p := range m.Set.Policies {
-		if p.Spec.TargetService == policy.ServiceOf(service) {
-			return p
+// setBy is what set a field of the policy for a service, and where: Level is resource.LevelDefault when nobody did.
+func (m *mesh) setBy(service, field string) (at place, level resource.Level) {
+	for _, s := range resource.Effective(m.Set, service, "") {
+		if s.Field == field {
+			return place{s.From.Position, s.From.Key}, s.From.Level
 		}
 	}
-	return nil
+	return place{}, resource.LevelDefault
 }
 
 // service is how callers treat a port of a service.

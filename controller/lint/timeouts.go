@@ -17,7 +17,7 @@ func tryTimeout(m *mesh, say func(place, string, ...any)) {
 			}
 			s, own := m.service(b.Service), r.Action.Timeouts
 			request, try := cmp.Or(own.Request, s.RequestTimeout), cmp.Or(own.Try, s.TryTimeout)
-			if p := m.policyOf(b.Service); own.Try == 0 && (p == nil || p.Spec.TryTimeout == 0) { // it follows the request's
+			if own.Try == 0 && m.Set.Traffic(b.Service).TryTimeout == 0 { // it follows the request's
 				continue
 			}
 			if request > 0 && try > request {

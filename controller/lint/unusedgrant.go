@@ -1,6 +1,8 @@
 package lint
 
 import (
+	"slices"
+
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/tulle-mesh/tulle/controller/resource"
@@ -14,6 +16,7 @@ type reference struct {
 // unusedGrant is about ReferenceGrants by which no route may do what it could not do without.
 func unusedGrant(m *mesh, say func(place, string, ...any)) {
 	var references []reference
+	gateways := map[string]bool{} // namespaces that have one; what they refer to is not looked at
 	for _, e := range m.entries() {
 		add := func(ref gatewayv1.BackendObjectReference) {
 			key := e.Object.Key()
@@ -49,10 +52,25 @@ func unusedGrant(m *mesh, say func(place, string, ...any)) {
 					}
 				}
 			}
+		case *resource.TCPRoute:
+			for _, r := range o.Spec.Rules {
+				for _, b := range r.BackendRefs {
+					add(b.BackendObjectReference)
+				}
+			}
+		case *resource.TLSRoute:
+			for _, r := range o.Spec.Rules {
+				for _, b := range r.BackendRefs {
+					add(b.BackendObjectReference)
+				}
+			}
+		case *resource.Gateway:
+			gateways[o.GetNamespace()] = true
 		}
 	}
 	for _, e := range m.entries() {
-		if g, ok := e.Object.(*resource.ReferenceGrant); ok && !grants(g, references) {
+		if g, ok := e.Object.(*resource.ReferenceGrant); ok && !grants(g, references) &&
+			!slices.ContainsFunc(g.Spec.From, func(f gatewayv1.ReferenceGrantFrom) bool { return f.Kind == "Gateway" && gateways[string(f.Namespace)] }) {
 			say(m.at(g.Key()), "spec: no route refers to anything that it allows")
 		}
 	}

@@ -9,8 +9,8 @@ import (
 // unusedPolicy is about policies that leave everything as it is. Of those whose target is not there the controller warns.
 func unusedPolicy(m *mesh, say func(place, string, ...any)) {
 	for _, p := range m.Set.Policies {
-		if reflect.DeepEqual(p.Spec, resource.TrafficPolicySpec{TargetService: p.Spec.TargetService}) {
-			say(m.at(p.Key()), "spec: sets nothing for %q", p.Spec.TargetService)
+		if reflect.DeepEqual(p.Spec, resource.TrafficPolicySpec{TargetService: p.Spec.TargetService, TargetRefs: p.Spec.TargetRefs}) {
+			say(m.at(p.Key()), "spec: sets nothing")
 		}
 	}
 }

@@ -77,7 +77,7 @@ type Problem struct {
 	Severity Severity
 	Message  string // "spec.ports[0].listen: …; do …"
 	Kept     bool   // the last valid version stays in force
-	Reason   string // of the condition in a Status that says it, such as BackendNotFound; "" of others
+	Reason   string // of the condition in a Status that says it, such as BackendNotFound, or ReasonLeftOut; "" of others
 }
 
 func (p Problem) String() string {

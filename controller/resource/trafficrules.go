@@ -359,10 +359,13 @@ func (a *admission) traffic() {
 	}
 }
 
+// ReasonLeftOut is the Reason of a Problem about a field of a policy that is left out somewhere.
+const ReasonLeftOut = "PolicyLeftOut"
+
 // drop remembers what of less special policies does not go with more special ones.
 func (a *admission) drop(m *merging, of string) {
 	for _, d := range m.dropped {
-		a.dropped = append(a.dropped, Problem{Position: d.Position, Key: d.Key, Severity: Warning, Message: d.why + "; it is left out for " + of})
+		a.dropped = append(a.dropped, Problem{Position: d.Position, Key: d.Key, Severity: Warning, Message: d.why + "; it is left out for " + of, Reason: ReasonLeftOut})
 	}
 }
 
@@ -383,7 +386,7 @@ func (t *attaching) ruleTraffic() {
 				x.Action = before
 				for _, path := range slices.Sorted(maps.Keys(m.from)) {
 					if at := m.from[path]; at.Key != r.key {
-						t.dropped = append(t.dropped, Problem{Position: at.Position, Key: at.Key, Severity: Warning, Message: fmt.Sprintf("%v; policies are left out for it", err)})
+						t.dropped = append(t.dropped, Problem{Position: at.Position, Key: at.Key, Severity: Warning, Message: fmt.Sprintf("%v; policies are left out for it", err), Reason: ReasonLeftOut})
 						break
 					}
 				}
