@@ -132,7 +132,7 @@ spec: {service: vault, ports: [{protocol: tls, listen: 10.0.0.13:8443, target: 1
 apiVersion: tulle.dev/v1alpha1
 kind: ExternalService
 metadata: {name: one, namespace: shop}
-spec: {addresses: [10.0.0.21:5432], protocol: tcp}
+spec: {addresses: [10.0.0.21:5432]} # whose protocol is found out
 ---
 apiVersion: tulle.dev/v1alpha1
 kind: ExternalService

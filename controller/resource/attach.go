@@ -12,6 +12,7 @@ import (
 
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/policy"
 	"github.com/tulle-mesh/tulle/internal/route"
 )
@@ -240,7 +241,7 @@ func (t *attaching) backend(r *object, ref gatewayv1.BackendObjectReference) (se
 	if failed != nil {
 		return "", "", failed
 	}
-	if p, known := policy.ParseProtocol(owner.protocolOf(port)); known && !r.layer.speaks(p.MayBeHTTP(), p.Relayed()) {
+	if p, known := policy.ParseProtocol(owner.protocolOf(port)); known && p != flow.ProtocolAuto && !r.layer.speaks(p.HTTP(), p.Relayed()) { // what is detected takes both
 		return "", "", unresolved(gatewayv1.RouteReasonUnsupportedProtocol, "service %q speaks %s, to which routes of kind %s cannot send; name another port of it, or another service", policy.PortOf(name, port), owner.protocolOf(port), r.key.Kind)
 	}
 	return policy.PortOf(name, port), subset, nil
@@ -477,7 +478,7 @@ func (t *attaching) parentPorts(r *object, group, kind, namespace string, p gate
 		}
 	}
 	if len(ports) == 0 {
-		return nil, fmt.Sprintf("service %q speaks %s there, which routes of kind %s are not for", p.Name, owner.protocolOf(all[0]), r.key.Kind)
+		return nil, fmt.Sprintf("service %q speaks %s there, which routes of kind %s are not for; say the protocol of its port if it is another", p.Name, owner.protocolOf(all[0]), r.key.Kind)
 	}
 	return ports, ""
 }

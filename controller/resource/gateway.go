@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -708,16 +707,19 @@ func (t *attaching) edgePort(list []*listener) EdgePort {
 				}
 			}
 		}
-		begin := len(p.Hosts)
+		of := map[string]int{} // places in p.Hosts, by the routes
 		for _, h := range slices.Sorted(maps.Keys(routes)) {
-			rules := t.hostRules(l, h, routes[h])
-			same := slices.IndexFunc(p.Hosts[begin:], func(v policy.VirtualHost) bool { return reflect.DeepEqual(v.Rules, rules) })
-			if same >= 0 {
-				v := &p.Hosts[begin+same]
+			var keys strings.Builder
+			for _, r := range routes[h] {
+				keys.WriteString(r.key.String() + "\n")
+			}
+			if same, ok := of[keys.String()]; ok {
+				v := &p.Hosts[same]
 				v.Hosts = policy.SortHosts(append(v.Hosts, h))
 				continue
 			}
-			p.Hosts = append(p.Hosts, policy.VirtualHost{Name: hostName(l, h), Hosts: []string{h}, Rules: rules})
+			of[keys.String()] = len(p.Hosts)
+			p.Hosts = append(p.Hosts, policy.VirtualHost{Name: hostName(l, h), Hosts: []string{h}, Rules: t.hostRules(l, h, routes[h])})
 		}
 	}
 	return p

@@ -114,6 +114,7 @@ type merging struct {
 	from    map[string]Origin
 	over    map[string][]Origin
 	dropped []drop // what cannot be beside what counts more
+	rule    bool   // of a rule: what it says is beside what the service does, so that no part of it is wrong by itself
 }
 
 // drop is a field of a policy that is left out somewhere, and why.
@@ -150,7 +151,7 @@ func (m *merging) below(p TrafficPolicySpec, at Origin, line func(path string) i
 		whole[path] = o
 		m.set(path, v)
 	})
-	if m.spec.sound() != nil {
+	if !m.rule && m.spec.sound() != nil {
 		m.spec = before
 		for _, path := range slices.Sorted(maps.Keys(whole)) {
 			before := m.spec
@@ -196,6 +197,7 @@ func (s *Set) merged(service, namespace string) *merging {
 // mergedRule is what policies for routes say of a rule of them, as Records name it, and what it says itself.
 func (s *Set) mergedRule(rule string) *merging {
 	m := newMerging()
+	m.rule = true
 	r, ok := s.rules[rule]
 	if !ok {
 		return m

@@ -376,7 +376,7 @@ func (t *attaching) ruleTraffic() {
 		for i := range r.rules {
 			x := &r.rules[i]
 			t.set.rules[x.Name] = ruleOf{r.key, r.position, x.section, ownTraffic(&x.Action)}
-			if x.broken != "" {
+			if x.broken != "" || len(t.set.byTarget) == 0 {
 				continue
 			}
 			before := x.Action
@@ -391,7 +391,6 @@ func (t *attaching) ruleTraffic() {
 					}
 				}
 			}
-			t.drop(m, "rule "+x.Name)
 		}
 	}
 }
