@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -13,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	ratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -612,5 +615,87 @@ func TestFilterStickySplit(t *testing.T) {
 	}
 	if seen["a"] < 8 || seen["b"] < 8 {
 		t.Errorf("of 40 users %v", seen)
+	}
+}
+
+// limiting is a rate limit service that lets everybody pass but bob, and is slow for sue.
+type limiting struct {
+	ratelimitv3.UnimplementedRateLimitServiceServer
+}
+
+func (l *limiting) ShouldRateLimit(ctx context.Context, q *ratelimitv3.RateLimitRequest) (*ratelimitv3.RateLimitResponse, error) {
+	out := &ratelimitv3.RateLimitResponse{OverallCode: ratelimitv3.RateLimitResponse_OK, ResponseHeadersToAdd: []*corev3.HeaderValue{{Key: "X-RateLimit-Limit", Value: "5"}}}
+	switch q.Descriptors[0].Entries[0].Value {
+	case "bob":
+		out.OverallCode = ratelimitv3.RateLimitResponse_OVER_LIMIT
+	case "sue":
+		<-ctx.Done()
+		return nil, ctx.Err()
+	case "ill":
+		return nil, status.Error(codes.Internal, "ill")
+	}
+	return out, nil
+}
+
+// A rate limit service that is part of the mesh is asked by mTLS, and in time.
+func TestFilterGlobalLimits(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := grpc.NewServer()
+	ratelimitv3.RegisterRateLimitServiceServer(srv, &limiting{})
+	served := make(chan struct{})
+	go func() { defer close(served); _ = srv.Serve(l) }()
+	t.Cleanup(func() { srv.Stop(); <-served })
+	ca := testmesh.NewCA(t)
+	limiter := start(t, serverSnapshot("limiter", l.Addr().(*net.TCPAddr).AddrPort(), policy.ModeStrict, flow.ProtocolGRPC), ca.Holder("limiter"), time.Second)
+	limit := func(name, domain string, timeout time.Duration, open bool) route.RateLimit {
+		return route.RateLimit{Name: name, Domain: domain, Service: "limiter", Timeout: timeout, FailOpen: open, Keys: []route.Key{{Kind: route.KeyHeader, Name: "x-user"}}}
+	}
+	rules := []route.Rule{
+		under("strict", "/strict", route.Action{Backends: toShop, Limits: []route.RateLimit{limit("users", "shop", time.Second, false)}}),
+		under("open", "/open", route.Action{Backends: toShop, Limits: []route.RateLimit{limit("users", "shop", 200*time.Millisecond, true)}}),
+	}
+	for _, from := range []func(testing.TB) *http.Client{client, h2client} {
+		snap := clientSnapshot(policy.Service{Name: "shop", Protocol: flow.ProtocolHTTP1, External: true}, app(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") }))
+		snap.Services["limiter"] = mesh("limiter")
+		snap.Endpoints["limiter"] = []policy.Endpoint{{Address: limiter.addr(t, "inbound"), Weight: 100}}
+		web := start(t, snap, ca.Holder("web"), time.Second, ruled(t, "shop", rules...))
+		c := from(t)
+		for _, w := range []struct {
+			path, user, reason, limit string
+			status                    int
+		}{
+			{"/strict", "", "", "", 200},
+			{"/strict", "ann", "", "5", 200},
+			{"/strict", "bob", "rate_limited", "5", 429},
+			{"/strict", "ill", "limiter_failed", "", 503},
+			{"/open", "bob", "rate_limited", "5", 429},
+			{"/open", "ill", "", "", 200},
+			{"/open", "sue", "", "", 200},
+		} {
+			h := http.Header{}
+			if w.user != "" {
+				h.Set("X-User", w.user)
+			}
+			resp, body := ask(t, c, "GET", "http://"+web.addr(t, "outbound").String()+w.path, h, "")
+			if resp.StatusCode != w.status || resp.Header.Get("X-Tulle-Reason") != w.reason || resp.Header.Get("X-Ratelimit-Limit") != w.limit || (resp.Header.Get("Retry-After") != "") != (w.status == 429) {
+				t.Errorf("%+v: %d %v %s", w, resp.StatusCode, resp.Header, body)
+			}
+		}
+		web.stop()
+		asked := 0
+		for _, r := range web.rec.Closed(flow.KindExchange) {
+			if r.Destination.Service == "limiter" {
+				asked++
+				if r.Protocol != flow.ProtocolGRPC || r.Destination.Identity != testmesh.ID("limiter").String() {
+					t.Errorf("%+v", r)
+				}
+			}
+		}
+		if asked != 6 {
+			t.Errorf("it was asked %d times", asked)
+		}
 	}
 }

@@ -56,6 +56,8 @@ type RateLimit struct {
 	Burst    int            `yaml:"burst,omitempty"` // default: requests
 	Keys     []RateLimitKey `yaml:"keys,omitempty"`  // each combination of values has a bucket of its own; default: one for all
 	Domain   string         `yaml:"domain,omitempty"`
+	Service  string         `yaml:"service,omitempty"` // with domain: the rate limit service, a service of the mesh or an ExternalService; "NAME:PORT" for a port that is not its first
+	Timeout  Duration       `yaml:"timeout,omitempty"` // with domain
 	FailOpen bool           `yaml:"failOpen,omitempty"`
 }
 
@@ -154,6 +156,9 @@ func grpcStatus(name string) (int, error) {
 func rateLimits(list []RateLimit) (out []route.RateLimit) {
 	for _, l := range list {
 		x := route.RateLimit{Name: l.Name, Requests: uint32(l.Requests), Burst: uint32(l.Burst), Domain: l.Domain, FailOpen: l.FailOpen, Per: time.Duration(l.Per)}
+		if x.Service, x.Timeout = l.Service, time.Duration(l.Timeout); l.Domain != "" && l.Timeout == 0 {
+			x.Timeout = route.DefaultLimiterTimeout
+		}
 		if l.Domain == "" && l.Per == 0 {
 			x.Per = time.Second
 		}
@@ -205,6 +210,9 @@ func (p *TrafficPolicySpec) checkRules() error {
 	}
 	for i, l := range p.RateLimits {
 		at := fmt.Sprintf("spec.rateLimits[%d]", i)
+		if l.Timeout < 0 {
+			return fmt.Errorf("%s.timeout: cannot be off; leave it out", at)
+		}
 		if l.Requests < 0 || l.Requests > 1<<30 || l.Burst < 0 || l.Burst > 1<<30 || l.Per < 0 {
 			return fmt.Errorf("%s: requests and burst must be from 1 to %d, per a duration", at, 1<<30)
 		}
@@ -382,6 +390,7 @@ func (t *attaching) ruleTraffic() {
 			before := x.Action
 			m := t.set.mergedRule(x.Name)
 			m.addTraffic(&x.Action)
+			t.askable(&x.Action)
 			if err := x.Check(); err != nil {
 				x.Action = before
 				for _, path := range slices.Sorted(maps.Keys(m.from)) {
@@ -417,15 +426,28 @@ func (t *attaching) ofService(port string, rules []route.Rule) []route.Rule {
 		if len(a.Limits) == 0 {
 			a.Limits = rateLimits(p.RateLimits)
 		}
+		t.askable(a)
 	}
 	return rules
+}
+
+// askable leaves out of a the limits of rate limit services that are not there, which warnings say.
+func (a *admission) askable(of *route.Action) {
+	of.Limits = slices.DeleteFunc(of.Limits, func(l route.RateLimit) bool { return l.Service != "" && a.noService(l.Service) })
+}
+
+// noService reports whether there is no service, or no port of one, of a name that policy.PortOf makes.
+func (a *admission) noService(name string) bool {
+	service, port, named := strings.Cut(name, ":")
+	owner, ok := a.services[service]
+	return !ok || named && !owner.has(port)
 }
 
 // trafficWarnings are about what p says in vain.
 func (a *admission) trafficWarnings(p *TrafficPolicy, warn func(format string, args ...any)) {
 	for i, l := range p.Spec.RateLimits {
-		if l.Domain != "" {
-			warn("spec.rateLimits[%d].domain: sidecars ask no rate limit service yet, so that the limit does nothing; use requests and per, which are of each sidecar", i)
+		if l.Service != "" && a.noService(l.Service) {
+			warn("spec.rateLimits[%d].service: no service %q in the mesh%s; the limit does nothing", i, l.Service, a.suggest(l.Service))
 		}
 	}
 	for i, t := range p.targets() {

@@ -71,6 +71,8 @@ var trafficPolicyFacts = []Fact{
 	{"spec.rateLimits[].keys[].header", "", "none", "a name of a header field", "its value; a request without it is not limited"},
 	{"spec.rateLimits[].keys[].value", "", "none", "text", "a constant"},
 	{"spec.rateLimits[].keys[].from", "", "none", "`source`, `identity`, `path`, `method`", "the caller's IP address or service account, the path, the method"},
-	{"spec.rateLimits[].domain", "", "none", "text; with `keys`", "of a global limit, by the rate limit service (`envoy.service.ratelimit.v3`) and the keys; sidecars do not ask it yet, and a warning says so"},
+	{"spec.rateLimits[].domain", "", "none", "text; with `keys`", "of a global limit, by a rate limit service (`envoy.service.ratelimit.v3`) and the keys"},
+	{"spec.rateLimits[].service", "", "none", "a service's name, or `NAME:PORT`; with `domain`", "the rate limit service, in the mesh or an ExternalService"},
+	{"spec.rateLimits[].timeout", "", "`50ms`", "above 0, at most 1s; with `domain`", "how long its answer is waited for"},
 	{"spec.rateLimits[].failOpen", "", "`false`", "`true`, `false`", "with `domain`: let requests pass when the rate limit service does not answer"},
 }

@@ -27,6 +27,7 @@ var reasonTexts = map[string]string{
 	"upstream_5xx":            "The endpoint answered with a 5xx status, or a gRPC status that stands for one.",
 	"rate_limited":            "A configured rate limit was reached.",
 	"fault_injected":          "A route's rule lets some requests fail on purpose, and this was one.",
+	"limiter_failed":          "The rate limit service did not answer in time, and the limit does not let requests pass then.",
 	"reporter_lost":           "The sidecar vanished before it could finish its report.",
 }
 

@@ -31,6 +31,7 @@ const (
 	ReasonUpstreamStatus
 	ReasonRateLimited
 	ReasonFaultInjected
+	ReasonLimiterFailed
 	ReasonReporterLost
 	numReasons
 )
@@ -69,6 +70,7 @@ var reasons = [numReasons]struct {
 	ReasonUpstreamStatus:   {"upstream_5xx", "", false, "the upstream answered with a 5xx status, or a gRPC status that stands for one"},
 	ReasonRateLimited:      {"rate_limited", "RL", true, "a configured rate limit was reached"},
 	ReasonFaultInjected:    {"fault_injected", "FI", true, "a rule asks for some of its requests to fail on purpose"},
+	ReasonLimiterFailed:    {"limiter_failed", "RLSE", false, "the rate limit service did not answer in time, and its limit does not let requests pass then"},
 	ReasonReporterLost:     {"reporter_lost", "", false, "the reporter vanished before it closed the record (assigned by the observer)"},
 }
 

@@ -23,7 +23,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/route"
 )
 
-// RouteTargets are the services that rules send to or mirror to, each once.
+// RouteTargets are the services that rules send to, mirror to or ask, each once.
 func RouteTargets(rules []route.Rule) []string {
 	var out []string
 	add := func(name string) {
@@ -37,6 +37,9 @@ func RouteTargets(rules []route.Rule) []string {
 		}
 		for _, m := range r.Action.Mirrors {
 			add(m.Service)
+		}
+		for _, l := range r.Action.Limits {
+			add(l.Service)
 		}
 	}
 	return out

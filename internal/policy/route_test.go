@@ -74,7 +74,7 @@ func genRules(r *rand.Rand, services []string) (out []route.Rule) {
 			a.Faults = []route.Fault{{Headers: genValues(r), Delay: time.Second, DelayPPM: 1, Status: 503, GRPC: 14, AbortPPM: route.Million}}
 			a.Limits = []route.RateLimit{
 				{Name: "local", Requests: 10, Per: time.Second, Burst: 20, Keys: []route.Key{{Kind: route.KeyHeader, Name: "x-user"}, {Kind: route.KeyConstant, Value: "c"}}},
-				{Name: "global", Domain: "shop", Keys: []route.Key{{Kind: route.KeySource}}, FailOpen: true},
+				{Name: "global", Domain: "shop", Service: services[0], Timeout: 20 * time.Millisecond, Keys: []route.Key{{Kind: route.KeySource}}, FailOpen: true},
 			}
 		}
 		out = append(out, rule)

@@ -157,15 +157,20 @@ type Fault struct {
 	AbortPPM uint32
 }
 
+// DefaultLimiterTimeout is how long a rate limit service is waited for: longer than it takes, and short enough for whoever waits for the request.
+const DefaultLimiterTimeout = 50 * time.Millisecond
+
 // RateLimit is a token bucket for each key, of this sidecar, or, where Domain is set, of the rate limit service.
 type RateLimit struct {
 	Name     string // in reasons; unique in its Action
 	Requests uint32 // each Per
 	Per      time.Duration
-	Burst    uint32 // default: Requests
-	Keys     []Key  // none: all requests are of one
-	Domain   string // of a global one (envoy.service.ratelimit.v3): the service decides, and Requests, Per and Burst are not used
-	FailOpen bool   // when the rate limit service does not answer
+	Burst    uint32        // default: Requests
+	Keys     []Key         // none: all requests are of one
+	Domain   string        // of a global one (envoy.service.ratelimit.v3): Service decides, and Requests, Per and Burst are not used
+	Service  string        // of a global one: the rate limit service, a name in policy.Snapshot.Services
+	Timeout  time.Duration // of a global one: how long Service is waited for, at most 1 s; 0: DefaultLimiterTimeout
+	FailOpen bool          // when Service does not answer in time
 }
 
 // KeyKind is what of a request a key is made of.

@@ -229,6 +229,9 @@ func (e expressions) of(expression string) *regexp.Regexp {
 	return re
 }
 
+// CheckAnswerField refuses a field that nobody but the sidecar may add to an answer, or that no answer can have.
+func CheckAnswerField(f Field) error { return (Edits{Add: []Field{f}}).check() }
+
 // Compile is a regular expression that has to match all of a text; Check has taken it.
 func Compile(expression string) (*regexp.Regexp, error) {
 	e := expressions{}
@@ -555,8 +558,12 @@ func checkLimits(limits []RateLimit) error {
 			return fmt.Errorf("%s: domain %s: its service says how many requests are let pass; remove requests, per and burst", what, l.Domain)
 		case l.Domain != "" && len(l.Keys) == 0:
 			return fmt.Errorf("%s: keys: are what the service of domain %s decides by; name one", what, l.Domain)
-		case l.Domain == "" && l.FailOpen:
-			return fmt.Errorf("%s: failOpen: only a rate limit service can fail; remove it", what)
+		case l.Domain != "" && l.Service == "":
+			return fmt.Errorf("%s: service: domain %s is of a rate limit service; name it", what, l.Domain)
+		case l.Domain == "" && (l.FailOpen || l.Service != "" || l.Timeout != 0):
+			return fmt.Errorf("%s: failOpen, service and timeout are of limits with a domain; remove them", what)
+		case l.Timeout < 0 || l.Timeout > time.Second:
+			return fmt.Errorf("%s: timeout %s: must be at most 1s, or 0 for the default", what, l.Timeout)
 		case len(l.Keys) > MaxValues:
 			return fmt.Errorf("%s: has %d keys, at most %d are allowed", what, len(l.Keys), MaxValues)
 		}

@@ -68,6 +68,8 @@ func AnswerText(r flow.Reason) string {
 		return "this port accepts mTLS only; call the service through its mesh address"
 	case flow.ReasonRateLimited:
 		return "the rate limit was reached; wait before you send more"
+	case flow.ReasonLimiterFailed:
+		return "the rate limit service did not answer in time; look at its Records, or set failOpen of the limit"
 	case flow.ReasonFaultInjected:
 		return "the route's rule lets some requests fail on purpose; take the fault out of it when the experiment is over"
 	}

@@ -12,34 +12,43 @@ import (
 	"github.com/tulle-mesh/tulle/sidecar/exchange"
 )
 
-// limits turns away what exceeds a rate limit of the rule. What one limit has let pass and another has not is given back.
+// limits turns away what exceeds a rate limit of the rule: one of this sidecar, or else one of a rate limit service. What some limits have let pass and another one has not is given back.
 func (f *Filters) limits(x *exchange.Exchange) bool {
 	a := x.Decision.Action
 	now := time.Now()
+	global := false
 	for i := range a.Limits {
 		l := &a.Limits[i]
 		if l.Domain != "" {
+			global = true
 			continue
 		}
 		k, ok := f.buckets.key(x, l)
 		if !ok {
 			continue
 		}
-		wait := f.buckets.take(k, l, now)
-		if wait <= 0 {
-			continue
+		if wait := f.buckets.take(k, l, now); wait > 0 {
+			f.giveBack(x, a.Limits[:i])
+			exceeded(x, l.Name+": "+strconv.FormatUint(uint64(l.Requests), 10)+" in "+l.Per.String(), wait)
+			return false
 		}
-		for back := range i {
-			if other := &a.Limits[back]; other.Domain == "" {
-				if k, ok := f.buckets.key(x, other); ok {
-					f.buckets.giveBack(k, other)
-				}
-			}
-		}
-		exceeded(x, l.Name+": "+strconv.FormatUint(uint64(l.Requests), 10)+" in "+l.Per.String(), wait)
+	}
+	if global && !f.askLimiters(x, a.Limits) {
+		f.giveBack(x, a.Limits)
 		return false
 	}
 	return true
+}
+
+// giveBack gives back what limits of this sidecar have let pass.
+func (f *Filters) giveBack(x *exchange.Exchange, limits []route.RateLimit) {
+	for i := range limits {
+		if l := &limits[i]; l.Domain == "" {
+			if k, ok := f.buckets.key(x, l); ok {
+				f.buckets.giveBack(k, l)
+			}
+		}
+	}
 }
 
 // exceeded turns x away; limit says which one for people.

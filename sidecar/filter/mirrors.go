@@ -67,7 +67,9 @@ func (f *Filters) mirror(x *exchange.Exchange, m *route.Mirror, r *exchange.Requ
 		room.Reached(exchange.LimitMirrors)
 		return
 	}
-	y := errandOf(x, d, r, exchange.NewErrand(*r, body, -1))
+	own := *r
+	own.Authority = cmp.Or(x.Authority, d.Rewrites(), strings.Clone(x.Head.Authority))
+	y := errandOf(x, d, &own, exchange.NewErrand(own, body, -1))
 	y.Decision = route.Decision{Service: m.Service, Subset: m.Subset, Route: x.Decision.Route}
 	y.Head.Mirror = true
 	if !f.copies.run(y, func() {
@@ -79,7 +81,7 @@ func (f *Filters) mirror(x *exchange.Exchange, m *route.Mirror, r *exchange.Requ
 	}
 }
 
-// errandOf makes an exchange that the sidecar sends itself, because of x, to d. It shares nothing with x that changes. It is tried once: of its own accord nobody waits for it.
+// errandOf makes an exchange that the sidecar sends itself, because of x, to d: r, which e has. It shares nothing with x that changes. It is tried once: of its own accord nobody waits for it.
 func errandOf(x *exchange.Exchange, d *exchange.Destination, r *exchange.Request, e *exchange.Errand) *exchange.Exchange {
 	own := *d
 	own.Retry.Attempts = 1
@@ -90,7 +92,6 @@ func errandOf(x *exchange.Exchange, d *exchange.Destination, r *exchange.Request
 	y.Legs.HeadParsed = 0
 	y.Destination = &own
 	path, _, _ := strings.Cut(r.Target, "?")
-	r.Authority = cmp.Or(x.Authority, d.Rewrites(), r.Authority)
 	y.Head = exchange.Head{
 		Method: r.Method, Path: path, Authority: r.Authority, UserAgent: strings.Clone(x.Head.UserAgent), RequestID: strings.Clone(x.Head.RequestID), Idempotent: x.Head.Idempotent,
 		Parent: flow.Trace{TraceID: x.Trace.TraceID, SpanID: x.Trace.ParentID, Flags: x.Trace.Flags}, B3: x.Binding.Propagation.Emit, // beside x, for the same caller
