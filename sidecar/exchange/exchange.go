@@ -294,8 +294,11 @@ type Gate interface {
 // Asks reports whether Gate has a say in a response with these statuses; g is 0 unless the response is a gRPC one of trailers only. Everything else goes
 // downstream as it is, without asking. What the far sidecar says of it, if it is its own, stands in Outcome.Told.
 func (x *Exchange) Asks(status int, g flow.GRPCStatus) bool {
-	return status == 503 || x.Outcome.Told != flow.ReasonNone || g != 0 && x.Destination.Retry.GRPC.Has(g) || x.Listed(status)
+	return status == 503 || x.Head.Safe && Elsewhere(status) || x.Outcome.Told != flow.ReasonNone || g != 0 && x.Destination.Retry.GRPC.Has(g) || x.Listed(status)
 }
+
+// Elsewhere reports whether a status says of a request that another endpoint may answer it better: that one failed (500, 502, 504), or has too much to do (429).
+func Elsewhere(status int) bool { return status == 500 || status == 502 || status == 504 || status == 429 }
 
 // Listed reports whether the rule of x says that a request answered with status may be sent again.
 func (x *Exchange) Listed(status int) bool {

@@ -116,6 +116,7 @@ func TestRetry(t *testing.T) {
 		}
 	}
 	again := func(x *exchange.Exchange) { x.Head.Attempt = 2 }
+	safe := func(x *exchange.Exchange) { x.Head.Safe = true }
 	alone := func(x *exchange.Exchange) { x.Destination.Picker = single{} }
 	for _, c := range []struct {
 		name   string
@@ -130,6 +131,13 @@ func TestRetry(t *testing.T) {
 		{"the far sidecar was reset, post", post, []func(*exchange.Exchange){answers(502, flow.ReasonUpstreamReset)}, 1},
 		{"the far sidecar denies", nil, []func(*exchange.Exchange){answers(403, flow.ReasonDenied)}, 1},
 		{"the far sidecar had no time left", nil, []func(*exchange.Exchange){answers(504, flow.ReasonRequestTimeout)}, 1},
+		{"500, safe", safe, []func(*exchange.Exchange){answers(500, flow.ReasonNone), succeeds}, 2},
+		{"502, safe", safe, []func(*exchange.Exchange){answers(502, flow.ReasonNone), succeeds}, 2},
+		{"504, safe", safe, []func(*exchange.Exchange){answers(504, flow.ReasonNone), succeeds}, 2},
+		{"429, safe", safe, []func(*exchange.Exchange){answers(429, flow.ReasonNone), succeeds}, 2},
+		{"501, safe", safe, []func(*exchange.Exchange){answers(501, flow.ReasonNone)}, 1},
+		{"500, safe, and there is no other", both(safe, alone), []func(*exchange.Exchange){answers(500, flow.ReasonNone)}, 1},
+		{"500, safe, a retry of somebody else", both(safe, again), []func(*exchange.Exchange){answers(500, flow.ReasonNone)}, 1},
 		{"502 of the service", nil, []func(*exchange.Exchange){answers(502, flow.ReasonNone)}, 1},
 		{"502 that the rule lists, post", both(post, rule(route.Retry{Statuses: []int{502, 504}})), []func(*exchange.Exchange){answers(502, flow.ReasonNone)}, 3},
 		{"500 that the rule does not list", rule(route.Retry{Statuses: []int{502, 504}}), []func(*exchange.Exchange){answers(500, flow.ReasonNone)}, 1},

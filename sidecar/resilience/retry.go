@@ -23,11 +23,13 @@ const (
 //   - anything of which it is proven that no service processed it: connect or handshake failed, the head was not written, a sidecar closed in order without an answer
 //     (Outcome.Unprocessed), or a sidecar has answered that it could not connect to its application, or had no room (Outcome.Told),
 //   - idempotent requests after a reset before a response, also one that the far sidecar tells of, a try time-out, or a 503,
+//   - safe requests without a body that were answered 500, 502, 504 or 429, where another endpoint has not been asked: of several that do the same, one that fails is more often the
+//     fault of where it runs than of the request,
 //   - gRPC calls that were answered, by trailers only, with a status that the policy lists (Retry.GRPC, none by default): a gRPC call is a POST, so a status
 //     alone is no proof that nothing was done, and only its owner knows which one is,
 //   - whatever was answered with a status that the rule lists (route.Retry.Statuses, none by default): its owner says so,
 //
-// while nothing was answered, the body can be replayed, tries and budget are left, and the deadline is not reached. Other 5xx answers are
+// while nothing was answered, the body can be replayed, tries and budget are left, and the deadline is not reached. Other answers are
 // answers. A reused connection that had closed in the meantime costs neither a try nor budget: that is no fault of the service.
 //
 // A request that is itself a retry of a sidecar before this one (Head.Attempt) is tried again only by the first of these rules: n sidecars in a row that try twice would otherwise
@@ -136,6 +138,9 @@ func answeredAgain(x *exchange.Exchange, status int) bool {
 	case o.Told == flow.ReasonShed:
 		return true // nor did it here, but it is too much already
 	case x.Head.Idempotent && (status == 503 || o.Told == flow.ReasonUpstreamReset || o.Told == flow.ReasonDraining):
+		return true
+	}
+	if x.Head.Safe && exchange.Elsewhere(status) && o.Told == flow.ReasonNone && another(x) {
 		return true
 	}
 	return o.GRPC != 0 && x.Destination.Retry.GRPC.Has(o.GRPC) || x.Listed(status)
