@@ -26,7 +26,7 @@ func (s *Sidecar) through(send exchange.Handler) exchange.Handler {
 		s.filters.Recall,       //
 		s.observer.received,    // the Record of what came
 		entry,                  // has it anywhere to go
-		s.observer.observe,     // the Record of what goes on
+		s.observer.onward,      // the Record of what goes on
 		answer,                 // from here on as outbound
 		resilience.Room,        //
 		s.filters.Admit,        //

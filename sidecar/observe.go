@@ -94,6 +94,19 @@ func (o *observer) received(next exchange.Handler) exchange.Handler {
 	})
 }
 
+// onward is observe for what goes on from an edge. What a rule of a host answers, or has nobody to send to, goes nowhere: it would be a call to nobody, and has the Record of
+// what came alone.
+func (o *observer) onward(next exchange.Handler) exchange.Handler {
+	observed := o.observe(next)
+	return exchange.HandlerFunc(func(x *exchange.Exchange) {
+		if x.Decision.Service == "" && x.Decision.Called == "" {
+			next.Handle(x)
+			return
+		}
+		observed.Handle(x)
+	})
+}
+
 // ended writes how an exchange has ended.
 func ended(r *flow.Record, x *exchange.Exchange) {
 	out := &x.Outcome

@@ -100,16 +100,18 @@ func (s *Sidecar) aimAt(x *exchange.Exchange, p *exchange.Proxy) {
 	if named = named && d != nil; named {
 		x.Decision.Service, x.Decision.Called = name, name
 		if t := x.Binding.Tables[name]; t != nil && connection != d.Protocol.MayBeHTTP() {
-			if decideBy(t, x); x.Destination == nil || x.Decision.Service != name { // its rules send it elsewhere, or answer it
+			if decideBy(t, x); x.Destination == nil { // a rule answers it, or sends it to nobody
 				return
 			}
+			d = x.Destination
 		}
+		to := x.Decision.Service // name, or where its rules send
 		switch {
 		case !connection && !d.Protocol.MayBeHTTP():
-			x.Outcome.Fail(flow.ReasonBadRequest, name+" speaks "+policy.ProtocolName(d.Protocol)+": call it by CONNECT")
+			x.Outcome.Fail(flow.ReasonBadRequest, to+" speaks "+policy.ProtocolName(d.Protocol)+": call it by CONNECT")
 			return
 		case x.Head.Secure && !d.MTLS && !d.Originates():
-			x.Outcome.Fail(flow.ReasonBadRequest, "https without CONNECT is for services whose spec.tls the sidecar originates; "+name+" has none")
+			x.Outcome.Fail(flow.ReasonBadRequest, "https without CONNECT is for services whose spec.tls the sidecar originates; "+to+" has none")
 			return
 		}
 		x.Destination = d
@@ -121,7 +123,7 @@ func (s *Sidecar) aimAt(x *exchange.Exchange, p *exchange.Proxy) {
 			own.TLS = nil
 			x.Destination = &own
 		}
-		if len(x.Binding.Snapshot.Endpoints[name]) > 0 || d.Via != "" || !d.External {
+		if to != name || len(x.Binding.Snapshot.Endpoints[name]) > 0 || d.Via != "" || !d.External {
 			return
 		}
 	}

@@ -371,6 +371,15 @@ func TestRulesByHost(t *testing.T) {
 	}
 	proxy := startProxy(t, fill(proxying(policy.UnknownRefuse)), w.mesh.Holder("web"), nil)
 	edge := start(t, fill(gateway(policy.Listener{Name: "http", Protocol: flow.ProtocolHTTP, Edge: &policy.Edge{Hosts: []policy.VirtualHost{host1("one", "one")}}})), w.mesh.Holder("gateway"), time.Second)
+	in, err := net.Dial("tcp", proxy.addr(t, "proxy").String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprint(in, "GET https://one/v2/x HTTP/1.1\r\nHost: one\r\nConnection: close\r\n\r\n") // nobody would encrypt it, wherever it is sent
+	if b, err := io.ReadAll(in); err != nil || !strings.HasPrefix(string(b), "HTTP/1.1 400") || !strings.Contains(string(b), "two has none") {
+		t.Errorf("https to a service by rule: %q, %v", b, err)
+	}
+	_ = in.Close()
 	for _, by := range []struct {
 		name   string
 		r      *running
@@ -390,7 +399,7 @@ func TestRulesByHost(t *testing.T) {
 		routes := map[string]bool{}
 		testmesh.Eventually(t, "Records of the "+by.name, func() bool {
 			for _, rec := range by.r.rec.Closed(flow.KindExchange) {
-				if rec.Side == flow.SideClient {
+				if rec.Side == flow.SideClient && rec.Reason != flow.ReasonBadRequest {
 					routes[rec.Route+">"+rec.Destination.Service] = true
 				}
 			}
@@ -581,4 +590,38 @@ spec:
 		t.Fatal(err)
 	}
 	testmesh.Eventually(t, "the route is gone", func() bool { return web.ask(caller, "GET", "/other", nil) == "old" })
+}
+
+// What a rule of an edge's host answers, or has nobody to send to, has one Record: that of what came.
+func TestEdgeAnswersAlone(t *testing.T) {
+	w := newGatewayWorld(t)
+	snap := gateway(policy.Listener{Name: "http", Protocol: flow.ProtocolHTTP, Edge: &policy.Edge{Hosts: []policy.VirtualHost{{Name: "http/shop", Hosts: []string{"shop"}, Rules: []route.Rule{
+		{Name: "on", Matches: []route.Match{at(route.PathPrefix, "/on")}, Action: backends(route.Backend{Service: "one", Weight: 1})},
+		{Name: "nobody", Matches: []route.Match{at(route.PathPrefix, "/nobody")}},
+		{Name: "unmatched", Action: route.Action{Respond: &route.Respond{Status: 404, Body: "none"}}},
+	}}}}})
+	w.serve(snap, "one", policy.Service{Protocol: flow.ProtocolHTTP1, External: true}, app(t, describe("one")))
+	edge := start(t, snap, &identity.Holder{}, time.Second)
+	c := w.client(t, edge.addr(t, "http"), false)
+	for path, want := range map[string]int{"/on": 200, "/nobody": 500, "/": 404} {
+		resp, err := c.Get("http://shop" + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _ = resp.Body.Close(); resp.StatusCode != want {
+			t.Errorf("%s: %s", path, resp.Status)
+		}
+	}
+	edge.stop()
+	var got []string
+	for _, r := range edge.rec.Closed(flow.KindExchange) {
+		got = append(got, fmt.Sprintf("%s %s>%s %d %s", r.Side, r.Route, r.Destination.Service, r.Status, r.Reason))
+	}
+	slices.Sort(got)
+	if want := []string{"client on>one 200 ", "server nobody>gateway 500 no_backend", "server on>gateway 200 ", "server unmatched>gateway 404 "}; !slices.Equal(got, want) {
+		t.Errorf("Records:\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	if n := edge.rec.Live(); n != 0 {
+		t.Errorf("%d are active", n)
+	}
 }
