@@ -107,6 +107,10 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
+	others, err := newBystander()
+	if err != nil {
+		return err
+	}
 	r, err := newRig(ctx, o)
 	if err != nil {
 		return errors.Join(err, r.close())
@@ -141,6 +145,14 @@ func run(ctx context.Context, o options) error {
 		}
 	}
 	if err := r.close(); err != nil {
+		return err
+	}
+	share, err := others.share()
+	if err != nil {
+		return err
+	}
+	found.amend(made, fmt.Sprintf("; other work used %.2f cores", share))
+	if err := found.save(); err != nil {
 		return err
 	}
 	text := found.markdown(o.scenarios)

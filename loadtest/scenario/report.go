@@ -16,8 +16,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // results are the figures of cells, by scenario and contender, kept in a file if it has a name.
@@ -62,6 +60,17 @@ func (r *results) add(scenario, contender string, round int, f figures, made str
 		of[contender] = &played{Made: made}
 	}
 	of[contender].Rounds = append(of[contender].Rounds, f)
+}
+
+// amend adds to what is said of how cells were made, when that is known.
+func (r *results) amend(made, further string) {
+	for _, of := range r.Cells {
+		for _, p := range of {
+			if p.Made == made {
+				p.Made += further
+			}
+		}
+	}
 }
 
 func (r *results) save() error {
@@ -243,25 +252,6 @@ func circumstances(o options, r *rig) (string, error) {
 		}
 	}
 	return strings.Join(append(parts, runtime.Version(), machine()), "; "), nil
-}
-
-// machine describes this one: cores, processor, memory, kernel.
-func machine() string {
-	model := "unknown processor"
-	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil {
-		for line := range strings.Lines(string(b)) {
-			if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
-				model = strings.TrimSpace(value)
-				break
-			}
-		}
-	}
-	var info unix.Sysinfo_t
-	var uts unix.Utsname
-	_ = unix.Sysinfo(&info)
-	_ = unix.Uname(&uts)
-	release, _, _ := strings.Cut(unix.ByteSliceToString(uts.Release[:]), "-")
-	return fmt.Sprintf("%d cores (%s), %.0f GiB, Linux %s", runtime.NumCPU(), model, float64(info.Totalram)*float64(info.Unit)/(1<<30), release)
 }
 
 // The part of the page that is written by a run.

@@ -147,6 +147,7 @@ func TestResultsAndPage(t *testing.T) {
 	r.add("slow", "tulle", 0, figures{Success: 1, P99: 50, Attempts: 1}, "a run")
 	r.add("slow", "tulle", 1, figures{Success: 0.99, P99: 70, Attempts: 1, Failures: map[string]int{"deadline": 3}}, "a run")
 	r.add("slow", "bare", 0, figures{Success: 0.5, P99: 50, Attempts: 1, Never: true}, "another run")
+	r.amend("another run", "; noisy")
 	if err := r.save(); err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +156,7 @@ func TestResultsAndPage(t *testing.T) {
 	}
 	text := r.markdown(scenarios)
 	for _, want := range []string{
-		"_a run; 2 rounds._\n\n_another run; 1 round._",
+		"_a run; 2 rounds._\n\n_another run; noisy; 1 round._",
 		"| Slow, ten times | **99.5 %** · **×1.00** · **60 ms** | 50.0 % · **×1.00** · **50 ms** | – | – |",
 		"| *best or equal on success* | 1 of 1 | 0 of 1 | 0 of 0 | 0 of 0 |",
 		"| bare | 50.00 % | 0.0 | 50.0 | 1.00 | not |  |",

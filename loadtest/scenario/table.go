@@ -29,8 +29,8 @@ var answering = []scenario{
 		what: "One of three endpoints takes a second longer.",
 	},
 	{
-		name: "tail", title: "A long tail", services: three(), acts: during(manner{tail: 0.01}, 0, 1, 2),
-		what: "Of all endpoints one request in a hundred takes a hundred times as long: half a second.",
+		name: "tail", title: "A long tail", services: three(), acts: during(manner{tail: 0.02}, 0, 1, 2),
+		what: "At all endpoints two requests in a hundred take a hundred times as long: half a second.",
 	},
 	{
 		name: "hangs", title: "Hangs", services: three(), acts: during(manner{hang: true}, 1),
