@@ -105,30 +105,33 @@ func middle(rounds []figures) figures {
 const (
 	sameSuccess  = 0.005
 	sameAttempts = 0.05
-	sameLatency  = 1.25 // times the best p99, and 5 ms
+	sameLatency  = 1.5 // times the best p99, and
+	alikeMs      = 25. // so many ms
 )
 
 // verdict says which contenders are best or as good.
 type verdict struct{ success, attempts, p99 []string }
 
-// compare finds the best of a scenario. Pure. Attempts below one per request are no merit (a request that reaches no endpoint is none), so they count as one.
+// compare finds the best of a scenario. Pure. Attempts below one per request are no merit (a request that reaches no endpoint is none), so they count as one; nor
+// is a quick failure, so p99 is compared among those that are best on success.
 func compare(of map[string]figures) (v verdict) {
-	if len(of) == 0 {
-		return v
-	}
 	success, attempts, p99 := 0.0, math.Inf(1), math.Inf(1)
 	for _, f := range of {
-		success, attempts, p99 = max(success, f.Success), min(attempts, max(1, f.Attempts)), min(p99, f.P99)
+		success, attempts = max(success, f.Success), min(attempts, max(1, f.Attempts))
 	}
-	for _, name := range slices.Sorted(maps.Keys(of)) {
+	names := slices.Sorted(maps.Keys(of))
+	for _, name := range names {
 		f := of[name]
 		if f.Success >= success-sameSuccess {
 			v.success = append(v.success, name)
+			p99 = min(p99, f.P99)
 		}
 		if max(1, f.Attempts) <= attempts+sameAttempts {
 			v.attempts = append(v.attempts, name)
 		}
-		if f.P99 <= max(p99*sameLatency, p99+5) {
+	}
+	for _, name := range v.success {
+		if of[name].P99 <= max(p99*sameLatency, p99+alikeMs) {
 			v.p99 = append(v.p99, name)
 		}
 	}

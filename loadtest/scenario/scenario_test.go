@@ -82,8 +82,9 @@ func TestCompare(t *testing.T) {
 		"tulle":       {Success: 0.998, Attempts: 1.1, P99: 10},
 		"bare":        {Success: 0.667, Attempts: 0.67, P99: 12},
 		"envoy-tuned": {Success: 1, Attempts: 1.04, P99: 40},
+		"envoy":       {Success: 0.667, Attempts: 0.67, P99: 3},
 	})
-	want := verdict{success: []string{"envoy-tuned", "tulle"}, attempts: []string{"bare", "envoy-tuned"}, p99: []string{"bare", "tulle"}}
+	want := verdict{success: []string{"envoy-tuned", "tulle"}, attempts: []string{"bare", "envoy", "envoy-tuned"}, p99: []string{"tulle"}}
 	if !reflect.DeepEqual(v, want) {
 		t.Errorf("%+v, want %+v", v, want)
 	}
@@ -157,7 +158,7 @@ func TestResultsAndPage(t *testing.T) {
 	text := r.markdown(scenarios)
 	for _, want := range []string{
 		"_a run; 2 rounds._\n\n_another run; noisy; 1 round._",
-		"| Slow, ten times | **99.5 %** · **×1.00** · **60 ms** | 50.0 % · **×1.00** · **50 ms** | – | – |",
+		"| Slow, ten times | **99.5 %** · **×1.00** · **60 ms** | 50.0 % · **×1.00** · 50 ms | – | – |",
 		"| *best or equal on success* | 1 of 1 | 0 of 1 | 0 of 0 | 0 of 0 |",
 		"| bare | 50.00 % | 0.0 | 50.0 | 1.00 | not |  |",
 	} {
