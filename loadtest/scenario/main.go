@@ -38,7 +38,7 @@ func main() {
 	flag.StringVar(&o.envoy, "envoy", "", "the envoy `executable`")
 	only := flag.String("only", "", "play only these `scenarios`, comma separated; list names them all")
 	which := flag.String("contenders", "", "play only for these `contenders`, comma separated: "+strings.Join(contenderNames(contenders), ", "))
-	flag.IntVar(&o.rounds, "rounds", 3, "how often each is played; the tables have medians")
+	flag.IntVar(&o.rounds, "rounds", 3, "how often each is played; the tables have medians. 0 plays nothing, and makes tables of what -results has")
 	flag.StringVar(&o.results, "results", "", "`file` where figures are kept from run to run: each cell that is played replaces its older one")
 	flag.StringVar(&o.write, "write", "", "rewrite the figures of this `page`")
 	flag.Parse()
@@ -62,8 +62,8 @@ func main() {
 
 // choose reads -only and -contenders; nothing means all.
 func choose(o *options, only, which string) (err error) {
-	if o.rounds < 1 {
-		return fmt.Errorf("-rounds %d: must be at least 1", o.rounds)
+	if o.rounds < 0 {
+		return fmt.Errorf("-rounds %d: must not be below 0", o.rounds)
 	}
 	if o.scenarios, err = pick("-only", only, scenarios, func(s scenario) string { return s.name }); err != nil {
 		return err
@@ -106,6 +106,9 @@ func run(ctx context.Context, o options) error {
 	found, err := openResults(o.results)
 	if err != nil {
 		return err
+	}
+	if o.rounds == 0 {
+		return tell(o, found)
 	}
 	others, err := newBystander()
 	if err != nil {
@@ -155,17 +158,22 @@ func run(ctx context.Context, o options) error {
 	if err := found.save(); err != nil {
 		return err
 	}
-	text := found.markdown(o.scenarios)
-	fmt.Print(text)
-	if o.write != "" {
-		if err := rewrite(o.write, found.markdown(scenarios)); err != nil {
-			return err
-		}
+	if err := tell(o, found); err != nil {
+		return err
 	}
 	if len(failed) > 0 {
 		return fmt.Errorf("%d cells could not be played", len(failed))
 	}
 	return nil
+}
+
+// tell prints the tables of what was chosen, and writes the page of all that is known.
+func tell(o options, found *results) error {
+	fmt.Print(found.markdown(o.scenarios))
+	if o.write == "" {
+		return nil
+	}
+	return rewrite(o.write, found.markdown(scenarios))
 }
 
 // cell plays one scenario for one contender.

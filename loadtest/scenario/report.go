@@ -151,7 +151,7 @@ func (r *results) markdown(of []scenario) string {
 // overview is the table of who is best, and how often each is.
 func (r *results) overview(of []scenario) string {
 	var b strings.Builder
-	b.WriteString("| scenario |")
+	b.WriteString("Success · attempts per request · p99:\n\n| scenario |")
 	for _, c := range contenders {
 		b.WriteString(" " + c.title + " |")
 	}

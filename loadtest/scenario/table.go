@@ -88,8 +88,8 @@ var connecting = []scenario{
 		what: "The host of one of three endpoints is gone for good, with its sidecar where there is one, and nobody is told: packets to it are dropped, as by a network that has lost it.",
 	},
 	{
-		name: "connection-limit", title: "Few connections", services: []service{{name: "app", endpoints: 3, work: 40 * time.Millisecond}}, acts: during(manner{most: 2}, 1),
-		what: "Requests take 40 ms, so that each of three endpoints needs four connections at a time. One takes two, and resets others as soon as it has accepted them.",
+		name: "connection-limit", title: "Few connections", services: []service{{name: "app", endpoints: 3, work: 40 * time.Millisecond}}, acts: during(manner{most: 2, rotate: 0.2}, 1),
+		what: "Requests take 40 ms, so that each of three endpoints needs four connections at a time. One takes two, resets others as soon as it has accepted them, and closes those that it has now and then, after an answer.",
 	},
 }
 
