@@ -359,10 +359,15 @@ func blackHole(address string) (end func(), err error) {
 	}
 	for range 8 {
 		c, err := net.DialTimeout("tcp", address, 50*time.Millisecond)
-		if err != nil {
-			break // it is full
+		if err == nil {
+			held = append(held, c)
+			continue
 		}
-		held = append(held, c)
+		if late := net.Error(nil); errors.As(err, &late) && late.Timeout() {
+			return end, nil // the queue is full
+		}
+		end()
+		return nil, fmt.Errorf("black hole at %s: %w", address, err)
 	}
 	end()
 	return nil, fmt.Errorf("black hole at %s: the kernel goes on accepting connections", address)
