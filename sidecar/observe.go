@@ -143,7 +143,7 @@ func (o *observer) attempt(next exchange.Handler) exchange.Handler {
 			next.Handle(x)
 			return
 		}
-		begin := x.Since()
+		begin := x.Began.Sub(x.Start)
 		head := x.Legs.HeadParsed
 		x.Legs, x.Far = exchange.NoLegs, flow.Far{}
 		x.Legs.HeadParsed = head
@@ -289,7 +289,7 @@ func (o *observer) fill(r *flow.Record, x *exchange.Exchange, kind flow.Kind, tr
 	if kind == flow.KindAttempt {
 		r.Trace, r.Attempt = x.Try, x.Tries
 		r.Start = x.TryLive.Start
-		r.Duration = time.Since(r.Start)
+		r.Duration -= r.Start.Sub(x.Start)
 	}
 }
 

@@ -68,7 +68,7 @@ func (s *Sidecar) Saturation() []flow.Saturation {
 			}
 			limit, _ := t.d.Limit(kind, t.protocol)
 			sat.InFlight, sat.Limit = t.d.InFlight.Load(), int64(limit)
-			sat.ShedRequests, sat.ShedConnections = t.d.Shed.Requests.Load(), t.d.Shed.Connections.Load()
+			sat.ShedRequests, sat.ShedConnections, sat.ShedPending = t.d.Shed.Requests.Load(), t.d.Shed.Connections.Load(), t.d.Shed.Pending.Load()
 		}
 		if ejects, ok := t.d.Picker.(interface{ States() *balance.States }); ok {
 			now, counts, spared := ejects.States().Count()

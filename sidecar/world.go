@@ -20,6 +20,7 @@ import (
 // service is what is kept of a destination across Snapshots.
 type service struct {
 	inFlight atomic.Int64
+	pending  atomic.Int64
 	shed     exchange.Shed
 	states   balance.States
 	budget   *resilience.Budget
@@ -192,7 +193,7 @@ func (s *Sidecar) destination(key string, sv policy.Service) *exchange.Destinati
 		st.budget = resilience.NewBudget(st.ratio, st.floor)
 	}
 	greet := greeting(sv.Proxy)
-	d := &exchange.Destination{Service: sv, InFlight: &st.inFlight, Shed: &st.shed, Budget: st.budget, Greet: greet}
+	d := &exchange.Destination{Service: sv, InFlight: &st.inFlight, Pending: &st.pending, Shed: &st.shed, Budget: st.budget, Greet: greet}
 	if sv.MTLS {
 		ids := slices.Sorted(slices.Values(sv.Identities))
 		if want := strings.Join(append(ids, sv.Via), "\n"); st.tls == nil || st.tlsFor != want {

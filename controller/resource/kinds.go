@@ -653,6 +653,7 @@ type Retry struct {
 type Limits struct {
 	MaxRequests    int `yaml:"maxRequests,omitempty"`    // default 1024
 	MaxConnections int `yaml:"maxConnections,omitempty"` // default 1024
+	MaxPending     int `yaml:"maxPending,omitempty"`     // default 1024
 }
 
 // Ejection by the controller on fleet evidence.
@@ -752,6 +753,7 @@ func (p TrafficPolicySpec) Apply(svc policy.Service) policy.Service {
 	svc.IdleTimeout = time.Duration(p.IdleTimeout)
 	svc.MaxRequests = p.Limits.MaxRequests
 	svc.MaxConnections = p.Limits.MaxConnections
+	svc.MaxPending = p.Limits.MaxPending
 	svc.Balancer = p.LoadBalancer.Policy()
 	svc.Ejection = p.Ejection.Local.Policy()
 	statuses, _ := policy.ParseGRPCStatuses(p.Retry.GRPC) // checked

@@ -31,6 +31,7 @@ var TrafficDefaults = map[string]string{
 	"retry.grpc":                          "none",
 	"limits.maxRequests":                  "1024",
 	"limits.maxConnections":               "1024",
+	"limits.maxPending":                   "1024",
 	"ejection.enabled":                    "true",
 	"ejection.local.errors":               "5",
 	"ejection.local.failing":              "30",

@@ -45,6 +45,7 @@ var trafficPolicyFacts = []Fact{
 	{"spec.retry.grpc", "", "none", "names of gRPC statuses but `OK`, each once", "after which a call that was answered without a message is tried again; list only those by which the service says that it did nothing"},
 	{"spec.limits.maxRequests", "requests in flight", "`1024`", "1 to 1048576", "of one sidecar to the service"},
 	{"spec.limits.maxConnections", "connections", "`1024`", "1 to 1048576", "of one sidecar to the service"},
+	{"spec.limits.maxPending", "requests", "`1024`", "1 to 1048576", "of one sidecar that wait for a connection to the service to be made; those of HTTP/2 may wait for one together"},
 	{"spec.ejection.enabled", "", "the mesh's", "`true`, `false`", "may the controller eject endpoints of this service"},
 	{"spec.ejection.local.errors", "tries", "`5`", "0 (off) to 1000", "failed in a row, by which a sidecar ejects an endpoint by itself while others do well; five in a row without a connection always do"},
 	{"spec.ejection.local.failing", "points of percent", "`30`", "0 (off) to 100", "by which its share of failed tries in the last 10 to 20 s is above that of others"},

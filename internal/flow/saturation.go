@@ -11,6 +11,7 @@ type Saturation struct {
 	// Shed counts what was turned away since the boot, by the limit that was reached.
 	ShedRequests    uint64 // MaxRequests
 	ShedConnections uint64 // MaxConnections
+	ShedPending     uint64 // MaxPending
 	// Ejected is how many endpoints the sidecar has out by itself; Ejections counts how often it did that since the boot. Client side only.
 	Ejected   int64
 	Ejections []Ejections

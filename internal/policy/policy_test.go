@@ -49,7 +49,7 @@ func genService(r *rand.Rand, name string) Service {
 	s := Service{
 		Name: name, Namespace: pick(r, "", "shop"), Protocol: genProtocol(r), External: r.IntN(4) == 0,
 		RequestTimeout: genDuration(r), IdleTimeout: genDuration(r), ConnectTimeout: pick(r, 0, 3*time.Second),
-		MaxRequests: r.IntN(3000), MaxConnections: r.IntN(3000),
+		MaxRequests: r.IntN(3000), MaxConnections: r.IntN(3000), MaxPending: r.IntN(3000),
 		Retry: Retry{
 			Attempts: r.IntN(11), BudgetRatio: r.Float64(), BudgetMin: pick(r, 0, 10.5, 3),
 			BackoffBase: pick(r, 0, 20*time.Millisecond), BackoffMax: pick(r, 0, time.Second),

@@ -49,6 +49,7 @@ type Service struct {
 	Retry          Retry
 	MaxRequests    int // concurrent exchanges towards the service from one sidecar; default 1,024
 	MaxConnections int // default 1,024
+	MaxPending     int // of them, exchanges that wait for a connection to be made; default 1,024
 	Balancer       Balancer
 	Ejection       Ejection
 }
@@ -89,6 +90,7 @@ const (
 	DefaultIdleTimeout    = time.Hour
 	DefaultMaxRequests    = 1024
 	DefaultMaxConnections = 1024
+	DefaultMaxPending     = 1024
 	DefaultAttempts       = 2
 	DefaultBudgetRatio    = 0.2
 	DefaultBudgetMin      = 10
@@ -104,6 +106,7 @@ func (s Service) WithDefaults() Service {
 	def(&s.IdleTimeout, DefaultIdleTimeout)
 	def(&s.MaxRequests, DefaultMaxRequests)
 	def(&s.MaxConnections, DefaultMaxConnections)
+	def(&s.MaxPending, DefaultMaxPending)
 	def(&s.Retry.Attempts, DefaultAttempts)
 	def(&s.Retry.BudgetRatio, DefaultBudgetRatio)
 	def(&s.Retry.BudgetMin, DefaultBudgetMin)
@@ -191,6 +194,9 @@ func (s Service) Check() error {
 	}
 	if s.MaxConnections < 0 || s.MaxConnections > maxLimit {
 		return fail("max connections %d: must be from 1 to %d", s.MaxConnections, maxLimit)
+	}
+	if s.MaxPending < 0 || s.MaxPending > maxLimit {
+		return fail("max pending %d: must be from 1 to %d", s.MaxPending, maxLimit)
 	}
 	if r := s.RequestTimeout; r > 0 && s.TryTimeout > r {
 		return fail("try timeout %s: is longer than the request timeout %s; lower it", s.TryTimeout, r)
@@ -318,8 +324,8 @@ func (s Service) ToXDS() (*clusterv3.Cluster, error) {
 		ConnectTimeout:       durationpb.New(s.ConnectTimeout),
 		CircuitBreakers: &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{{
 			MaxRequests:    wrapperspb.UInt32(uint32(s.MaxRequests)),
-			MaxConnections: wrapperspb.UInt32(uint32(s.MaxConnections)),
-			RetryBudget:    &clusterv3.CircuitBreakers_Thresholds_RetryBudget{BudgetPercent: &typev3.Percent{Value: 100 * s.Retry.BudgetRatio}},
+			MaxConnections: wrapperspb.UInt32(uint32(s.MaxConnections)), MaxPendingRequests: wrapperspb.UInt32(uint32(s.MaxPending)),
+			RetryBudget: &clusterv3.CircuitBreakers_Thresholds_RetryBudget{BudgetPercent: &typev3.Percent{Value: 100 * s.Retry.BudgetRatio}},
 		}}},
 	}
 	s.Balancer.toXDS(x, e)
@@ -370,6 +376,7 @@ func ServiceFromXDS(x *clusterv3.Cluster) (Service, error) {
 	}
 	s.Balancer, s.Ejection = balancerFromXDS(x, r), ejectionFromXDS(r)
 	if t := x.GetCircuitBreakers().GetThresholds(); len(t) > 0 {
+		s.MaxPending = int(t[0].GetMaxPendingRequests().GetValue())
 		s.MaxRequests, s.MaxConnections = int(t[0].GetMaxRequests().GetValue()), int(t[0].GetMaxConnections().GetValue())
 	}
 	if r.err != nil {

@@ -10,7 +10,7 @@ import (
 // Step chooses an endpoint, passes the exchange on, and tells the picker what came of it.
 func Step(next exchange.Handler) exchange.Handler {
 	return exchange.HandlerFunc(func(x *exchange.Exchange) {
-		began := time.Now()
+		began := x.Began
 		tried := x.Tried[:min(x.Tries, len(x.Tried))]
 		if x.Fresh && len(tried) > 0 { // the same endpoint may serve on a new connection; those before it have failed
 			tried = tried[:len(tried)-1]

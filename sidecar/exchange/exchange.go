@@ -122,6 +122,7 @@ type Destination struct {
 	// Greet is what a new connection for x begins with, below TLS; nil: nothing. Such a connection is x's alone.
 	Greet    func(x *Exchange) []byte
 	InFlight *atomic.Int64 // exchanges, or TCP connections, now
+	Pending  *atomic.Int64 // exchanges that wait for a connection to be made, now; nil: not counted
 	Shed     *Shed         // what exceeded a limit since the boot; nil: not counted
 	Budget   Budget        // of retries
 
@@ -156,7 +157,7 @@ func (d *Destination) Limit(kind flow.Kind, protocol flow.Protocol) (limit int, 
 }
 
 // Shed counts what was turned away, by limit. Safe for concurrent use.
-type Shed struct{ Requests, Connections atomic.Uint64 }
+type Shed struct{ Requests, Connections, Pending atomic.Uint64 }
 
 // Count counts one.
 func (s *Shed) Count(requests bool) {
@@ -398,6 +399,7 @@ type Exchange struct {
 	Note        string            // for people: what its Record says besides, where nothing went wrong
 	Deadline    time.Time         // zero: none
 	TryDeadline time.Time         // ≤ Deadline; zero: none
+	Began       time.Time         // when the current try did
 	HeadBy      time.Time         // < Until: until when an answer to the try has to begin, or it is given up for another one; zero: Until
 	Typical     time.Duration     // of Picker.Typical, where HeadBy is set
 	Spare       bool              // the try may fail: there is another one

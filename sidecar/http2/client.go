@@ -180,6 +180,10 @@ func (g *group) least() (best *connection) {
 
 // wait waits for a dial of somebody else. False: it has failed, or x's time is over.
 func (d *dialling) wait(x *exchange.Exchange) bool {
+	if !x.Pend() {
+		return false
+	}
+	defer x.Pended()
 	var expired <-chan time.Time
 	if until := x.AnswerBy(); !until.IsZero() {
 		t := time.NewTimer(time.Until(until))

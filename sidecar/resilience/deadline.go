@@ -50,13 +50,13 @@ func tryTimeout(x *exchange.Exchange) (t time.Duration, usual bool) {
 	return d.TryTimeout, d.TryTimeout == d.RequestTimeout && d.TryTimeout > 0
 }
 
-// TryDeadline sets x.TryDeadline at every try: the try timeout, but never past x.Deadline. It stands inside Retry. Where there is no try timeout it sets x.HeadBy (see patience).
+// TryDeadline begins a try, and sets x.TryDeadline: the try timeout, but never past x.Deadline. It stands inside Retry. Where there is no try timeout it sets x.HeadBy (see patience).
 func TryDeadline(next exchange.Handler) exchange.Handler {
 	return exchange.HandlerFunc(func(x *exchange.Exchange) {
-		x.TryDeadline = x.Deadline
+		x.TryDeadline, x.Began = x.Deadline, time.Now()
 		t, usual := tryTimeout(x)
 		if t > 0 && !usual {
-			if by := time.Now().Add(t); x.Deadline.IsZero() || by.Before(x.Deadline) {
+			if by := x.Began.Add(t); x.Deadline.IsZero() || by.Before(x.Deadline) {
 				x.TryDeadline = by
 			}
 		}
@@ -84,11 +84,10 @@ func patience(x *exchange.Exchange) time.Time {
 	if x.Tries+1 >= attempts(x) || x.Kind != flow.KindExchange || !x.Head.Safe || d.Picker == nil || x.Downstream == nil || !x.Downstream.Replayable() {
 		return time.Time{}
 	}
-	now := time.Now()
-	if x.Typical = d.Picker.Typical(now); x.Typical <= 0 {
+	if x.Typical = d.Picker.Typical(x.Began); x.Typical <= 0 {
 		return time.Time{}
 	}
-	by := now.Add(max(patient*x.Typical, mostImpatient))
+	by := x.Began.Add(max(patient*x.Typical, mostImpatient))
 	if until := x.Until(); !until.IsZero() && !by.Before(until) {
 		return time.Time{}
 	}

@@ -36,7 +36,8 @@ func (t *Telemetry) saturated() []flow.Family {
 		if s.Limit >= 0 {
 			shed.Points = append(shed.Points,
 				flow.Point{Attrs: attrs(flow.Text(flow.AttrLimit, "max_requests")), Value: int64(s.ShedRequests)},
-				flow.Point{Attrs: attrs(flow.Text(flow.AttrLimit, "max_connections")), Value: int64(s.ShedConnections)})
+				flow.Point{Attrs: attrs(flow.Text(flow.AttrLimit, "max_connections")), Value: int64(s.ShedConnections)},
+				flow.Point{Attrs: attrs(flow.Text(flow.AttrLimit, "max_pending")), Value: int64(s.ShedPending)})
 		}
 		if len(s.Ejections) > 0 {
 			ejected.Points = append(ejected.Points, flow.Point{Attrs: attrs(), Value: s.Ejected})

@@ -283,8 +283,12 @@ func (p *Pools) offering(c *tls.Config, alpn string) *tls.Config {
 
 // open dials and counts a connection of k that offers alpn.
 func (p *Pools) open(x *exchange.Exchange, k key, alpn string) *exchange.Conn {
-	secure := p.offering(k.tls, alpn)
 	x.Legs.Queued = x.Since()
+	if !x.Pend() {
+		return nil
+	}
+	defer x.Pended()
+	secure := p.offering(k.tls, alpn)
 	deadline := time.Now().Add(x.Destination.ConnectTimeout)
 	if x.Destination.ConnectTimeout < 0 {
 		deadline = time.Time{}
