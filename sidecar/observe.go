@@ -143,6 +143,9 @@ func (o *observer) attempt(next exchange.Handler) exchange.Handler {
 			next.Handle(x)
 			return
 		}
+		if x.Began.IsZero() { // nothing bounds its tries
+			x.Began = time.Now()
+		}
 		begin := x.Began.Sub(x.Start)
 		head := x.Legs.HeadParsed
 		x.Legs, x.Far = exchange.NoLegs, flow.Far{}

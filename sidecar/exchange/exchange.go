@@ -479,7 +479,7 @@ func (x *Exchange) Reset() {
 	x.Sent.Reset()
 	x.Passed.Reset()
 	x.Answer = x.Answer[:0]
-	x.Deadline, x.TryDeadline, x.HeadBy, x.Spare = time.Time{}, time.Time{}, time.Time{}, false
+	x.Deadline, x.TryDeadline, x.HeadBy, x.Began, x.Spare = time.Time{}, time.Time{}, time.Time{}, time.Time{}, false
 	x.Choice, x.Remote, x.Fresh = Choice{}, "", false
 	x.Key, x.Keyed, x.SetCookie = 0, false, ""
 	x.Stay, x.Held = 0, Held{}
