@@ -27,7 +27,7 @@ var Table = []Check{
 	{"unused_subset", Advice, "no route sends to a Subset", "name it in a route's backendRefs, or remove it", unusedSubset},
 	{"unused_grant", Advice, "nothing makes use of a ReferenceGrant", "remove it: what is not needed should not be allowed", unusedGrant},
 	{"conflicting_policies", Warning, "two policies of one level set the same field for a service, or what one sets does not go with what counts more: it is left out", "set it in one of them, or so that both can hold", conflictingPolicies},
-	{"unused_policy", Warning, "a TrafficPolicy sets nothing", "set what it is for, or remove it", unusedPolicy},
+	{"unused_policy", Warning, "a TrafficPolicy or a TelemetryPolicy sets nothing", "set what it is for, or remove it", unusedPolicy},
 	{"unsafe_retry", Warning, "requests are tried again after an answer that does not say that nothing was done, and the methods are not only those that may be repeated", "match GET and the like only, or keep to 429 and 503, and in gRPC to UNAVAILABLE and RESOURCE_EXHAUSTED", unsafeRetry},
 	{"try_timeout", Warning, "one try may take longer than the whole request, so the limit of a try ends nothing", "lower the limit of a try, or raise that of the request", tryTimeout},
 	{"timeout_beyond_caller", Advice, "a service waits for another longer than its own callers wait for it", "raise the timeout of the caller's service, or lower that of the called one", timeoutBeyondCaller},

@@ -13,4 +13,9 @@ func unusedPolicy(m *mesh, say func(place, string, ...any)) {
 			say(m.at(p.Key()), "spec: sets nothing")
 		}
 	}
+	for _, p := range m.Set.Observed {
+		if reflect.DeepEqual(p.Spec.Telemetry, resource.Telemetry{}) {
+			say(m.at(p.Key()), "spec: sets nothing")
+		}
+	}
 }

@@ -26,6 +26,7 @@ var Kinds = []struct {
 	{"ExternalService", func() Object { return &ExternalService{} }},
 	{"TrafficPolicy", func() Object { return &TrafficPolicy{} }},
 	{"AccessPolicy", func() Object { return &AccessPolicy{} }},
+	{"TelemetryPolicy", func() Object { return &TelemetryPolicy{} }},
 	{"Subset", func() Object { return &Subset{} }},
 	{"TLSFiles", func() Object { return &TLSFiles{} }},
 	{"MeshConfig", func() Object { return &MeshConfig{} }},

@@ -110,7 +110,8 @@ type Set struct {
 	Policies  []*TrafficPolicy
 	Subsets   []*Subset
 	Access    []*AccessPolicy // sorted by key
-	Mesh      *MeshConfig     // never nil
+	Observed  []*TelemetryPolicy
+	Mesh      *MeshConfig // never nil
 
 	Rules    map[string]ServiceRules // by policy.PortOf; of services that are parents of routes
 	Edges    map[string][]EdgePort   // by instance of an edge: what it serves for its Gateway, by port
@@ -228,6 +229,16 @@ func (a *admission) admit(e Entry) string {
 			a.hosts[h] = key
 		}
 		a.services[o.Metadata.Name] = serviceOwner{namespace: o.Metadata.Namespace, protocol: o.Spec.Protocol, external: true, key: key}
+	case *TelemetryPolicy:
+		for _, other := range sortedEntries(a.set) {
+			if p, ok := other.Object.(*TelemetryPolicy); ok {
+				for _, t := range o.targets() {
+					if slices.Contains(p.targets(), t) {
+						return fmt.Sprintf("spec.targetRefs: %s already has %s (%s); merge the two", t, p.Key(), other.Position)
+					}
+				}
+			}
+		}
 	case *TrafficPolicy:
 		for _, other := range a.set.Entries {
 			p, ok := other.Object.(*TrafficPolicy)
@@ -330,6 +341,8 @@ func (a *admission) finish() {
 			a.set.Policies = append(a.set.Policies, o)
 		case *AccessPolicy:
 			a.set.Access = append(a.set.Access, o)
+		case *TelemetryPolicy:
+			a.set.Observed = append(a.set.Observed, o)
 		case *Subset:
 			a.set.Subsets = append(a.set.Subsets, o)
 		case *MeshConfig:
@@ -420,6 +433,8 @@ func (a *admission) warnings() []Problem {
 			a.trafficWarnings(o, warn)
 		case *AccessPolicy:
 			a.accessWarnings(o, warn)
+		case *TelemetryPolicy:
+			a.telemetryWarnings(o, warn)
 		}
 	}
 	return out

@@ -37,6 +37,7 @@ var Kinds = []Kind{
 	{"ExternalService", "externalservices", false, "A host outside the mesh, by the name under which its services call it.", externalServiceFacts},
 	{"TrafficPolicy", "trafficpolicies", false, "How callers' sidecars treat services, and what becomes of the requests of routes.", trafficPolicyFacts},
 	{"AccessPolicy", "accesspolicies", false, "Who may use what of a service, judged by the sidecar of the workload that is called.", accessPolicyFacts},
+	{"TelemetryPolicy", "telemetrypolicies", false, "What the sidecars of many Workloads may write down, and how they pass trace context on.", telemetryPolicyFacts},
 	{"Subset", "subsets", false, "The endpoints of a service that have certain labels, as a backend of routes.", subsetFacts},
 	{"TLSFiles", "tlsfiles", false, "Files of TLS on a sidecar's host, in place of a Secret.", tlsFilesFacts},
 	{"MeshConfig", "meshconfigs", true, "What holds for the whole mesh.", meshConfigFacts},

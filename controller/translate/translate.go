@@ -198,7 +198,7 @@ func snapshot(in Input, w *resource.Workload, first map[portName]bool, rules rul
 			Service: w.Spec.Service, Namespace: w.Metadata.Namespace, Version: w.Spec.Version, Instance: w.Metadata.Name,
 			Limits: w.Spec.Limits.Sidecar().WithDefaults(),
 		},
-		Telemetry: w.Spec.Telemetry.Policy(),
+		Telemetry: set.Telemetry(w).Policy(),
 		Services:  map[string]policy.Service{}, Endpoints: map[string][]policy.Endpoint{},
 	}
 	for _, p := range w.Spec.Ports {
