@@ -52,7 +52,7 @@ need-tls:
 
 .PHONY: test-tls
 test-tls: need-go need-cc need-tls ## TLS, edges and the forward proxy with curl, openssl, gRPC, nginx and Envoy
-	CGO_ENABLED=1 $(GO) test -race -count 1 -timeout 5m -tags testtls -run 'Peers' ./sidecar
+	CGO_ENABLED=1 $(GO) test -race -count 1 -timeout 5m -tags testtls -run 'Peers' ./sidecar ./cmd/tulle
 
 .PHONY: random
 random: need-go need-cc ## random exchanges through two sidecars, RANDOM_SEEDS (default 500) seeds from RANDOM_SEED (default 1) on

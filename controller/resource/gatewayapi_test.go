@@ -118,6 +118,26 @@ func TestGatewayReference(t *testing.T) {
 	}
 }
 
+// TestGatewayReferenceExamples reads what the page shows, each block by itself.
+func TestGatewayReferenceExamples(t *testing.T) {
+	b, err := os.ReadFile(filepath.Join("..", "..", "docs", "reference", "gateway-api.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := example.FindAllStringSubmatch(string(b), -1)
+	if len(blocks) < 2 {
+		t.Fatalf("the page has %d examples", len(blocks))
+	}
+	for _, m := range blocks {
+		_, problems := Resolve(Decode("gateway-api.md", []byte(m[1])), EmptySet())
+		for _, p := range problems {
+			if p.Severity == Refused {
+				t.Errorf("%s\n%s", p, m[1])
+			}
+		}
+	}
+}
+
 func fieldTable(fields []Field) string {
 	var b strings.Builder
 	b.WriteString("\n| field | | |\n|---|---|---|\n")
