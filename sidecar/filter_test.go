@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
@@ -31,24 +32,19 @@ import (
 	"github.com/tulle-mesh/tulle/sidecar/exchange"
 )
 
-// ruled makes a sidecar's own application be judged by rules.
-func ruled(t *testing.T, fallback string, rules ...route.Rule) func(*Sidecar) {
+// ruled is snap with rules for requests to a service, as they are after their way from the controller.
+func ruled(t *testing.T, snap *policy.Snapshot, service string, rules ...route.Rule) *policy.Snapshot {
 	t.Helper()
-	table, err := route.New(fallback, rules...)
+	x, err := policy.RoutesToXDS(service, rules, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return func(s *Sidecar) {
-		for _, h := range []*exchange.Handler{&s.outHTTP.Handler, &s.outHTTP2.Handler} {
-			chain := *h
-			*h = exchange.HandlerFunc(func(x *exchange.Exchange) {
-				b := *x.Binding
-				b.Routes = table
-				x.Binding = &b
-				chain.Handle(x)
-			})
-		}
+	_, came, err := policy.RoutesFromXDS(x)
+	if err != nil {
+		t.Fatal(err)
 	}
+	snap.Routes = map[string][]route.Rule{service: came}
+	return snap
 }
 
 // versions are both sides of an exchange in every version of HTTP.
@@ -73,7 +69,7 @@ func meshed(t *testing.T, h http.HandlerFunc, app func(testing.TB, http.HandlerF
 	ca := testmesh.NewCA(t)
 	shop = start(t, serverSnapshot("shop", app(t, h), policy.ModeStrict, speaks), ca.Holder("shop"), time.Second)
 	sv := mesh("shop")
-	web = start(t, clientSnapshot(sv, shop.addr(t, "inbound")), ca.Holder("web"), time.Second, ruled(t, "shop", rules...))
+	web = start(t, ruled(t, clientSnapshot(sv, shop.addr(t, "inbound")), "shop", rules...), ca.Holder("web"), time.Second)
 	return web, shop, web.addr(t, "outbound")
 }
 
@@ -214,7 +210,7 @@ func TestFilterAnswers(t *testing.T) {
 		under("large", "/large", route.Action{Respond: &route.Respond{Status: 200, Body: strings.Repeat("0123456789", 6000)}}),
 	}
 	for _, from := range []func(testing.TB) *http.Client{client, h2client} {
-		web := start(t, clientSnapshot(mesh("shop")), &identity.Holder{}, time.Second, ruled(t, "shop", rules...))
+		web := start(t, ruled(t, clientSnapshot(mesh("shop")), "shop", rules...), &identity.Holder{}, time.Second)
 		addr, c := web.addr(t, "outbound"), from(t)
 		_, port, _ := strings.Cut(addr.String(), ":")
 		for _, w := range []struct {
@@ -343,10 +339,10 @@ func TestFilterFaultsOfGRPC(t *testing.T) {
 	shop := start(t, serverSnapshot("shop", healthApp(t, nil), policy.ModePermissive, flow.ProtocolGRPC), &identity.Holder{}, time.Second)
 	sv := external(func(s *policy.Service) { s.Protocol = flow.ProtocolGRPC })
 	by := func(v string) []route.Value { return []route.Value{{Name: "x-chaos", Value: v}} }
-	web := start(t, clientSnapshot(sv, shop.addr(t, "inbound")), &identity.Holder{}, time.Second, ruled(t, "ext", under("chaos", "/", route.Action{
+	web := start(t, ruled(t, clientSnapshot(sv, shop.addr(t, "inbound")), "ext", under("chaos", "/", route.Action{
 		Backends: []route.Backend{{Service: "ext", Weight: 1}},
 		Faults:   []route.Fault{{Headers: by("fail"), GRPC: 5, AbortPPM: route.Million}, {Headers: by("slow"), Delay: time.Hour, DelayPPM: route.Million}},
-	})))
+	})), &identity.Holder{}, time.Second)
 	cc, err := grpc.NewClient(web.addr(t, "outbound").String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
@@ -437,7 +433,7 @@ func TestFilterMirrors(t *testing.T) {
 		snap := clientSnapshot(mesh("shop"), shop.addr(t, "inbound"))
 		snap.Services["shadow"] = mesh("shadow")
 		snap.Endpoints["shadow"] = []policy.Endpoint{{Address: shadow.addr(t, "inbound"), Weight: 100}}
-		web := start(t, snap, ca.Holder("web"), time.Second, ruled(t, "shop", rule))
+		web := start(t, ruled(t, snap, "shop", rule), ca.Holder("web"), time.Second)
 		url := "http://" + web.addr(t, "outbound").String() + "/copied/a?q"
 		for _, body := range []string{"", "small", strings.Repeat("x", 60<<10), strings.Repeat("x", 200<<10)} {
 			method := "POST"
@@ -495,7 +491,7 @@ func TestFilterMirrorsAreBounded(t *testing.T) {
 	snap := clientSnapshot(external(nil), app(t, func(http.ResponseWriter, *http.Request) {}))
 	snap.Services["shadow"] = policy.Service{Name: "shadow", Protocol: flow.ProtocolHTTP, External: true}
 	snap.Endpoints["shadow"] = []policy.Endpoint{{Address: shadow, Weight: 100}}
-	web := start(t, snap, &identity.Holder{}, time.Second, ruled(t, "ext", rule))
+	web := start(t, ruled(t, snap, "ext", rule), &identity.Holder{}, time.Second)
 	c := client(t)
 	for range 150 {
 		if resp, _ := ask(t, c, "GET", "http://"+web.addr(t, "outbound").String()+"/", nil, ""); resp.StatusCode != 200 {
@@ -537,7 +533,7 @@ func TestFilterSessions(t *testing.T) {
 					})})
 				}
 			}
-			web := start(t, snap, &identity.Holder{}, time.Second, ruled(t, "a", rule))
+			web := start(t, ruled(t, snap, "a", rule), &identity.Holder{}, time.Second)
 			url := "http://" + web.addr(t, "outbound").String() + "/"
 			tokenOf := func(resp *http.Response) string {
 				if kind == route.SessionHeader {
@@ -596,7 +592,7 @@ func TestFilterStickySplit(t *testing.T) {
 	for _, s := range []string{"a", "b"} {
 		snap.Endpoints[s] = []policy.Endpoint{{Weight: 100, Address: app(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, s) })}}
 	}
-	web := start(t, snap, &identity.Holder{}, time.Second, ruled(t, "a", under("split", "/", route.Action{Backends: []route.Backend{{Service: "a", Weight: 1}, {Service: "b", Weight: 1}}})))
+	web := start(t, ruled(t, snap, "a", under("split", "/", route.Action{Backends: []route.Backend{{Service: "a", Weight: 1}, {Service: "b", Weight: 1}}})), &identity.Holder{}, time.Second)
 	url, c := "http://"+web.addr(t, "outbound").String()+"/", client(t)
 	seen := map[string]int{}
 	for i := range 40 {
@@ -661,7 +657,7 @@ func TestFilterGlobalLimits(t *testing.T) {
 		snap := clientSnapshot(policy.Service{Name: "shop", Protocol: flow.ProtocolHTTP1, External: true}, app(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") }))
 		snap.Services["limiter"] = mesh("limiter")
 		snap.Endpoints["limiter"] = []policy.Endpoint{{Address: limiter.addr(t, "inbound"), Weight: 100}}
-		web := start(t, snap, ca.Holder("web"), time.Second, ruled(t, "shop", rules...))
+		web := start(t, ruled(t, snap, "shop", rules...), ca.Holder("web"), time.Second)
 		c := from(t)
 		for _, w := range []struct {
 			path, user, reason, limit string
@@ -698,4 +694,88 @@ func TestFilterGlobalLimits(t *testing.T) {
 			t.Errorf("it was asked %d times", asked)
 		}
 	}
+}
+
+// In every version of HTTP, any edits of any head are what a naive model makes of it, in both directions.
+func TestFilterEditsAgainstModel(t *testing.T) {
+	r := rand.New(rand.NewPCG(7, 29))
+	name := func() string { return fmt.Sprint("x-f", r.IntN(4)) }
+	fields := func() (out []route.Field) {
+		for range r.IntN(3) {
+			out = append(out, route.Field{Name: name(), Value: fmt.Sprint("v", r.IntN(1000))})
+		}
+		return out
+	}
+	edits := func() (e route.Edits) {
+		e.Set, e.Add = fields(), fields()
+		for range r.IntN(2) {
+			e.Remove = append(e.Remove, name())
+		}
+		return e
+	}
+	model := func(h http.Header, by ...route.Edits) map[string]string {
+		h = h.Clone()
+		for _, e := range by {
+			for _, f := range e.Set {
+				h.Set(f.Name, f.Value)
+			}
+			for _, f := range e.Add {
+				h.Add(f.Name, f.Value)
+			}
+			for _, n := range e.Remove {
+				h.Del(n)
+			}
+		}
+		return seenBy(h)
+	}
+	var rules []route.Rule
+	for i := range 40 {
+		rules = append(rules, under(fmt.Sprint("r", i), fmt.Sprint("/r", i), route.Action{
+			Request: edits(), Response: edits(), Backends: []route.Backend{{Service: "shop", Weight: 1, Request: edits(), Response: edits()}},
+		}))
+	}
+	versions(t, func(t *testing.T, c *http.Client, app func(testing.TB, http.HandlerFunc) netip.AddrPort, speaks flow.Protocol) {
+		var mu sync.Mutex
+		var got, own http.Header
+		_, _, addr := meshed(t, func(w http.ResponseWriter, r *http.Request) {
+			mu.Lock()
+			defer mu.Unlock()
+			got = r.Header
+			maps.Copy(w.Header(), own)
+		}, app, speaks, rules...)
+		head := func() http.Header {
+			h := http.Header{}
+			for _, f := range append(fields(), fields()...) {
+				h.Add(f.Name, f.Value)
+			}
+			return h
+		}
+		for i := range rules {
+			a, sent, answer := &rules[i].Action, head(), head()
+			mu.Lock()
+			own = answer
+			mu.Unlock()
+			resp, _ := ask(t, c, "GET", fmt.Sprintf("http://%s/r%d/x", addr, i), sent, "")
+			mu.Lock()
+			came := got
+			mu.Unlock()
+			if want := model(sent, a.Request, a.Backends[0].Request); !maps.Equal(seenBy(came), want) {
+				t.Errorf("%+v: of %v the application got %v, want %v", a, sent, seenBy(came), want)
+			}
+			if want := model(answer, a.Response, a.Backends[0].Response); !maps.Equal(seenBy(resp.Header), want) {
+				t.Errorf("%+v: of %v the caller got %v, want %v", a, answer, seenBy(resp.Header), want)
+			}
+		}
+	})
+}
+
+// seenBy is what of a head the test above is about.
+func seenBy(h http.Header) map[string]string {
+	out := map[string]string{}
+	for k, v := range h {
+		if strings.HasPrefix(k, "X-F") && k != "X-Forwarded-For" {
+			out[k] = strings.Join(v, ",")
+		}
+	}
+	return out
 }

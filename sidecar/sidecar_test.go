@@ -31,7 +31,7 @@ type running struct {
 	stop   func() // drains and waits
 }
 
-func start(t *testing.T, snap *policy.Snapshot, holder *identity.Holder, drain time.Duration, prepare ...func(*Sidecar)) *running {
+func start(t *testing.T, snap *policy.Snapshot, holder *identity.Holder, drain time.Duration) *running {
 	t.Helper()
 	r := &running{rec: &testmesh.Recorder{}, source: testmesh.NewSource(snap)}
 	var err error
@@ -40,9 +40,6 @@ func start(t *testing.T, snap *policy.Snapshot, holder *identity.Holder, drain t
 	})
 	if err != nil {
 		t.Fatal(err)
-	}
-	for _, f := range prepare {
-		f(r.Sidecar)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, done := make(chan struct{}), make(chan error, 1)

@@ -86,7 +86,11 @@ func newBuckets() buckets {
 // key is which bucket of l is for x. False: l is not for x.
 func (b *buckets) key(x *exchange.Exchange, l *route.RateLimit) (bucketKey, bool) {
 	var room [512]byte
-	text := append(append(append(room[:0], x.Decision.Route...), 0), l.Name...)
+	whose := x.Decision.Called // rules of one service share what its policy says of all of them
+	if whose == "" {
+		whose = x.Decision.Route
+	}
+	text := append(append(append(room[:0], whose...), 0), l.Name...)
 	text = binary.BigEndian.AppendUint32(text, l.Requests) // a limit that is changed begins anew
 	text = binary.BigEndian.AppendUint64(text, uint64(l.Per))
 	text = binary.BigEndian.AppendUint32(text, l.Burst)

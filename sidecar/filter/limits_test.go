@@ -85,6 +85,35 @@ func TestLimitKeys(t *testing.T) {
 	})
 }
 
+// The rules of a service share a limit that is said of all of them; those of another one, and other numbers, have their own.
+func TestLimitIsOfTheService(t *testing.T) {
+	f := New(nil)
+	ask := func(called, rule string, requests uint32) bool {
+		x := asking(&route.Action{Limits: []route.RateLimit{{Name: "all", Requests: requests, Per: time.Hour}}}, nil)
+		x.Decision.Called, x.Decision.Route = called, rule
+		return passes(f, x)
+	}
+	for i, c := range []struct {
+		called, rule string
+		requests     uint32
+		on           bool
+	}{
+		{"shop", "a", 2, true},
+		{"shop", "b", 2, true},
+		{"shop", "a", 2, false},
+		{"shop", "b", 2, false},
+		{"cart", "a", 2, true},
+		{"shop", "a", 3, true},
+		{"", "a", 1, true},
+		{"", "a", 1, false},
+		{"", "b", 1, true},
+	} {
+		if on := ask(c.called, c.rule, c.requests); on != c.on {
+			t.Errorf("%d: %+v: %v", i, c, on)
+		}
+	}
+}
+
 // Buckets are as good as a naive model with one number for each key, and no more than there may be.
 func TestBucketsAgainstModel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -10,7 +10,7 @@ import (
 // rewrite changes the authority and the path of what goes on. The query stays, and so does what the Record says of the request: that is what the caller asked for.
 func (*Filters) rewrite(x *exchange.Exchange) bool {
 	r := &x.Decision.Action.Rewrite
-	if r.Authority != "" && x.Head.Method != "CONNECT" {
+	if r.Authority != "" && x.Head.Path != "" { // a CONNECT without a protocol is for another host, and has no path
 		x.Authority = r.Authority
 	}
 	if r.Path.Set && strings.HasPrefix(x.Head.Path, "/") {
