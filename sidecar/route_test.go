@@ -121,6 +121,7 @@ func TestRulesDecide(t *testing.T) {
 		route.Rule{Name: "unmatched", Matches: []route.Match{at(route.PathPrefix, "/none")}, Action: route.Action{Respond: &route.Respond{Status: 404, Body: "no rule"}}},
 		route.Rule{Name: "empty", Matches: []route.Match{at(route.PathPrefix, "/empty")}, Action: backends(route.Backend{Service: "prices"})},
 	)
+	recorded := func() int { return len(m.web.rec.Closed(flow.KindExchange)) }
 	for _, from := range []struct {
 		name   string
 		client *http.Client
@@ -143,11 +144,11 @@ func TestRulesDecide(t *testing.T) {
 			{"GET", "/broken/x", nil, "500 no_backend", "broken"},
 			{"GET", "/empty", nil, "500 no_backend", "empty"},
 		} {
-			before := len(m.web.rec.Closed(flow.KindExchange))
+			before := recorded()
 			if got := m.ask(from.client, c.method, c.target, c.header); got != c.want {
 				t.Errorf("%s %s %s: %q, want %q", from.name, c.method, c.target, got, c.want)
 			}
-			testmesh.Eventually(t, "a Record of "+c.target, func() bool { return len(m.web.rec.Closed(flow.KindExchange)) > before })
+			testmesh.Eventually(t, "a Record of "+c.target, func() bool { return recorded() > before })
 			to := "catalog"
 			if c.want == "prices" {
 				to = "prices"
@@ -157,9 +158,11 @@ func TestRulesDecide(t *testing.T) {
 			}
 		}
 		for target, header := range map[string]http.Header{"/other": {"X-Canary": {"yes"}, "X-User": {"x"}}, "/search": nil} {
+			before := recorded()
 			if got := m.ask(from.client, "GET", target, header); got != "v1" && got != "v2" {
 				t.Errorf("%s %s: %q, want any endpoint of the service", from.name, target, got)
 			}
+			testmesh.Eventually(t, "a Record of "+target, func() bool { return recorded() > before })
 		}
 	}
 }
