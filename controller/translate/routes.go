@@ -3,6 +3,7 @@ package translate
 import (
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/tulle-mesh/tulle/controller/resource"
 	"github.com/tulle-mesh/tulle/internal/flow"
@@ -65,6 +66,26 @@ func newRuled(set *resource.Set, services map[string]policy.Service) (ruled, err
 		out[name] = of
 	}
 	return out, nil
+}
+
+// longest are the longest request timeouts of rules that send to each service, by its name: its own sidecars let pass what its callers may. Services without one are left out.
+func (r ruled) longest() map[string]time.Duration {
+	out := map[string]time.Duration{}
+	for _, of := range r {
+		for _, rules := range of {
+			for i := range rules.Rules {
+				a := &rules.Rules[i].Action
+				if a.Timeouts.Request == 0 {
+					continue
+				}
+				for _, b := range a.Backends {
+					name := policy.ServiceOf(b.Service)
+					out[name] = longer(out[name], a.Timeouts.Request)
+				}
+			}
+		}
+	}
+	return out
 }
 
 // unserved adds to services what rules send to and nobody serves yet.

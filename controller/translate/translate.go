@@ -61,13 +61,13 @@ func Translate(in Input) (*Output, error) {
 		return nil, err
 	}
 	out.Routes = rules
-	first := firstPorts(in.Set)
+	first, longest := firstPorts(in.Set), rules.longest()
 	for _, w := range in.Set.Workloads {
 		id, err := identity.Workload(in.TrustDomain, w.Metadata.Namespace, w.Spec.ServiceAccount)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", w.Key(), err)
 		}
-		s := snapshot(in, w, first, rules, services, endpoints, via)
+		s := snapshot(in, w, first, rules, longest, services, endpoints, via)
 		places.put(w, s)
 		resources, err := policy.Seal(s)
 		if err != nil {
@@ -176,7 +176,7 @@ func firstPorts(set *resource.Set) map[portName]bool {
 // longer is b where it is longer than a, or off. A sidecar ends nothing on its callers' behalf before they would; what is shorter than the default is theirs
 // to keep, for of two clocks that end at once it is chance who is blamed.
 func longer(a, b time.Duration) time.Duration {
-	if b < 0 || b > a {
+	if a >= 0 && (b < 0 || b > a) {
 		return b
 	}
 	return a
@@ -191,7 +191,7 @@ func modeOf(set *resource.Set, own string) policy.ListenerMode {
 }
 
 // snapshot is w's share: its own listeners and the services that it is known to call.
-func snapshot(in Input, w *resource.Workload, first map[portName]bool, rules ruled, services map[string]policy.Service, endpoints map[string][]policy.Endpoint, via edges) *policy.Snapshot {
+func snapshot(in Input, w *resource.Workload, first map[portName]bool, rules ruled, longest map[string]time.Duration, services map[string]policy.Service, endpoints map[string][]policy.Endpoint, via edges) *policy.Snapshot {
 	set := in.Set
 	s := &policy.Snapshot{
 		Workload: policy.Workload{
@@ -219,7 +219,7 @@ func snapshot(in Input, w *resource.Workload, first map[portName]bool, rules rul
 		l = l.WithDefaults()
 		own := services[w.Spec.Service]
 		if l.IdleTimeout = longer(l.IdleTimeout, own.IdleTimeout); l.Protocol.MayBeHTTP() {
-			l.RequestTimeout = longer(l.RequestTimeout, own.RequestTimeout)
+			l.RequestTimeout = longer(longer(l.RequestTimeout, own.RequestTimeout), longest[w.Spec.Service])
 		}
 		s.Listeners = append(s.Listeners, l)
 	}
