@@ -491,3 +491,25 @@ func TestDefaultsPage(t *testing.T) {
 		t.Errorf("only %d rows of docs/reference/defaults.md name a field", compared)
 	}
 }
+
+// TestTrafficDefaults holds what `tulle explain` says of defaults to the same lines.
+func TestTrafficDefaults(t *testing.T) {
+	facts := map[string]string{}
+	for _, f := range trafficPolicyFacts {
+		facts[strings.TrimPrefix(f.Path, "spec.")] = f.Default
+	}
+	plain := func(s string) string {
+		s = strings.ReplaceAll(link.ReplaceAllString(s, "$1"), "`", "")
+		return strings.ReplaceAll(s, "with ring-hash and maglev off", "off with ring-hash and maglev")
+	}
+	for field, text := range resource.TrafficDefaults {
+		got, ok := facts[field]
+		switch {
+		case !ok:
+			t.Errorf("resource.TrafficDefaults: there is no field %s", field)
+		case field == "ejection.enabled": // the mesh's, and that is the mesh's default
+		case plain(got) != text:
+			t.Errorf("%s is %q by resource.TrafficDefaults, and %q by its Fact", field, text, plain(got))
+		}
+	}
+}
