@@ -103,7 +103,7 @@ func middle(rounds []figures) figures {
 
 // What is as good as equal: the tables call several contenders best then.
 const (
-	sameSuccess  = 0.005
+	sameSuccess  = 0.01
 	sameAttempts = 0.05
 	sameLatency  = 1.5 // times the best p99, and
 	alikeMs      = 25. // so many ms

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -341,9 +342,12 @@ func (m *message) Read(b []byte) (int, error) {
 // kindOf names an error without addresses, so that equal ones are counted together.
 func kindOf(ctx context.Context, err error) string {
 	var errno syscall.Errno
+	var lookup *net.DNSError
 	switch {
 	case ctx.Err() != nil:
 		return "deadline"
+	case errors.As(err, &lookup):
+		return "the name was not found"
 	case errors.As(err, &errno):
 		return errno.Error()
 	}
