@@ -138,7 +138,7 @@ func (s *Sidecar) aimAt(x *exchange.Exchange, p *exchange.Proxy) {
 	addresses, err := s.names.lookup(x, host, port)
 	switch {
 	case x.Aborted() != flow.ReasonNone:
-		x.Outcome.Fail(x.Aborted(), "the sidecar is stopping")
+		x.Outcome.Fail(x.WhyAborted())
 		return
 	case err != nil:
 		x.Outcome.Fail(flow.ReasonNoEndpoint, err.Error())

@@ -404,6 +404,7 @@ type Exchange struct {
 	Typical     time.Duration     // of Picker.Typical, where HeadBy is set
 	Spare       bool              // the try may fail: there is another one
 	Waiting     Waiting
+	Heard       atomic.Bool // the first byte of an answer, to any of its tries, has come
 	Choice      Choice
 	Remote      string           // identity proven by the upstream peer
 	Application flow.Application // at the upstream end of a Unix socket; the zero value elsewhere
@@ -489,6 +490,7 @@ func (x *Exchange) Reset() {
 	x.BytesIn.Store(0)
 	x.BytesOut.Store(0)
 	x.MessagesIn.Store(0)
+	x.Heard.Store(false)
 	x.MessagesOut.Store(0)
 }
 
@@ -658,6 +660,15 @@ func (x *Exchange) Aborted() flow.Reason {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return x.aborted
+}
+
+// WhyAborted is Aborted, with words for people.
+func (x *Exchange) WhyAborted() (flow.Reason, string) {
+	r := x.Aborted()
+	if r == flow.ReasonDownstreamReset {
+		return r, "the caller left before it was answered"
+	}
+	return r, "the sidecar is stopping"
 }
 
 // past is a deadline that has passed.

@@ -29,6 +29,9 @@ type Session struct {
 	draining bool
 	aborted  flow.Reason
 	x        *Exchange
+	watched  bool        // x is given up when the caller leaves
+	timer    *time.Timer // of look; nil: it was never needed
+	timing   bool        // it will fire
 	onDrain  func()
 	onAbort  func(flow.Reason)
 }
@@ -66,7 +69,47 @@ func (s *Session) Draining() bool {
 func (s *Session) Carry(x *Exchange) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.x = x
+	return s.carryLocked(x)
+}
+
+// lookEvery is how often it is looked whether the caller of an exchange without an answer is still there, and how long nobody looks at first: most are answered sooner.
+const lookEvery = 250 * time.Millisecond
+
+// Watch is Carry of an exchange that is of no use when its caller has closed the connection, or its half of it, before an answer began. The speaker reads nothing meanwhile, so
+// that it would not notice. A timer that was set is left to fire, for setting one at every request would cost more.
+func (s *Session) Watch(x *Exchange) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.watched = true
+	if !s.timing {
+		if s.timing = true; s.timer == nil {
+			s.timer = time.AfterFunc(lookEvery, s.look)
+		} else {
+			s.timer.Reset(lookEvery)
+		}
+	}
+	return s.carryLocked(x)
+}
+
+// look ends the exchange whose caller is gone.
+func (s *Session) look() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.timing = s.watched && s.x != nil; !s.timing {
+		return
+	}
+	if x := s.x; x.Since() >= lookEvery && !x.Heard.Load() && HungUp(s.Conn) {
+		x.Abort(flow.ReasonDownstreamReset)
+		s.timing = false
+		return
+	}
+	s.timer.Reset(lookEvery)
+}
+
+func (s *Session) carryLocked(x *Exchange) bool {
+	if s.x = x; x == nil {
+		s.watched = false
+	}
 	if s.aborted != flow.ReasonNone && x != nil {
 		x.Abort(s.aborted)
 		return false

@@ -20,6 +20,7 @@ type Waiting struct {
 // goroutine of the exchange, or by one that keeps it waiting meanwhile.
 func (x *Exchange) FirstByte(at time.Duration) (prolonged bool) {
 	x.Legs.FirstByte = at
+	x.Heard.Store(true)
 	x.Waiting.Excused.Store(true)
 	if x.HeadBy.IsZero() {
 		return false

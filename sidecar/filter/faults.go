@@ -56,12 +56,11 @@ func (s sleeper) Wake() {
 	}
 }
 
-// hold waits. False: x has ended meanwhile, by its deadline or because it was aborted or its caller has left; its Outcome says so. (A caller of HTTP/1.1 that closes may only have
-// closed its half: that it has left is seen when it is answered.)
+// hold waits. False: x has ended meanwhile, by its deadline or because it was aborted or its caller has left; its Outcome says so.
 func hold(x *exchange.Exchange, d time.Duration) bool {
 	s := make(sleeper, 1)
 	if !x.Await(s) {
-		x.Outcome.Fail(x.Aborted(), "the sidecar is stopping")
+		x.Outcome.Fail(x.WhyAborted())
 		return false
 	}
 	defer x.Awaited()
@@ -83,8 +82,8 @@ func hold(x *exchange.Exchange, d time.Duration) bool {
 		}
 		select {
 		case <-s:
-			if r := x.Aborted(); r != flow.ReasonNone {
-				x.Outcome.Fail(r, "the sidecar is stopping")
+			if x.Aborted() != flow.ReasonNone {
+				x.Outcome.Fail(x.WhyAborted())
 				return false
 			}
 		case now := <-t.C:

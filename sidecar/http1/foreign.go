@@ -84,7 +84,7 @@ func (f *foreign) handle(pool exchange.Pool) {
 	}
 	if !x.Attach(t.up.Conn, x.AnswerBy()) {
 		pool.Discard(t.up)
-		x.Outcome.Fail(x.Aborted(), "the sidecar is stopping")
+		x.Outcome.Fail(x.WhyAborted())
 		return
 	}
 	if e := f.caller.Fault(x); e == nil { // from here on it wakes us

@@ -39,7 +39,7 @@ func (s *Sender) Handle(x *exchange.Exchange) {
 	t := try{c: c, w: c.w, x: x, up: up}
 	if !x.Attach(up.Conn, x.AnswerBy()) {
 		s.Pool.Discard(up)
-		x.Outcome.Fail(x.Aborted(), "the sidecar is stopping")
+		x.Outcome.Fail(x.WhyAborted())
 		return
 	}
 	t.run()
@@ -281,8 +281,8 @@ func (t *try) failed(reason flow.Reason, err error) {
 		t.fail(reason, err.Error())
 		return
 	}
-	if a := x.Aborted(); a != flow.ReasonNone {
-		t.fail(a, "the sidecar is stopping")
+	if x.Aborted() != flow.ReasonNone {
+		t.fail(x.WhyAborted())
 		return
 	}
 	if t.foreign != nil {

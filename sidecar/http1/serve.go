@@ -398,7 +398,11 @@ func (c *conn) exchange(start time.Time) bool {
 		c.reached(f)
 		w.body.fault = f
 	}
-	c.sess.Carry(x)
+	if h.connect || h.upgrade { // half of a tunnel may be closed
+		c.sess.Carry(x)
+	} else {
+		c.sess.Watch(x)
+	}
 	c.srv.Handler.Handle(x)
 	c.sess.Carry(nil)
 	if len(w.leftover) > 0 {

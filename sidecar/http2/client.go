@@ -320,7 +320,7 @@ func (k *call) takesTunnels(x *exchange.Exchange, c *conn) bool {
 		return false
 	}
 	if !x.Await(k) {
-		return fail(x.Aborted(), "the sidecar is stopping")
+		return fail(x.WhyAborted())
 	}
 	defer x.Awaited()
 	for settled := false; !settled; {
@@ -330,8 +330,8 @@ func (k *call) takesTunnels(x *exchange.Exchange, c *conn) bool {
 		case <-t.C:
 			return fail(flow.ReasonUpstreamProtocol, "the endpoint sent no SETTINGS")
 		case <-k.done:
-			if r := x.Aborted(); r != flow.ReasonNone {
-				return fail(r, "the sidecar is stopping")
+			if x.Aborted() != flow.ReasonNone {
+				return fail(x.WhyAborted())
 			}
 		}
 	}

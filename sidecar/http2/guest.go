@@ -291,7 +291,7 @@ func (g *guest) relay() {
 			return
 		case aborted != flow.ReasonNone:
 			k.mu.Unlock()
-			x.Outcome.Fail(aborted, "the sidecar is stopping")
+			x.Outcome.Fail(x.WhyAborted())
 			return
 		case g.failed != nil:
 			err := g.failed

@@ -293,7 +293,7 @@ func (k *call) awaits(x *exchange.Exchange) bool {
 	if x.Await(k) {
 		return true
 	}
-	x.Outcome.Fail(x.Aborted(), "the sidecar is stopping")
+	x.Outcome.Fail(x.WhyAborted())
 	return false
 }
 
@@ -406,7 +406,7 @@ func (k *call) await() {
 			k.detach()
 			return
 		case x.Aborted() != flow.ReasonNone:
-			k.fail(x.Aborted(), "the sidecar is stopping")
+			k.fail(x.WhyAborted())
 			k.detach()
 			return
 		case k.expired:
