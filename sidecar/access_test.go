@@ -111,13 +111,14 @@ func TestAccessOfBytes(t *testing.T) {
 		service := mesh("catalog")
 		service.Protocol = flow.ProtocolTCP
 		web := start(t, clientSnapshot(service, catalog.addr(t, "inbound")), ca.Holder("web"), 0)
-		nc, err := net.Dial("tcp", web.addr(t, "outbound").String())
-		if err != nil {
+		var got []byte
+		if nc, err := net.Dial("tcp", web.addr(t, "outbound").String()); err == nil {
+			_, _ = io.WriteString(nc, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+			got, _ = io.ReadAll(nc)
+			_ = nc.Close()
+		} else if c.open { // one that is refused may be reset before it is known to be open
 			t.Fatal(err)
 		}
-		_, _ = io.WriteString(nc, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-		got, _ := io.ReadAll(nc)
-		_ = nc.Close()
 		if open := strings.HasPrefix(string(got), "HTTP/1.1 200"); open != c.open {
 			t.Errorf("%s: got %q", c.name, got)
 		}

@@ -299,7 +299,9 @@ func (x *Exchange) Asks(status int, g flow.GRPCStatus) bool {
 }
 
 // Elsewhere reports whether a status says of a request that another endpoint may answer it better: that one failed (500, 502, 504), or has too much to do (429).
-func Elsewhere(status int) bool { return status == 500 || status == 502 || status == 504 || status == 429 }
+func Elsewhere(status int) bool {
+	return status == 500 || status == 502 || status == 504 || status == 429
+}
 
 // Listed reports whether the rule of x says that a request answered with status may be sent again.
 func (x *Exchange) Listed(status int) bool {
