@@ -82,8 +82,8 @@ func (e *entry) stuck(now int64) bool {
 	return since != 0 && now-since > int64(stuckAfter) && e.waited(now) > stuckAfter
 }
 
-// Typical implements exchange.Picker: the median of the averages of endpoints that have answered enough, the lower one of two. One that hangs among several does not change it;
-// all of them together do.
+// Typical implements exchange.Picker: the median of the averages of endpoints that have answered enough, the lower one of two, with what they have not answered yet. One that
+// hangs among several does not change it; all of them together do, at once: where everybody is late there is nobody to go to, and one more try is one more to wait for.
 func (p *Picker) Typical(now time.Time) time.Duration {
 	if len(p.entries) < 2 {
 		return 0
@@ -109,6 +109,7 @@ func (p *peers) median(now int64) int64 {
 	for i := 0; i < len(p.states) && n < len(list); i += 1 + len(p.states)/(len(list)+1) {
 		if e := p.states[i]; e.answered.Load() >= enough {
 			list[n] = decayed(math.Float64frombits(e.average.Load()), now-e.stamp.Load(), decay)
+			list[n] = max(list[n], e.waited(now).Seconds())
 			n++
 		}
 	}

@@ -129,6 +129,12 @@ func TestTypical(t *testing.T) {
 	if got := set.Typical(start.Add(typicalEvery)); (got - 40*time.Millisecond).Abs() > 2*time.Millisecond {
 		t.Errorf("%v, want the median of 20 ms, 40 ms and 5 s", got)
 	}
+	for i := range 2 { // everybody owes an answer
+		set.entries[i].begin(&exchange.Waiting{}, start.Add(typicalEvery))
+	}
+	if got := set.Typical(start.Add(typicalEvery + 2*time.Second)); got != 2*time.Second {
+		t.Errorf("everybody is late: %s", got)
+	}
 	if got := New(policy.Balancer{}, endpoints(1), &states, nil).Typical(start.Add(time.Minute)); got != 0 {
 		t.Errorf("%v with a single endpoint", got)
 	}
