@@ -638,6 +638,7 @@ type TrafficPolicySpec struct {
 	Ejection       ServiceEjection `yaml:"ejection,omitempty"`
 	Faults         []Fault         `yaml:"faults,omitempty"`     // the first whose headers match
 	RateLimits     []RateLimit     `yaml:"rateLimits,omitempty"` // all must let a request pass
+	Respond        Respond         `yaml:"respond,omitempty"`    // of routes and rules only
 }
 
 // Retry settings.

@@ -40,4 +40,7 @@ var TrafficDefaults = map[string]string{
 	"ejection.local.max":                  "30s",
 	"faults":                              "none",
 	"rateLimits":                          "none",
+	"respond.status":                      "none",
+	"respond.body":                        "none",
+	"respond.contentType":                 "plain text, UTF-8",
 }

@@ -1,6 +1,7 @@
 package resource
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"reflect"
@@ -26,6 +27,13 @@ type Fault struct {
 	Headers []HeaderMatch `yaml:"headers,omitempty"` // all must match; default: every request
 	Delay   FaultDelay    `yaml:"delay,omitempty"`
 	Abort   FaultAbort    `yaml:"abort,omitempty"`
+}
+
+// Respond answers requests in place of the backends. Meanings and ranges are those of route.Respond.
+type Respond struct {
+	Status      int    `yaml:"status,omitempty"` // required beside the others
+	Body        string `yaml:"body,omitempty"`
+	ContentType string `yaml:"contentType,omitempty"` // default text/plain; charset=utf-8
 }
 
 // HeaderMatch is a header field that is looked at.
@@ -84,6 +92,18 @@ var ruleFields = map[string]func(p *TrafficPolicySpec, a *route.Action){
 	},
 	"faults":     func(p *TrafficPolicySpec, a *route.Action) { a.Faults = faults(p.Faults) },
 	"rateLimits": func(p *TrafficPolicySpec, a *route.Action) { a.Limits = rateLimits(p.RateLimits) },
+
+	"respond.status": respond, "respond.body": respond, "respond.contentType": respond,
+}
+
+// respond makes of a rule one that answers itself: it sends nothing on, whatever backends its route names.
+func respond(p *TrafficPolicySpec, a *route.Action) {
+	r := p.Respond
+	if r.Status == 0 { // of another policy
+		return
+	}
+	a.Respond = &route.Respond{Status: r.Status, Body: r.Body, Type: r.ContentType}
+	a.Backends, a.Redirect, a.Mirrors, a.Session, a.Rewrite = nil, nil, nil, nil, route.Rewrite{}
 }
 
 func retried(r *route.Retry, set func(*route.Retry)) *route.Retry {
@@ -179,8 +199,16 @@ func rateLimits(list []RateLimit) (out []route.RateLimit) {
 	return out
 }
 
-// checkRules is about faults and rate limits.
+// checkRules is about faults, rate limits and answers.
 func (p *TrafficPolicySpec) checkRules() error {
+	if r := p.Respond; r != (Respond{}) {
+		if r.Status == 0 {
+			return errors.New("spec.respond.status: is required beside other fields; give the status of HTTP to answer with")
+		}
+		if err := (&route.Action{Respond: &route.Respond{Status: r.Status, Body: r.Body, Type: r.ContentType}}).Check(); err != nil {
+			return fmt.Errorf("spec.%w", err)
+		}
+	}
 	for i, f := range p.Faults {
 		at := fmt.Sprintf("spec.faults[%d]", i)
 		for k, h := range f.Headers {
@@ -454,6 +482,9 @@ func (a *admission) trafficWarnings(p *TrafficPolicy, warn func(format string, a
 		field := "spec.targetService"
 		if p.Spec.TargetService == "" {
 			field = fmt.Sprintf("spec.targetRefs[%d]", i)
+		}
+		if t.level < LevelRoute && p.Spec.Respond != (Respond{}) {
+			warn("spec.respond: is of routes and their rules; it has no effect for %s. Name an HTTPRoute in targetRefs", t)
 		}
 		switch t.level {
 		case LevelService, LevelPort:

@@ -76,4 +76,7 @@ var trafficPolicyFacts = []Fact{
 	{"spec.rateLimits[].service", "", "none", "a service's name, or `NAME:PORT`; with `domain`", "the rate limit service, in the mesh or an ExternalService"},
 	{"spec.rateLimits[].timeout", "", "`50ms`", "above 0, at most 1s; with `domain`", "how long its answer is waited for"},
 	{"spec.rateLimits[].failOpen", "", "`false`", "`true`, `false`", "with `domain`: let requests pass when the rate limit service does not answer"},
+	{"spec.respond.status", "", "none", "200 to 599; of routes and their rules, HTTP", "a request is answered with it, and goes to no backend"},
+	{"spec.respond.body", "", "none", "text of at most 64 KiB; with `status`", "of the answer"},
+	{"spec.respond.contentType", "", "plain text, UTF-8", "a media type; with `status`", "of the answer"},
 }
