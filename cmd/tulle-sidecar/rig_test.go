@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -12,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,15 +34,26 @@ import (
 
 const domain = "tulle.local"
 
-// free is an address nobody listens on.
+// ports are counted through, from a place of this process's own, below those that the kernel gives away by itself: one of these would be taken by the next
+// listener on port 0.
+var ports = func() *atomic.Uint32 {
+	p := &atomic.Uint32{}
+	p.Store(uint32(os.Getpid()))
+	return p
+}()
+
+// free is an address nobody listens on, or will without being told to.
 func free(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 24_000+ports.Add(1)%8_000))
+		if err == nil {
+			_ = l.Close()
+			return l.Addr().String()
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("no port from 24000 to 31999 is free")
+	return ""
 }
 
 // observed is what an OTLP server was told: how many spans of each kind, and the counts of each reporter's last export.
