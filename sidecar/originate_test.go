@@ -190,6 +190,7 @@ func TestOriginateRefuses(t *testing.T) {
 		{"a client certificate is wanted, TLS 1.2", serve(demanding12, "http/1.1"), client, nil, flow.ReasonTLSFailed, []string{"refused the handshake", "spec.tls.certFile"}},
 		{"a client certificate is wanted", serve(demanding, "http/1.1"), client, nil, flow.ReasonTLSFailed, []string{"api.bank.example", "wants one", "spec.tls.certFile"}},
 		{"a client certificate is wanted, HTTP/2", serve(demanding, "h2"), h2c, nil, flow.ReasonTLSFailed, []string{"api.bank.example", "wants one", "spec.tls.certFile"}},
+		{"a client certificate is wanted, bridged to HTTP/2", serve(demanding, "h2"), client, func(s *policy.Service) { s.Protocol = flow.ProtocolHTTP2 }, flow.ReasonTLSFailed, []string{"api.bank.example", "wants one", "spec.tls.certFile"}},
 		{
 			"HTTP/2 is wanted", serve(with(ca.Web("api.bank.example")), "http/1.1"), client, func(s *policy.Service) { s.Protocol = flow.ProtocolHTTP2 },
 			flow.ReasonUpstreamProtocol,

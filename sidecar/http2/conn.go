@@ -108,6 +108,7 @@ type conn struct {
 	spare   []byte // for the next out
 	writing bool   // somebody writes
 	dead    bool   // nothing can be written any more
+	why     error  // the connection has ended; nil: in order, or not yet
 	soon    bool   // a worker is going to flush
 	resized bool
 	acks    int           // control frames not yet written whose number the peer decides
@@ -969,7 +970,7 @@ func (c *conn) streams() []place {
 // lost ends all streams after the connection has ended; why is nil when the peer ended it in order.
 func (c *conn) lost(why error) {
 	c.mu.Lock()
-	c.dead, c.going = true, true
+	c.dead, c.going, c.why = true, true, why
 	c.mu.Unlock()
 	for _, at := range c.streams() {
 		at.k.lost(c, at.s, at.id, why)

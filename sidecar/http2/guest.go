@@ -97,6 +97,7 @@ func (g *guest) leave() {
 	k.fields, k.held = k.fields[:0], response{}
 	k.up.c, k.up.id = nil, 0
 	k.x.Head, k.x.Outcome, k.x.Destination = exchange.Head{}, exchange.Outcome{}, nil
+	k.x.Choice = exchange.Choice{}
 	clear(k.b.interims)
 	k.b.interims = k.b.interims[:0]
 	clear(k.b.trailers)
@@ -150,6 +151,7 @@ func (g *guest) begin() {
 	k, x, q := &g.k, g.x, g.req
 	m := &k.x
 	m.Side, m.Start, m.Try, m.Destination, m.Authority = x.Side, x.Start, x.Try, x.Destination, x.Authority
+	m.Choice = x.Choice
 	m.Deadline, m.TryDeadline, m.HeadBy = x.Deadline, x.TryDeadline, x.HeadBy
 	m.Head.Mirror = x.Head.Mirror
 	m.Head.Timeout, m.Head.Timed, m.Head.Attempt, m.Retries = x.Head.Timeout, x.Head.Timed&^exchange.TimedGRPC, x.Head.Attempt, x.Retries // grpc-timeout is among the fields

@@ -306,7 +306,12 @@ func (k *call) open(c *conn) bool {
 	if c.dead || c.going || c.nextID > maxStreamID {
 		c.going = true
 		o := &x.Outcome
-		o.Delivered, o.Unprocessed, o.Stale = false, true, true
+		o.Delivered, o.Unprocessed = false, true
+		if detail, refused := x.CertificateRefused(c.why); refused && c.nextID == 1 { // nobody has used it: TLS 1.3 tells of a refusal after the handshake
+			o.Fail(flow.ReasonTLSFailed, detail)
+			return false
+		}
+		o.Stale = true
 		o.Fail(flow.ReasonUpstreamReset, "the connection has ended")
 		return false
 	}
