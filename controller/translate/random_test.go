@@ -46,7 +46,7 @@ func randomConfig(r *rand.Rand) []string {
 		if r.IntN(4) == 0 {
 			meta += fmt.Sprintf(", creationTimestamp: \"2026-01-0%dT00:00:00Z\"", 1+r.IntN(3))
 			if strings.HasPrefix(version, "tulle") {
-				meta = strings.TrimSuffix(meta, meta[strings.Index(meta, ", creation"):])
+				meta, _, _ = strings.Cut(meta, ", creation")
 			}
 		}
 		docs = append(docs, fmt.Sprintf("apiVersion: %s\nkind: %s\nmetadata: {%s}\nspec: %s\n", version, kind, meta, spec))
