@@ -41,7 +41,7 @@ func Step(next exchange.Handler) exchange.Handler {
 			took = x.Start.Add(x.Legs.FirstByte).Sub(began)
 		}
 		r := result(&x.Outcome)
-		if r == exchange.ResultUnknown && abandoned(x) {
+		if r == exchange.ResultUnknown && abandoned(x) || r == exchange.ResultFailed && hasty(x, now, took) {
 			r = exchange.ResultAbandoned
 		}
 		if x.Head.Mirror { // no evidence: its endpoints are judged by what callers wait for
@@ -55,6 +55,11 @@ func Step(next exchange.Handler) exchange.Handler {
 // may have been the slow one.
 func abandoned(x *exchange.Exchange) bool {
 	return x.Outcome.Reason == flow.ReasonDownstreamReset && x.Legs.FirstByte < 0 && (x.Legs.Sent >= 0 || !x.Outcome.Delivered)
+}
+
+// hasty reports whether a try was given up sooner than it would be now, for everybody has become late since it began: that is no fault of its endpoint.
+func hasty(x *exchange.Exchange, now time.Time, took time.Duration) bool {
+	return x.Outcome.Reason == flow.ReasonTryTimeout && !x.HeadBy.IsZero() && took < max(8*x.Destination.Picker.Typical(now), stuckAfter)
 }
 
 func result(o *exchange.Outcome) exchange.Result {
