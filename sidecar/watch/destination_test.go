@@ -610,6 +610,7 @@ func TestRefusedServiceHoldsNothingUp(t *testing.T) {
 		if _, err := f.ask(addr(2, 80)); !errors.Is(err, policy.ErrRefused) {
 			t.Errorf("%v", err)
 		}
+		synctest.Wait() // who asked may be told before the refusal is counted
 		if f.Status().Nacks == 0 {
 			t.Error("the controller was not told")
 		}
