@@ -16,10 +16,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/client"
 	"github.com/tulle-mesh/tulle/controller"
-	"github.com/tulle-mesh/tulle/controller/discovery"
 	"github.com/tulle-mesh/tulle/controller/explain"
-	"github.com/tulle-mesh/tulle/controller/resource"
-	"github.com/tulle-mesh/tulle/controller/source/file"
 )
 
 func explainCommand() *cobra.Command {
@@ -78,16 +75,11 @@ Exit codes: 0 done, 3 no controller answers, 4 there is no such service, rule or
 
 // explainFiles answers as a controller that starts with these files would.
 func explainFiles(paths []string, q explain.Question) (*explain.Answer, error) {
-	documents, err := file.Read(paths...)
+	conf, err := readConfiguration(paths)
 	if err != nil {
 		return nil, err
 	}
-	set, _ := resource.Resolve(documents, resource.EmptySet())
-	endpoints, err := discovery.FromSet(set, controller.DefaultTrustDomain)
-	if err != nil {
-		return nil, err
-	}
-	a, err := explain.Of(set, endpoints, q)
+	a, err := explain.Of(conf.set, conf.endpoints, q)
 	var absent explain.Missing
 	if errors.As(err, &absent) {
 		return nil, missing{err}

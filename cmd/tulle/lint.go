@@ -8,11 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/tulle-mesh/tulle/controller"
-	"github.com/tulle-mesh/tulle/controller/discovery"
 	"github.com/tulle-mesh/tulle/controller/lint"
-	"github.com/tulle-mesh/tulle/controller/resource"
-	"github.com/tulle-mesh/tulle/controller/source/file"
 )
 
 // unclean is the error of a configuration in which lint found what makes it fail.
@@ -67,16 +63,11 @@ decide, backends that nobody serves, timeouts that cannot end anything. It needs
 
 // lintFiles reads configuration as a controller that starts.
 func lintFiles(paths []string) (lint.Report, error) {
-	documents, err := file.Read(paths...)
+	conf, err := readConfiguration(paths)
 	if err != nil {
 		return lint.Report{}, err
 	}
-	set, problems := resource.Resolve(documents, resource.EmptySet())
-	endpoints, err := discovery.FromSet(set, controller.DefaultTrustDomain)
-	if err != nil {
-		return lint.Report{}, err
-	}
-	return lint.Run(lint.Input{Set: set, Problems: problems, Endpoints: endpoints}), nil
+	return lint.Run(lint.Input{Set: conf.set, Problems: conf.problems, Endpoints: conf.endpoints}), nil
 }
 
 // printFindings writes two lines for each, as compilers do: what and where, and what to do.

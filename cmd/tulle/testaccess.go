@@ -14,9 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tulle-mesh/tulle/controller"
-	"github.com/tulle-mesh/tulle/controller/discovery"
 	"github.com/tulle-mesh/tulle/controller/resource"
-	"github.com/tulle-mesh/tulle/controller/source/file"
 	"github.com/tulle-mesh/tulle/internal/access"
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/policy"
@@ -121,21 +119,12 @@ func (q *accessQuestion) ask() (*accessAnswer, error) {
 		}
 		r.Identity, r.Namespace, r.Account = id.String(), ns, account
 	}
-	documents, err := file.Read(q.paths...)
+	conf, err := readConfiguration(q.paths)
 	if err != nil {
 		return nil, err
 	}
-	set, problems := resource.Resolve(documents, resource.EmptySet())
-	endpoints, err := discovery.FromSet(set, controller.DefaultTrustDomain)
-	if err != nil {
-		return nil, err
-	}
-	a := &accessAnswer{Of: []string{}}
-	for _, p := range problems {
-		if p.Severity == resource.Refused {
-			a.refused++
-		}
-	}
+	set, endpoints := conf.set, conf.endpoints
+	a := &accessAnswer{Of: []string{}, refused: conf.refused()}
 	if a.Service, err = called(set, endpoints, q.host); err != nil {
 		return nil, err
 	}

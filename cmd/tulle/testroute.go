@@ -15,10 +15,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/tulle-mesh/tulle/controller"
 	"github.com/tulle-mesh/tulle/controller/discovery"
 	"github.com/tulle-mesh/tulle/controller/resource"
-	"github.com/tulle-mesh/tulle/controller/source/file"
 	"github.com/tulle-mesh/tulle/internal/policy"
 	"github.com/tulle-mesh/tulle/internal/route"
 	"github.com/tulle-mesh/tulle/sidecar/exchange"
@@ -183,21 +181,12 @@ func (q *routeQuestion) ask() (*routeAnswer, error) {
 	if err != nil {
 		return nil, err
 	}
-	documents, err := file.Read(q.paths...)
+	conf, err := readConfiguration(q.paths)
 	if err != nil {
 		return nil, err
 	}
-	set, problems := resource.Resolve(documents, resource.EmptySet())
-	endpoints, err := discovery.FromSet(set, controller.DefaultTrustDomain)
-	if err != nil {
-		return nil, err
-	}
-	a := &routeAnswer{Rules: []candidateAnswer{}}
-	for _, p := range problems {
-		if p.Severity == resource.Refused {
-			a.refused++
-		}
-	}
+	set, endpoints := conf.set, conf.endpoints
+	a := &routeAnswer{Rules: []candidateAnswer{}, refused: conf.refused()}
 	var rules []route.Rule
 	if q.gateway != "" {
 		a.Gateway = q.gateway
