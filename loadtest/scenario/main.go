@@ -20,6 +20,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/tulle-mesh/tulle/loadtest/machine"
 )
 
 // options are what a person chose.
@@ -110,7 +112,7 @@ func run(ctx context.Context, o options) error {
 	if o.rounds == 0 {
 		return tell(o, found)
 	}
-	others, err := newBystander()
+	others, err := machine.Watch()
 	if err != nil {
 		return err
 	}
@@ -150,7 +152,7 @@ func run(ctx context.Context, o options) error {
 	if err := r.close(); err != nil {
 		return err
 	}
-	share, err := others.share()
+	share, err := others.Share()
 	if err != nil {
 		return err
 	}

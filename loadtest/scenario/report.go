@@ -16,6 +16,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/tulle-mesh/tulle/loadtest/machine"
 )
 
 // results are the figures of cells, by scenario and contender, kept in a file if it has a name.
@@ -251,7 +253,7 @@ func circumstances(o options, r *rig) (string, error) {
 			}
 		}
 	}
-	return strings.Join(append(parts, runtime.Version(), machine()), "; "), nil
+	return strings.Join(append(parts, runtime.Version(), machine.String()), "; "), nil
 }
 
 // The part of the page that is written by a run.

@@ -683,16 +683,6 @@ func TestParseRollup(t *testing.T) {
 	}
 }
 
-func TestParseBusy(t *testing.T) {
-	got, err := parseBusy("cpu  100 20 30 99999 88888 1 2 3 0 0")
-	if want := 1560 * time.Millisecond; err != nil || got != want {
-		t.Errorf("%s %v, want %s", got, err, want)
-	}
-	if _, err := parseBusy("intr 1 2 3 4 5 6 7 8"); err == nil {
-		t.Error("another line was read")
-	}
-}
-
 func TestSumOf(t *testing.T) {
 	text := "# TYPE a_total counter\na_total{x=\"1\",r=\"ok\"} 2\na_total{x=\"2 3\",r=\"ok\"} 3.5\na_total{r=\"err\"} 9\na_totals 100\nb 7\n"
 	for _, c := range []struct {

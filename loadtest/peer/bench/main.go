@@ -20,6 +20,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/tulle-mesh/tulle/loadtest/machine"
 )
 
 // options are what a person chose.
@@ -32,6 +34,9 @@ type options struct {
 	window    time.Duration
 	short     bool // fewer or shorter rounds than the page's figures, or not all proxies
 }
+
+// quiet is how much of one core other work may use before the figures are doubtful.
+const quiet = 0.1
 
 func main() {
 	if len(os.Args) == 3 && os.Args[1] == childArgument {
@@ -121,7 +126,7 @@ func bench(ctx context.Context, o options, flags map[string]*string, write strin
 	if write != "" && o.short {
 		return fmt.Errorf("-write needs all proxies and at least %d rounds of %s", fullRounds, fullWindow)
 	}
-	others, err := newBystander()
+	others, err := machine.Watch()
 	if err != nil {
 		return err
 	}
@@ -134,7 +139,7 @@ func bench(ctx context.Context, o options, flags map[string]*string, write strin
 	if err = errors.Join(err, r.close()); err != nil {
 		return err
 	}
-	share, err := others.share()
+	share, err := others.Share()
 	if err != nil {
 		return err
 	}
@@ -215,7 +220,7 @@ func circumstances(o options, paths map[string]string, others float64) (string, 
 		}
 		fmt.Fprintf(&b, "; %s %s", p.tool.name, strings.TrimSpace(strings.TrimPrefix(v, paths[p.tool.name])))
 	}
-	fmt.Fprintf(&b, "; %s; %d rounds of %s each, in turn; other work used %.2f cores._", machine(), o.rounds, o.window, others)
+	fmt.Fprintf(&b, "; %s; %d rounds of %s each, in turn; other work used %.2f cores._", machine.String(), o.rounds, o.window, others)
 	if o.short {
 		b.WriteString("\n\n**Only for a look: not all proxies, or not for long.**")
 	}

@@ -1,6 +1,7 @@
 //go:build linux
 
-package main
+// Package machine says on what machine figures were made, and how much other work it did meanwhile.
+package machine
 
 import (
 	"fmt"
@@ -13,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// machine describes this one: cores, processor, memory, kernel.
-func machine() string {
+// String describes this one: cores, processor, memory, kernel.
+func String() string {
 	model := "unknown processor"
 	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil {
 		for line := range strings.Lines(string(b)) {
@@ -32,13 +33,14 @@ func machine() string {
 	return fmt.Sprintf("%d cores (%s), %.0f GiB, Linux %s", runtime.NumCPU(), model, float64(info.Totalram)*float64(info.Unit)/(1<<30), release)
 }
 
-// bystander watches how much other work the machine does meanwhile.
-type bystander struct {
+// Bystander watches how much other work the machine does meanwhile.
+type Bystander struct {
 	begin     time.Time
 	busy, own time.Duration
 }
 
-func newBystander() (b bystander, err error) {
+// Watch begins to.
+func Watch() (b Bystander, err error) {
 	b.begin = time.Now()
 	if b.busy, err = busyTime(); err == nil {
 		b.own, err = ownTime()
@@ -46,8 +48,8 @@ func newBystander() (b bystander, err error) {
 	return b, err
 }
 
-// share is what others used since then, in cores. Call it when all children have been waited for.
-func (b bystander) share() (float64, error) {
+// Share is what others used since then, in cores. Call it when all children have been waited for.
+func (b Bystander) Share() (float64, error) {
 	busy, err := busyTime()
 	if err != nil {
 		return 0, err
@@ -60,7 +62,8 @@ func (b bystander) share() (float64, error) {
 }
 
 // ownTime is the CPU time of this process and of all below it that are gone.
-func ownTime() (sum time.Duration, err error) {
+func ownTime() (time.Duration, error) {
+	var sum time.Duration
 	for _, who := range []int{unix.RUSAGE_SELF, unix.RUSAGE_CHILDREN} {
 		var u unix.Rusage
 		if err := unix.Getrusage(who, &u); err != nil {
@@ -78,6 +81,10 @@ func busyTime() (time.Duration, error) {
 		return 0, err
 	}
 	line, _, _ := strings.Cut(string(b), "\n")
+	return parseBusy(line)
+}
+
+func parseBusy(line string) (time.Duration, error) {
 	f := strings.Fields(line) // cpu user nice system idle iowait irq softirq steal …, proc_stat(5)
 	if len(f) < 9 || f[0] != "cpu" {
 		return 0, fmt.Errorf("/proc/stat begins with %q", line)
