@@ -235,8 +235,11 @@ func (g *Graph) Subscribe(ctx context.Context) <-chan *graph.Snapshot {
 	return ch
 }
 
-// At draws the shop of another instant.
+// At draws the shop of another instant. It was opened in 2020.
 func (g *Graph) At(_ context.Context, t time.Time) (*graph.Snapshot, error) {
+	if t.Year() < 2020 {
+		return nil, fmt.Errorf("%w: %s", graph.ErrNoHistory, t.UTC().Format(time.RFC3339))
+	}
 	s := Snapshot(uint64(t.Unix()), t)
 	s.Sequence = 0
 	return s, nil

@@ -88,7 +88,7 @@ func Edge(d *Deps) http.HandlerFunc {
 		}
 		v.Client, v.Server = sides(&v.Edge)
 		v.GapTitle, v.GapText = gapWords(&v.Edge)
-		if m := edgeMain(&v.Edge); m != nil {
+		if m := v.Edge.Main(); m != nil {
 			v.Reasons, v.Exemplars, v.GRPC = sortedReasons(m.Reasons), m.Exemplars, grpcCounts(m)
 		}
 		v.Events, _ = d.events(ctx, to, 8)

@@ -76,7 +76,7 @@ func NewGraphView(s *graph.Snapshot, draw *layout.Drawing) GraphView {
 	outView := map[string]*graph.View{}
 	for i := range s.Edges {
 		e := &s.Edges[i]
-		if view := edgeMain(e); view != nil {
+		if view := e.Main(); view != nil {
 			outRate[e.Source] += view.Rate
 			outView[e.Source] = view
 		}
@@ -131,7 +131,7 @@ func NewGraphView(s *graph.Snapshot, draw *layout.Drawing) GraphView {
 			Key: "e:" + e.ID, ID: e.ID, Source: e.Source, Destination: e.Destination, Protocol: e.Protocol,
 			Href: EdgeURL(e.Source, e.Destination, e.Protocol), State: e.State, MTLS: e.MTLS, Fig: edgeFigures(s, e),
 		}
-		if m := edgeMain(e); m != nil {
+		if m := e.Main(); m != nil {
 			ev.Weight = min(4, 1+int(math.Log10(1+m.Rate)))
 		} else {
 			ev.Weight = 1
@@ -192,14 +192,6 @@ func structure(v *GraphView) string {
 	return fmt.Sprintf("%016x", h)
 }
 
-// edgeMain is the view an edge is judged by: what its caller saw, or what its callee saw when no caller reports.
-func edgeMain(e *graph.Edge) *graph.View {
-	if e.Client != nil {
-		return e.Client
-	}
-	return e.Server
-}
-
 func isTCP(protocol string) bool { return protocol == "tcp" || protocol == "tls" }
 
 func nodeFigures(n *graph.Node) Figures {
@@ -217,7 +209,7 @@ func nodeFigures(n *graph.Node) Figures {
 func openText(active int64) string { return part.Count(active) + " open" }
 
 func edgeFigures(s *graph.Snapshot, e *graph.Edge) Figures {
-	v := edgeMain(e)
+	v := e.Main()
 	if v == nil {
 		return Figures{Rate: part.Dash, Err: part.Dash, P50: part.Dash, P95: part.Dash, P99: part.Dash, Level: part.Quiet, Note: edgeNote(e)}
 	}
@@ -363,7 +355,7 @@ func edgeTitle(e *graph.Edge, v *EdgeView) string {
 	if v.Gap != "" {
 		t += "; between the two sidecars: " + v.Gap
 	}
-	if r := reasons(edgeMain(e)); r != "" {
+	if r := reasons(e.Main()); r != "" {
 		t += "; " + r
 	}
 	return t

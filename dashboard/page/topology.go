@@ -73,7 +73,7 @@ func worstFirst(edges []EdgeView) []EdgeView {
 func Headline(ctx context.Context, d *Deps, s *graph.Snapshot) []part.Stat {
 	var rate, requests, errors float64
 	for i := range s.Edges {
-		if v := edgeMain(&s.Edges[i]); v != nil {
+		if v := s.Edges[i].Main(); v != nil {
 			rate += v.Rate
 			requests += float64(v.Requests)
 			errors += float64(v.Errors)

@@ -36,6 +36,7 @@ var routes = []struct {
 	handler func(*api, *http.Request) (any, error)
 }{
 	{"GET /api/tulle/v1/graph", (*api).graph},
+	{"GET /api/tulle/v1/graph/diff", (*api).diff},
 	{"GET /api/tulle/v1/traces", (*api).traces},
 	{"GET /api/tulle/v1/events", (*api).events},
 	{"GET /api/tulle/v1/alerts", (*api).alerts},
@@ -93,7 +94,7 @@ func fail(w http.ResponseWriter, err error) {
 	var p Problem
 	p.Error.Message = err.Error()
 	switch {
-	case errors.Is(err, store.ErrNotFound):
+	case errors.Is(err, store.ErrNotFound), errors.Is(err, graph.ErrNoHistory):
 		p.Error.Status = http.StatusNotFound
 	case errors.Is(err, store.ErrBadQuery):
 		p.Error.Status = http.StatusBadRequest
@@ -112,13 +113,33 @@ func bad(name, value, want string) error {
 // graph is the live snapshot, or ?at= of another instant.
 func (a *api) graph(r *http.Request) (any, error) {
 	if at := r.URL.Query().Get("at"); at != "" {
-		t, err := page.ParseTime(at)
-		if err != nil {
-			return nil, bad("at", at, "a time such as 2026-11-20T14:30:00Z or unix seconds")
-		}
-		return a.Graph.At(r.Context(), t)
+		return a.graphAt(r.Context(), "at", at)
 	}
 	return a.live(), nil
+}
+
+// diff is what changed from the graph at ?from= to that at ?to=, or to the live one.
+func (a *api) diff(r *http.Request) (any, error) {
+	q := r.URL.Query()
+	from, err := a.graphAt(r.Context(), "from", q.Get("from"))
+	if err != nil {
+		return nil, err
+	}
+	to := a.live()
+	if q.Has("to") {
+		if to, err = a.graphAt(r.Context(), "to", q.Get("to")); err != nil {
+			return nil, err
+		}
+	}
+	return graph.Diff(from, to), nil
+}
+
+func (a *api) graphAt(ctx context.Context, name, at string) (*graph.Snapshot, error) {
+	t, err := page.ParseTime(at)
+	if err != nil {
+		return nil, bad(name, at, "a time such as 2026-11-20T14:30:00Z or unix seconds")
+	}
+	return a.Graph.At(ctx, t)
 }
 
 func (a *api) live() *graph.Snapshot {
