@@ -117,29 +117,37 @@ func nameOf(names []string, i int32) string {
 
 func indexOf(names []string, s string) int32 { return int32(max(0, slices.Index(names, s))) } //nolint:gosec // small
 
-// writeParquet writes a frozen memtable and returns its trace summaries in file order.
-func writeParquet(w io.Writer, m *memtable, meta blockMeta) ([]*part, error) {
-	sc := schema()
+// newParquetWriter begins a block's file. Pages are cut by its user, pageRows rows each; a writer is used once.
+func newParquetWriter(w io.Writer, meta blockMeta, groups []*group) (*parquet.GenericWriter[any], error) {
 	mj, err := json.Marshal(meta)
 	if err != nil {
 		return nil, err
 	}
 	var res []byte
-	for _, g := range m.groups {
+	for _, g := range groups {
 		res = binary.AppendUvarint(res, uint64(len(g.key)))
 		res = append(res, g.key...)
 	}
-	bw := bufio.NewWriterSize(w, 1<<18)
-	pw := parquet.NewGenericWriter[any](bw, sc.Schema,
+	return parquet.NewGenericWriter[any](w, schema().Schema,
 		parquet.Compression(&zstd.Codec{Level: zstd.SpeedFastest}),
 		parquet.BloomFilters(parquet.SplitBlockFilter(16, "trace_id")),
-		parquet.PageBufferSize(4<<20), // pages are cut by rows below
+		parquet.PageBufferSize(4<<20), // pages are cut by rows
 		parquet.WriteBufferSize(0),
 		parquet.CreatedBy("tulle", "1", ""),
 		parquet.KeyValueMetadata(kvFormat, formatName),
 		parquet.KeyValueMetadata(kvMeta, string(mj)),
 		parquet.KeyValueMetadata(kvResources, base64.StdEncoding.EncodeToString(res)),
-	)
+	), nil
+}
+
+// writeParquet writes a frozen memtable and returns its trace summaries in file order.
+func writeParquet(w io.Writer, m *memtable, meta blockMeta) ([]*part, error) {
+	sc := schema()
+	bw := bufio.NewWriterSize(w, 1<<18)
+	pw, err := newParquetWriter(bw, meta, m.groups)
+	if err != nil {
+		return nil, err
+	}
 	parts := make([]*part, 0, len(m.traces))
 	for id, t := range m.traces {
 		parts = append(parts, m.partLocked(id, t))
