@@ -118,9 +118,23 @@ scenarios: build ## failures as a client sees them: with Tulle, without a proxy,
 	$(GO) build -o bin/scenario ./loadtest/scenario
 	bin/scenario -results bin/scenarios.json $(SCENARIOS)
 
+# DuckDB and ClickHouse's engine as Python packages; PYTHON names another Python that has them.
+DUCKDB_VER     := 2.0.1
+CHDB_VER       := 4.4.0
+ENGINES        := $(TOOLS)/python-$(DUCKDB_VER)-$(CHDB_VER)
+PYTHON         ?= $(ENGINES)/bin/python
+
+$(ENGINES)/bin/python:
+	@command -v python3 >/dev/null || { echo "tulle: Python 3 is missing. Debian/Ubuntu: apt-get install python3 python3-venv; others: https://www.python.org/downloads/"; exit 1; }
+	rm -rf $(ENGINES).new
+	python3 -m venv --copies $(ENGINES).new
+	$(ENGINES).new/bin/python -m pip install --quiet duckdb==$(DUCKDB_VER) chdb==$(CHDB_VER)
+	mv $(ENGINES).new $(ENGINES)
+
 .PHONY: test-peers
-test-peers: build ## real peers: promtool and a W3C/OTLP client on a demo, nginx and node behind a sidecar, PROXY protocol with HAProxy and nginx, h2spec against net/http and Envoy (says what to install)
+test-peers: build $(filter $(ENGINES)/%,$(PYTHON)) ## real peers: promtool and a W3C/OTLP client on a demo, DuckDB and ClickHouse's engine on our blocks, nginx and node behind a sidecar, PROXY protocol with HAProxy and nginx, h2spec against net/http and Envoy (says what to install)
 	@command -v promtool >/dev/null || { echo "tulle: promtool is missing. Debian/Ubuntu: apt-get install prometheus; others: https://prometheus.io/download/"; exit 1; }
+	$(GO) run ./loadtest/peer/parquet -python $(PYTHON)
 	$(GO) run ./loadtest/peer
 	$(GO) run ./loadtest/peer/smuggle
 	$(GO) run ./loadtest/peer/h2spec
