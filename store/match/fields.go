@@ -1,0 +1,236 @@
+package match
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/store"
+)
+
+// fields are the words of the language, as docs/reference/match.md lists them. Any other word with a dot in it is an attribute by its full name.
+var fields = []*Field{
+	{Name: "src", Means: flow.AttrSourceService, Help: "the service that calls"},
+	{Name: "dst", Means: flow.AttrDestService, Help: "the service that is called"},
+	{Name: "src.version", Means: flow.AttrSourceVersion, Help: "version of the caller"},
+	{Name: "dst.version", Means: flow.AttrDestVersion, Help: "version of the called one"},
+	{Name: "src.namespace", Means: flow.AttrSourceNamespace, Help: "namespace of the caller"},
+	{Name: "dst.namespace", Means: flow.AttrDestNamespace, Help: "namespace of the called one"},
+	{Name: "src.instance", Means: flow.AttrSourceInstance, Help: "instance of the caller, where it reports"},
+	{Name: "dst.instance", Means: flow.AttrDestInstance, Help: "instance of the called one, where it reports"},
+	{Name: "src.identity", Means: flow.AttrSourceIdentity, Help: "SPIFFE ID that the caller has proved"},
+	{Name: "dst.identity", Means: flow.AttrDestIdentity, Help: "SPIFFE ID that the called one has proved"},
+	{Name: "src.address", Means: flow.AttrSourceAddress, Help: "address of the caller, ip:port"},
+	{Name: "dst.address", Means: flow.AttrDestAddress, Help: "address that was called, ip:port"},
+	{Name: "service", Help: "the service that reports", get: func(s *store.Span) string { return s.Service }},
+	{Name: "instance", Means: flow.AttrServiceInstance, Help: "the instance that reports"},
+	{Name: "version", Means: flow.AttrServiceVersion, Help: "its version"},
+	{Name: "namespace", Means: flow.AttrServiceNamespace, Help: "its namespace"},
+	{Name: "endpoint", Means: flow.AttrEndpoint, Help: "address that the last try went to, ip:port"},
+	{Name: "status", Means: flow.AttrStatus, Type: Number, Help: "HTTP status; also status=5xx"},
+	{Name: "grpc", Means: flow.AttrGRPC, Help: "name of the gRPC status, UNAVAILABLE"},
+	{Name: "reason", Means: flow.AttrReason, Help: "why it did not simply succeed, upstream_5xx"},
+	{Name: "failed", Type: Flag, Help: "it failed, by the rule of Records; of other spans the status", get: func(s *store.Span) string { return yes(failed(s)) }},
+	{Name: "method", Means: flow.AttrMethod, Help: "HTTP method"},
+	{Name: "path", Means: flow.AttrPath, Help: "path, without its query"},
+	{Name: "host", Means: flow.AttrAuthority, Help: "host that was asked for"},
+	{Name: "route", Means: flow.AttrRoute, Help: "name of the rule that matched"},
+	{Name: "agent", Means: flow.AttrUserAgent, Help: "User-Agent"},
+	{Name: "request", Means: flow.AttrRequestID, Help: "x-request-id"},
+	{Name: "duration", Type: Duration, Help: "how long it took", get: func(s *store.Span) string { return s.Duration.String() }},
+	{Name: "bytes.in", Means: flow.AttrBytesIn, Type: Number, Help: "body bytes from the caller"},
+	{Name: "bytes.out", Means: flow.AttrBytesOut, Type: Number, Help: "body bytes to the caller"},
+	{Name: "attempt", Means: flow.AttrAttempt, Type: Number, Help: "which try it is"},
+	{Name: "attempts", Means: flow.AttrAttempts, Type: Number, Help: "how many tries were made"},
+	{Name: "answered", Means: flow.AttrAnswered, Type: Flag, Help: "a whole answer went to the caller"},
+	{Name: "delivered", Means: flow.AttrDelivered, Type: Flag, Help: "of a try: the request reached the other side"},
+	{Name: "probe", Means: flow.AttrProbe, Type: Flag, absent: "false", Help: "half-open traffic to an ejected endpoint"},
+	{Name: "mirror", Means: flow.AttrMirror, Type: Flag, absent: "false", Help: "a copy of somebody else's request"},
+	{Name: "kind", Means: flow.AttrKind, Help: "exchange, attempt or connection"},
+	{Name: "side", Means: flow.AttrSide, Help: "client or server"},
+	{Name: "phase", Help: "close, or progress of what is still alive", get: func(s *store.Span) string {
+		if s.Attributes[flow.AttrKind] == "" {
+			return ""
+		}
+		if p := s.Attributes[flow.AttrPhase]; p != "" {
+			return p
+		}
+		return flow.PhaseClose.String()
+	}},
+	{Name: "protocol", Means: flow.AttrProtocol, Help: "http/1.1, h2, grpc, tcp or tls"},
+	{Name: "revision", Means: flow.AttrRevision, Help: "policy revision that judged"},
+	{Name: "override", Means: flow.AttrOverride, Help: "id of the controller's override that steered"},
+	{Name: "detail", Means: flow.AttrDetail, Help: "the error in words"},
+	{Name: "name", Help: "name of the span", get: func(s *store.Span) string { return s.Name }},
+	{Name: "trace", Help: "trace id, 32 hex digits", get: func(s *store.Span) string { return s.TraceID.String() }},
+	{Name: "span", Help: "span id, 16 hex digits", get: func(s *store.Span) string { return s.SpanID.String() }},
+	{Name: "parent", Help: "span id of the parent", get: func(s *store.Span) string {
+		if s.ParentID.IsZero() {
+			return ""
+		}
+		return s.ParentID.String()
+	}},
+}
+
+// failed is flow.Record.Failed of a span that is a Record: a store's Span.Error may also mean that there is a reason which blames nobody.
+func failed(s *store.Span) bool {
+	if s.Attributes[flow.AttrKind] == "" {
+		return s.Error
+	}
+	var r flow.Record
+	r.Reason, _ = flow.ParseReason(s.Attributes[flow.AttrReason])
+	r.Status, _ = strconv.Atoi(s.Attributes[flow.AttrStatus])
+	if status, ok := flow.ParseGRPCStatus(s.Attributes[flow.AttrGRPC]); ok {
+		r.Protocol, r.GRPC = flow.ProtocolGRPC, status
+	}
+	return r.Failed()
+}
+
+func yes(b bool) string {
+	if b {
+		return "true"
+	}
+	return "false"
+}
+
+// Fields lists the words of the language, in the order of the reference. The slice is the caller's.
+func Fields() []Field {
+	out := make([]Field, len(fields))
+	for i, f := range fields {
+		out[i] = *f
+	}
+	return out
+}
+
+var byName = func() map[string]*Field {
+	m := make(map[string]*Field, len(fields))
+	for _, f := range fields {
+		m[f.Name] = f
+	}
+	return m
+}()
+
+// find returns the field of that name: one of the table, or an attribute by its full name, whose values compare as numbers where both sides are.
+func find(name string) *Field {
+	if f := byName[name]; f != nil {
+		return f
+	}
+	if strings.Contains(name, ".") {
+		return &Field{Name: name, Means: name, Type: Number}
+	}
+	return nil
+}
+
+// Lookup returns what a span says of a field, by its name in the language or the full name of an attribute; "" when it says nothing. ok is false when
+// there is no such field.
+func Lookup(name string) (value func(*store.Span) string, ok bool) {
+	f := find(name)
+	if f == nil {
+		return nil, false
+	}
+	return f.value, true
+}
+
+// like is the known word nearest to what was written, "" when none is near: for messages.
+func like(name string) string {
+	best, least := "", 3
+	for _, f := range fields {
+		if d := distance(strings.ToLower(name), f.Name); d < least {
+			best, least = f.Name, d
+		}
+	}
+	for _, alias := range []struct{ wrote, meant string }{
+		{"source", "src"},
+		{"destination", "dst"},
+		{"dest", "dst"},
+		{"code", "status"},
+		{"error", "failed"},
+		{"errors", "failed"},
+		{"latency", "duration"},
+		{"url", "path"},
+		{"authority", "host"},
+		{"operation", "name"},
+	} {
+		if strings.EqualFold(name, alias.wrote) {
+			return alias.meant
+		}
+	}
+	return best
+}
+
+// distance is Levenshtein's, of short words.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		corner := row[0]
+		row[0]++
+		for j := range len(b) {
+			next := min(row[j+1], row[j]) + 1
+			if a[i] == b[j] {
+				next = corner
+			} else {
+				next = min(next, corner+1)
+			}
+			corner, row[j+1] = row[j+1], next
+		}
+	}
+	return row[len(b)]
+}
+
+func classOf(value string) (first byte, ok bool) {
+	if len(value) == 3 && value[0] >= '1' && value[0] <= '5' && strings.EqualFold(value[1:], "xx") {
+		return value[0], true
+	}
+	return 0, false
+}
+
+// closed are the values of fields that have a closed vocabulary: a word outside it would silently match nothing.
+func closed(name string) []string {
+	var out []string
+	switch name {
+	case "reason":
+		for _, r := range flow.Reasons() {
+			if r != flow.ReasonNone {
+				out = append(out, r.String())
+			}
+		}
+	case "grpc":
+		for code := range uint64(flow.GRPCCodes) {
+			out = append(out, flow.NewGRPCStatus(code).String())
+		}
+	case "kind":
+		out = []string{flow.KindExchange.String(), flow.KindAttempt.String(), flow.KindConnection.String()}
+	case "side":
+		out = []string{flow.SideClient.String(), flow.SideServer.String()}
+	case "phase":
+		out = []string{flow.PhaseClose.String(), flow.PhaseProgress.String()}
+	case "protocol":
+		for p := flow.ProtocolTCP; p <= flow.ProtocolHTTP; p++ {
+			out = append(out, p.String())
+		}
+	}
+	return out
+}
+
+// isNumber reports whether an attribute's text is a number as people and OTLP write them.
+func isNumber(text string) (float64, bool) {
+	if text == "" || !strings.ContainsRune("+-.0123456789", rune(text[0])) {
+		return 0, false // not Inf, NaN
+	}
+	v, err := strconv.ParseFloat(text, 64)
+	return v, err == nil
+}
+
+// Words are the names of all fields, sorted: for completion.
+func Words() []string {
+	var out []string
+	for _, f := range fields {
+		out = append(out, f.Name)
+	}
+	slices.Sort(out)
+	return out
+}

@@ -1,0 +1,168 @@
+// Package match is the small language in which people say which spans they mean:
+//
+//	status>=500 and src=web and dst="payments" and path~"^/pay" and duration>200ms
+//	not (reason in (denied, rate_limited)) and http.request.header.x-team=blue
+//
+// Parse reads an expression once; Expr.Match judges one span, so that what is stored and what comes in live are judged alike; Expr.Query is the part
+// of it that a store can answer from its index, and Search walks a store with both. Everything here is pure but Search, and safe for concurrent use.
+// docs/reference/match.md is the page for people.
+package match
+
+import (
+	"cmp"
+	"fmt"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/tulle-mesh/tulle/store"
+)
+
+// Limits of an expression. They bound what one who may only ask can make the observer do.
+const (
+	MaxLength = 4096 // bytes
+	maxDepth  = 64   // parentheses and nots inside each other
+	maxTerms  = 256  // comparisons, and values of all lists
+)
+
+// Error says what is wrong with an expression, and where.
+type Error struct {
+	Expr   string
+	Column int    // of the first character that cannot be meant, from 1, in characters
+	Text   string // what is wrong, and what to write
+}
+
+func (e *Error) Error() string {
+	return fmt.Sprintf("match expression, column %d: %s", e.Column, e.Text)
+}
+
+// Unwrap makes it a store.ErrBadQuery.
+func (*Error) Unwrap() error { return store.ErrBadQuery }
+
+// Pointer is the expression and below it a caret under the column, for terminals. Control characters count and show as one space.
+func (e *Error) Pointer() string {
+	line := strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, e.Expr)
+	return line + "\n" + strings.Repeat(" ", e.Column-1) + "^"
+}
+
+// Expr is an expression that was understood. The zero value matches every span, as an empty expression does.
+type Expr struct{ root node }
+
+// Parse reads an expression; an error is an *Error. An empty one, or one of blanks, matches everything.
+func Parse(text string) (Expr, error) {
+	if len(text) > MaxLength {
+		return Expr{}, &Error{Expr: cut(text), Column: 1, Text: fmt.Sprintf("it has %d bytes; at most %d can be read", len(text), MaxLength)}
+	}
+	if !utf8.ValidString(text) {
+		return Expr{}, &Error{Expr: strings.ToValidUTF8(text, "?"), Column: 1, Text: "it is not UTF-8"}
+	}
+	p := &parser{text: text}
+	root, err := p.all()
+	if err != nil {
+		return Expr{}, err
+	}
+	return Expr{root}, nil
+}
+
+func cut(text string) string { return strings.ToValidUTF8(text[:64], "?") + "…" }
+
+// Match reports whether the expression holds for s, which is only read.
+func (e Expr) Match(s *store.Span) bool { return e.root == nil || e.root.holds(s) }
+
+// Empty reports whether e restricts nothing.
+func (e Expr) Empty() bool { return e.root == nil }
+
+// String writes the expression so that Parse reads the same again.
+func (e Expr) String() string {
+	if e.root == nil {
+		return ""
+	}
+	return e.root.text(0)
+}
+
+// node is one of and, or, not, comparison.
+type node interface {
+	holds(s *store.Span) bool
+	// text writes the node for a place that binds as tightly as level: 0 or, 1 and, 2 not.
+	text(level int) string
+}
+
+type (
+	and []node
+	or  []node
+	not struct{ of node }
+)
+
+func (n and) holds(s *store.Span) bool {
+	for _, x := range n {
+		if !x.holds(s) {
+			return false
+		}
+	}
+	return true
+}
+
+func (n or) holds(s *store.Span) bool {
+	for _, x := range n {
+		if x.holds(s) {
+			return true
+		}
+	}
+	return false
+}
+
+func (n not) holds(s *store.Span) bool { return !n.of.holds(s) }
+
+func (n and) text(level int) string { return wrap(level > 1, join(n, " and ", 2)) }
+func (n or) text(level int) string  { return wrap(level > 0, join(n, " or ", 1)) }
+func (n not) text(int) string       { return "not " + n.of.text(2) }
+
+func wrap(yes bool, text string) string {
+	if yes {
+		return "(" + text + ")"
+	}
+	return text
+}
+
+func join(nodes []node, word string, level int) string {
+	parts := make([]string, len(nodes))
+	for i, x := range nodes {
+		parts[i] = x.text(level)
+	}
+	return strings.Join(parts, word)
+}
+
+// Field is a word of the language that stands for something a span says.
+type Field struct {
+	Name  string // as people write it
+	Means string // the attribute; "" for what a span says otherwise
+	Type  Type
+	Help  string
+	// absent is what it means when a span says nothing of it, "" for nothing.
+	absent string
+	get    func(*store.Span) string
+}
+
+// Type says how values of a field compare.
+type Type uint8
+
+const (
+	Text     Type = iota // = != ~ !~ in
+	Number               // also < <= > >=
+	Duration             // the same, of 250ms, 1.5s
+	Flag                 // true or false; the field alone means true
+)
+
+func (t Type) String() string { return [...]string{"text", "number", "duration", "flag"}[t] }
+
+// value is what a span says of a field; "" when it says nothing.
+func (f *Field) value(s *store.Span) string {
+	if f.get != nil {
+		return f.get(s)
+	}
+	return cmp.Or(s.Attributes[f.Means], s.Resource[f.Means], f.absent)
+}

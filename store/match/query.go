@@ -1,0 +1,183 @@
+package match
+
+import (
+	"context"
+	"time"
+
+	"github.com/tulle-mesh/tulle/store"
+)
+
+// Query adds to q what a store can find by itself of e: every span for which e holds meets it. exact says that the reverse is true too, so that Match
+// need not be asked again.
+func (e Expr) Query(q store.TraceQuery) (_ store.TraceQuery, exact bool) {
+	if e.root == nil {
+		return q, true
+	}
+	parts, ok := e.root.(and)
+	if !ok {
+		parts = and{e.root}
+	}
+	exact = true
+	for _, n := range parts {
+		if c, ok := n.(*comparison); !ok || !c.into(&q) {
+			exact = false
+		}
+	}
+	return q, exact
+}
+
+// into adds c to q and reports whether q then says all of it. What it adds must hold wherever c does.
+func (c *comparison) into(q *store.TraceQuery) bool {
+	f := c.field
+	if f.Name == "duration" {
+		return c.intoDuration(q)
+	}
+	if f.Name == "failed" {
+		if c.op == opEqual && len(c.values) == 1 && c.values[0].text == "true" {
+			q.Errors = true // also what has a reason and is no failure
+		}
+		return false
+	}
+	one := c.op == opEqual && len(c.values) == 1 && c.values[0].text != ""
+	switch f.Name {
+	case "service":
+		return one && intoText(&q.Service, c.values[0].text)
+	case "name":
+		return one && intoText(&q.Operation, c.values[0].text)
+	}
+	if f.get != nil {
+		return false
+	}
+	known := byName[f.Name] != nil // of others, span and resource may say different things
+	value := ""
+	if len(c.values) > 0 {
+		value = c.values[0].text
+	}
+	switch {
+	case f.absent != "":
+		if one && value != f.absent {
+			q.Attributes = append(q.Attributes, store.AttributeMatch{Key: f.Means, Value: value, Op: "="})
+		}
+		return false
+	case c.op == opExists, c.op == opUnequal && value == "", c.op.ordered(), c.op == opLike:
+		q.Attributes = append(q.Attributes, store.AttributeMatch{Key: f.Means, Op: "exists"})
+		return false // an attribute may be there and empty
+	case f.Type == Number && (!known || !canonical(value)):
+		return false // 200.0 is 200 and 2xx is many
+	case one:
+		q.Attributes = append(q.Attributes, store.AttributeMatch{Key: f.Means, Value: value, Op: "="})
+		return true
+	case c.op == opUnequal && known:
+		q.Attributes = append(q.Attributes, store.AttributeMatch{Key: f.Means, Value: value, Op: "!="})
+		return true
+	}
+	return false
+}
+
+// canonical reports whether text is a whole number as strconv writes it: then nothing else in a column of whole numbers is equal to it.
+func canonical(text string) bool {
+	for i, r := range text {
+		if r < '0' || r > '9' || i == 0 && r == '0' && len(text) > 1 {
+			return false
+		}
+	}
+	return text != ""
+}
+
+func intoText(to *string, value string) bool {
+	if *to != "" && *to != value {
+		return false // Match says no to all
+	}
+	*to = value
+	return true
+}
+
+func (c *comparison) intoDuration(q *store.TraceQuery) bool {
+	if len(c.values) != 1 || c.values[0].text == "" {
+		return false
+	}
+	d, err := time.ParseDuration(c.values[0].text)
+	if err != nil {
+		return false
+	}
+	switch c.op {
+	case opMore:
+		q.MinDuration = max(q.MinDuration, d+1)
+	case opAtLeast:
+		q.MinDuration = max(q.MinDuration, d)
+	case opAtMost:
+		if d == 0 {
+			return false // 0 restricts nothing
+		}
+		q.MaxDuration = least(q.MaxDuration, d)
+	case opLess:
+		if d <= 1 {
+			return false
+		}
+		q.MaxDuration = least(q.MaxDuration, d-1)
+	default:
+		return false
+	}
+	return true
+}
+
+func least(a, b time.Duration) time.Duration {
+	if a == 0 {
+		return b
+	}
+	return min(a, b)
+}
+
+// batch is how many spans Search asks a store for at a time: as many as one question may have.
+const batch = 10_000
+
+// Result says how far a Search came.
+type Result struct {
+	Looked  int  // spans that the store gave
+	Partial bool // it ended at budget: older spans, if there are any, were not looked at
+}
+
+// Search calls yield for the stored spans that meet both q and e, newest first, until yield returns false or it has looked at budget spans (at least
+// 1). q.Limit and q.Cursor are not used.
+func Search(ctx context.Context, spans store.Spans, q store.TraceQuery, e Expr, budget int, yield func(*store.Span) bool) (Result, error) {
+	q, exact := e.Query(q)
+	q.Cursor = ""
+	var (
+		res  Result
+		last time.Time         // start of the oldest span so far
+		seen map[[24]byte]bool // those that started then, by trace and span id
+		stop bool
+	)
+	for {
+		q.Limit = min(batch, budget-res.Looked+len(seen))
+		got, fresh := 0, 0
+		err := spans.Spans(ctx, q, func(s store.Span) bool {
+			got++
+			var id [24]byte
+			copy(id[:], s.TraceID[:])
+			copy(id[16:], s.SpanID[:])
+			if s.Start.Equal(last) && seen[id] {
+				return true
+			}
+			if !s.Start.Equal(last) || seen == nil {
+				last, seen = s.Start, map[[24]byte]bool{}
+			}
+			seen[id] = true
+			fresh++
+			res.Looked++
+			if (exact || e.Match(&s)) && !yield(&s) {
+				stop = true
+				return false
+			}
+			return res.Looked < budget
+		})
+		switch {
+		case err != nil || stop || got < q.Limit && res.Looked < budget:
+			return res, err
+		case res.Looked >= budget || fresh == 0: // nothing fresh: more spans started in one nanosecond than can be asked for
+			res.Partial = true
+			return res, nil
+		}
+		q.End = last.Add(1)
+	}
+}
