@@ -132,13 +132,13 @@ $(ENGINES)/bin/python:
 	mv $(ENGINES).new $(ENGINES)
 
 .PHONY: test-peers
-test-peers: build $(filter $(ENGINES)/%,$(PYTHON)) ## real peers: promtool and a W3C/OTLP client on a demo, DuckDB and ClickHouse's engine on our blocks, nginx and node behind a sidecar, PROXY protocol with HAProxy and nginx, h2spec against net/http and Envoy (says what to install)
-	@command -v promtool >/dev/null || { echo "tulle: promtool is missing. Debian/Ubuntu: apt-get install prometheus; others: https://prometheus.io/download/"; exit 1; }
+test-peers: build $(filter $(ENGINES)/%,$(PYTHON)) ## real peers: promtool and a W3C/OTLP client on a demo, a Prometheus that is asked the same, DuckDB and ClickHouse's engine on our blocks, nginx and node behind a sidecar, PROXY protocol with HAProxy and nginx, h2spec against net/http and Envoy (says what to install)
+	@command -v promtool >/dev/null && command -v prometheus >/dev/null || { echo "tulle: prometheus or promtool is missing. Debian/Ubuntu: apt-get install prometheus; others: https://prometheus.io/download/"; exit 1; }
 	$(GO) run ./loadtest/peer/parquet -python $(PYTHON)
 	$(GO) run ./loadtest/peer
 	$(GO) run ./loadtest/peer/smuggle
 	$(GO) run ./loadtest/peer/h2spec
-	$(GO) test -count 1 -tags peers -run 'Peers$$' ./sidecar
+	$(GO) test -count 1 -tags peers -run 'Peers$$' ./sidecar ./dashboard/promapi
 
 # Every fuzz target runs for FUZZTIME; what it finds is written to the package's testdata/fuzz, to be committed with the fix.
 .PHONY: fuzz

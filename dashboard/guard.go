@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/tulle-mesh/tulle/dashboard/promapi"
 )
 
 // guard refuses requests that were addressed to a host we are not (DNS rebinding) and writes or WebSocket upgrades that come from a page
@@ -83,7 +85,7 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	g.next.ServeHTTP(w, r)
 }
 
-// maxBody is the largest body that is read: the queries of Grafana, which come as forms.
+// maxBody is the largest body that is read, except of requests that write series: the queries of Grafana, which come as forms.
 const maxBody = 1 << 20
 
 // bodyWithin is how long a body may take to come. A variable so that tests need not wait.
@@ -93,7 +95,11 @@ var bodyWithin = 10 * time.Second
 func bound(w http.ResponseWriter, r *http.Request) {
 	rc := http.NewResponseController(w)
 	_ = rc.SetReadDeadline(time.Now().Add(bodyWithin)) // a writer without deadlines is a test's
-	r.Body = &boundBody{http.MaxBytesReader(w, r.Body, maxBody), rc}
+	most := int64(maxBody)
+	if promapi.Writes(r.URL.Path) {
+		most = promapi.MaxWrite
+	}
+	r.Body = &boundBody{http.MaxBytesReader(w, r.Body, most), rc}
 }
 
 type boundBody struct {

@@ -270,7 +270,7 @@ func (o *Observer) assemble() (err error) {
 		Addr: o.cfg.HTTP, Hosts: o.cfg.HTTPHosts, Log: o.log.With("part", "dashboard"),
 		Sources: source.Sources{
 			Spans: o.spans, Graph: o.graph, Events: o.events,
-			Metrics: source.Metrics{Queryable: o.metrics, Exemplars: o.metrics, Engine: o.metrics.Engine()},
+			Metrics: source.Metrics{Queryable: o.metrics, Exemplars: o.metrics, Engine: o.metrics.Engine(), Outside: o.metrics.Outside()},
 			Alerts:  alerts{o.alerting}, Rules: o.alerting, Proxies: proxies{o.registry, o.graph},
 			Self: []func(io.Writer){dashboard.Gatherer(o.reg)}, Ready: o.ready, Banner: o.notices,
 			Version: o.cfg.Version, Disk: o.disk,

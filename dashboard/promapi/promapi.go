@@ -1,6 +1,6 @@
 // Package promapi answers as Prometheus does, by Prometheus' own HTTP API over our storage and engine, so that Grafana, promtool and every other
-// client works unchanged. Endpoints that only make sense for a scraping server (configuration, targets' metadata, administration) are not
-// mounted.
+// client works unchanged: queries, remote read, and remote write and OTLP in (write.go). Endpoints that only make sense for a scraping server
+// (configuration, targets' metadata, administration) are not mounted.
 package promapi
 
 import (
@@ -54,8 +54,16 @@ func Register(mux *http.ServeMux, s *source.Sources, log *slog.Logger) {
 	if exemplars == nil {
 		exemplars = noExemplars{}
 	}
+	writes := s.Metrics.Outside != nil
+	var (
+		appendable   storage.Appendable
+		appendableV2 storage.AppendableV2
+	)
+	if writes {
+		appendable, appendableV2 = s.Metrics.Outside, s.Metrics.Outside
+	}
 	api := v1.NewAPI(
-		s.Metrics.Engine, s.Metrics.Queryable, nil, nil, exemplars,
+		s.Metrics.Engine, s.Metrics.Queryable, appendable, appendableV2, exemplars,
 		func(context.Context) v1.ScrapePoolsRetriever { return nothing{} },
 		func(context.Context) v1.TargetRetriever { return nothing{} },
 		func(context.Context) v1.AlertmanagerRetriever { return nothing{} },
@@ -75,7 +83,7 @@ func Register(mux *http.ServeMux, s *source.Sources, log *slog.Logger) {
 			return v1.RuntimeInfo{StartTime: start, ServerTime: time.Now(), GoroutineCount: runtime.NumGoroutine(), GOMAXPROCS: runtime.GOMAXPROCS(0)}, nil
 		},
 		&v1.PrometheusVersion{Version: prometheusVersion, GoVersion: runtime.Version(), Branch: "tulle"},
-		nil, nil, nil, nil, nil, false, remoteapi.MessageTypes{}, false, false, false, false,
+		nil, nil, nil, nil, nil, writes, remoteapi.MessageTypes{remoteapi.WriteV1MessageType, remoteapi.WriteV2MessageType}, writes, false, false, false,
 		5*time.Minute, false, false, nil, nil, v1.OpenAPIOptions{}, parser.NewParser(parser.Options{}),
 	)
 	router := route.New()
@@ -85,6 +93,10 @@ func Register(mux *http.ServeMux, s *source.Sources, log *slog.Logger) {
 	}
 	for _, path := range []string{"/api/v1/query", "/api/v1/query_range", "/api/v1/query_exemplars", "/api/v1/series", "/api/v1/labels", "/api/v1/format_query", "/api/v1/parse_query"} {
 		mux.Handle("POST "+path, router)
+	}
+	mux.Handle("POST /api/v1/read", router)
+	if writes {
+		registerWrites(mux, router)
 	}
 	mux.HandleFunc("GET /api/v1/metadata", metadata)
 }

@@ -40,6 +40,14 @@ type Metrics struct {
 	Queryable storage.SampleAndChunkQueryable
 	Exemplars storage.ExemplarQueryable
 	Engine    *promql.Engine
+	// Outside takes series that others write, by remote write or OTLP; nil: none are taken.
+	Outside Outside
+}
+
+// Outside is where series of others go. With metric.WithRefusals in a request's context, it notes there what it does not take.
+type Outside interface {
+	storage.Appendable
+	storage.AppendableV2
 }
 
 // Alerts is what the alerting rules say now.

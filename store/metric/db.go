@@ -30,18 +30,19 @@ import (
 
 // Config says how much a DB keeps. Zero fields mean the default named beside them.
 type Config struct {
-	RetainAge          time.Duration     // default 15 days
-	RetainBytes        int64             // blocks on disk, without the WAL; default 2 GiB
-	ActiveSeriesBudget int               // default 200,000
-	OutOfOrderWindow   time.Duration     // default 10 min
-	MaxExemplars       int64             // kept in memory, newest win; default 4,096
-	QueryTimeout       time.Duration     // default 2 min
-	QueryMaxSamples    int               // in memory per query; default 5,000,000 (about 80 MB)
-	QueryConcurrency   int               // default 4; more wait
-	OnEvent            func(event.Event) // told of a repaired WAL; may be nil
-	Now                func() time.Time  // default time.Now
-	Logger             *slog.Logger
-	Registerer         prometheus.Registerer // where the TSDB's and the engine's own metrics go; default: a registry of its own
+	RetainAge           time.Duration     // default 15 days
+	RetainBytes         int64             // blocks on disk, without the WAL; default 2 GiB
+	ActiveSeriesBudget  int               // default 200,000
+	OutsideSeriesBudget int               // new series of others (Outside) are admitted while fewer than these are active, theirs or not; default half of ActiveSeriesBudget
+	OutOfOrderWindow    time.Duration     // default 10 min
+	MaxExemplars        int64             // kept in memory, newest win; default 4,096
+	QueryTimeout        time.Duration     // default 2 min
+	QueryMaxSamples     int               // in memory per query; default 5,000,000 (about 80 MB)
+	QueryConcurrency    int               // default 4; more wait
+	OnEvent             func(event.Event) // told of a repaired WAL; may be nil
+	Now                 func() time.Time  // default time.Now
+	Logger              *slog.Logger
+	Registerer          prometheus.Registerer // where the TSDB's and the engine's own metrics go; default: a registry of its own
 }
 
 func (c Config) withDefaults() Config {
@@ -53,6 +54,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.ActiveSeriesBudget <= 0 {
 		c.ActiveSeriesBudget = 200_000
+	}
+	if c.OutsideSeriesBudget <= 0 {
+		c.OutsideSeriesBudget = c.ActiveSeriesBudget / 2
 	}
 	if c.OutOfOrderWindow <= 0 {
 		c.OutOfOrderWindow = 10 * time.Minute
@@ -90,6 +94,8 @@ type DB struct {
 
 	folded   *prometheus.CounterVec
 	rejected *prometheus.CounterVec
+	taken    prometheus.Counter     // samples from outside
+	refused  *prometheus.CounterVec // of them
 
 	closeOnce sync.Once
 	closeErr  error
@@ -131,7 +137,7 @@ func Open(dir string, cfg Config) (*DB, error) {
 		}
 		return nil, fmt.Errorf("metrics store: open %s (is another observer using it?): %w", dir, err)
 	}
-	d := &DB{cfg: cfg, tsdb: db, folded: tel.folded, rejected: tel.rejected}
+	d := &DB{cfg: cfg, tsdb: db, folded: tel.folded, rejected: tel.rejected, taken: tel.taken, refused: tel.refused}
 	d.engine = promql.NewEngine(promql.EngineOpts{
 		Logger:               cfg.Logger,
 		Reg:                  cfg.Registerer,

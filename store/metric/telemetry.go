@@ -10,6 +10,8 @@ type telemetry struct {
 	seen     *prometheus.Registry // a second view of the TSDB's metrics, to read its corruption counters at open
 	folded   *prometheus.CounterVec
 	rejected *prometheus.CounterVec
+	taken    prometheus.Counter
+	refused  *prometheus.CounterVec
 }
 
 func newTelemetry(reg prometheus.Registerer) *telemetry {
@@ -23,9 +25,17 @@ func newTelemetry(reg prometheus.Registerer) *telemetry {
 			Name: "tulle_store_samples_rejected_total",
 			Help: "Samples that the store did not take, by reason.",
 		}, []string{"reason"}),
+		taken: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "tulle_store_outside_samples_total",
+			Help: "Samples taken from outside, by remote write and OTLP.",
+		}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tulle_store_outside_samples_refused_total",
+			Help: "Samples from outside that were not taken, by reason: reserved, labels, budget, too_old, duplicate, invalid.",
+		}, []string{"reason"}),
 	}
 	t.register = both{reg, t.seen}
-	reg.MustRegister(t.folded, t.rejected)
+	reg.MustRegister(t.folded, t.rejected, t.taken, t.refused)
 	return t
 }
 
