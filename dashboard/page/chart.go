@@ -69,7 +69,7 @@ func (d *Deps) chart(ctx context.Context, id, title string, format func(float64)
 		return c
 	}
 	for i, l := range lines {
-		if err := d.fill(ctx, c.Series[i].Values, l.query, c.Start, end); err != nil {
+		if err := d.fill(ctx, c.Series[i].Values, l.query, c.Start, end, chartStep); err != nil {
 			c.Note = "The query failed: " + err.Error()
 		}
 	}
@@ -82,8 +82,9 @@ func (d *Deps) chart(ctx context.Context, id, title string, format func(float64)
 	return c
 }
 
-func (d *Deps) fill(ctx context.Context, into []float64, query string, start, end time.Time) error {
-	q, err := d.Metrics.Engine.NewRangeQuery(ctx, d.Metrics.Queryable, nil, query, start, end, chartStep)
+// fill puts the first series of a query into the points start, start+step, …; points without a value stay as they are.
+func (d *Deps) fill(ctx context.Context, into []float64, query string, start, end time.Time, step time.Duration) error {
+	q, err := d.Metrics.Engine.NewRangeQuery(ctx, d.Metrics.Queryable, nil, query, start, end, step)
 	if err != nil {
 		return err
 	}
@@ -97,7 +98,7 @@ func (d *Deps) fill(ctx context.Context, into []float64, query string, start, en
 		return nil
 	}
 	for _, p := range m[0].Floats {
-		if i := int(time.UnixMilli(p.T).Sub(start) / chartStep); i >= 0 && i < len(into) {
+		if i := int(time.UnixMilli(p.T).Sub(start) / step); i >= 0 && i < len(into) {
 			into[i] = p.F
 		}
 	}

@@ -91,7 +91,7 @@ func Edge(d *Deps) http.HandlerFunc {
 		if m := v.Edge.Main(); m != nil {
 			v.Reasons, v.Exemplars, v.GRPC = sortedReasons(m.Reasons), m.Exemplars, grpcCounts(m)
 		}
-		v.Events, _ = d.events(ctx, to, 8)
+		v.Events, _ = d.events(ctx, to, time.Time{}, 8)
 		side := "client"
 		if v.Edge.Client == nil && v.Edge.Server != nil {
 			side = "server"

@@ -25,8 +25,9 @@ type NodeView struct {
 	Dots                       []Dot
 	More                       int // endpoints beyond the dots
 	Ejected, Weighted, Lost    int
-	Breaks                     string // share of outbound requests that lost their trace, "" when none
-	Outbound                   bool   // figures are of what it sends, nobody calls it
+	Breaks                     string       // share of outbound requests that lost their trace, "" when none
+	Outbound                   bool         // figures are of what it sends, nobody calls it
+	Change                     graph.Change // in a comparison, "" when it is as it was
 }
 
 // Figures are the texts that change live; they are the same in the drawing, the table and the live feed.
@@ -54,6 +55,7 @@ type EdgeView struct {
 	Weight                                       int // 1 to 4 by rate
 	Gap                                          string
 	Attempts                                     string
+	Change                                       graph.Change // in a comparison, "" when it is as it was
 }
 
 // GraphView is the drawing.

@@ -69,12 +69,13 @@ func (d *Deps) live() *graph.Snapshot {
 // routineScan is how many events are looked through for those that are not routine.
 const routineScan = 500
 
-// events returns the newest n events about service ("" for all) that are not routine, and why not when the log cannot be read.
-func (d *Deps) events(ctx context.Context, service string, n int) ([]event.Event, error) {
+// events returns the newest n events about service ("" for all) before until (zero: now) that are not routine, and why not when the log
+// cannot be read.
+func (d *Deps) events(ctx context.Context, service string, until time.Time, n int) ([]event.Event, error) {
 	if d.Events == nil {
 		return nil, nil
 	}
-	list, _, err := d.Events.Query(ctx, event.Query{Service: service, Limit: routineScan})
+	list, _, err := d.Events.Query(ctx, event.Query{Service: service, End: until, Limit: routineScan})
 	list = slices.DeleteFunc(list, func(e event.Event) bool { return e.Kind.Routine() })
 	return list[:min(n, len(list))], err
 }

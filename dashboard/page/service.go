@@ -64,7 +64,7 @@ func Service(d *Deps) http.HandlerFunc {
 				v.Callees = append(v.Callees, e)
 			}
 		}
-		v.Events, _ = d.events(ctx, name, 12)
+		v.Events, _ = d.events(ctx, name, time.Time{}, 12)
 		v.Charts = d.red(ctx, serviceSelector(name, v.Node.Outbound), v.Node.Outbound, v.Now, v.Events)
 		page, err := d.Spans.Summaries(ctx, store.TraceQuery{Service: name, Errors: true, Limit: 8})
 		if err == nil {

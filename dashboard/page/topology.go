@@ -2,6 +2,7 @@ package page
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"sort"
 	"strconv"
@@ -21,38 +22,73 @@ type TopologyView struct {
 	Rows   []EdgeView // worst first
 	Events []event.Event
 	At     time.Time // of a past instant, zero when live
-	Error  string
-	Now    time.Time
+	From   time.Time // what it is compared with, zero: with nothing
+	// Changes are what differs from From, gravest first.
+	Changes []ChangeView
+	Time    *Timeline // nil when it is not asked for
+	Error   string
+	Now     time.Time
 }
 
-// Topology shows who calls whom now, or at ?at= (RFC 3339).
+// moment is what "ago" counts from: now, or the instant that is drawn.
+func (v *TopologyView) moment() time.Time {
+	if v.At.IsZero() {
+		return v.Now
+	}
+	return v.At
+}
+
+// Topology shows who calls whom now, or at ?at=; with ?from= also what changed since then; with ?span= the strip on which one goes back in time.
 func Topology(d *Deps) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), queryTime)
 		defer cancel()
 		v := TopologyView{Shell: d.shell(ctx, "Topology", "/", "graph events"), Now: d.Clock()}
-		s := d.live()
-		places := d.Places
-		if at := r.URL.Query().Get("at"); at != "" {
-			t, err := time.Parse(time.RFC3339, at)
-			if err == nil {
-				var past *graph.Snapshot
-				if past, err = d.Graph.At(ctx, t); err == nil && past != nil {
-					s = past
-				}
-			}
-			if err != nil {
-				v.Error = "Cannot draw the graph at " + at + ": " + err.Error()
+		status := http.StatusOK
+		i, err := parseInstants(r.URL.Query(), v.Now)
+		if err != nil {
+			v.Error, i, status = err.Error(), instants{span: -1}, http.StatusBadRequest
+		}
+		s, before := d.live(), (*graph.Snapshot)(nil)
+		if !i.at.IsZero() {
+			if past, err := d.Graph.At(ctx, i.at); err != nil {
+				v.Error, status = "Cannot draw the graph at "+part.ISO(i.at)+": "+err.Error(), pastStatus(err)
 			} else {
-				v.At, v.Shell.Live = t, ""
+				s, v.At, v.Shell.Live = past, i.at, ""
+			}
+		}
+		if !i.from.IsZero() && v.Error == "" {
+			if before, err = d.Graph.At(ctx, i.from); err != nil {
+				v.Error, status = "Cannot compare with "+part.ISO(i.from)+": "+err.Error(), pastStatus(err)
+			} else {
+				v.From, v.Shell.Live = i.from, "" // a comparison stands still
 			}
 		}
 		v.Stats = Headline(ctx, d, s)
-		v.Graph = NewGraphView(s, places.Draw(graphInput(s), d.Clock(), layout.Options{}))
+		drawn := s
+		if before != nil {
+			drawn = union(before, s)
+		}
+		v.Graph = NewGraphView(drawn, d.Places.Draw(graphInput(drawn), d.Clock(), layout.Options{}))
+		if before != nil {
+			diff := graph.Diff(before, s)
+			v.Graph.mark(diff)
+			v.Changes = changeViews(diff)
+		}
+		if i.span >= 0 {
+			v.Time = d.timeline(ctx, i)
+		}
 		v.Rows = worstFirst(v.Graph.Edges)
-		v.Events, _ = d.events(ctx, "", 12)
-		render(w, r, http.StatusOK, TopologyPage(v))
+		v.Events, _ = d.events(ctx, "", i.at, 12)
+		render(w, r, status, TopologyPage(v))
 	}
+}
+
+func pastStatus(err error) int {
+	if errors.Is(err, graph.ErrNoHistory) {
+		return http.StatusNotFound
+	}
+	return statusOf(err)
 }
 
 // Tidy makes the next drawing start over and goes back to it.
@@ -71,12 +107,12 @@ func worstFirst(edges []EdgeView) []EdgeView {
 
 // Headline are the figures above the graph.
 func Headline(ctx context.Context, d *Deps, s *graph.Snapshot) []part.Stat {
-	var rate, requests, errors float64
+	var rate, requests, failed float64
 	for i := range s.Edges {
 		if v := s.Edges[i].Main(); v != nil {
 			rate += v.Rate
 			requests += float64(v.Requests)
-			errors += float64(v.Errors)
+			failed += float64(v.Errors)
 		}
 	}
 	services, reporters, missing := 0, 0, 0
@@ -93,7 +129,7 @@ func Headline(ctx context.Context, d *Deps, s *graph.Snapshot) []part.Stat {
 	}
 	ratio := 0.0
 	if requests > 0 {
-		ratio = errors / requests
+		ratio = failed / requests
 	}
 	errLevel := part.OK
 	switch {

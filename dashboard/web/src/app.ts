@@ -4,11 +4,13 @@ import { apply, reload } from "./swap";
 import { graph } from "./graph";
 import { tables } from "./table";
 import { keys } from "./keys";
+import { travel } from "./time";
 
 theme();
 keys();
 tables();
 const redraw = graph();
+travel(redraw);
 
 const wants = (document.body.dataset.live ?? "").split(" ").filter(Boolean);
 const topics = wants.filter((t) => t !== "reload");

@@ -1,6 +1,6 @@
 // Shortcuts: one key each, never while typing.
 export function keys(): void {
-  const press = (action: string): void => document.querySelector<HTMLButtonElement>(`[data-action="${action}"]`)?.click();
+  const press = (action: string): void => document.querySelector<HTMLElement>(`[data-action="${action}"]`)?.click();
   let g = 0;
   addEventListener("keydown", (e) => {
     const t = e.target as HTMLElement;
@@ -24,5 +24,8 @@ export function keys(): void {
     } else if (e.key === "+" || e.key === "=") press("zoom-in");
     else if (e.key === "-") press("zoom-out");
     else if (e.key === "0") press("zoom-fit");
+    else if (e.key === "h") press("time");
+    else if (e.key === "[") press("step-back");
+    else if (e.key === "]") press("step-forward");
   });
 }

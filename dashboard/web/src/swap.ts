@@ -40,14 +40,15 @@ export function apply(items: Record<string, unknown>): void {
 let busy = false;
 
 // reload fetches this page and swaps the named regions; it returns the names of those that changed. A region that holds the focus or an
-// open detail keeps what the reader is doing: it is left for the next time.
-export async function reload(names: string[]): Promise<string[]> {
+// open detail keeps what the reader is doing: it is left for the next time, unless the reader asked for what is fetched. Then a page that says what
+// went wrong is shown too.
+export async function reload(names: string[], asked = false): Promise<string[]> {
   if (busy || names.length === 0) return [];
   busy = true;
   const changed: string[] = [];
   try {
     const r = await fetch(location.href, { headers: { Accept: "text/html" } });
-    if (!r.ok) return [];
+    if (!r.ok && !asked) return [];
     const next = new DOMParser().parseFromString(await r.text(), "text/html");
     for (const name of [...names, "notices"]) {
       const find = (d: Document): HTMLElement | null =>
@@ -55,7 +56,7 @@ export async function reload(names: string[]): Promise<string[]> {
       const from = find(next);
       const to = find(document);
       if (!from || !to || from.outerHTML === to.outerHTML) continue;
-      if (name !== "graph" && to.contains(document.activeElement)) continue;
+      if (name !== "graph" && !asked && to.contains(document.activeElement)) continue;
       const focus = name === "graph" ? document.activeElement?.closest<HTMLElement>("[data-key]")?.dataset.key : undefined;
       to.replaceWith(document.adoptNode(from));
       if (focus) from.querySelector<HTMLElement>(`[data-key="${CSS.escape(focus)}"]`)?.focus();
