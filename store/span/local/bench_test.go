@@ -3,7 +3,9 @@ package local
 import (
 	"errors"
 	"fmt"
+	"io"
 	"runtime"
+	"syscall"
 	"testing"
 	"time"
 
@@ -121,4 +123,55 @@ func (db *DB) frozenNow() []*memtable {
 	db.mu.RLock()
 	defer db.mu.RUnlock()
 	return db.frozen
+}
+
+// BenchmarkMerge reports what one span costs that is merged: four sealed blocks become one.
+func BenchmarkMerge(b *testing.B) {
+	db, err := Open(Config{Dir: b.TempDir(), FS: roomy{}, compaction: never})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer db.Close()
+	for i := 0; db.Stats().Blocks < 4; i++ {
+		for errors.Is(db.Write(b.Context(), meshBatch(i)), store.ErrBusy) {
+			<-time.NewTimer(time.Millisecond).C
+		}
+	}
+	spans, several, traces := 0, 0, 0
+	cpu := func() time.Duration {
+		var u syscall.Rusage
+		if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+			b.Fatal(err)
+		}
+		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	}
+	var used time.Duration
+	n := 0
+	for b.Loop() {
+		db.mu.RLock()
+		in := db.blocks[:4]
+		db.mu.RUnlock()
+		m := &merger{db: db, job: &job{in: in, level: levelHour}, pace: pace{db: db, since: time.Now()}}
+		before := cpu()
+		if err := m.open(); err != nil {
+			b.Fatal(err)
+		}
+		if err := m.order(); err != nil {
+			b.Fatal(err)
+		}
+		if err := m.write(io.Discard); err != nil {
+			b.Fatal(err)
+		}
+		used += cpu() - before
+		n++
+		spans, traces, several = m.meta.Spans, len(m.parts), 0
+		for _, x := range m.in {
+			several += len(x.parts)
+		}
+		several -= traces
+		m.close()
+	}
+	b.ReportMetric(float64(used.Nanoseconds())/float64(n*spans), "cpu-ns/span")
+	b.ReportMetric(float64(spans), "spans")
+	b.ReportMetric(float64(several)/float64(traces), "cuts/trace")
 }

@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -21,6 +22,9 @@ type block struct {
 	meta  idxMeta
 	bloom bloom
 	gone  atomic.Bool // removed by retention or set aside: readers that meet it skip it
+
+	replaced atomic.Bool // by another block, which holds its spans: only readers that began before still use it
+	leftover []*block    // replaced by this one and perhaps still on disk; see compaction
 }
 
 const (
@@ -80,6 +84,7 @@ func (db *DB) loadBlocks() error {
 		}
 		return 1
 	})
+	db.dropReplaced()
 	return nil
 }
 
@@ -164,7 +169,7 @@ func removeIfThere(fsys FS, name string) error {
 
 // writeBlock seals a frozen memtable. The rename of the Parquet file is the moment at which the block exists: the sidecar is there before it.
 func (db *DB) writeBlock(m *memtable) (*block, error) {
-	hour := filepath.Join(db.blockDir(), time.Unix(0, m.received).UTC().Format("2006-01-02T15"))
+	hour := filepath.Join(db.blockDir(), time.Unix(0, m.received).UTC().Format(hourFormat))
 	if err := db.fs.MkdirAll(hour, 0o700); err != nil {
 		return nil, err
 	}
@@ -173,7 +178,12 @@ func (db *DB) writeBlock(m *memtable) (*block, error) {
 	}
 	b := &block{path: filepath.Join(hour, fmt.Sprintf("%020d-%020d%s", m.firstSeq, m.lastSeq, parquetSuffix))}
 	tmp := b.path + tmpSuffix
-	parts, err := db.writeBody(tmp, m, b)
+	var parts []*part
+	meta := m.metaLocked() // frozen: nobody writes
+	err := db.writeBody(tmp, b, meta, func(w io.Writer) (err error) {
+		parts, err = writeParquet(w, m, meta)
+		return err
+	})
 	if err == nil {
 		err = db.writeIndex(b, parts)
 	}
@@ -190,30 +200,29 @@ func (db *DB) writeBlock(m *memtable) (*block, error) {
 	return b, nil
 }
 
-func (db *DB) writeBody(tmp string, m *memtable, b *block) (parts []*part, err error) {
+// writeBody makes the file of b, durable but for its name, and notes in b what the sidecar says of it.
+func (db *DB) writeBody(tmp string, b *block, meta blockMeta, write func(io.Writer) error) (err error) {
 	f, err := db.fs.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	meta := m.metaLocked() // frozen: nobody writes
-	parts, err = writeParquet(f, m, meta)
-	if err != nil {
-		return nil, err
+	if err := write(f); err != nil {
+		return err
 	}
 	if err := f.Sync(); err != nil {
-		return nil, err
+		return err
 	}
 	st, err := f.Stat()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	crc, err := footerCRC(f, st.Size())
 	if err != nil {
-		return nil, err
+		return err
 	}
 	b.meta = idxMeta{blockMeta: meta, FileSize: st.Size(), FooterCRC: crc}
-	return parts, nil
+	return nil
 }
 
 func (db *DB) removeBlock(b *block) {
@@ -228,13 +237,19 @@ func (db *DB) removeBlock(b *block) {
 
 // damagedBlock takes a block out of service and renames it, so that somebody can look at it and no start meets it again.
 func (db *DB) damagedBlock(b *block, cause error) {
-	if b.gone.Swap(true) {
-		return
-	}
+	db.changes.Lock()
+	known := b.gone.Swap(true)
 	db.mu.Lock()
 	db.blocks = slices.DeleteFunc(slices.Clone(db.blocks), func(x *block) bool { return x == b })
 	db.mu.Unlock()
+	db.changes.Unlock()
+	if known {
+		return
+	}
 	db.cache.drop(b)
+	if b.replaced.Load() { // another block holds its spans: nothing is lost, and its files are about to go
+		return
+	}
 	aside := b.path + ".damaged"
 	if err := db.fs.Rename(b.path, aside); err != nil {
 		db.log.Warn("span store: cannot rename a damaged block", "block", b.path, "error", err)
@@ -281,6 +296,15 @@ func (db *DB) parts(b *block) ([]*part, error) {
 	}
 	_, err = db.outcome(b, err)
 	return ps, err
+}
+
+// blame says what a failure of the Parquet reader means: what the file system refused is no damage of the block.
+func blame(err error) error {
+	var refused *fs.PathError
+	if errors.As(err, &refused) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", errBlock, err)
 }
 
 func (db *DB) outcome(b *block, err error) (bool, error) {

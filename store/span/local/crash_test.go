@@ -80,7 +80,7 @@ const childDir = "TULLE_TEST_SPANS_CHILD"
 
 // child writes batches from four goroutines and prints the number of each once it is acknowledged.
 func child() {
-	db, err := Open(Config{Dir: os.Getenv(childDir), FS: roomy{}, SealSpans: 300, SealAge: 50 * time.Millisecond})
+	db, err := Open(Config{Dir: os.Getenv(childDir), FS: roomy{}, SealSpans: 300, SealAge: 50 * time.Millisecond, compaction: eager})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -110,12 +110,24 @@ func child() {
 	wg.Wait()
 }
 
+// crashRounds names the environment variable that says how often the writer is killed: make crash says 200.
+const crashRounds = "TULLE_CRASH_ROUNDS"
+
+// A writer is killed again and again while it writes, seals and merges: what it acknowledged is there, once, and nothing is damaged.
 func TestKilledWriterLosesNothingItAcknowledged(t *testing.T) {
 	dir := t.TempDir()
 	var acked []uint64
 	r := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // reproducible on purpose
 	last := uint64(0)
-	for round := range 6 {
+	rounds := 6
+	if s := os.Getenv(crashRounds); s != "" {
+		var err error
+		if rounds, err = strconv.Atoi(s); err != nil {
+			t.Fatalf("%s=%s: %v", crashRounds, s, err)
+		}
+	}
+	var killedIn [3]int // rounds that left: a temporary file, an old block beside the one that replaces it, a merged block
+	for round := range rounds {
 		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^$") //nolint:gosec // this very binary
 		cmd.Env = append(os.Environ(), childDir+"="+dir, "TULLE_TEST_SPANS_FROM="+strconv.FormatUint(last+100, 10))
 		var stderr strings.Builder
@@ -145,15 +157,42 @@ func TestKilledWriterLosesNothingItAcknowledged(t *testing.T) {
 		if err := cmd.Wait(); err == nil || stderr.Len() > 0 {
 			t.Fatalf("round %d: the writer ended by itself: %v %s", round, err, stderr.String())
 		}
-		db := open(t, Config{Dir: dir})
+		if len(blockFiles(t, dir, tmpSuffix)) > 0 {
+			killedIn[0]++
+		}
+		before := len(blockFiles(t, dir, parquetSuffix))
+		db := open(t, Config{Dir: dir, SealAge: time.Hour, compaction: never})
 		holds(t, db, acked)
-		if n := db.Stats().Blocks; round == 5 && n == 0 {
-			t.Error("nothing was ever sealed: the test does not test sealing")
+		s := db.Stats()
+		if s.Blocks < before {
+			killedIn[1]++
+		}
+		if len(blockFiles(t, dir, ".1"+parquetSuffix)) > 0 {
+			killedIn[2]++
+		}
+		if s.Corrupt != uint64(len(damagedTails(t, dir))) { //nolint:gosec // a length
+			t.Fatalf("round %d: damage beside the torn end of the log: %s", round, s.LastError)
+		}
+		if err := os.RemoveAll(filepath.Join(dir, "damaged")); err != nil {
+			t.Fatal(err)
+		}
+		if round == rounds-1 && (s.Blocks == 0 || killedIn[2] == 0) {
+			t.Error("nothing was ever sealed and merged: the test does not test it")
 		}
 		if err := db.Close(); err != nil {
 			t.Fatal(err)
 		}
 	}
+	t.Logf("%d kills, %d acknowledged batches; %d left a half-written file, %d an old block beside its successor", rounds, len(acked), killedIn[0], killedIn[1])
+}
+
+func damagedTails(t *testing.T, dir string) []string {
+	t.Helper()
+	out, err := filepath.Glob(filepath.Join(dir, "damaged", "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
 }
 
 // snapshots copies the directory before every operation that changes it: the states in which a crash could leave it.
@@ -207,7 +246,9 @@ func TestEveryInstantOfSealingIsSafeToCrashIn(t *testing.T) {
 	dir := t.TempDir()
 	var acked atomic.Int64
 	s := &snapshots{t: t, dir: dir, done: func() int { return int(acked.Load()) }}
-	db := open(t, Config{Dir: dir, FS: s, SealSpans: 12, SealAge: time.Hour})
+	merging := eager
+	merging.fanIn = 3
+	db := open(t, Config{Dir: dir, FS: s, SealSpans: 12, SealAge: time.Hour, compaction: merging})
 	s.on.Store(true)
 	for n := range uint64(13) {
 		if err := db.Write(t.Context(), numbered(n)); err != nil {
@@ -215,7 +256,7 @@ func TestEveryInstantOfSealingIsSafeToCrashIn(t *testing.T) {
 		}
 		acked.Add(1)
 	}
-	until(t, "three blocks are sealed", func() bool { return db.Stats().Blocks == 3 })
+	until(t, "three blocks are sealed and merged", func() bool { return db.Stats().Blocks == 1 && len(blockFiles(t, dir, parquetSuffix)) == 1 })
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -224,7 +265,7 @@ func TestEveryInstantOfSealingIsSafeToCrashIn(t *testing.T) {
 		t.Fatalf("only %d instants", len(s.dirs))
 	}
 	for i, d := range s.dirs {
-		db, err := Open(Config{Dir: d, FS: roomy{}, SealSpans: 12})
+		db, err := Open(Config{Dir: d, FS: roomy{}, SealSpans: 12, compaction: never})
 		if err != nil {
 			t.Fatalf("instant %d: %v", i, err)
 		}

@@ -10,7 +10,8 @@
 //  2. A refused batch leaves nothing behind: the log is cut back before anything else is written to it.
 //  3. Commit sequence numbers grow by one per batch and never repeat. Blocks cover consecutive runs of them, so the
 //     log records that a crash left behind after their block was complete are recognised by their number and not stored twice.
-//  4. A reader sees a memtable or its block, never both and never neither: they are exchanged under mu in one step.
+//  4. A reader sees a memtable or its block, a block or what it was merged into, never both and never neither: they are exchanged under mu in one step,
+//     and the files of replaced blocks stay until the readers that began before have ended (compaction in compact.go).
 //  5. Blocks never change. What cannot be read is renamed aside and reported; the rest is served.
 //
 // One process at a time may have a directory open. Open it with Open, and Close it.
@@ -51,6 +52,8 @@ type Config struct {
 	Log          *slog.Logger      // default: none
 	OnEvent      func(event.Event) // damage, disk pressure; must not block and must not call the store; may be nil
 	FS           FS                // default: the operating system's; tests inject faults
+
+	compaction compaction // tests change it; zero: compactionDefaults
 }
 
 const (
@@ -84,6 +87,11 @@ type DB struct {
 	seal   chan struct{} // wakes the sealer; capacity 1
 	upkeep chan struct{} // wakes the upkeep; capacity 1
 
+	compact chan struct{} // wakes the compactor; capacity 1
+	litter  []string      // owned by the compactor: files of failed merges
+	readers readers
+	changes sync.Mutex // held while blocks go out of service or are exchanged; taken before mu
+
 	searches chan struct{} // one element per search that runs; see search
 
 	closing sync.RWMutex // held for reading by every call; Close takes it
@@ -100,12 +108,13 @@ type DB struct {
 	blocks []*block    // by first commit sequence
 	commit uint64      // last commit applied
 
-	written, duplicate, corrupt atomic.Uint64
+	written, duplicate, corrupt, compacted atomic.Uint64
 
 	notes struct {
 		sync.Mutex
 		fault    string // present trouble; "" when the last write and seal went well
 		sealing  string // trouble of the sealer
+		merging  string // trouble of the compactor
 		disk     string // the disk is nearly full, as of the last upkeep
 		damage   string // damage found since Open
 		lastDisk time.Time
@@ -152,11 +161,16 @@ func Open(cfg Config) (*DB, error) {
 	if cfg.FS == nil {
 		cfg.FS = OS{}
 	}
+	if cfg.compaction.every == 0 {
+		cfg.compaction = compactionDefaults
+	}
 	db := &DB{
 		cfg: cfg, log: cfg.Log, fs: cfg.FS, queue: make(chan *pending, 1024), stop: make(chan struct{}), seal: make(chan struct{}, 1),
 		upkeep: make(chan struct{}, 1), seen: newSequences(), active: newMemtable(), next: 1,
-		searches: make(chan struct{}, maxSearches),
+		searches: make(chan struct{}, maxSearches), compact: make(chan struct{}, 1),
 	}
+	db.readers.in = map[uint64]int{}
+	db.readers.wake = func() { db.wake(db.compact) }
 	db.cache = newCache(db.fs)
 	for _, d := range []string{cfg.Dir, db.walDir(), db.blockDir()} {
 		if err := db.fs.MkdirAll(d, 0o700); err != nil {
@@ -183,11 +197,13 @@ func Open(cfg Config) (*DB, error) {
 	db.active.segments = append(db.active.segments, db.wal.path)
 	db.commit = db.next - 1
 	db.measureFree()
-	db.done.Add(3)
+	db.done.Add(4)
 	go db.committer()
 	go db.sealer()
 	go db.keeper()
+	go db.compactor()
 	db.wake(db.seal)
+	db.wake(db.compact)
 	return db, nil
 }
 
@@ -647,6 +663,7 @@ func (db *DB) sealer() {
 				}
 			}
 			db.wake(db.upkeep)
+			db.wake(db.compact)
 			select {
 			case <-db.stop:
 				return
@@ -689,6 +706,7 @@ func (db *DB) retain(now time.Time) {
 	if low := uint64(minFree * float64(size)); free < low {
 		need = low - free
 	}
+	db.changes.Lock()
 	db.mu.Lock()
 	var (
 		total uint64
@@ -717,6 +735,10 @@ func (db *DB) retain(now time.Time) {
 		db.blocks = slices.DeleteFunc(slices.Clone(db.blocks), func(b *block) bool { return slices.Contains(drop, b) })
 	}
 	db.mu.Unlock()
+	for _, b := range drop {
+		b.gone.Store(true)
+	}
+	db.changes.Unlock()
 	for _, b := range drop {
 		db.removeBlock(b)
 	}
@@ -805,7 +827,8 @@ func (db *DB) enter(ctx context.Context, what string) (leave func(), err error) 
 		db.closing.RUnlock()
 		return nil, fmt.Errorf("%s: %w", what, store.ErrClosed)
 	}
-	return db.closing.RUnlock, nil
+	epoch := db.readers.pin()
+	return func() { db.readers.unpin(epoch); db.closing.RUnlock() }, nil
 }
 
 // search is enter for what may read the whole store: at most maxSearches run at once.
@@ -834,6 +857,7 @@ func (db *DB) Close() error {
 	db.closing.Unlock()
 	close(db.stop)
 	db.done.Wait()
+	db.removeRetired()
 	err := db.wal.close()
 	db.cache.close()
 	if err = errors.Join(err, db.lock.Close()); err != nil {
@@ -883,7 +907,7 @@ func (db *DB) Stats() store.SpanStats {
 		s.Oldest, s.Newest = unixTime(lo), unixTime(hi)
 	}
 	db.notes.Lock()
-	for _, n := range []string{db.notes.fault, db.notes.sealing, db.notes.disk, db.notes.damage} {
+	for _, n := range []string{db.notes.fault, db.notes.sealing, db.notes.merging, db.notes.disk, db.notes.damage} {
 		if n != "" {
 			s.LastError = n
 			break

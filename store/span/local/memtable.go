@@ -410,6 +410,8 @@ type blockMeta struct {
 	Cols      uint64                `json:"-"`
 	ColNames  []string              `json:"columns,omitempty"` // attributes with a column of their own that are used
 	ResKeys   []string              `json:"resourceKeys,omitempty"`
+	Level     int                   `json:"level,omitempty"`    // how far compaction has come: 0 sealed, 1 merged in its hour, 2 in its window
+	Replaces  []string              `json:"replaces,omitempty"` // files below blocks/ whose spans it holds
 }
 
 func (m *memtable) metaLocked() blockMeta {
@@ -420,18 +422,12 @@ func (m *memtable) metaLocked() blockMeta {
 	for k := range m.ops {
 		b.Ops = append(b.Ops, k)
 	}
-	slices.SortFunc(b.Ops, func(x, y opKey) int {
-		return cmp.Or(cmp.Compare(x.Service, y.Service), cmp.Compare(x.Name, y.Name), cmp.Compare(x.Kind, y.Kind))
-	})
+	slices.SortFunc(b.Ops, compareOps)
 	for k := range m.keys {
 		b.Keys = append(b.Keys, k)
 	}
 	slices.Sort(b.Keys)
-	for i, c := range columns {
-		if m.cols&(1<<i) != 0 {
-			b.ColNames = append(b.ColNames, c.attr)
-		}
-	}
+	b.ColNames = namesOf(m.cols)
 	res := map[string]struct{}{}
 	for _, g := range m.groups {
 		for k := range g.attrs {
@@ -443,6 +439,16 @@ func (m *memtable) metaLocked() blockMeta {
 	}
 	slices.Sort(b.ResKeys)
 	return b
+}
+
+// namesOf are the attributes whose columns are in the set.
+func namesOf(cols uint64) (names []string) {
+	for i, c := range columns {
+		if cols&(1<<i) != 0 {
+			names = append(names, c.attr)
+		}
+	}
+	return names
 }
 
 func (b *blockMeta) parse(data []byte) error {
