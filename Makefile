@@ -159,6 +159,11 @@ bench-peers: build ## CPU, memory and latency beside Envoy, HAProxy and nginx (L
 	$(GO) -C loadtest/peer/jaegerallinone build -o $(CURDIR)/bin/jaeger-all-in-one github.com/jaegertracing/jaeger/cmd/all-in-one
 	bin/bench $(BENCH)
 
+.PHONY: bench-store
+bench-store: need-go ## the span store beside Jaeger's badger and memory storages: CPU per span, bytes per span, queries at 10 M spans (STORE='-spans 100000000 -only queries' for the scale run)
+	$(GO) -C loadtest/peer/storebench build -o $(CURDIR)/bin/storebench .
+	bin/storebench $(STORE)
+
 .PHONY: screenshots
 screenshots: build ## pictures of the real dashboard, made from a running demo with Chromium (docs/images)
 	@command -v chromium >/dev/null || { echo "tulle: chromium is missing. Debian/Ubuntu: apt-get install chromium"; exit 1; }

@@ -1,0 +1,266 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/jaegertracing/jaeger/model"
+	"github.com/jaegertracing/jaeger/pkg/metrics"
+	"github.com/jaegertracing/jaeger/plugin/storage/badger"
+	"github.com/jaegertracing/jaeger/plugin/storage/memory"
+	"github.com/jaegertracing/jaeger/storage/spanstore"
+	jaegertranslator "github.com/open-telemetry/opentelemetry-collector-contrib/pkg/translator/jaeger"
+	"go.opentelemetry.io/collector/pdata/ptrace"
+	"go.uber.org/zap"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/store"
+	"github.com/tulle-mesh/tulle/store/span/local"
+)
+
+// contender is a span storage under test.
+type contender interface {
+	// prepare makes a batch what write takes. Its cost is not the storage's, unless OTLP is to be decoded as well.
+	prepare(td ptrace.Traces) (any, error)
+	write(b any) error
+	// settle returns when everything is where it stays.
+	settle() error
+	trace(id flow.TraceID) (spans int, err error)
+	find(q query) (traces int, err error)
+	close() error
+	// size is bytes on disk after close.
+	size() (int64, error)
+}
+
+// query is what every contender can be asked. Jaeger compares a span's duration, operation and tags with one span, as Tulle does.
+type query struct {
+	Service, Operation string
+	Key, Value         string
+	Min                time.Duration
+	From, To           time.Time
+	Limit              int
+}
+
+var contenders = map[string]func(dir string) (contender, error){"tulle": openTulle, "badger": openBadger, "memory": openMemory}
+
+type tulle struct {
+	dir string
+	db  *local.DB
+}
+
+func openTulle(dir string) (contender, error) {
+	db, err := local.Open(local.Config{Dir: dir, RetainBytes: math.MaxUint64, RetainAge: 365 * 24 * time.Hour, SealAge: 10 * time.Second})
+	if err != nil {
+		return nil, err
+	}
+	return &tulle{dir, db}, nil
+}
+
+func (t *tulle) prepare(td ptrace.Traces) (any, error) { return td, nil }
+
+func (t *tulle) write(b any) error {
+	for {
+		err := t.db.Write(context.Background(), b.(ptrace.Traces))
+		if !errors.Is(err, store.ErrBusy) {
+			return err
+		}
+		time.Sleep(20 * time.Millisecond) // as a sender that was told to come again
+	}
+}
+
+// settle waits until the log is empty but for its header.
+func (t *tulle) settle() error {
+	for deadline := time.Now().Add(10 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		s := t.db.Stats()
+		if s.WALBytes <= 24 {
+			return nil
+		}
+		if s.LastError != "" || time.Now().After(deadline) {
+			return fmt.Errorf("%d bytes of log are not sealed: %s", s.WALBytes, s.LastError)
+		}
+	}
+}
+
+func (t *tulle) trace(id flow.TraceID) (int, error) {
+	td, err := t.db.Trace(context.Background(), id)
+	if err != nil {
+		return 0, err
+	}
+	return td.SpanCount(), nil
+}
+
+func (t *tulle) find(q query) (int, error) {
+	sq := store.TraceQuery{Service: q.Service, Operation: q.Operation, MinDuration: q.Min, Start: q.From, End: q.To, Limit: q.Limit}
+	if q.Key != "" {
+		sq.Attributes = []store.AttributeMatch{{Key: q.Key, Value: q.Value, Op: "="}}
+	}
+	p, err := t.db.Summaries(context.Background(), sq)
+	return len(p.Traces), err
+}
+
+func (t *tulle) close() error { return t.db.Close() }
+
+func (t *tulle) size() (int64, error) { return onDisk(filepath.Join(t.dir, "blocks")) }
+
+// jaeger is a storage of Jaeger's behind its own interfaces.
+type jaeger struct {
+	dir  string
+	w    spanstore.Writer
+	r    spanstore.Reader
+	done func() error
+}
+
+func openBadger(dir string) (contender, error) {
+	cfg := badger.DefaultConfig()
+	cfg.Ephemeral = false
+	cfg.Directories = badger.Directories{Keys: filepath.Join(dir, "keys"), Values: filepath.Join(dir, "values")}
+	f, err := badger.NewFactoryWithConfig(*cfg, metrics.NullFactory, zap.NewNop())
+	if err != nil {
+		return nil, err
+	}
+	w, err := f.CreateSpanWriter()
+	if err != nil {
+		return nil, err
+	}
+	r, err := f.CreateSpanReader()
+	if err != nil {
+		return nil, err
+	}
+	return &jaeger{dir: dir, w: w, r: r, done: f.Close}, nil
+}
+
+func openMemory(dir string) (contender, error) {
+	s := memory.NewStore()
+	return &jaeger{dir: dir, w: s, r: s, done: func() error { return nil }}, nil
+}
+
+func (j *jaeger) prepare(td ptrace.Traces) (any, error) { return jaegertranslator.ProtoFromTraces(td) }
+
+func (j *jaeger) write(b any) error {
+	for _, batch := range b.([]*model.Batch) {
+		for _, s := range batch.Spans {
+			if s.Process == nil {
+				s.Process = batch.Process
+			}
+			if err := j.w.WriteSpan(context.Background(), s); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (j *jaeger) settle() error { return nil }
+
+func (j *jaeger) trace(id flow.TraceID) (int, error) {
+	t, err := j.r.GetTrace(context.Background(), jaegerID(id))
+	if err != nil {
+		return 0, err
+	}
+	return len(t.Spans), nil
+}
+
+func jaegerID(id flow.TraceID) model.TraceID {
+	var t model.TraceID
+	if err := t.Unmarshal(id[:]); err != nil {
+		panic(err) // 16 bytes are a trace id
+	}
+	return t
+}
+
+func (j *jaeger) find(q query) (int, error) {
+	p := &spanstore.TraceQueryParameters{
+		ServiceName: q.Service, OperationName: q.Operation, StartTimeMin: q.From, StartTimeMax: q.To, DurationMin: q.Min, NumTraces: q.Limit,
+	}
+	if q.Key != "" {
+		p.Tags = map[string]string{q.Key: q.Value}
+	}
+	ts, err := j.r.FindTraces(context.Background(), p)
+	return len(ts), err
+}
+
+func (j *jaeger) close() error { return j.done() }
+
+func (j *jaeger) size() (int64, error) {
+	if _, err := os.Stat(j.dir); errors.Is(err, fs.ErrNotExist) { // memory
+		return 0, nil
+	}
+	return onDisk(j.dir)
+}
+
+// onDisk is what the files below dir occupy: blocks, not lengths, for badger's logs have holes.
+func onDisk(dir string) (n int64, err error) {
+	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		var st syscall.Stat_t
+		if err := syscall.Stat(path, &st); err != nil {
+			return &os.PathError{Op: "stat", Path: path, Err: err}
+		}
+		n += st.Blocks * 512
+		return nil
+	})
+	return n, err
+}
+
+// feed sends copies [from, to) of the corpus to send, in writers' turns: each goroutine has its own batches and sends one after the other.
+func feed(c *corpus, writers int, from, to, base uint64, send func(td ptrace.Traces) error) error {
+	errs := make([]error, writers)
+	var wg sync.WaitGroup
+	for w := range writers {
+		wg.Go(func() {
+			var mine []*stamper
+			for i := w; i < len(c.batches); i += writers {
+				mine = append(mine, newStamper(c, c.batches[i]))
+			}
+			for k := from; k < to && errs[w] == nil; k++ {
+				for _, s := range mine {
+					if errs[w] = send(s.to(k, base)); errs[w] != nil {
+						break
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// sender makes what feed calls: with decode, each batch becomes OTLP bytes first and is decoded again where a collector does it; without store, nothing happens to it then.
+func sender(s contender, decode, store bool) func(ptrace.Traces) error {
+	var (
+		m  ptrace.ProtoMarshaler
+		um ptrace.ProtoUnmarshaler
+	)
+	return func(td ptrace.Traces) error {
+		var b any = td
+		var err error
+		switch {
+		case decode:
+			raw, err := m.MarshalTraces(td)
+			if err != nil || !store {
+				return err
+			}
+			if td, err = um.UnmarshalTraces(raw); err != nil {
+				return err
+			}
+			if b, err = s.prepare(td); err != nil {
+				return err
+			}
+		default:
+			if b, err = s.prepare(td); err != nil || !store {
+				return err
+			}
+		}
+		return s.write(b)
+	}
+}
