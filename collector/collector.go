@@ -1,8 +1,8 @@
 // Package collector is the river: it embeds the OpenTelemetry Collector and builds its pipelines from our configuration. OTLP comes in from
-// sidecars over mTLS (gRPC) and from applications in plaintext on loopback (HTTP), is checked, enriched and redacted, and goes to the
-// store. There is no queue in between: a batch is acknowledged after the store has it on disk.
+// sidecars over mTLS (gRPC) and from applications in plaintext on loopback (HTTP), what speaks Zipkin's or Jaeger's protocols beside it if an address is given for it. It is
+// checked, enriched and redacted, and goes to the store. There is no queue in between: a batch is acknowledged after the store has it on disk.
 //
-//	otlp receiver (gate: mTLS, Host and Origin) -> memory_limiter -> enrich -> tullestore
+//	receivers (gate: mTLS, Host and Origin) -> backpressure -> memory_limiter -> enrich -> tullestore
 //
 // Make one with New and run it once with Run, which is an actor's.
 package collector
@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"sync"
 
@@ -24,6 +25,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/collector/exporter/tullestore"
 	"github.com/tulle-mesh/tulle/collector/extension/gate"
+	"github.com/tulle-mesh/tulle/collector/processor/backpressure"
 	"github.com/tulle-mesh/tulle/collector/processor/enrich"
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/store"
@@ -39,10 +41,15 @@ type Registry interface {
 	Lookup(identity string) (service, namespace string, ok bool)
 }
 
-// Config is what the collector needs. Addresses are host:port; "" turns a receiver off.
+// Config is what the collector needs. Addresses are host:port; "" turns a receiver off. What comes by another way than mTLS is no evidence.
 type Config struct {
 	GRPC           string           // OTLP gRPC; mTLS when Identity is set
 	HTTP           string           // OTLP HTTP, plaintext, for applications; a loopback address
+	Zipkin         string           // Zipkin v2 over HTTP, plaintext
+	JaegerGRPC     string           // Jaeger's collector service; plaintext on a loopback address, else as GRPC
+	JaegerHTTP     string           // Jaeger's Thrift over HTTP, plaintext
+	JaegerCompact  string           // Jaeger's agent over UDP, compact Thrift; cannot be acknowledged
+	JaegerBinary   string           // the same with binary Thrift
 	Identity       *identity.Holder // nil: plaintext gRPC without any evidence (tests)
 	Spans          store.Spans
 	Metrics        MetricsSink // nil: metrics are counted and dropped
@@ -66,12 +73,14 @@ type Stats struct {
 type Collector struct {
 	cfg      Config
 	gate     *gate.Gate
+	pressed  backpressure.Counters
 	enriched enrich.Counters
 	stored   tullestore.Counters
+	lost     tally // dropped by receivers that cannot refuse
 
-	mu                 sync.Mutex
-	grpcAddr, httpAddr string
-	ready              func()
+	mu    sync.Mutex
+	addrs map[string]string // bound, by receiver and protocol
+	ready func()
 }
 
 // New checks cfg; nothing listens yet.
@@ -79,13 +88,18 @@ func New(cfg Config) (*Collector, error) {
 	if cfg.Spans == nil {
 		return nil, errors.New("collector: no span store given")
 	}
-	if cfg.GRPC == "" && cfg.HTTP == "" {
-		return nil, errors.New("collector: neither a gRPC nor an HTTP address is given; at least one is needed")
-	}
-	for name, a := range map[string]string{"gRPC": cfg.GRPC, "HTTP": cfg.HTTP} {
+	given := false
+	for name, a := range map[string]string{
+		"OTLP gRPC": cfg.GRPC, "OTLP HTTP": cfg.HTTP, "Zipkin": cfg.Zipkin, "Jaeger gRPC": cfg.JaegerGRPC, "Jaeger HTTP": cfg.JaegerHTTP,
+		"Jaeger UDP": cfg.JaegerCompact, "Jaeger binary UDP": cfg.JaegerBinary,
+	} {
 		if _, _, err := net.SplitHostPort(a); a != "" && err != nil {
-			return nil, fmt.Errorf("collector: OTLP %s address %q: %w (it must be host:port)", name, a, err)
+			return nil, fmt.Errorf("collector: %s address %q: %w (it must be host:port)", name, a, err)
 		}
+		given = given || a != ""
+	}
+	if !given {
+		return nil, errors.New("collector: no address to receive on is given; at least one is needed")
 	}
 	if cfg.MemoryLimitMiB == 0 {
 		cfg.MemoryLimitMiB = defaultMemoryLimitMiB
@@ -96,8 +110,8 @@ func New(cfg Config) (*Collector, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	c := &Collector{cfg: cfg}
-	c.gate = gate.New(cfg.Identity, cfg.HTTP, func() {
+	c := &Collector{cfg: cfg, addrs: map[string]string{}}
+	c.gate = gate.New(cfg.Identity, []string{cfg.HTTP, cfg.Zipkin, cfg.JaegerHTTP}, func() {
 		c.mu.Lock()
 		ready := c.ready
 		c.mu.Unlock()
@@ -106,18 +120,28 @@ func New(cfg Config) (*Collector, error) {
 	return c, nil
 }
 
-func (c *Collector) setAddress(p *string, addr string) {
+// listening notes where a receiver listens.
+func (c *Collector) listening(name, addr string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	*p = addr
+	c.addrs[name] = addr
 }
 
-// Addresses are the bound addresses of the receivers, known once Run has called ready; "" for one that is off.
-func (c *Collector) Addresses() (grpc, http string) {
+// Addresses are the bound addresses of OTLP, known once Run has called ready; "" for one that is off.
+func (c *Collector) Addresses() (grpc, http string) { return c.Address(otlpGRPC), c.Address(otlpHTTP) }
+
+// Address is the bound address of a receiver by its name and protocol: "otlp grpc", "otlp http", "zipkin", "jaeger grpc", "jaeger thrift_http",
+// "jaeger thrift_compact", "jaeger thrift_binary"; "" before Run has called ready and for one that is off.
+func (c *Collector) Address(name string) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.grpcAddr, c.httpAddr
+	return c.addrs[name]
 }
+
+const (
+	otlpGRPC = "otlp grpc"
+	otlpHTTP = "otlp http"
+)
 
 // Run listens and serves until ctx is done; ready is called when the receivers listen. When ctx ends it stops listening, finishes the batches in
 // progress and returns. Run may be called once.
@@ -162,11 +186,37 @@ func (c *Collector) Stats() Stats {
 	for k, v := range c.gate.Refused() {
 		s.Refused[k] += v
 	}
+	if n := c.pressed.Memory(); n > 0 {
+		s.Refused[backpressure.ReasonMemory] += n
+	}
 	s.Altered, dropped = c.enriched.Snapshot()
-	for k, v := range dropped {
-		s.Dropped[k] += v
+	for _, m := range []map[string]uint64{dropped, c.lost.snapshot()} {
+		for k, v := range m {
+			s.Dropped[k] += v
+		}
 	}
 	return s
+}
+
+// tally counts by reason. Safe for concurrent use; the zero value is ready.
+type tally struct {
+	mu sync.Mutex
+	n  map[string]uint64
+}
+
+func (t *tally) add(reason string, n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.n == nil {
+		t.n = map[string]uint64{}
+	}
+	t.n[reason] += uint64(n) //nolint:gosec // a count
+}
+
+func (t *tally) snapshot() map[string]uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return maps.Clone(t.n)
 }
 
 // scheme is the URI scheme of the configuration that this package builds in memory.

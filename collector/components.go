@@ -1,6 +1,11 @@
 package collector
 
 import (
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+
 	"go.opentelemetry.io/collector/exporter"
 	"go.opentelemetry.io/collector/extension"
 	"go.opentelemetry.io/collector/otelcol"
@@ -10,7 +15,10 @@ import (
 	"go.opentelemetry.io/collector/receiver/otlpreceiver"
 
 	"github.com/tulle-mesh/tulle/collector/exporter/tullestore"
+	"github.com/tulle-mesh/tulle/collector/processor/backpressure"
 	"github.com/tulle-mesh/tulle/collector/processor/enrich"
+	"github.com/tulle-mesh/tulle/collector/receiver/jaeger"
+	"github.com/tulle-mesh/tulle/collector/receiver/zipkin"
 )
 
 // components is the only list of what the collector is made of.
@@ -29,10 +37,13 @@ func (c *Collector) components() (otelcol.Factories, error) {
 	}
 	if f.Receivers, err = otelcol.MakeFactoryMap[receiver.Factory](
 		otlpreceiver.NewFactory(),
+		zipkin.NewFactory(c.listening),
+		jaeger.NewFactory(jaeger.Hooks{Listening: c.listening, Dropped: c.lost.add}),
 	); err != nil {
 		return f, err
 	}
 	if f.Processors, err = otelcol.MakeFactoryMap[processor.Factory](
+		backpressure.NewFactory(&c.pressed),
 		memorylimiterprocessor.NewFactory(),
 		enrich.NewFactory(reg, &c.enriched),
 	); err != nil {
@@ -53,34 +64,91 @@ func (c *Collector) components() (otelcol.Factories, error) {
 
 // pipelines is the collector's configuration. There is no batch processor and no sending queue: both acknowledge before anything is on disk.
 func (c *Collector) pipelines() map[string]any {
-	protocols := map[string]any{}
-	middleware := []any{map[string]any{"id": "gate"}}
-	if c.cfg.GRPC != "" {
-		protocols["grpc"] = map[string]any{
-			"endpoint": c.cfg.GRPC, "max_recv_msg_size_mib": maxMessageMiB, "max_concurrent_streams": 128, "middlewares": middleware,
-			// A sidecar whose machine vanished says nothing: its connection is asked after, and closed.
-			"keepalive": map[string]any{"server_parameters": map[string]any{"time": "30s", "timeout": "10s"}},
-		}
+	receivers := c.receivers()
+	path := func(receivers ...any) map[string]any {
+		return map[string]any{"receivers": receivers, "processors": []any{"backpressure", "memory_limiter", "enrich"}, "exporters": []any{"tullestore"}}
 	}
-	if c.cfg.HTTP != "" {
-		protocols["http"] = map[string]any{ // a sender that stalls must not hold up the end of the process
-			"endpoint": c.cfg.HTTP, "max_request_body_size": maxMessageMiB << 20, "read_timeout": "20s", "write_timeout": "20s", "middlewares": middleware,
-		}
+	var traces []any
+	for _, name := range slices.Sorted(maps.Keys(receivers)) {
+		traces = append(traces, name)
 	}
-	path := map[string]any{"receivers": []any{"otlp"}, "processors": []any{"memory_limiter", "enrich"}, "exporters": []any{"tullestore"}}
+	lines := map[string]any{"traces": path(traces...)}
+	if receivers["otlp"] != nil {
+		lines["metrics"] = path("otlp")
+	}
 	return map[string]any{
-		"receivers": map[string]any{"otlp": map[string]any{"protocols": protocols}},
+		"receivers": receivers,
 		"processors": map[string]any{
+			"backpressure":   map[string]any{},
 			"memory_limiter": map[string]any{"check_interval": "1s", "limit_mib": c.cfg.MemoryLimitMiB, "spike_limit_mib": c.cfg.MemoryLimitMiB / 5},
 			"enrich":         map[string]any{},
 		},
 		"exporters":  map[string]any{"tullestore": map[string]any{}},
-		"extensions": map[string]any{"gate": map[string]any{}},
-		"service": map[string]any{
-			"extensions": []any{"gate"},
-			"pipelines":  map[string]any{"traces": path, "metrics": path},
-		},
+		"extensions": map[string]any{"gate": map[string]any{}, "gate/plaintext": map[string]any{"plaintext": true}},
+		"service":    map[string]any{"extensions": []any{"gate", "gate/plaintext"}, "pipelines": lines},
 	}
+}
+
+// receivers is the configuration of those that are on, by name. Each stands behind the gate and within the same limits.
+func (c *Collector) receivers() map[string]any {
+	grpc := func(addr, gate string) map[string]any {
+		return map[string]any{
+			"endpoint": addr, "max_recv_msg_size_mib": maxMessageMiB, "max_concurrent_streams": 128, "middlewares": []any{map[string]any{"id": gate}},
+			// A sidecar whose machine vanished says nothing: its connection is asked after, and closed.
+			"keepalive": map[string]any{"server_parameters": map[string]any{"time": "30s", "timeout": "10s"}},
+		}
+	}
+	http := func(addr string) map[string]any { // a sender that stalls must not hold up the end of the process
+		return map[string]any{
+			"endpoint": addr, "max_request_body_size": maxMessageMiB << 20, "read_timeout": "20s", "write_timeout": "20s",
+			"middlewares": []any{map[string]any{"id": "gate"}},
+		}
+	}
+	all := map[string]any{}
+	protocols := map[string]any{}
+	if c.cfg.GRPC != "" {
+		protocols["grpc"] = grpc(c.cfg.GRPC, "gate")
+	}
+	if c.cfg.HTTP != "" {
+		protocols["http"] = http(c.cfg.HTTP)
+	}
+	if len(protocols) > 0 {
+		all["otlp"] = map[string]any{"protocols": protocols}
+	}
+	if c.cfg.Zipkin != "" {
+		all["zipkin"] = http(c.cfg.Zipkin)
+	}
+	protocols = map[string]any{}
+	if c.cfg.JaegerGRPC != "" {
+		gate := "gate"
+		if loopback(c.cfg.JaegerGRPC) { // Jaeger's clients have no certificate of the mesh
+			gate = "gate/plaintext"
+		}
+		protocols["grpc"] = grpc(c.cfg.JaegerGRPC, gate)
+	}
+	if c.cfg.JaegerHTTP != "" {
+		protocols["thrift_http"] = http(c.cfg.JaegerHTTP)
+	}
+	if c.cfg.JaegerCompact != "" {
+		protocols["thrift_compact"] = map[string]any{"endpoint": c.cfg.JaegerCompact}
+	}
+	if c.cfg.JaegerBinary != "" {
+		protocols["thrift_binary"] = map[string]any{"endpoint": c.cfg.JaegerBinary}
+	}
+	if len(protocols) > 0 {
+		all["jaeger"] = map[string]any{"protocols": protocols}
+	}
+	return all
+}
+
+// loopback says whether only this machine reaches the address.
+func loopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
 const maxMessageMiB = 16

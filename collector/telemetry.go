@@ -47,9 +47,9 @@ func (s *slogCore) Write(e zapcore.Entry, f []zapcore.Field) error {
 	if addr, ok := enc.Fields["endpoint"].(string); ok {
 		switch e.Message {
 		case "Starting GRPC server":
-			s.c.setAddress(&s.c.grpcAddr, addr)
+			s.c.listening(otlpGRPC, addr)
 		case "Starting HTTP server":
-			s.c.setAddress(&s.c.httpAddr, addr)
+			s.c.listening(otlpHTTP, addr)
 		}
 	}
 	level := slog.LevelWarn

@@ -51,6 +51,9 @@ type Config struct {
 	OTLPGRPC  string   // from sidecars, mTLS; default 127.0.0.1:4317
 	OTLPHTTP  string   // from applications, plaintext; default 127.0.0.1:4318; "off" for none
 
+	// What applications send that do not speak OTLP; "" for none. See collector.Config.
+	Zipkin, JaegerGRPC, JaegerHTTP, JaegerCompact, JaegerBinary string
+
 	// Controller is the address of its gRPC listener. "" runs without one: no certificate, so no sidecar is believed; for looking at what was kept.
 	Controller  string
 	TrustDomain string // default tulle.local
@@ -252,7 +255,8 @@ func (o *Observer) assemble() (err error) {
 		return err
 	}
 	if o.collector, err = collector.New(collector.Config{
-		GRPC: o.cfg.OTLPGRPC, HTTP: o.cfg.OTLPHTTP, Identity: o.holder, Spans: o.spans, Metrics: o.graph, Registry: o.registry,
+		GRPC: o.cfg.OTLPGRPC, HTTP: o.cfg.OTLPHTTP, Zipkin: o.cfg.Zipkin, JaegerGRPC: o.cfg.JaegerGRPC, JaegerHTTP: o.cfg.JaegerHTTP,
+		JaegerCompact: o.cfg.JaegerCompact, JaegerBinary: o.cfg.JaegerBinary, Identity: o.holder, Spans: o.spans, Metrics: o.graph, Registry: o.registry,
 		MemoryLimitMiB: o.cfg.MemoryLimitMiB * 4 / 5, Log: o.log.With("part", "collector"),
 	}); err != nil {
 		return err

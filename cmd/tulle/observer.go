@@ -32,6 +32,11 @@ func (v *observerFlags) flags(f *pflag.FlagSet, server bool) {
 	f.StringSliceVar(&c.HTTPHosts, "http-host", nil, "further host names that requests may be addressed to")
 	f.StringVar(&c.OTLPGRPC, "otlp-grpc", observer.DefaultOTLPGRPC, "address for OTLP over gRPC, from sidecars (mTLS)")
 	f.StringVar(&c.OTLPHTTP, "otlp-http", observer.DefaultOTLPHTTP, "address for OTLP over HTTP, from applications; off for none")
+	f.StringVar(&c.Zipkin, "zipkin", "", "address for spans of Zipkin v2, from applications (9411 is usual); none if empty")
+	f.StringVar(&c.JaegerGRPC, "jaeger-grpc", "", "address for Jaeger over gRPC, from applications (14250 is usual); mTLS unless it is a loopback address")
+	f.StringVar(&c.JaegerHTTP, "jaeger-http", "", "address for Jaeger's Thrift over HTTP, from applications (14268 is usual)")
+	f.StringVar(&c.JaegerCompact, "jaeger-udp", "", "address for Jaeger's agent protocol over UDP, compact Thrift (6831 is usual)")
+	f.StringVar(&c.JaegerBinary, "jaeger-udp-binary", "", "the same with binary Thrift (6832 is usual)")
 	f.StringSliceVar(&c.WebhookURLs, "webhook", nil, "URL that alerts are sent to (repeat)")
 	f.StringVar(&c.RulesDir, "rules", "", "folder with further Prometheus rule files")
 	f.StringVar(&c.AlertConfig, "alert-config", "", "Alertmanager configuration file, instead of --webhook")
@@ -45,13 +50,18 @@ func (v *observerFlags) flags(f *pflag.FlagSet, server bool) {
 // listeners are what the observer listens on.
 func (v *observerFlags) listeners() []listener {
 	return []listener{
-		{"the dashboard", "--http", v.cfg.HTTP}, {"OTLP over gRPC", "--otlp-grpc", v.cfg.OTLPGRPC}, {"OTLP over HTTP", "--otlp-http", v.cfg.OTLPHTTP},
+		{"the dashboard", "--http", v.cfg.HTTP},
+		{"OTLP over gRPC", "--otlp-grpc", v.cfg.OTLPGRPC},
+		{"OTLP over HTTP", "--otlp-http", v.cfg.OTLPHTTP},
+		{"Zipkin", "--zipkin", v.cfg.Zipkin},
+		{"Jaeger over gRPC", "--jaeger-grpc", v.cfg.JaegerGRPC},
+		{"Jaeger over HTTP", "--jaeger-http", v.cfg.JaegerHTTP},
 	}
 }
 
 // passed are the flags that server hands on as they were given to it.
 var passed = []string{
-	"http", "http-host", "otlp-grpc", "otlp-http", "webhook", "rules", "alert-config", "external-url", "span-retain", "span-retain-bytes", "metric-retain",
+	"http", "http-host", "otlp-grpc", "otlp-http", "zipkin", "jaeger-grpc", "jaeger-http", "jaeger-udp", "jaeger-udp-binary", "webhook", "rules", "alert-config", "external-url", "span-retain", "span-retain-bytes", "metric-retain",
 	"memory-limit",
 }
 

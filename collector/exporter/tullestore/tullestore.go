@@ -16,11 +16,10 @@ import (
 	"go.opentelemetry.io/collector/exporter"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/pdata/ptrace"
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/tulle-mesh/tulle/collector/processor/backpressure"
 	"github.com/tulle-mesh/tulle/store"
 )
 
@@ -84,26 +83,6 @@ func (c *Counters) drop(reason string, n int) {
 	c.dropped[reason] += uint64(n) //nolint:gosec // a count
 }
 
-// Outcome lets the receiving end know whether a refused batch was counted here, so that it counts what was refused before.
-type Outcome struct{ counted atomic.Bool }
-
-// Counted reports whether this package saw and counted the batch.
-func (o *Outcome) Counted() bool { return o.counted.Load() }
-
-type outcomeKey struct{}
-
-// WithOutcome attaches an Outcome to the context of one batch.
-func WithOutcome(ctx context.Context) (context.Context, *Outcome) {
-	o := &Outcome{}
-	return context.WithValue(ctx, outcomeKey{}, o), o
-}
-
-func reached(ctx context.Context) {
-	if o, ok := ctx.Value(outcomeKey{}).(*Outcome); ok {
-		o.counted.Store(true)
-	}
-}
-
 type config struct{}
 
 // NewFactory makes the exporter's factory; metrics may be nil, then metrics are counted and dropped.
@@ -126,7 +105,6 @@ type end struct {
 func (*end) Capabilities() consumer.Capabilities { return consumer.Capabilities{} }
 
 func (e *end) ConsumeTraces(ctx context.Context, td ptrace.Traces) error {
-	reached(ctx)
 	n := td.SpanCount()
 	if err := e.spans.Write(ctx, td); err != nil {
 		return e.answer(ctx, err, n)
@@ -136,7 +114,6 @@ func (e *end) ConsumeTraces(ctx context.Context, td ptrace.Traces) error {
 }
 
 func (e *end) ConsumeMetrics(ctx context.Context, md pmetric.Metrics) error {
-	reached(ctx)
 	n := md.DataPointCount()
 	if e.metrics == nil {
 		e.c.drop(ReasonNoSink, n)
@@ -153,11 +130,7 @@ func (e *end) ConsumeMetrics(ctx context.Context, md pmetric.Metrics) error {
 func (e *end) answer(ctx context.Context, err error, items int) error {
 	retry := func(reason string, code codes.Code, after time.Duration) error {
 		e.c.refuse(reason)
-		s, derr := status.New(code, err.Error()).WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(after)})
-		if derr != nil {
-			return status.Error(code, err.Error())
-		}
-		return s.Err()
+		return backpressure.Retry(code, err.Error(), after)
 	}
 	switch {
 	case errors.Is(err, store.ErrFull):

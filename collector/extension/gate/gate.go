@@ -1,5 +1,5 @@
-// Package gate is the collector's front door: it gives the OTLP gRPC server its mTLS from certificates held in memory, checks Host and Origin on the
-// HTTP port, and counts what is refused before it reaches the store. It is a middleware extension of the collector's own OTLP receiver.
+// Package gate is the collector's front door: it gives gRPC servers their mTLS from certificates held in memory, checks Host and Origin on HTTP ports, and counts what
+// is refused before it reaches a pipeline. It is a middleware extension of the receivers; "gate/plaintext" is the same door for a gRPC port of applications on this machine.
 package gate
 
 import (
@@ -16,11 +16,9 @@ import (
 	"go.opentelemetry.io/collector/extension/extensioncapabilities"
 	"go.opentelemetry.io/collector/extension/extensionmiddleware"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/status"
 
-	"github.com/tulle-mesh/tulle/collector/exporter/tullestore"
+	"github.com/tulle-mesh/tulle/collector/processor/backpressure"
 	"github.com/tulle-mesh/tulle/internal/identity"
 )
 
@@ -29,15 +27,12 @@ var Type = component.MustNewType("gate")
 
 // Reasons of refusals.
 const (
-	ReasonMemory    = "memory_limit" // retryable
-	ReasonMalformed = "malformed"    // not OTLP, or too large
+	ReasonMalformed = "malformed" // not what the port speaks, or too large
 	ReasonOrigin    = "foreign_origin"
 )
 
-// Gate is the extension and its counters.
+// Gate is what all its doors share: the counters, and what they check against.
 type Gate struct {
-	component.StartFunc
-	component.ShutdownFunc
 	holder *identity.Holder
 	hosts  map[string]bool
 	ready  func()
@@ -46,29 +41,41 @@ type Gate struct {
 	refused map[string]uint64
 }
 
+// door is one extension of a configuration.
+type door struct {
+	component.StartFunc
+	component.ShutdownFunc
+	*Gate
+	plaintext bool
+}
+
 var (
-	_ extensionmiddleware.GRPCServer        = (*Gate)(nil)
-	_ extensionmiddleware.HTTPServer        = (*Gate)(nil)
-	_ extensioncapabilities.PipelineWatcher = (*Gate)(nil)
+	_ extensionmiddleware.GRPCServer        = (*door)(nil)
+	_ extensionmiddleware.HTTPServer        = (*door)(nil)
+	_ extensioncapabilities.PipelineWatcher = (*door)(nil)
 )
 
-// New makes a gate. holder nil means plaintext gRPC. httpAddr is the configured address of the HTTP port: its host is an allowed Host besides localhost and
-// IP addresses. ready is called when all receivers listen.
-func New(holder *identity.Holder, httpAddr string, ready func()) *Gate {
-	g := &Gate{holder: holder, hosts: map[string]bool{"localhost": true}, ready: ready, refused: map[string]uint64{}}
-	if h, _, err := net.SplitHostPort(httpAddr); err == nil && h != "" {
-		g.hosts[strings.ToLower(h)] = true
+// New makes a gate. holder nil means plaintext gRPC. httpAddrs are the configured addresses of HTTP ports: their hosts are allowed as Host besides localhost and
+// IP addresses. ready is called once, when all receivers listen.
+func New(holder *identity.Holder, httpAddrs []string, ready func()) *Gate {
+	g := &Gate{holder: holder, hosts: map[string]bool{"localhost": true}, ready: sync.OnceFunc(ready), refused: map[string]uint64{}}
+	for _, a := range httpAddrs {
+		if h, _, err := net.SplitHostPort(a); err == nil && h != "" {
+			g.hosts[strings.ToLower(h)] = true
+		}
 	}
 	return g
 }
 
-type config struct{}
+type config struct {
+	Plaintext bool `mapstructure:"plaintext"` // gRPC without mTLS: for applications on this machine, which are no evidence
+}
 
-// Factory always yields this gate.
+// Factory makes doors of this gate.
 func (g *Gate) Factory() extension.Factory {
 	return extension.NewFactory(Type, func() component.Config { return &config{} },
-		func(context.Context, extension.Settings, component.Config) (extension.Extension, error) {
-			return g, nil
+		func(_ context.Context, _ extension.Settings, cfg component.Config) (extension.Extension, error) {
+			return &door{Gate: g, plaintext: cfg.(*config).Plaintext}, nil //nolint:forcetypeassert // the factory made it
 		}, component.StabilityLevelStable)
 }
 
@@ -99,26 +106,19 @@ func (g *Gate) Ready() error {
 func (*Gate) NotReady() error { return nil }
 
 // GetGRPCServerOptions adds mTLS and the counting interceptor.
-func (g *Gate) GetGRPCServerOptions(context.Context) ([]grpc.ServerOption, error) {
+func (d *door) GetGRPCServerOptions(context.Context) ([]grpc.ServerOption, error) {
 	opts := []grpc.ServerOption{grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-		ctx, o := tullestore.WithOutcome(ctx)
+		ctx, o := backpressure.WithOutcome(ctx)
 		resp, err := next(ctx, req)
 		if err != nil && !o.Counted() {
-			g.count(reasonOf(status.Code(err)))
+			d.count(ReasonMalformed)
 		}
 		return resp, err
 	})}
-	if g.holder != nil {
-		opts = append(opts, grpc.Creds(credentials.NewTLS(g.holder.ServerTLS())))
+	if d.holder != nil && !d.plaintext {
+		opts = append(opts, grpc.Creds(credentials.NewTLS(d.holder.ServerTLS())))
 	}
 	return opts, nil
-}
-
-func reasonOf(c codes.Code) string {
-	if c == codes.Unavailable || c == codes.ResourceExhausted {
-		return ReasonMemory // the only thing before the store that asks to try again
-	}
-	return ReasonMalformed
 }
 
 // GetHTTPHandler adds the check of Host and Origin, which keeps a web page that somebody has open from writing here (DNS rebinding), and counting.
@@ -130,15 +130,11 @@ func (g *Gate) GetHTTPHandler(context.Context) (extensionmiddleware.WrapHTTPHand
 				http.Error(w, why, http.StatusForbidden)
 				return
 			}
-			ctx, o := tullestore.WithOutcome(r.Context())
+			ctx, o := backpressure.WithOutcome(r.Context())
 			rec := &recorder{ResponseWriter: w, code: http.StatusOK}
 			next.ServeHTTP(rec, r.WithContext(ctx))
 			if rec.code >= 400 && !o.Counted() {
-				if rec.code == http.StatusServiceUnavailable || rec.code == http.StatusTooManyRequests {
-					g.count(ReasonMemory)
-				} else {
-					g.count(ReasonMalformed)
-				}
+				g.count(ReasonMalformed)
 			}
 		}), nil
 	}, nil
