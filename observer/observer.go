@@ -73,6 +73,9 @@ type Config struct {
 	MetricBytes     int64         // default 2 GiB
 	EventRetain     time.Duration // default 90 days
 
+	RemoteWrite       []string // URLs that series are sent to besides
+	RemoteWriteConfig string   // or a file in Prometheus' format with remote_write; "" for none
+
 	// MemoryLimitMiB is the soft limit of the whole process: the garbage collector works harder near it (unless GOMEMLIMIT is set, which then
 	// holds), and the collector refuses batches, retryably, at four fifths of it. Default 320, at least 64.
 	MemoryLimitMiB int
@@ -110,6 +113,7 @@ type Observer struct {
 	dashboard *dashboard.Dashboard
 	evidence  *Evidence
 
+	remote  metric.RemoteWrite
 	running chan struct{} // closed when everything is up
 }
 
@@ -156,6 +160,10 @@ func New(cfg Config) (*Observer, error) {
 		cfg.Token = strings.TrimSpace(string(b))
 	}
 	o := &Observer{cfg: cfg, log: cfg.Log, reg: prometheus.NewRegistry(), running: make(chan struct{})}
+	var err error
+	if o.remote, err = metric.ReadRemoteWrite(cfg.RemoteWrite, cfg.RemoteWriteConfig); err != nil {
+		return nil, fmt.Errorf("observer: %w", err)
+	}
 	if cfg.Controller == "" {
 		return o, nil
 	}
@@ -231,7 +239,7 @@ func (o *Observer) open() (closeStores func() error, err error) {
 	o.journal = newJournal(o.events, o.log)
 	closers = append(closers, func() error { o.journal.close(); return nil })
 	if o.metrics, err = metric.Open(dir("metrics"), metric.Config{
-		RetainAge: o.cfg.MetricRetain, RetainBytes: o.cfg.MetricBytes, OnEvent: o.journal.add, Logger: o.log.With("part", "metrics"), Registerer: o.reg,
+		RetainAge: o.cfg.MetricRetain, RetainBytes: o.cfg.MetricBytes, RemoteWrite: o.remote, OnEvent: o.journal.add, Logger: o.log.With("part", "metrics"), Registerer: o.reg,
 	}); err != nil {
 		return closeStores, err
 	}

@@ -106,6 +106,16 @@ func (o *Observer) notices() []source.Notice {
 			add("warning", "No registry has come from the controller yet, so reports cannot be attributed and the graph is empty.", "It comes with the first connection to the controller.")
 		}
 	}
+	for _, r := range o.metrics.Remote() {
+		switch {
+		case r.Behind > time.Minute:
+			add("warning", fmt.Sprintf("Series have not reached %s for %s: they wait in the write-ahead log, for two to three hours at most.", r.URL, r.Behind.Round(time.Second)),
+				"Check that it runs and can be reached, and look at the observer's log for what it answers.")
+		case r.Failed > 0:
+			add("info", fmt.Sprintf("%s refused %d samples; they are dropped.", r.URL, r.Failed),
+				"Look at the observer's log for what it answers. If it takes no native histograms, say send_native_histograms: false in --remote-write-config.")
+		}
+	}
 	trouble := o.spans.Stats().LastError
 	if trouble != "" {
 		add("error", "The span store has a problem: "+trouble+".", "Do what it says; the events have the rest.")

@@ -44,6 +44,8 @@ func (v *observerFlags) flags(f *pflag.FlagSet, server bool) {
 	f.DurationVar(&c.SpanRetain, "span-retain", 0, "how long spans are kept (default: the store's)")
 	f.Uint64Var(&c.SpanRetainBytes, "span-retain-bytes", 0, "how many bytes of spans are kept (default: the store's)")
 	f.DurationVar(&c.MetricRetain, "metric-retain", 15*24*time.Hour, "how long series are kept")
+	f.StringSliceVar(&c.RemoteWrite, "remote-write", nil, "URL that series are sent to besides, by Prometheus' remote write (repeat)")
+	f.StringVar(&c.RemoteWriteConfig, "remote-write-config", "", "file with remote_write as in Prometheus' configuration: passwords, TLS, relabelling")
 	f.IntVar(&c.MemoryLimitMiB, "memory-limit", observer.DefaultMemoryLimitMiB, "soft memory limit, MiB")
 }
 
@@ -62,7 +64,7 @@ func (v *observerFlags) listeners() []listener {
 // passed are the flags that server hands on as they were given to it.
 var passed = []string{
 	"http", "http-host", "otlp-grpc", "otlp-http", "zipkin", "jaeger-grpc", "jaeger-http", "jaeger-udp", "jaeger-udp-binary", "webhook", "rules", "alert-config", "external-url", "span-retain", "span-retain-bytes", "metric-retain",
-	"memory-limit",
+	"memory-limit", "remote-write", "remote-write-config",
 }
 
 // handOn is the command line that sets those of the flags named that were set in f.

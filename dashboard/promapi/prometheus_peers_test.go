@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -26,6 +27,8 @@ import (
 	"github.com/klauspost/compress/snappy"
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/prompb"
+
+	"github.com/tulle-mesh/tulle/store/metric"
 )
 
 const installPrometheus = "%s is missing. Debian/Ubuntu: apt-get install prometheus; macOS: brew install prometheus; others: https://prometheus.io/download/"
@@ -124,37 +127,63 @@ func promtool(t *testing.T, ours, peer, instant string) {
 	}
 }
 
-// prometheus starts one that takes remote write, and waits until it is ready.
+// prometheus starts one that takes remote write.
 func prometheus(t *testing.T) (base string) {
+	t.Helper()
+	addr := free(t)
+	startPrometheus(t, t.TempDir(), addr)
+	return "http://" + addr
+}
+
+func startPrometheus(t *testing.T, dir, addr string) (stop func()) {
 	t.Helper()
 	path, err := exec.LookPath("prometheus")
 	if err != nil {
 		t.Fatalf(installPrometheus, "prometheus")
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := ln.Addr().String()
-	_ = ln.Close()
-	dir := t.TempDir()
 	config := filepath.Join(dir, "prometheus.yml")
 	if err := os.WriteFile(config, []byte("global: {}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	log, err := os.Create(filepath.Join(dir, "log"))
+	return start(t, dir, "http://"+addr+"/-/ready", path, "--config.file="+config, "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+addr,
+		"--web.enable-remote-write-receiver", "--enable-feature=native-histograms,promql-at-modifier,promql-negative-offset")
+}
+
+func startVictoria(t *testing.T, dir, addr string) (stop func()) {
+	t.Helper()
+	path, err := exec.LookPath("victoria-metrics")
+	if err != nil {
+		t.Fatal("victoria-metrics is missing. Debian/Ubuntu: apt-get install victoria-metrics; others: https://docs.victoriametrics.com/victoriametrics/quick-start/")
+	}
+	return start(t, dir, "http://"+addr+"/health", path, "-storageDataPath="+filepath.Join(dir, "data"), "-httpListenAddr="+addr, "-search.latencyOffset=0s")
+}
+
+// free is an address that nobody listens on.
+func free(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := exec.Command(path, "--config.file="+config, "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+addr,
-		"--web.enable-remote-write-receiver", "--enable-feature=native-histograms,promql-at-modifier,promql-negative-offset")
+	defer ln.Close()
+	return ln.Addr().String()
+}
+
+// start runs a server until the test or stop ends it, and waits until it says that it is ready.
+func start(t *testing.T, dir, ready, path string, args ...string) (stop func()) {
+	t.Helper()
+	log, err := os.OpenFile(filepath.Join(dir, "log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := exec.Command(path, args...)
 	c.Stdout, c.Stderr = log, log
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- c.Wait() }()
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		_ = c.Process.Signal(syscall.SIGTERM)
 		select {
 		case <-ended:
@@ -164,26 +193,85 @@ func prometheus(t *testing.T) (base string) {
 		}
 		_ = log.Close()
 	})
-	base = "http://" + addr
+	t.Cleanup(stop)
 	for tick, deadline := time.NewTicker(50*time.Millisecond), time.After(30*time.Second); ; {
 		select {
 		case <-tick.C:
-			resp, err := http.Get(base + "/-/ready")
+			resp, err := http.Get(ready)
 			if err != nil {
 				continue
 			}
 			_ = resp.Body.Close()
 			if resp.StatusCode == http.StatusOK {
-				return base
+				return stop
 			}
 		case err := <-ended:
 			ended <- err
 			b, _ := os.ReadFile(log.Name())
-			t.Fatalf("prometheus ended: %v\n%s", err, b)
+			t.Fatalf("%s ended: %v\n%s", path, err, b)
 		case <-deadline:
 			b, _ := os.ReadFile(log.Name())
-			t.Fatalf("prometheus is not ready after 30 s\n%s", b)
+			t.Fatalf("%s is not ready after 30 s\n%s", path, b)
 		}
+	}
+}
+
+// TestRemoteWritePeers sends series to real backends, and takes each away for a while.
+func TestRemoteWritePeers(t *testing.T) {
+	for name, run := range map[string]func(t *testing.T, dir, addr string) (stop func()){"prometheus": startPrometheus, "victoria-metrics": startVictoria} {
+		t.Run(name, func(t *testing.T) {
+			dir, addr := t.TempDir(), free(t)
+			stop := run(t, dir, addr)
+			to, err := metric.ReadRemoteWrite([]string{"http://" + addr + "/api/v1/write"}, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			db, err := metric.Open(t.TempDir(), metric.Config{RemoteWrite: to})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = db.Close() })
+			w := db.NewWriter()
+			begin, rounds := time.Now(), 0
+			write := func(n int) {
+				for range n {
+					rounds++
+					err := w.Write(t.Context(), begin.Add(time.Duration(rounds)*time.Second), func(b *metric.Batch) {
+						b.Counter("tulle_requests_total", float64(rounds), "source", "web", "destination", "catalog")
+						b.Gauge("tulle_active", float64(rounds%7), "destination", "catalog")
+					})
+					if err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			// has waits until the backend counts n samples of each; VictoriaMetrics shows what it took within a few seconds.
+			has := func(n int) {
+				t.Helper()
+				at := strconv.FormatInt(begin.Add(time.Duration(rounds+1)*time.Second).Unix(), 10)
+				var last string
+				for tick, deadline := time.NewTicker(100*time.Millisecond), time.After(60*time.Second); ; {
+					select {
+					case <-tick.C:
+						r := fetch(t, "http://"+addr+"/api/v1/query", url.Values{"query": {`count_over_time({__name__=~"tulle_.*"}[1h])`}, "time": {at}})
+						if last = r.raw; strings.Count(last, fmt.Sprintf(`"%d"`, n)) == 2 {
+							return
+						}
+					case <-deadline:
+						t.Fatalf("no %d samples of each series within a minute: %s; %+v", n, last, db.Remote())
+					}
+				}
+			}
+			write(20)
+			has(20)
+			stop()
+			write(200)
+			run(t, dir, addr)
+			has(220)
+			if st := db.Remote(); len(st) != 1 || st[0].Failed != 0 {
+				t.Errorf("%+v", st)
+			}
+		})
 	}
 }
 

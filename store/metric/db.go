@@ -39,6 +39,7 @@ type Config struct {
 	QueryTimeout        time.Duration     // default 2 min
 	QueryMaxSamples     int               // in memory per query; default 5,000,000 (about 80 MB)
 	QueryConcurrency    int               // default 4; more wait
+	RemoteWrite         RemoteWrite       // where series are sent besides; default nowhere
 	OnEvent             func(event.Event) // told of a repaired WAL; may be nil
 	Now                 func() time.Time  // default time.Now
 	Logger              *slog.Logger
@@ -96,6 +97,8 @@ type DB struct {
 	rejected *prometheus.CounterVec
 	taken    prometheus.Counter     // samples from outside
 	refused  *prometheus.CounterVec // of them
+	sender   *sender                // nil: nothing is sent
+	opened   time.Time
 
 	closeOnce sync.Once
 	closeErr  error
@@ -137,7 +140,7 @@ func Open(dir string, cfg Config) (*DB, error) {
 		}
 		return nil, fmt.Errorf("metrics store: open %s (is another observer using it?): %w", dir, err)
 	}
-	d := &DB{cfg: cfg, tsdb: db, folded: tel.folded, rejected: tel.rejected, taken: tel.taken, refused: tel.refused}
+	d := &DB{cfg: cfg, tsdb: db, folded: tel.folded, rejected: tel.rejected, taken: tel.taken, refused: tel.refused, opened: cfg.Now()}
 	d.engine = promql.NewEngine(promql.EngineOpts{
 		Logger:               cfg.Logger,
 		Reg:                  cfg.Registerer,
@@ -152,6 +155,9 @@ func Open(dir string, cfg Config) (*DB, error) {
 			return (15 * time.Second).Milliseconds()
 		},
 	})
+	if err := d.send(dir, cfg.RemoteWrite); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
 	if n := tel.corruptions(); n > 0 {
 		cfg.Logger.Warn("the write-ahead log of the metrics store was damaged and has been cut at the damage", "dir", dir)
 		if cfg.OnEvent != nil {
@@ -231,10 +237,14 @@ func (d *DB) Stats() Stats {
 	return st
 }
 
-// Close flushes and closes the store. Calling it again does nothing.
+// Close flushes and closes the store; backends of remote write have remoteFlush to take what is queued for them. Calling it again does nothing.
 func (d *DB) Close() error {
 	d.closeOnce.Do(func() {
-		if err := errors.Join(d.engine.Close(), d.tsdb.Close()); err != nil {
+		var sent error
+		if d.sender != nil {
+			sent = d.sender.storage.Close()
+		}
+		if err := errors.Join(d.engine.Close(), sent, d.tsdb.Close()); err != nil {
 			d.closeErr = fmt.Errorf("metrics store: close: %w", err)
 		}
 	})
