@@ -8,6 +8,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/policy"
 	"github.com/tulle-mesh/tulle/sidecar/balance"
 	"github.com/tulle-mesh/tulle/sidecar/exchange"
+	"github.com/tulle-mesh/tulle/sidecar/resilience"
 )
 
 // target is one destination of the Snapshot in force with its endpoints.
@@ -59,8 +60,11 @@ func (s *Sidecar) Saturation() []flow.Saturation {
 			sat.Open += open
 			sat.Idle += idle + s.http2.Idle(&t.endpoints[i], t.d.TLS)
 		}
-		if t.side == flow.SideServer { // nothing is limited towards the own application
+		if t.side == flow.SideServer { // nothing else is limited towards the own application
 			sat.InFlight = s.observer.inbound.Load()
+			if a, ok := t.d.Admission.(*resilience.Adaptive); ok {
+				sat.ShedAdaptive, sat.Limit = a.Count()
+			}
 		} else {
 			kind := flow.KindExchange
 			if !t.protocol.MayBeHTTP() {

@@ -82,6 +82,7 @@ func (s *Sidecar) inbound(send exchange.Handler) exchange.Handler {
 		resilience.Room,     // no buffers left: shed
 		security.Guard,      // may this peer
 		resilience.Deadline, // endure: until then
+		resilience.Adapt,    //         no more than the application can answer in time
 		resilience.Retry,    //         a pooled connection that the application has closed is replaced
 		application,         // choose: there is one
 	)

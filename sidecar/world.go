@@ -24,6 +24,7 @@ type service struct {
 	shed     exchange.Shed
 	states   balance.States
 	budget   *resilience.Budget
+	adaptive resilience.Adaptive // inbound
 	ratio    float64
 	floor    float64
 	tls      *tls.Config
@@ -92,6 +93,13 @@ func (s *Sidecar) bindings(snap *policy.Snapshot) []*exchange.Binding {
 				Proxy: l.TargetProxy,
 			}
 			b.Own = s.destination(inboundKey+l.Service, own)
+			if l.Protocol.MayBeHTTP() {
+				st := s.services[inboundKey+l.Service]
+				st.adaptive.Set(l.Adaptive.WithDefaults())
+				if !l.Adaptive.Off {
+					b.Own.Admission = &st.adaptive
+				}
+			}
 			b.Access = s.judge(l)
 			if l.Interception != nil {
 				b.Intercepted = &exchange.Intercepted{Ports: ports}

@@ -651,11 +651,25 @@ type Retry struct {
 	GRPC        []string `yaml:"grpc,omitempty"`        // names of statuses after which a call is tried again; default none
 }
 
-// Limits per sidecar towards the service.
+// Limits per sidecar towards the service, and of the service's own sidecars.
 type Limits struct {
-	MaxRequests    int `yaml:"maxRequests,omitempty"`    // default 1024
-	MaxConnections int `yaml:"maxConnections,omitempty"` // default 1024
-	MaxPending     int `yaml:"maxPending,omitempty"`     // default 1024
+	MaxRequests    int      `yaml:"maxRequests,omitempty"`    // default 1024
+	MaxConnections int      `yaml:"maxConnections,omitempty"` // default 1024
+	MaxPending     int      `yaml:"maxPending,omitempty"`     // default 1024
+	Adaptive       Adaptive `yaml:"adaptive,omitempty"`
+}
+
+// Adaptive is the limit that the sidecars of a called service find by themselves. Meanings, defaults and ranges are those of policy.Adaptive.
+type Adaptive struct {
+	Enabled     *bool    `yaml:"enabled,omitempty"`
+	Latency     Duration `yaml:"latency,omitempty"`
+	Factor      float64  `yaml:"factor,omitempty"`
+	MinRequests int      `yaml:"minRequests,omitempty"`
+}
+
+// Policy is a as sidecars have it.
+func (a Adaptive) Policy() policy.Adaptive {
+	return policy.Adaptive{Off: a.Enabled != nil && !*a.Enabled, Latency: time.Duration(a.Latency), Factor: a.Factor, MinRequests: a.MinRequests}
 }
 
 // Ejection by the controller on fleet evidence.
@@ -714,6 +728,7 @@ func (p *TrafficPolicy) check() error {
 		v     Duration
 	}{
 		{"spec.connectTimeout", s.ConnectTimeout},
+		{"spec.limits.adaptive.latency", s.Limits.Adaptive.Latency},
 		{"spec.retry.backoffBase", s.Retry.BackoffBase},
 		{"spec.retry.backoffMax", s.Retry.BackoffMax},
 		{"spec.ejection.local.base", s.Ejection.Local.Base},
@@ -756,6 +771,7 @@ func (p TrafficPolicySpec) Apply(svc policy.Service) policy.Service {
 	svc.MaxRequests = p.Limits.MaxRequests
 	svc.MaxConnections = p.Limits.MaxConnections
 	svc.MaxPending = p.Limits.MaxPending
+	svc.Adaptive = p.Limits.Adaptive.Policy()
 	svc.Balancer = p.LoadBalancer.Policy()
 	svc.Ejection = p.Ejection.Local.Policy()
 	statuses, _ := policy.ParseGRPCStatuses(p.Retry.GRPC) // checked

@@ -220,6 +220,7 @@ func snapshot(in Input, w *resource.Workload, first map[portName]bool, rules rul
 		own := services[w.Spec.Service]
 		if l.IdleTimeout = longer(l.IdleTimeout, own.IdleTimeout); l.Protocol.MayBeHTTP() {
 			l.RequestTimeout = longer(longer(l.RequestTimeout, own.RequestTimeout), longest[w.Spec.Service])
+			l.Adaptive = own.Adaptive.WithDefaults()
 		}
 		s.Listeners = append(s.Listeners, l)
 	}

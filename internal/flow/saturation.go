@@ -12,6 +12,7 @@ type Saturation struct {
 	ShedRequests    uint64 // MaxRequests
 	ShedConnections uint64 // MaxConnections
 	ShedPending     uint64 // MaxPending
+	ShedAdaptive    uint64 // the limit that adapts itself; server side only
 	// Ejected is how many endpoints the sidecar has out by itself; Ejections counts how often it did that since the boot. Client side only.
 	Ejected   int64
 	Ejections []Ejections

@@ -61,6 +61,7 @@ type Listener struct {
 	// are those of Service.
 	RequestTimeout time.Duration // HTTP only
 	IdleTimeout    time.Duration // of relays and tunnels
+	Adaptive       Adaptive      // HTTP only
 
 	Access access.Rules // inbound only: who may use it; what is not said is allowed
 
@@ -166,6 +167,12 @@ func (l Listener) Check() error {
 	if !l.Protocol.MayBeHTTP() && l.RequestTimeout != 0 {
 		return fail(fmt.Errorf("request timeout %s: only http listeners have one; remove it", l.RequestTimeout))
 	}
+	if (l.Side != flow.SideServer || !l.Protocol.MayBeHTTP()) && l.Adaptive != (Adaptive{}) {
+		return fail(errors.New("adaptive limit: only inbound http listeners have one; remove it"))
+	}
+	if err := l.Adaptive.check(); err != nil {
+		return fail(fmt.Errorf("adaptive limit: %w", err))
+	}
 	if l.DetectTimeout != 0 {
 		if !l.Detects() {
 			return fail(fmt.Errorf("detect timeout %s: nothing is detected here; remove it", l.DetectTimeout))
@@ -257,6 +264,7 @@ func (l Listener) WithDefaults() Listener {
 	if l.Side == flow.SideServer {
 		if l.Protocol.MayBeHTTP() {
 			def(&l.RequestTimeout, DefaultRequestTimeout)
+			l.Adaptive = l.Adaptive.WithDefaults()
 		}
 		def(&l.IdleTimeout, DefaultIdleTimeout)
 	}
@@ -400,6 +408,9 @@ func (l Listener) toXDS(affinity []AffinityKey, routed bool) (*listenerv3.Listen
 		e.str("mode", modeNames[l.Mode])
 		e.dur("request_timeout", l.RequestTimeout)
 		e.dur("idle_timeout", l.IdleTimeout)
+		if l.Protocol.MayBeHTTP() {
+			l.Adaptive.toXDS(e)
+		}
 		if l.ProxyProtocol != nil {
 			l.ProxyProtocol.toXDS(e)
 		}
@@ -480,6 +491,9 @@ func ListenerFromXDS(x *listenerv3.Listener) (Listener, error) {
 			r.fail("mode", "%q must be strict or permissive", mode)
 		}
 		l.RequestTimeout, l.IdleTimeout = r.dur("request_timeout"), r.dur("idle_timeout")
+		if l.Protocol.MayBeHTTP() {
+			l.Adaptive = adaptiveFromXDS(r)
+		}
 		l.Access = accessFromXDS(r)
 		l.ProxyProtocol, l.TargetProxy = proxyFromXDS(r), r.proxyVersion("target_proxy")
 	case "outbound":

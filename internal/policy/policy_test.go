@@ -59,6 +59,7 @@ func genService(r *rand.Rand, name string) Service {
 		Ejection: Ejection{
 			Errors: pick(r, 0, -1, 3, 1000), Failing: pick(r, 0, -1, 50), Slow: pick(r, 0, -1, 2), Base: pick(r, 0, 100*time.Millisecond, 2*time.Second), Max: pick(r, 0, 5*time.Second),
 		},
+		Adaptive: genAdaptive(r),
 	}
 	if s.External {
 		if s.Protocol != flow.ProtocolTLS {
@@ -143,6 +144,10 @@ func genAccess(r *rand.Rand) access.Rules {
 	return out
 }
 
+func genAdaptive(r *rand.Rand) Adaptive {
+	return Adaptive{Off: r.IntN(4) == 0, Latency: pick(r, 0, 10*time.Millisecond, time.Minute), Factor: pick(r, 0, 1.5, 100), MinRequests: pick(r, 0, 1, 1<<20)}
+}
+
 func genListener(r *rand.Rand, i int, service string) Listener {
 	l := Listener{Name: fmt.Sprintf("l-%d", i), Protocol: genProtocol(r), Address: genAddr(r, 2*i), Service: service, Side: flow.SideClient}
 	if r.IntN(2) == 0 {
@@ -194,7 +199,7 @@ func genListener(r *rand.Rand, i int, service string) Listener {
 	if l.Protocol.MayBeHTTP() {
 		l.Limits = genLimits(r)
 		if l.Side == flow.SideServer {
-			l.RequestTimeout = genDuration(r)
+			l.RequestTimeout, l.Adaptive = genDuration(r), genAdaptive(r)
 		}
 	}
 	return l
@@ -540,6 +545,8 @@ func TestChecksNameFieldValueAndRemedy(t *testing.T) {
 		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Target: at, Service: "s"}, "is the listener's own address"},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Service: "s", RequestTimeout: 1}, "timeouts: of outbound traffic they are the service's"},
 		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Service: "s", RequestTimeout: 1}, "request timeout 1ns: only http listeners have one"},
+		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: at, Service: "s", Adaptive: Adaptive{Off: true}}, "adaptive limit: only inbound http listeners"},
+		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolHTTP, Address: at, Service: "s", Adaptive: Adaptive{Latency: 1}}, "adaptive limit: latency: 1ns must be from 10ms to 1m"},
 		{Listener{Name: "l", Side: flow.SideClient, Protocol: flow.ProtocolTCP, Address: at, Interception: &Interception{}}, "interception: outbound it must be of protocol http"},
 		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolHTTP, Address: at, Service: "s", Interception: &Interception{}}, "inbound it must be of protocol tcp"},
 		{Listener{Name: "l", Side: flow.SideServer, Protocol: flow.ProtocolTCP, Address: at, Interception: &Interception{}}, "service: must not be empty"},

@@ -52,6 +52,7 @@ type Service struct {
 	MaxPending     int // of them, exchanges that wait for a connection to be made; default 1,024
 	Balancer       Balancer
 	Ejection       Ejection
+	Adaptive       Adaptive // of the sidecars of its own workloads
 }
 
 // PortOf is the name under which a Snapshot has a port of a service: SERVICE for the one that callers mean who name none (port ""), SERVICE:PORT for another.
@@ -118,6 +119,7 @@ func (s Service) WithDefaults() Service {
 	}
 	s.Balancer = s.Balancer.WithDefaults()
 	s.Ejection = s.Ejection.WithDefaults()
+	s.Adaptive = s.Adaptive.WithDefaults()
 	return s
 }
 
@@ -206,6 +208,9 @@ func (s Service) Check() error {
 	}
 	if err := s.Ejection.check(); err != nil {
 		return fail("ejection.%w", err)
+	}
+	if err := s.Adaptive.check(); err != nil {
+		return fail("limits.adaptive.%w", err)
 	}
 	if err := s.Balancer.Check(); err != nil {
 		return fail("loadBalancer.%w", err)
@@ -330,6 +335,7 @@ func (s Service) ToXDS() (*clusterv3.Cluster, error) {
 	}
 	s.Balancer.toXDS(x, e)
 	s.Ejection.toXDS(x, e)
+	s.Adaptive.toXDS(e)
 	x.Metadata = e.metadata()
 	return x, affinityToXDS(s.Balancer.Affinity, x.Metadata)
 }
@@ -374,7 +380,7 @@ func ServiceFromXDS(x *clusterv3.Cluster) (Service, error) {
 	if s.Retry.GRPC, err = ParseGRPCStatuses(r.strs("retry_grpc")); err != nil {
 		r.fail("retry_grpc", "%v", err)
 	}
-	s.Balancer, s.Ejection = balancerFromXDS(x, r), ejectionFromXDS(r)
+	s.Balancer, s.Ejection, s.Adaptive = balancerFromXDS(x, r), ejectionFromXDS(r), adaptiveFromXDS(r)
 	if t := x.GetCircuitBreakers().GetThresholds(); len(t) > 0 {
 		s.MaxPending = int(t[0].GetMaxPendingRequests().GetValue())
 		s.MaxRequests, s.MaxConnections = int(t[0].GetMaxRequests().GetValue()), int(t[0].GetMaxConnections().GetValue())

@@ -142,7 +142,7 @@ func (st *state) end(w *exchange.Waiting, now time.Time, took time.Duration, r e
 	st.learnLocked(t, took, r, retryAfter)
 	var ejected Ejection
 	told := false
-	if r != exchange.ResultAbandoned || inVain {
+	if r != exchange.ResultAbandoned && r != exchange.ResultShed || inVain {
 		failed := r != exchange.ResultOK
 		st.recordLocked(t, took, failed, !failed)
 		ejected, told = st.tryEndedLocked(t, took, failed, r == exchange.ResultUnreachable, probe)

@@ -47,6 +47,9 @@ func Step(next exchange.Handler) exchange.Handler {
 		if x.Head.Mirror { // no evidence: its endpoints are judged by what callers wait for
 			r = exchange.ResultUnknown
 		}
+		if r == exchange.ResultShed { // "later" is for this request; who is chosen for others is seen by how many are turned away
+			x.Outcome.RetryAfter = 0
+		}
 		choice.Load.End(&x.Waiting, now, took, r, x.Outcome.RetryAfter)
 	})
 }
@@ -63,6 +66,9 @@ func hasty(x *exchange.Exchange, now time.Time, took time.Duration) bool {
 }
 
 func result(o *exchange.Outcome) exchange.Result {
+	if o.Told == flow.ReasonShed {
+		return exchange.ResultShed
+	}
 	if o.Status == 503 || o.Status == 429 || o.GRPC.HTTP() == 429 || o.GRPC.HTTP() == 503 { // also when the answer was dropped for another try
 		switch o.Reason {
 		case flow.ReasonNone, flow.ReasonUpstreamStatus:

@@ -143,3 +143,31 @@ func TestTypical(t *testing.T) {
 		t.Errorf("%v allocations", allocs)
 	}
 }
+
+// What a far sidecar sheds makes others more likely, and is no reason to take the endpoint out; "later" is not for all.
+func TestWhatShedTriesTeach(t *testing.T) {
+	var states States
+	set := New(policy.Balancer{}, endpoints(3), &states, seeded(5))
+	for i := range 20 {
+		now := start.Add(time.Duration(i) * time.Millisecond)
+		x := exchange.Exchange{Outcome: exchange.Outcome{Status: 503, Reason: flow.ReasonUpstreamStatus, Told: flow.ReasonShed, RetryAfter: time.Second}, Start: now, Began: now}
+		x.Legs = exchange.NoLegs
+		x.Destination = &exchange.Destination{Picker: set}
+		Step(exchange.HandlerFunc(func(*exchange.Exchange) {})).Handle(&x)
+		if x.Outcome.RetryAfter != 0 {
+			t.Fatal("it would be waited for")
+		}
+	}
+	failing := 0
+	for _, e := range set.Endpoints(start.Add(time.Second)) {
+		if !e.Paused.IsZero() || !e.Reflex.At.IsZero() {
+			t.Errorf("%+v", e)
+		}
+		if e.Failing > 0.3 {
+			failing++
+		}
+	}
+	if failing == 0 {
+		t.Error("nobody is avoided")
+	}
+}

@@ -126,6 +126,8 @@ type Destination struct {
 	Shed     *Shed         // what exceeded a limit since the boot; nil: not counted
 	Budget   Budget        // of retries
 
+	Admission Admission // inbound only; nil: everything may come
+
 	HTTP1Only *Learnt // endpoints of an external service whose TLS has agreed on HTTP/1.1
 }
 
@@ -220,12 +222,24 @@ const (
 	// ResultAbandoned is a try that was given up, as by a caller who left, before the endpoint had begun to answer what it had: all that is known is that an answer would have
 	// taken longer.
 	ResultAbandoned
+	// ResultShed is what the endpoint's own sidecar has turned away because its application has too much to do: somebody else may be better, but it is well.
+	ResultShed
 )
 
 // Budget limits retries. Safe for concurrent use.
 type Budget interface {
 	Request(now time.Time) (spare bool) // one exchange began; is there room for a retry?
 	Withdraw(now time.Time) bool        // may one retry happen now?
+}
+
+// Admission decides what the own application gets to do. Safe for concurrent use.
+type Admission interface {
+	// Enter reports whether x may go on, and if not why, for people. If it may, x has it as Admission until the answer begins, and Leave follows.
+	Enter(x *Exchange) (ok bool, why string)
+	// Answered says that the first byte of an answer has come, as x.Legs has it. It does not wait, and keeps nothing of x.
+	Answered(x *Exchange)
+	// Leave says that x has come to its end.
+	Leave(x *Exchange)
 }
 
 // Conn is an established upstream connection, handshake included.
@@ -407,6 +421,7 @@ type Exchange struct {
 	Spare       bool              // the try may fail: there is another one
 	Waiting     Waiting
 	Heard       atomic.Bool // the first byte of an answer, to any of its tries, has come
+	Admission   Admission   // that waits for the first byte of an answer; nil: none does
 	Choice      Choice
 	Remote      string           // identity proven by the upstream peer
 	Application flow.Application // at the upstream end of a Unix socket; the zero value elsewhere
@@ -485,7 +500,7 @@ func (x *Exchange) Reset() {
 	x.Deadline, x.TryDeadline, x.HeadBy, x.Began, x.Spare = time.Time{}, time.Time{}, time.Time{}, time.Time{}, false
 	x.Choice, x.Remote, x.Fresh = Choice{}, "", false
 	x.Key, x.Keyed, x.SetCookie = 0, false, ""
-	x.Stay, x.Held = 0, Held{}
+	x.Stay, x.Held, x.Admission = 0, Held{}, nil
 	x.Application = flow.Application{}
 	x.Retries = 0
 	x.Tries, x.Gate, x.Outcome, x.Folded = 0, nil, Outcome{}, false

@@ -22,6 +22,10 @@ func (x *Exchange) FirstByte(at time.Duration) (prolonged bool) {
 	x.Legs.FirstByte = at
 	x.Heard.Store(true)
 	x.Waiting.Excused.Store(true)
+	if a := x.Admission; a != nil {
+		x.Admission = nil
+		a.Answered(x)
+	}
 	if x.HeadBy.IsZero() {
 		return false
 	}

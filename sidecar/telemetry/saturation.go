@@ -33,7 +33,10 @@ func (t *Telemetry) saturated() []flow.Family {
 		pool.Points = append(pool.Points,
 			flow.Point{Attrs: attrs(flow.Text(flow.AttrState, "busy")), Value: s.Open - s.Idle},
 			flow.Point{Attrs: attrs(flow.Text(flow.AttrState, "idle")), Value: s.Idle})
-		if s.Limit >= 0 {
+		switch {
+		case s.Side == flow.SideServer:
+			shed.Points = append(shed.Points, flow.Point{Attrs: attrs(flow.Text(flow.AttrLimit, "adaptive")), Value: int64(s.ShedAdaptive)})
+		case s.Limit >= 0:
 			shed.Points = append(shed.Points,
 				flow.Point{Attrs: attrs(flow.Text(flow.AttrLimit, "max_requests")), Value: int64(s.ShedRequests)},
 				flow.Point{Attrs: attrs(flow.Text(flow.AttrLimit, "max_connections")), Value: int64(s.ShedConnections)},

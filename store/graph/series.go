@@ -34,7 +34,7 @@ const (
 	SeriesInFlight        = "tulle_destination_in_flight"       // source, destination, side: gauge
 	SeriesLimit           = "tulle_destination_limit"           // source, destination, side: gauge, the sum of what its sidecars allow
 	SeriesPool            = "tulle_destination_connections"     // source, destination, side, state (busy, idle): gauge
-	SeriesShed            = "tulle_destination_shed_total"      // source, destination, side, limit (max_requests, max_connections)
+	SeriesShed            = "tulle_destination_shed_total"      // source, destination, side, limit (max_requests, max_connections, max_pending, adaptive)
 	SeriesPoolWait        = "tulle_destination_wait_seconds"    // source, destination: native histogram
 	SeriesDetections      = "tulle_detections_total"            // service (who looked), destination, side, port (that was called), protocol (absent: nobody spoke), outcome
 	SeriesDetectionTime   = "tulle_detection_duration_seconds"  // service, destination, side, port: native histogram
