@@ -165,6 +165,11 @@ bench-store: need-go ## the span store beside Jaeger's badger and memory storage
 	$(GO) -C loadtest/peer/storebench build -o $(CURDIR)/bin/storebench .
 	bin/storebench $(STORE)
 
+.PHONY: why-fixtures
+why-fixtures: need-go ## record anew the failures by which tulle why is held, with real sidecars (store/why/testdata)
+	$(GO) test ./store/why -run 'TestRecord$$' -count 1 -record
+	$(GO) test ./store/why -count 1
+
 .PHONY: screenshots
 screenshots: build ## pictures of the real dashboard, made from a running demo with Chromium (docs/images)
 	@command -v chromium >/dev/null || { echo "tulle: chromium is missing. Debian/Ubuntu: apt-get install chromium"; exit 1; }

@@ -22,6 +22,7 @@ import (
 	"github.com/tulle-mesh/tulle/store"
 	"github.com/tulle-mesh/tulle/store/event"
 	"github.com/tulle-mesh/tulle/store/graph"
+	"github.com/tulle-mesh/tulle/store/why"
 )
 
 // ErrUnreachable: nobody answers at the address.
@@ -131,6 +132,13 @@ func (c *Client) Trace(ctx context.Context, id string) (ptrace.Traces, json.RawM
 		return ptrace.Traces{}, nil, fmt.Errorf("%s: trace %s is not OTLP JSON: %w", c.base, id, err)
 	}
 	return td, raw, nil
+}
+
+// Why explains what became of a request, by trace id, span id or x-request-id.
+func (c *Client) Why(ctx context.Context, id string) (why.Explanation, error) {
+	var e why.Explanation
+	err := c.get(ctx, "/api/tulle/v1/why/"+url.PathEscape(id), nil, &e)
+	return e, err
 }
 
 // Proxies are the sidecars that the controller or the collector knows, by instance. partial: the controller told nothing, and only those that report are known.

@@ -122,6 +122,7 @@ func commands() []*cobra.Command {
 		tracesCommand(),
 		traceCommand(),
 		eventsCommand(),
+		whyCommand(),
 		lintCommand(),
 		explainCommand(),
 		testCommand(),

@@ -45,6 +45,7 @@ var routes = []struct {
 	{"GET /api/tulle/v1/services", (*api).services},
 	{"GET /api/tulle/v1/services/{name}", (*api).service},
 	{"GET /api/tulle/v1/stats", (*api).stats},
+	{"GET /api/tulle/v1/why/{id}", (*api).why},
 }
 
 // Register mounts the API. extra adds figures to /stats; it may be nil.

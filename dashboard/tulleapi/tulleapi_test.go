@@ -12,8 +12,10 @@ import (
 
 	"github.com/tulle-mesh/tulle/dashboard/dashboardtest"
 	"github.com/tulle-mesh/tulle/dashboard/source"
+	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/store"
 	"github.com/tulle-mesh/tulle/store/graph"
+	"github.com/tulle-mesh/tulle/store/why"
 )
 
 func mux(t *testing.T) (*http.ServeMux, *dashboardtest.Spans) {
@@ -66,6 +68,13 @@ func TestEndpoints(t *testing.T) {
 		{"/api/tulle/v1/services/catalog", 200, []string{`"callers":[{`, `"state":"ejected"`, `"operations":[{`}},
 		{"/api/tulle/v1/services/nobody", 404, []string{"nobody"}},
 		{"/api/tulle/v1/stats", 200, []string{`"bytesPerSpan"`, `"nodes":18`, `"more":1`}},
+		{"/api/tulle/v1/why/" + id, 200, []string{`"outcome":"recovered"`, `"reason":"upstream_5xx"`, `"by":"application"`, `"tries":[`}},
+		{"/api/tulle/v1/why/" + id + "?span=zz", 400, []string{"16 hex digits"}},
+		{"/api/tulle/v1/why/" + id + "?span=ffffffffffffffff", 404, []string{"no Record of a sidecar with span ffffffffffffffff"}},
+		{"/api/tulle/v1/why/" + strings.Repeat("b", 32), 404, []string{"not found"}},
+		{"/api/tulle/v1/why/bbbbbbbbbbbbbbbb", 404, []string{"no stored span"}},
+		{"/api/tulle/v1/why/no-such-request", 404, []string{"no stored span has it as trace id, span id or x-request-id"}},
+		{"/api/tulle/v1/why/" + strings.Repeat("x", 300), 400, []string{"a trace id, a span id or an x-request-id"}},
 		{"/api/tulle/v1/other", 404, []string{"http-api.md"}},
 	} {
 		w := get(m, c.path)
@@ -158,5 +167,29 @@ func TestStreamIsOneSnapshotPerLine(t *testing.T) {
 		case <-ctx.Done():
 			t.Fatal(ctx.Err())
 		}
+	}
+}
+
+// A hop is asked about by the id of any of its spans, and of a request id the first hop is meant.
+func TestWhyBySpanAndRequestID(t *testing.T) {
+	m, spans := mux(t)
+	td, err := spans.Trace(t.Context(), dashboardtest.TraceID(3))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var whole, part why.Explanation
+	if err := json.Unmarshal(get(m, "/api/tulle/v1/why/"+dashboardtest.TraceID(3).String()).Body.Bytes(), &whole); err != nil || len(whole.Hops) < 2 {
+		t.Fatalf("%v: %+v", err, whole)
+	}
+	deeper := whole.Hops[1].Span
+	if err := json.Unmarshal(get(m, "/api/tulle/v1/why/"+deeper).Body.Bytes(), &part); err != nil || part.TraceID != whole.TraceID || part.Hops[0].Span != deeper {
+		t.Errorf("%v: by span %s: %+v", err, deeper, part)
+	}
+	td.ResourceSpans().At(0).ScopeSpans().At(0).Spans().At(0).Attributes().PutStr(flow.AttrRequestID, "the-request")
+	if err := spans.Write(t.Context(), td); err != nil {
+		t.Fatal(err)
+	}
+	if w := get(m, "/api/tulle/v1/why/the-request"); w.Code != 200 || !strings.Contains(w.Body.String(), whole.TraceID) {
+		t.Errorf("by request id: %d %s", w.Code, w.Body)
 	}
 }
