@@ -9,6 +9,7 @@ LDFLAGS        := -s -w -X main.version=$(VERSION) -X main.stamp=$(VERSION)
 GOLANGCI       := golangci-lint
 GOLANGCI_VER   := v2.15.0
 GOFUMPT_VER    := v0.11.0
+AXE_VER        := 4.14.1
 TOOLS          := $(CURDIR)/.tools
 
 .PHONY: help
@@ -53,6 +54,19 @@ need-tls:
 .PHONY: test-tls
 test-tls: need-go need-cc need-tls ## TLS, edges and the forward proxy with curl, openssl, gRPC, nginx and Envoy
 	CGO_ENABLED=1 $(GO) test -race -count 1 -timeout 5m -tags testtls -run 'Peers' ./sidecar ./cmd/tulle
+
+.PHONY: need-browser
+need-browser:
+	@command -v npm >/dev/null || { echo "tulle: npm is missing (axe-core comes from it). Debian/Ubuntu: apt-get install nodejs npm"; exit 1; }
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || { echo "tulle: chromium is missing. Debian/Ubuntu: apt-get install chromium"; exit 1; }
+
+$(TOOLS)/axe-core/node_modules/axe-core/axe.min.js:
+	npm install --silent --no-audit --no-fund --prefix $(TOOLS)/axe-core axe-core@$(AXE_VER)
+
+.PHONY: test-browser
+test-browser: need-go need-browser $(TOOLS)/axe-core/node_modules/axe-core/axe.min.js ## the dashboard in Chromium: every page in both themes and four widths with axe-core, live figures, time travel, keys
+	$(GO) build -o bin/preview ./dashboard/dashboardtest/preview
+	$(GO) -C dashboard/browsertest test -count 1 -timeout 10m ./...
 
 .PHONY: random
 random: need-go need-cc ## random exchanges through two sidecars, RANDOM_SEEDS (default 500) seeds from RANDOM_SEED (default 1) on

@@ -286,7 +286,7 @@ func AlertsPage(v AlertsView) templ.Component {
 				if templ_7745c5c3_Err != nil {
 					return templ_7745c5c3_Err
 				}
-				templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 26, ", evaluated on the stored series.</p></div><div class=\"scroll\" data-swap=\"rules\"><table class=\"data\"><thead><tr><th scope=\"col\"><span class=\"visually-hidden\">Level</span></th><th scope=\"col\">Rule</th><th scope=\"col\">Group</th><th scope=\"col\">For</th><th scope=\"col\">State</th><th scope=\"col\">Evaluated</th></tr></thead> <tbody>")
+				templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 26, ", evaluated on the stored series.</p></div><div class=\"scroll\" data-swap=\"rules\" tabindex=\"0\" role=\"region\" aria-label=\"Rules\"><table class=\"data\"><thead><tr><th scope=\"col\"><span class=\"visually-hidden\">Level</span></th><th scope=\"col\">Rule</th><th scope=\"col\">Group</th><th scope=\"col\">For</th><th scope=\"col\">State</th><th scope=\"col\">Evaluated</th></tr></thead> <tbody>")
 				if templ_7745c5c3_Err != nil {
 					return templ_7745c5c3_Err
 				}

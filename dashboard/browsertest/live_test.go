@@ -1,0 +1,104 @@
+package browsertest
+
+import (
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
+)
+
+// TestTheTopologyIsLive: figures change by themselves, stand still while paused, and go on afterwards.
+func TestTheTopologyIsLive(t *testing.T) {
+	p := open(t, "/", look{width: 1280, height: 900})
+	const rate = `document.querySelector('.node[data-key="n:web"] [data-f="rate"]').textContent`
+	p.until("the feed is open", `document.querySelector('[data-action="live"]').dataset.state === "live"`)
+	was := eval[string](p, rate)
+	p.until("a figure changes", rate+` !== `+quote(was))
+	p.press(" ")
+	p.until("it is paused", `document.querySelector('[data-action="live"]').dataset.state === "paused"`)
+	// Figures that came before the pause are drawn with the next frame.
+	was = eval[string](p, `new Promise(r => requestAnimationFrame(() => requestAnimationFrame(() => r(`+rate+`))))`)
+	// The server goes on meanwhile: two seconds of it are seen in another tab.
+	other := open(t, "/", look{width: 1280, height: 900})
+	for range 2 {
+		seen := eval[string](other, rate)
+		other.until("another tab changes", rate+` !== `+quote(seen))
+	}
+	if now := eval[string](p, rate); now != was {
+		t.Errorf("paused, it went from %s to %s", was, now)
+	}
+	p.press(" ")
+	p.until("it goes on", rate+` !== `+quote(was))
+}
+
+func quote(s string) string { return `"` + strings.ReplaceAll(s, `"`, `\"`) + `"` }
+
+// TestTimeTravel: a key opens the strip, the slider and the steps redraw the page in place, play goes forward by itself, and the address says what
+// is shown.
+func TestTimeTravel(t *testing.T) {
+	p := open(t, "/", look{width: 1440, height: 1000})
+	p.press("h")
+	p.until("the strip is open", `document.querySelector('[data-role="timeline"]') && location.search.includes("span=1h")`)
+	p.do(chromedp.Click(`.choices a:first-child`, chromedp.NodeVisible))
+	p.until("the strip covers a quarter of an hour", `location.search.includes("span=15m")`)
+	p.do(chromedp.Click(`[data-action="step-back"]`, chromedp.NodeVisible))
+	p.until("a past instant is drawn", `document.querySelector('[data-swap="title"]').textContent.includes("Topology at")`)
+
+	// From here on nothing is loaded anew: a mark on the window survives.
+	eval[any](p, `window.same = true; null`)
+	slide := func(back int) {
+		eval[any](p, `(() => { const s = document.querySelector('[data-role="timeline"] input[type="range"]'); s.value = String(Number(s.max) - `+itoa(back)+`); s.dispatchEvent(new Event("input", {bubbles: true})); })()`)
+	}
+	title := `document.querySelector('[data-swap="title"]').textContent`
+	was := eval[string](p, title)
+	slide(600)
+	p.until("the title says another instant", title+` !== `+quote(was))
+	p.until("the drawing is of before the trouble", `document.querySelector('.node[data-key="n:catalog"]').dataset.level === "ok"`)
+	slide(60)
+	p.until("the drawing is of the trouble", `document.querySelector('.node[data-key="n:catalog"]').dataset.level === "bad"`)
+	if !eval[bool](p, `location.search.includes("at=20") && location.search.includes("span=15m")`) {
+		t.Errorf("the address is %s", eval[string](p, `location.search`))
+	}
+	// Dragging sends many wishes; the last one is what is shown in the end.
+	for back := 590; back >= 300; back -= 10 {
+		slide(back)
+	}
+	p.until("the last wish is drawn", `document.querySelector('[data-role="timeline"] input[type="range"]').valueAsNumber === Number(document.querySelector('[data-role="timeline"] input[type="range"]').max) - 300`)
+	p.do(chromedp.Click(`[data-action="play"]`, chromedp.NodeVisible))
+	at := eval[float64](p, `document.querySelector('[data-role="timeline"] input[type="range"]').valueAsNumber`)
+	p.until("it plays", `document.querySelector('[data-role="timeline"] input[type="range"]').valueAsNumber > `+ftoa(at)+` + 15`)
+	p.do(chromedp.Click(`[data-action="play"]`, chromedp.NodeVisible))
+	p.until("it has stopped", `document.querySelector('[data-action="play"]').textContent === "Play"`)
+
+	p.do(chromedp.Click(`[aria-label="Compare with an earlier instant"] a`, chromedp.NodeVisible))
+	p.until("what changed is listed", `document.querySelector('[data-swap="changes"] h2')`)
+	if !eval[bool](p, `window.same === true`) {
+		t.Error("the page was loaded anew")
+	}
+	p.do(chromedp.Click(`[data-action="live-again"]`, chromedp.NodeVisible))
+	p.until("it is live", `document.body.dataset.live !== "" && location.search === ""`)
+}
+
+// TestShortcuts: one key each, and none while somebody types.
+func TestShortcuts(t *testing.T) {
+	p := open(t, "/events", look{width: 1280, height: 900})
+	p.press("/")
+	p.until("the search has the focus", `document.activeElement.matches(".jump input")`)
+	p.press("gh")
+	if v := eval[string](p, `document.activeElement.value + " " + location.pathname`); !strings.HasSuffix(v, "gh /events") {
+		t.Errorf("typed gh, have %q", v)
+	}
+	p.do(chromedp.KeyEvent(kb.Escape), chromedp.Evaluate(`document.activeElement.blur()`, nil))
+	theme := eval[string](p, `document.documentElement.dataset.theme ?? ""`)
+	p.press("t")
+	p.until("the theme is another", `(document.documentElement.dataset.theme ?? "") !== `+quote(theme))
+	p.press("g")
+	p.press("t")
+	p.until("g t opens the traces", `location.pathname === "/traces"`)
+}
+
+func itoa(n int) string { return strconv.Itoa(n) }
+
+func ftoa(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) }
