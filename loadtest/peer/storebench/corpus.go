@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/klauspost/compress/s2"
 	"github.com/klauspost/compress/zstd"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/ptrace"
@@ -278,7 +279,11 @@ func record(dir, out string, limit int) error {
 				return fmt.Errorf("%s: checksum of the record at %d", path, off)
 			}
 			off += recordHead + n
-			raw, err := dec.DecodeAll(payload[payloadHead:], nil)
+			unpack := func(b []byte) ([]byte, error) { return s2.Decode(nil, b) }
+			if payload[0] == 1 {
+				unpack = func(b []byte) ([]byte, error) { return dec.DecodeAll(b, nil) }
+			}
+			raw, err := unpack(payload[payloadHead:])
 			if err != nil {
 				return fmt.Errorf("%s: %w", path, err)
 			}

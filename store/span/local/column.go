@@ -24,7 +24,7 @@ type column struct {
 }
 
 // columns is the only list of them: the fields of docs/format/record.md. Their name on disk is the attribute's with "_" for "." and "-".
-// At most 64.
+// At most 64. New ones go to the end; blocks that were written without them have such attributes among the rest.
 var columns = []column{
 	{flow.AttrKind, colString},
 	{flow.AttrPhase, colString},
@@ -69,6 +69,18 @@ var columns = []column{
 	{flow.AttrLegSent, colInt},
 	{flow.AttrLegFirstByte, colInt},
 	{flow.AttrLegLastByte, colInt},
+	{flow.AttrFarHeadParsed, colInt},
+	{flow.AttrFarQueued, colInt},
+	{flow.AttrFarSent, colInt},
+	{flow.AttrFarFirstByte, colInt},
+	{flow.AttrRPCSystem, colString},
+	{flow.AttrRPCMethod, colString},
+	{flow.AttrGRPC, colString},
+	{flow.AttrMessagesIn, colInt},
+	{flow.AttrMessagesOut, colInt},
+	{flow.AttrMirror, colBool},
+	{flow.AttrFlags, colString},
+	{flow.AttrEnded, colString},
 }
 
 // name is the column's name on disk.
@@ -110,6 +122,6 @@ var _ = func() bool {
 
 // maxStr and maxNum size liveSpan's arrays: the numbers of string and of integer columns in the table.
 const (
-	maxStr = 27
-	maxNum = 12
+	maxStr = 32
+	maxNum = 18
 )

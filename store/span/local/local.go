@@ -98,9 +98,10 @@ type DB struct {
 	closed  bool
 
 	// Owned by the committer (and by Open before it starts).
-	wal  *wal
-	seen *sequences
-	next uint64 // commit sequence of the next batch
+	wal   *wal
+	seen  *sequences
+	next  uint64 // commit sequence of the next batch
+	group []byte // room for the records of a group
 
 	mu     sync.RWMutex
 	active *memtable
@@ -287,7 +288,7 @@ func (db *DB) replaySegment(path string, sealed uint64) error {
 		if r.seq <= sealed {
 			return nil
 		}
-		b, err := decompress(r.data)
+		b, err := r.unpack()
 		if err != nil {
 			db.reportDamage(fmt.Sprintf("batch %d in the log %s cannot be unpacked and is skipped: %v", r.seq, filepath.Base(path), err), path)
 			return nil
@@ -402,7 +403,7 @@ func (db *DB) Write(ctx context.Context, td ptrace.Traces) error {
 	if err != nil {
 		return fmt.Errorf("write spans: encode: %w", err)
 	}
-	p := &pending{td: td, record: newRecord(compress(raw)), result: make(chan error, 1)}
+	p := &pending{td: td, record: newRecord(raw), result: make(chan error, 1)}
 	if len(p.record) > maxRecordBytes/2 {
 		return fmt.Errorf("write spans: a batch of %d bytes is too large; send smaller batches", len(raw))
 	}
@@ -418,6 +419,7 @@ func (db *DB) Write(ctx context.Context, td ptrace.Traces) error {
 	}
 	select {
 	case err := <-p.result:
+		records.Put(p.record) //nolint:staticcheck // a slice's header beside its kilobytes
 		return err
 	case <-ctx.Done():
 		if p.state.CompareAndSwap(waiting, givenUp) {
@@ -497,7 +499,7 @@ func (db *DB) commitGroup(group []*pending) {
 	}
 	var (
 		entries []entry
-		buf     []byte
+		buf     = db.group[:0]
 		inGroup = newSequences()
 		dups    uint64
 		repeats []*pending
@@ -521,6 +523,9 @@ func (db *DB) commitGroup(group []*pending) {
 		buf = append(buf, p.record...)
 		entries = append(entries, entry{p, skip, seq})
 		seq++
+	}
+	if db.group = buf; cap(buf) > maxGroup/4 { // of a burst
+		db.group = nil
 	}
 	if len(entries) > 0 {
 		if err := db.wal.append(buf, db.cfg.SyncInterval == 0); err != nil {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"time"
+	"unsafe"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/ptrace"
@@ -17,7 +18,7 @@ import (
 // sym is an index into a memtable's strings; 0 is "".
 type sym uint32
 
-// liveSpan is one span in memory, without pointers, so that the garbage collector does not look inside (about 300 bytes plus its texts).
+// liveSpan is one span in memory, without pointers, so that the garbage collector does not look inside (about 380 bytes plus its texts).
 type liveSpan struct {
 	trace                       flow.TraceID
 	id, parent                  flow.SpanID
@@ -64,7 +65,13 @@ func (p *part) asOf(w uint64) (start uint64, ok bool) {
 	return 0, false
 }
 
-const spanChunk = 1024
+// text is where a text lies in memtable.bodies: without a pointer, as there are many.
+type text struct{ body, from, size uint32 }
+
+const (
+	spanChunk = 1024
+	textChunk = 256 << 10
+)
 
 // memtable is the live buffer: spans of the current WAL segments, queryable at once. Only the committer changes it, under mu; once frozen
 // it never changes again and needs no lock.
@@ -77,7 +84,8 @@ type memtable struct {
 	chunks   [][]liveSpan
 	count    int
 	bytes    int
-	texts    []string
+	texts    []text   // by sym
+	bodies   [][]byte // of the texts; their arrays never move
 	interned map[string]sym
 	recent   [maxStr]sym      // by slot: the latest value of a column, which the next span often repeats
 	order    [len64]keyColumn // by place in a span: the latest key there, for a sender's spans have theirs in one order
@@ -117,7 +125,7 @@ const (
 
 func newMemtable() *memtable {
 	return &memtable{
-		texts: []string{""}, interned: map[string]sym{"": 0}, groupIdx: map[string]uint32{}, traces: map[flow.TraceID]*liveTrace{},
+		texts: []text{{}}, interned: map[string]sym{"": 0}, groupIdx: map[string]uint32{}, traces: map[flow.TraceID]*liveTrace{},
 		ops: map[opKey]struct{}{}, keys: map[string]struct{}{}, minStart: ^uint64(0), seqs: newSequences(),
 	}
 }
@@ -145,10 +153,20 @@ func (m *memtable) column(at int, key string) int {
 
 // repeated interns the value of a column's slot.
 func (m *memtable) repeated(slot int, s string) sym {
-	if i := m.recent[slot]; m.texts[i] == s {
+	if i := m.recent[slot]; m.at(i) == s {
 		return i
 	}
 	i := m.intern(s)
+	m.recent[slot] = i
+	return i
+}
+
+// again is repeated for texts of which few come back later: only the latest is looked at.
+func (m *memtable) again(slot int, s string) sym {
+	if i := m.recent[slot]; m.at(i) == s {
+		return i
+	}
+	i := m.text(s)
 	m.recent[slot] = i
 	return i
 }
@@ -158,16 +176,34 @@ func (m *memtable) intern(s string) sym {
 		return i
 	}
 	i := m.text(s)
-	m.interned[m.texts[i]] = i
+	m.interned[m.at(i)] = i
 	return i
 }
 
+// at is the text of i. It is valid as long as somebody holds it.
+func (m *memtable) at(i sym) string {
+	t := &m.texts[i]
+	if t.size == 0 {
+		return ""
+	}
+	return unsafe.String(&m.bodies[t.body][t.from], t.size)
+}
+
+// text keeps a copy of s: the batch is not ours to keep.
 func (m *memtable) text(s string) sym {
 	if s == "" {
 		return 0
 	}
-	m.texts = append(m.texts, string([]byte(s))) // a copy: the batch is not ours to keep
-	m.bytes += len(s) + 16
+	last := len(m.bodies) - 1
+	if last < 0 || len(s) > cap(m.bodies[last])-len(m.bodies[last]) {
+		m.bodies = append(m.bodies, make([]byte, 0, max(textChunk, len(s))))
+		last++
+		m.bytes += cap(m.bodies[last])
+	}
+	from := len(m.bodies[last])
+	m.bodies[last] = append(m.bodies[last], s...)
+	m.texts = append(m.texts, text{uint32(last), uint32(from), uint32(len(s))}) //nolint:gosec // bounded by the seal size
+	m.bytes += 12
 	return sym(len(m.texts) - 1) //nolint:gosec // bounded by the seal size
 }
 
@@ -230,17 +266,15 @@ func (m *memtable) insert(td ptrace.Traces, skip []bool, seq uint64, received in
 
 func (m *memtable) insertSpanLocked(sp ptrace.Span, g uint32, seq uint64) error {
 	if m.count == len(m.chunks)*spanChunk {
-		m.chunks = append(m.chunks, make([]liveSpan, 0, spanChunk))
-		m.bytes += spanChunk * 320
+		m.chunks = append(m.chunks, make([]liveSpan, spanChunk))
+		m.bytes += spanChunk * int(unsafe.Sizeof(liveSpan{}))
 	}
-	last := len(m.chunks) - 1
-	m.chunks[last] = append(m.chunks[last], liveSpan{
-		trace: flow.TraceID(sp.TraceID()), id: flow.SpanID(sp.SpanID()), parent: flow.SpanID(sp.ParentSpanID()),
-		start: uint64(sp.StartTimestamp()), end: uint64(sp.EndTimestamp()), flags: sp.Flags(), kind: int32(sp.Kind()), status: int32(sp.Status().Code()),
-		group: g, name: m.intern(sp.Name()), statusMsg: m.text(sp.Status().Message()), traceState: m.text(sp.TraceState().AsRaw()),
-	})
-	ls := &m.chunks[last][len(m.chunks[last])-1]
-	undo := func() { m.chunks[last] = m.chunks[last][:len(m.chunks[last])-1] }
+	ls := &m.chunks[m.count/spanChunk][m.count%spanChunk] // counts once it is whole
+	*ls = liveSpan{}
+	ls.trace, ls.id, ls.parent = flow.TraceID(sp.TraceID()), flow.SpanID(sp.SpanID()), flow.SpanID(sp.ParentSpanID())
+	ls.start, ls.end = uint64(sp.StartTimestamp()), uint64(sp.EndTimestamp())
+	ls.flags, ls.kind, ls.status, ls.group = sp.Flags(), int32(sp.Kind()), int32(sp.Status().Code()), g
+	ls.name, ls.statusMsg, ls.traceState = m.intern(sp.Name()), m.text(sp.Status().Message()), m.text(sp.TraceState().AsRaw())
 	var rest []attr
 	at := -1
 	for k, v := range sp.Attributes().All() {
@@ -262,14 +296,13 @@ func (m *memtable) insertSpanLocked(sp ptrace.Span, g uint32, seq uint64) error 
 				ls.set |= 1 << c
 				continue
 			case t == colText && v.Type() == pcommon.ValueTypeStr:
-				ls.str[slot[c]] = m.text(v.Str())
+				ls.str[slot[c]] = m.again(slot[c], v.Str())
 				ls.set |= 1 << c
 				continue
 			}
 		}
 		a, err := newAttr(k, v)
 		if err != nil {
-			undo()
 			return err
 		}
 		rest = append(rest, a)
@@ -282,7 +315,6 @@ func (m *memtable) insertSpanLocked(sp ptrace.Span, g uint32, seq uint64) error 
 	}
 	extra, err := newExtra(sp)
 	if err != nil {
-		undo()
 		return err
 	}
 	ls.extra = m.text(string(extra))
@@ -296,7 +328,7 @@ func (m *memtable) addLocked(ls *liveSpan, seq uint64) {
 		t = &liveTrace{}
 		t.spans, t.history = t.first[:0], t.born[:0]
 		m.traces[ls.trace] = t
-		m.bytes += 160
+		m.bytes += 200
 	}
 	t.spans = append(t.spans, uint32(m.count)) //nolint:gosec // bounded by the seal size
 	m.count++
@@ -310,7 +342,7 @@ func (m *memtable) addLocked(ls *liveSpan, seq uint64) {
 	m.cols |= ls.set
 	m.minStart = min(m.minStart, ls.start)
 	m.maxStart = max(m.maxStart, ls.start)
-	if op := (opKey{m.groups[ls.group].service, m.texts[ls.name], ls.kind}); (op != m.lastOp || len(m.ops) == 0) && len(m.ops) <= maxOps {
+	if op := (opKey{m.groups[ls.group].service, m.at(ls.name), ls.kind}); (op != m.lastOp || len(m.ops) == 0) && len(m.ops) <= maxOps {
 		m.ops[op] = struct{}{}
 		m.lastOp = op
 	}
@@ -322,7 +354,7 @@ func (m *memtable) partLocked(id flow.TraceID, t *liveTrace) *part {
 	var first *liveSpan
 	for _, i := range t.spans {
 		s := m.span(i)
-		p.add(s.start, s.end, isError(s.status, m.texts[s.str[slot[reasonCol]]]), m.groups[s.group].service)
+		p.add(s.start, s.end, isError(s.status, m.at(s.str[slot[reasonCol]])), m.groups[s.group].service)
 		root := s.parent.IsZero()
 		if first == nil || better(root, s.start, s.id, p.rooted, p.rootStart, p.rootSpan) {
 			first = s
@@ -330,7 +362,7 @@ func (m *memtable) partLocked(id flow.TraceID, t *liveTrace) *part {
 		}
 	}
 	if first != nil {
-		p.rootName, p.rootOwner = m.texts[first.name], m.groups[first.group].service
+		p.rootName, p.rootOwner = m.at(first.name), m.groups[first.group].service
 	}
 	sortServices(p)
 	return p
@@ -371,8 +403,8 @@ func (p *part) add(start, end uint64, isErr bool, service string) {
 func (m *memtable) row(s *liveSpan) row {
 	r := row{
 		trace: s.trace, id: s.id, parent: s.parent, start: s.start, end: s.end, flags: s.flags, kind: s.kind, status: s.status,
-		name: m.texts[s.name], statusMsg: m.texts[s.statusMsg], traceState: m.texts[s.traceState], group: m.groups[s.group],
-		extra: m.texts[s.extra], cols: make([]colValue, len(columns)),
+		name: m.at(s.name), statusMsg: m.at(s.statusMsg), traceState: m.at(s.traceState), group: m.groups[s.group],
+		extra: m.at(s.extra), cols: make([]colValue, len(columns)),
 	}
 	for i, c := range columns {
 		if s.set&(1<<i) == 0 {
@@ -385,11 +417,11 @@ func (m *memtable) row(s *liveSpan) row {
 		case colBool:
 			v.num = int64(s.bools >> i & 1) //nolint:gosec // 0 or 1
 		case colString, colText:
-			v.str = m.texts[s.str[slot[i]]]
+			v.str = m.at(s.str[slot[i]])
 		}
 		r.cols[i] = v
 	}
-	decodeAttrs(m.texts[s.attrs], func(a attr) bool { r.attrs = append(r.attrs, a); return true })
+	decodeAttrs(m.at(s.attrs), func(a attr) bool { r.attrs = append(r.attrs, a); return true })
 	return r
 }
 

@@ -516,8 +516,16 @@ func (c *columnCursor) read(row, n int) ([]parquet.Value, int, error) {
 
 func (c *columnCursor) load(p *loaded, row int) (err error) {
 	defer recoverDamage(&err)
+	chunk := c.bf.chunk(c.leaf)
+	if chunk == nil { // older than the column: nobody has it
+		p.from, p.to = row-row%pageRows, min(row-row%pageRows+pageRows, c.bf.meta.Spans)
+		p.vals, p.offs = slices.Grow(p.vals[:0], p.to-p.from)[:p.to-p.from], p.offs[:0]
+		for i := range p.vals {
+			p.vals[i] = parquet.NullValue().Level(0, 0, c.leaf)
+		}
+		return nil
+	}
 	if c.pages == nil {
-		chunk := c.bf.pf.RowGroups()[0].ColumnChunks()[c.leaf]
 		idx, err := chunk.OffsetIndex()
 		if err != nil {
 			return blame(err)

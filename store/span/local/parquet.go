@@ -2,6 +2,8 @@ package local
 
 import (
 	"bufio"
+	"bytes"
+	"cmp"
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
@@ -51,7 +53,7 @@ var schema = sync.OnceValue(func() spanSchema {
 	delta := func(n parquet.Node) parquet.Node { return parquet.Encoded(n, &parquet.DeltaBinaryPacked) }
 	g := parquet.Group{
 		"trace_id":        plain(parquet.Leaf(parquet.FixedLenByteArrayType(16))),
-		"span_id":         plain(parquet.Leaf(parquet.FixedLenByteArrayType(8))),
+		"span_id":         parquet.Compressed(plain(parquet.Leaf(parquet.FixedLenByteArrayType(8))), &parquet.Uncompressed), // random
 		"parent_id":       parquet.Optional(plain(parquet.Leaf(parquet.FixedLenByteArrayType(8)))),
 		"start_unix_nano": delta(parquet.Int(64)),
 		"duration_nano":   delta(parquet.Int(64)),
@@ -78,7 +80,7 @@ var schema = sync.OnceValue(func() spanSchema {
 		case colText:
 			n = plain(parquet.String())
 		case colInt:
-			n = plain(parquet.Int(64))
+			n = delta(parquet.Int(64))
 		case colBool:
 			n = parquet.Leaf(parquet.BooleanType)
 		}
@@ -117,6 +119,11 @@ func nameOf(names []string, i int32) string {
 
 func indexOf(names []string, s string) int32 { return int32(max(0, slices.Index(names, s))) } //nolint:gosec // small
 
+// bloomBits sizes the filter of trace ids, per row: engines are to read one page in a thousand in vain, and what counts are the ids, not the rows.
+func bloomBits(meta *blockMeta) uint {
+	return uint(max(1, (16*meta.Traces+meta.Spans-1)/max(1, meta.Spans)))
+} //nolint:gosec // 1 to 16
+
 // newParquetWriter begins a block's file. Pages are cut by its user, pageRows rows each; a writer is used once.
 func newParquetWriter(w io.Writer, meta blockMeta, groups []*group) (*parquet.GenericWriter[any], error) {
 	mj, err := json.Marshal(meta)
@@ -130,8 +137,9 @@ func newParquetWriter(w io.Writer, meta blockMeta, groups []*group) (*parquet.Ge
 	}
 	return parquet.NewGenericWriter[any](w, schema().Schema,
 		parquet.Compression(&zstd.Codec{Level: zstd.SpeedFastest}),
-		parquet.BloomFilters(parquet.SplitBlockFilter(16, "trace_id")),
-		parquet.PageBufferSize(4<<20), // pages are cut by rows
+		parquet.BloomFilters(parquet.SplitBlockFilter(bloomBits(&meta), "trace_id")),
+		parquet.DataPageStatistics(false), // the column index has them
+		parquet.PageBufferSize(4<<20),     // pages are cut by rows
 		parquet.WriteBufferSize(0),
 		parquet.CreatedBy("tulle", "1", ""),
 		parquet.KeyValueMetadata(kvFormat, formatName),
@@ -142,7 +150,6 @@ func newParquetWriter(w io.Writer, meta blockMeta, groups []*group) (*parquet.Ge
 
 // writeParquet writes a frozen memtable and returns its trace summaries in file order.
 func writeParquet(w io.Writer, m *memtable, meta blockMeta) ([]*part, error) {
-	sc := schema()
 	bw := bufio.NewWriterSize(w, 1<<18)
 	pw, err := newParquetWriter(bw, meta, m.groups)
 	if err != nil {
@@ -154,50 +161,29 @@ func writeParquet(w io.Writer, m *memtable, meta blockMeta) ([]*part, error) {
 	}
 	slices.SortFunc(parts, func(a, b *part) int { return -newerFirst(a.start, a.id, b.start, b.id) })
 
-	cw := pw.ColumnWriters()
-	bufs := make([][]parquet.Value, sc.all)
-	rows := 0
-	flush := func() error {
-		for i, b := range bufs {
-			if _, err := cw[i].WriteRowValues(b); err != nil {
-				return err
-			}
-			if err := cw[i].Flush(); err != nil {
-				return err
-			}
-			clear(b)
-			bufs[i] = b[:0]
-		}
-		rows = 0
-		return nil
-	}
 	total := 0
-	var order []uint32
+	spans := make([]*liveSpan, 0, m.count)
 	for _, p := range parts {
 		p.row = total
-		order = append(order[:0], m.traces[p.id].spans...)
-		slices.SortFunc(order, func(a, b uint32) int {
-			x, y := m.span(a), m.span(b)
-			if x.start != y.start {
-				if x.start < y.start {
-					return -1
-				}
-				return 1
-			}
-			return slices.Compare(x.id[:], y.id[:])
-		})
-		for _, i := range order {
-			m.appendValues(bufs, &sc, m.span(i))
-			total++
-			if rows++; rows == pageRows {
-				if err := flush(); err != nil {
-					return nil, err
-				}
-			}
+		from := len(spans)
+		for _, i := range m.traces[p.id].spans {
+			spans = append(spans, m.span(i))
 		}
+		slices.SortFunc(spans[from:], func(x, y *liveSpan) int {
+			if x.start != y.start {
+				return cmp.Compare(x.start, y.start)
+			}
+			return bytes.Compare(x.id[:], y.id[:])
+		})
+		total += p.spans
 	}
-	if rows > 0 {
-		if err := flush(); err != nil {
+	cw := pw.ColumnWriters()
+	pages := &pageWriter{memtable: m, cw: cw, buf: make([]parquet.Value, pageRows), nulls: make([]parquet.Value, pageRows)}
+	for i := range pages.nulls {
+		pages.nulls[i] = parquet.NullValue()
+	}
+	for from := 0; from < total; from += pageRows {
+		if err := pages.write(spans[from:min(total, from+pageRows)]); err != nil {
 			return nil, err
 		}
 	}
@@ -212,67 +198,131 @@ func textValue(s string) parquet.Value {
 	return parquet.ByteArrayValue(unsafe.Slice(unsafe.StringData(s), len(s)))
 }
 
-// appendValues adds one row to the columns' buffers. Levels: an optional column has definition level 1 when set; the map's leaves have repetition
-// level 0 for the first entry of a row and 1 for the others, definition level 0 for a row without entries.
-func (m *memtable) appendValues(b [][]parquet.Value, sc *spanSchema, s *liveSpan) {
-	req := func(c int, v parquet.Value) { b[c] = append(b[c], v.Level(0, 0, c)) }
-	opt := func(c int, set bool, v parquet.Value) {
-		if set {
-			b[c] = append(b[c], v.Level(0, 1, c))
-		} else {
-			b[c] = append(b[c], parquet.NullValue().Level(0, 0, c))
+// pageWriter writes a memtable's spans, page by page.
+type pageWriter struct {
+	*memtable
+	cw         []*parquet.ColumnWriter
+	buf, nulls []parquet.Value // pageRows of them
+	rest       [4][]parquet.Value
+}
+
+// write writes one page of every column, column by column. Levels: an optional column has definition level 1 when set; the map's leaves have repetition
+// level 0 for the first entry of a row and 1 for the others, definition level 0 for a row without entries. Values name no column: the writer is the column's.
+func (m *pageWriter) write(spans []*liveSpan) (err error) {
+	sc := schema()
+	buf := m.buf[:len(spans)]
+	write := func(c int, vals []parquet.Value) {
+		if err == nil {
+			_, err = m.cw[c].WriteRowValues(vals)
+		}
+		if err == nil {
+			err = m.cw[c].Flush()
 		}
 	}
-	str := func(t sym) parquet.Value { return textValue(m.texts[t]) }
-	g := m.groups[s.group]
-	req(sc.traceID, parquet.FixedLenByteArrayValue(s.trace[:]))
-	req(sc.spanID, parquet.FixedLenByteArrayValue(s.id[:]))
-	opt(sc.parentID, !s.parent.IsZero(), parquet.FixedLenByteArrayValue(s.parent[:]))
-	req(sc.start, parquet.Int64Value(int64(s.start)))                 //nolint:gosec // round trip
-	req(sc.duration, parquet.Int64Value(int64(s.end)-int64(s.start))) //nolint:gosec // round trip
-	req(sc.service, textValue(g.service))
-	req(sc.name, str(s.name))
-	req(sc.kind, textValue(kindName(s.kind)))
-	req(sc.status, textValue(nameOf(statusNames, s.status)))
-	opt(sc.statusMsg, s.statusMsg != 0, str(s.statusMsg))
-	opt(sc.traceState, s.traceState != 0, str(s.traceState))
-	req(sc.flags, parquet.Int32Value(int32(s.flags)))    //nolint:gosec // round trip
-	req(sc.resource, parquet.Int32Value(int32(s.group))) //nolint:gosec // round trip
-	opt(sc.extra, s.extra != 0, str(s.extra))
-	for i, c := range columns {
-		set := s.set&(1<<i) != 0
-		var v parquet.Value
-		if set {
-			switch c.typ {
-			case colInt:
-				v = parquet.Int64Value(s.num[slot[i]])
-			case colBool:
-				v = parquet.BooleanValue(s.bools&(1<<i) != 0)
-			case colString, colText:
-				v = str(s.str[slot[i]])
+	each := func(c int, of func(s *liveSpan) parquet.Value) {
+		for i, s := range spans {
+			buf[i] = of(s)
+		}
+		write(c, buf)
+	}
+	null := parquet.NullValue()
+	optional := func(c int, of func(s *liveSpan) (parquet.Value, bool)) {
+		for i, s := range spans {
+			if v, ok := of(s); ok {
+				buf[i] = v.Level(0, 1, c)
+			} else {
+				buf[i] = null
 			}
 		}
-		opt(sc.cols[i], set, v)
+		write(c, buf)
 	}
-	if s.attrs == 0 {
-		for _, c := range []int{sc.attrKey, sc.attrValue, sc.attrType, sc.attrRaw} {
-			b[c] = append(b[c], parquet.NullValue().Level(0, 0, c))
-		}
-		return
+	str := func(t sym) parquet.Value { return textValue(m.at(t)) }
+	someText := func(c int, of func(s *liveSpan) sym) {
+		optional(c, func(s *liveSpan) (parquet.Value, bool) { t := of(s); return str(t), t != 0 })
 	}
-	rep := 0
-	decodeAttrs(m.texts[s.attrs], func(a attr) bool {
-		b[sc.attrKey] = append(b[sc.attrKey], textValue(a.key).Level(rep, 1, sc.attrKey))
-		b[sc.attrValue] = append(b[sc.attrValue], textValue(a.value).Level(rep, 1, sc.attrValue))
-		b[sc.attrType] = append(b[sc.attrType], parquet.Int32Value(int32(a.typ)).Level(rep, 1, sc.attrType))
-		if a.raw != nil {
-			b[sc.attrRaw] = append(b[sc.attrRaw], parquet.ByteArrayValue(a.raw).Level(rep, 2, sc.attrRaw))
-		} else {
-			b[sc.attrRaw] = append(b[sc.attrRaw], parquet.NullValue().Level(rep, 1, sc.attrRaw))
-		}
-		rep = 1
-		return true
+	each(sc.traceID, func(s *liveSpan) parquet.Value { return parquet.FixedLenByteArrayValue(s.trace[:]) })
+	each(sc.spanID, func(s *liveSpan) parquet.Value { return parquet.FixedLenByteArrayValue(s.id[:]) })
+	optional(sc.parentID, func(s *liveSpan) (parquet.Value, bool) {
+		return parquet.FixedLenByteArrayValue(s.parent[:]), !s.parent.IsZero()
 	})
+	each(sc.start, func(s *liveSpan) parquet.Value { return parquet.Int64Value(int64(s.start)) })                   //nolint:gosec // round trip
+	each(sc.duration, func(s *liveSpan) parquet.Value { return parquet.Int64Value(int64(s.end) - int64(s.start)) }) //nolint:gosec // round trip
+	each(sc.service, func(s *liveSpan) parquet.Value { return textValue(m.groups[s.group].service) })
+	each(sc.name, func(s *liveSpan) parquet.Value { return str(s.name) })
+	each(sc.kind, func(s *liveSpan) parquet.Value { return textValue(kindName(s.kind)) })
+	each(sc.status, func(s *liveSpan) parquet.Value { return textValue(nameOf(statusNames, s.status)) })
+	someText(sc.statusMsg, func(s *liveSpan) sym { return s.statusMsg })
+	someText(sc.traceState, func(s *liveSpan) sym { return s.traceState })
+	each(sc.flags, func(s *liveSpan) parquet.Value { return parquet.Int32Value(int32(s.flags)) })    //nolint:gosec // round trip
+	each(sc.resource, func(s *liveSpan) parquet.Value { return parquet.Int32Value(int32(s.group)) }) //nolint:gosec // round trip
+	someText(sc.extra, func(s *liveSpan) sym { return s.extra })
+	for i, col := range columns {
+		c, bit, at := sc.cols[i], uint64(1)<<i, slot[i]
+		if m.cols&bit == 0 {
+			write(c, m.nulls[:len(spans)])
+			continue
+		}
+		for k, s := range spans {
+			v := null
+			if s.set&bit != 0 {
+				switch col.typ {
+				case colInt:
+					v = parquet.Int64Value(s.num[at]).Level(0, 1, c)
+				case colBool:
+					v = parquet.BooleanValue(s.bools&bit != 0).Level(0, 1, c)
+				case colString, colText:
+					v = str(s.str[at]).Level(0, 1, c)
+				}
+			}
+			buf[k] = v
+		}
+		write(c, buf)
+	}
+	if err != nil {
+		return err
+	}
+	return m.writeRest(spans)
+}
+
+// writeRest writes a page of the attributes without columns.
+func (m *pageWriter) writeRest(spans []*liveSpan) error {
+	sc := schema()
+	out := &m.rest
+	for i := range out {
+		clear(out[i])
+		out[i] = out[i][:0]
+	}
+	at := [4]int{sc.attrKey, sc.attrValue, sc.attrType, sc.attrRaw}
+	for _, s := range spans {
+		if s.attrs == 0 {
+			for i, c := range at {
+				out[i] = append(out[i], parquet.NullValue().Level(0, 0, c))
+			}
+			continue
+		}
+		rep := 0
+		decodeAttrs(m.at(s.attrs), func(a attr) bool {
+			out[0] = append(out[0], textValue(a.key).Level(rep, 1, sc.attrKey))
+			out[1] = append(out[1], textValue(a.value).Level(rep, 1, sc.attrValue))
+			out[2] = append(out[2], parquet.Int32Value(int32(a.typ)).Level(rep, 1, sc.attrType))
+			if a.raw != nil {
+				out[3] = append(out[3], parquet.ByteArrayValue(a.raw).Level(rep, 2, sc.attrRaw))
+			} else {
+				out[3] = append(out[3], parquet.NullValue().Level(rep, 1, sc.attrRaw))
+			}
+			rep = 1
+			return true
+		})
+	}
+	for i, c := range at {
+		if _, err := m.cw[c].WriteRowValues(out[i]); err != nil {
+			return err
+		}
+		if err := m.cw[c].Flush(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // errBlock marks damage in a block, as opposed to a failure to read it.
@@ -284,8 +334,9 @@ type blockFile struct {
 	pf     *parquet.File
 	meta   blockMeta
 	groups []*group
-	refs   int  // guarded by the cache
-	evict  bool // guarded by the cache
+	at     []int // by leaf of schema(): its column in this file; -1 when the file was written before there was one
+	refs   int   // guarded by the cache
+	evict  bool  // guarded by the cache
 }
 
 func footerCRC(f io.ReaderAt, size int64) (uint32, error) {
@@ -338,7 +389,10 @@ func openParquet(f File, want *idxMeta) (bf *blockFile, err error) {
 	if err := bf.meta.parse([]byte(mj)); err != nil {
 		return nil, fmt.Errorf("%w: its description: %w", errBlock, err)
 	}
-	if len(pf.RowGroups()) != 1 || pf.NumRows() != int64(bf.meta.Spans) || len(pf.RowGroups()[0].ColumnChunks()) != schema().all {
+	if bf.at, err = fileColumns(pf); err != nil {
+		return nil, err
+	}
+	if len(pf.RowGroups()) != 1 || pf.NumRows() != int64(bf.meta.Spans) {
 		return nil, fmt.Errorf("%w: %d rows in %d groups, %d spans were written", errBlock, pf.NumRows(), len(pf.RowGroups()), bf.meta.Spans)
 	}
 	rj, _ := pf.Lookup(kvResources)
@@ -357,6 +411,29 @@ func openParquet(f File, want *idxMeta) (bf *blockFile, err error) {
 	return bf, nil
 }
 
+// fileColumns finds the leaves of schema() in a file. Only columns of single attributes may be missing: of blocks that are older than they.
+func fileColumns(pf *parquet.File) ([]int, error) {
+	sc := schema()
+	at := make([]int, sc.all)
+	for leaf, path := range sc.Columns() {
+		at[leaf] = -1
+		if l, ok := pf.Schema().Lookup(path...); ok {
+			at[leaf] = l.ColumnIndex
+		} else if !slices.Contains(sc.cols, leaf) {
+			return nil, fmt.Errorf("%w: it has no column %s", errBlock, strings.Join(path, "."))
+		}
+	}
+	return at, nil
+}
+
+// chunk is what the file has of a leaf of schema(), nil for nothing.
+func (b *blockFile) chunk(leaf int) parquet.ColumnChunk {
+	if b.at[leaf] < 0 {
+		return nil
+	}
+	return b.pf.RowGroups()[0].ColumnChunks()[b.at[leaf]]
+}
+
 // recoverDamage turns a panic of the Parquet reader on damaged bytes into an error.
 func recoverDamage(err *error) {
 	if p := recover(); p != nil {
@@ -370,7 +447,11 @@ type rowRange struct{ from, to int }
 // scan calls each for every row of the ranges (ascending, disjoint) with the values of one leaf column. Values are valid until each returns.
 func (b *blockFile) scan(leaf int, ranges []rowRange, each func(row int, v []parquet.Value) error) (err error) {
 	defer recoverDamage(&err)
-	pages := b.pf.RowGroups()[0].ColumnChunks()[leaf].Pages()
+	chunk := b.chunk(leaf)
+	if chunk == nil {
+		return fmt.Errorf("%w: it has no column %s", errBlock, strings.Join(schema().Columns()[leaf], "."))
+	}
+	pages := chunk.Pages()
 	defer func() { err = errors.Join(err, pages.Close()) }()
 	var (
 		page parquet.Page

@@ -234,10 +234,10 @@ func (lm *liveMatcher) match(s *liveSpan) bool {
 	if !g.ok {
 		return false
 	}
-	if p.operation != "" && m.texts[s.name] != p.operation {
+	if p.operation != "" && m.at(s.name) != p.operation {
 		return false
 	}
-	if p.errors && !isError(s.status, m.texts[s.str[slot[reasonCol]]]) {
+	if p.errors && !isError(s.status, m.at(s.str[slot[reasonCol]])) {
 		return false
 	}
 	for i := range p.attrs {
@@ -253,12 +253,12 @@ func (lm *liveMatcher) match(s *liveSpan) bool {
 			case colBool:
 				v.num = int64(s.bools >> a.col & 1) //nolint:gosec // 0 or 1
 			case colString, colText:
-				v.str = m.texts[s.str[slot[a.col]]]
+				v.str = m.at(s.str[slot[a.col]])
 			}
 			equal = a.column(t, v)
 		}
 		if s.attrs != 0 && !equal {
-			decodeAttrs(m.texts[s.attrs], func(x attr) bool {
+			decodeAttrs(m.at(s.attrs), func(x attr) bool {
 				if x.key == a.Key {
 					present = true
 					equal = equal || x.value == a.Value

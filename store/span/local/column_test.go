@@ -1,0 +1,120 @@
+package local
+
+import (
+	"bytes"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/parquet-go/parquet-go"
+	"go.opentelemetry.io/collector/pdata/ptrace"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/store"
+	"github.com/tulle-mesh/tulle/store/storetest"
+)
+
+// without rewrites a block's file as it was before some columns existed: their attributes are among the rest.
+func without(t *testing.T, path string, names ...string) {
+	t.Helper()
+	data, err := os.ReadFile(path) //nolint:gosec // the test's own
+	if err != nil {
+		t.Fatal(err)
+	}
+	pf, err := parquet.OpenFile(bytes.NewReader(data), int64(len(data)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := parquet.Group{}
+	for _, f := range schema().Fields() {
+		old[f.Name()] = f
+	}
+	for _, n := range names {
+		delete(old, n)
+	}
+	to := parquet.NewSchema("span", old)
+	conv, err := parquet.Convert(to, pf.Schema())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	w := parquet.NewGenericWriter[any](&out, to)
+	for _, k := range []string{kvFormat, kvMeta, kvResources} {
+		v, _ := pf.Lookup(k)
+		w.SetKeyValueMetadata(k, v)
+	}
+	rows := pf.RowGroups()[0].Rows()
+	if _, err := parquet.CopyRows(w, parquet.ConvertRowReader(rows, conv)); err != nil {
+		t.Fatal(err)
+	}
+	if err := rows.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, out.Bytes(), 0o600); err != nil { //nolint:gosec // the test's own
+		t.Fatal(err)
+	}
+}
+
+// A block that is older than a column is read, searched, and merged with blocks that have it.
+func TestBlockWithoutNewColumns(t *testing.T) {
+	dir := t.TempDir()
+	now := time.Now().Add(-time.Minute)
+	write := func(db *DB, trace, method uint64) {
+		attrs := map[string]any{flow.AttrPath: "/p"}
+		if method > 0 {
+			attrs[flow.AttrRPCMethod] = "shop.v1.Pricing/Get"
+		}
+		if err := db.Write(t.Context(), storetest.Batch(storetest.Span{
+			Trace: trace, ID: trace, Name: "call", Kind: ptrace.SpanKindServer, Start: now.Add(time.Duration(trace) * time.Second), Duration: time.Millisecond, Attrs: attrs, //nolint:gosec // small
+		})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sealing := Config{Dir: dir, SealSpans: 1, SealAge: time.Hour, compaction: never}
+	db := open(t, sealing)
+	write(db, 1, 0)
+	until(t, "the old block", func() bool { return db.Stats().Blocks == 1 })
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range blockFiles(t, dir, parquetSuffix) {
+		without(t, f, "rpc_method", "rpc_system_name", "tulle_far_sent", "response_flags")
+	}
+	for _, f := range blockFiles(t, dir, idxSuffix) { // it holds a checksum of the file's footer
+		if err := os.Remove(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func(db *DB) {
+		t.Helper()
+		for id := range uint64(2) {
+			if td, err := db.Trace(t.Context(), storetest.TraceID(id+1)); err != nil || td.SpanCount() != 1 {
+				t.Errorf("trace %d: %v, %v", id+1, td, err)
+			}
+		}
+		for key, want := range map[string]int{flow.AttrPath: 2, flow.AttrRPCMethod: 1} {
+			p, err := db.Summaries(t.Context(), store.TraceQuery{Attributes: []store.AttributeMatch{{Key: key, Op: "exists"}}})
+			if err != nil || len(p.Traces) != want {
+				t.Errorf("%d traces have %s, want %d: %v", len(p.Traces), key, want, err)
+			}
+		}
+		if st := db.Stats(); st.Corrupt > 0 {
+			t.Error(st.LastError)
+		}
+	}
+	db = open(t, sealing)
+	write(db, 2, 1)
+	until(t, "the new block", func() bool { return db.Stats().Blocks == 2 })
+	check(db)
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	sealing.compaction = eager
+	sealing.compaction.fanIn = 2
+	db = open(t, sealing)
+	until(t, "they are merged", func() bool { return db.Stats().Blocks == 1 })
+	check(db)
+}
