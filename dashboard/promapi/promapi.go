@@ -4,6 +4,7 @@
 package promapi
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"runtime"
+	"strconv"
 	"time"
 
 	"github.com/grafana/regexp"
@@ -26,6 +28,7 @@ import (
 	v1 "github.com/prometheus/prometheus/web/api/v1"
 
 	"github.com/tulle-mesh/tulle/dashboard/source"
+	"github.com/tulle-mesh/tulle/store/graph"
 )
 
 // mounted is the table of what is served; the rest of Prometheus' API answers 404.
@@ -101,26 +104,7 @@ func Register(mux *http.ServeMux, s *source.Sources, log *slog.Logger) {
 	mux.HandleFunc("GET /api/v1/metadata", metadata)
 }
 
-// families are the series that the graph writes (store/graph), for clients that complete queries.
-var families = []struct{ name, kind, help string }{
-	{"tulle_requests_total", "counter", "Exchanges by source, destination, side, protocol, code_class, grpc_response_status, reason and probe."},
-	{"tulle_request_duration_seconds", "histogram", "Duration of exchanges; native histogram."},
-	{"tulle_unanswered_total", "counter", "Exchanges without a complete response, by reason."},
-	{"tulle_edge_attempts_total", "counter", "Attempts per edge, by whether they were delivered and why not."},
-	{"tulle_attempts_total", "counter", "Attempts per endpoint."},
-	{"tulle_attempt_duration_seconds", "histogram", "Duration of attempts per endpoint; native histogram."},
-	{"tulle_route_duration_seconds", "histogram", "Duration of exchanges per route; native histogram."},
-	{"tulle_version_requests_total", "counter", "Exchanges per version of the destination."},
-	{"tulle_bytes_total", "counter", "Body bytes by direction."},
-	{"tulle_messages_total", "counter", "gRPC messages by direction."},
-	{"tulle_connections_total", "counter", "Connections by reason of their end."},
-	{"tulle_active", "gauge", "Exchanges or connections open now."},
-	{"tulle_trace_context_total", "counter", "Outgoing requests made while handling a traced one, by whether they carried the trace on."},
-	{"tulle_records_dropped_total", "counter", "Records that sidecars could not keep or send."},
-	{"tulle_reporter_up", "gauge", "1 while a sidecar reports, 0 while it is missing."},
-	{"tulle_endpoint_ejected", "gauge", "1 while an endpoint is ejected."},
-}
-
+// metadata says what the families of the graph are; what others write has none.
 func metadata(w http.ResponseWriter, r *http.Request) {
 	type entry struct {
 		Type string `json:"type"`
@@ -128,10 +112,17 @@ func metadata(w http.ResponseWriter, r *http.Request) {
 		Unit string `json:"unit"`
 	}
 	data := map[string][]entry{}
-	only := r.URL.Query().Get("metric")
-	for _, f := range families {
-		if only == "" || only == f.name {
-			data[f.name] = []entry{{f.kind, f.help, ""}}
+	only := r.FormValue("metric")
+	limit, err := strconv.Atoi(cmp.Or(r.FormValue("limit"), "-1"))
+	if err != nil {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusBadRequest)
+		_, _ = w.Write([]byte(`{"status":"error","errorType":"bad_data","error":"limit must be a number"}`))
+		return
+	}
+	for _, f := range graph.Families {
+		if (only == "" || only == f.Name) && (limit < 0 || len(data) < limit) {
+			data[f.Name] = []entry{{f.Kind, f.Help, ""}}
 		}
 	}
 	w.Header().Set("Content-Type", "application/json")

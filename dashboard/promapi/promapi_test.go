@@ -52,6 +52,8 @@ func TestPrometheusAPI(t *testing.T) {
 		{"GET", "/api/v1/query_exemplars", url.Values{"query": {"tulle_requests_total"}, "start": {at}, "end": {at}}, 200, nil},
 		{"GET", "/api/v1/metadata", nil, 200, []string{`"tulle_requests_total"`, `"counter"`}},
 		{"GET", "/api/v1/metadata", url.Values{"metric": {"tulle_active"}}, 200, []string{`"gauge"`}},
+		{"GET", "/api/v1/metadata", url.Values{"limit": {"1"}}, 200, []string{`{"tulle_requests_total":[`}},
+		{"GET", "/api/v1/metadata", url.Values{"limit": {"many"}}, 400, []string{`"bad_data"`}},
 		{"GET", "/api/v1/rules", nil, 200, []string{`"groups"`}},
 		{"GET", "/api/v1/alerts", nil, 200, []string{`"alerts"`}},
 		{"GET", "/api/v1/targets", nil, 200, []string{`"activeTargets":[]`}},

@@ -47,8 +47,10 @@ const (
 	SeriesEndpointsUsable = "tulle_service_endpoints_available" // service: of these, not ejected
 
 	// Grafana's service graph reads these.
-	SeriesServiceGraph       = "traces_service_graph_request_total"        // client, server
-	SeriesServiceGraphFailed = "traces_service_graph_request_failed_total" // client, server
+	SeriesServiceGraph       = "traces_service_graph_request_total"          // client, server
+	SeriesServiceGraphFailed = "traces_service_graph_request_failed_total"   // client, server
+	SeriesServiceGraphServer = "traces_service_graph_request_server_seconds" // client, server: native histogram, as the server saw it
+	SeriesServiceGraphClient = "traces_service_graph_request_client_seconds" // client, server: native histogram, as the client saw it
 )
 
 // series names one cumulative series of the graph: a metric and its label pairs, in the fixed order of the metric.
@@ -83,6 +85,8 @@ var seriesLabels = map[string][]string{
 	SeriesDetectionTime:      {"service", "destination", "side", "port"},
 	SeriesServiceGraph:       {"client", "server"},
 	SeriesServiceGraphFailed: {"client", "server"},
+	SeriesServiceGraphServer: {"client", "server"},
+	SeriesServiceGraphClient: {"client", "server"},
 }
 
 func (s *series) pairs(buf []string) []string {
@@ -210,6 +214,11 @@ func (g *Graph) accumulateHist(p *point, d *hist) {
 	switch p.metric {
 	case famExchangeDuration:
 		s = series{SeriesDuration, [8]string{k.source, k.destination, p.side.String(), p.protocol, p.class}}
+		graph := series{SeriesServiceGraphServer, [8]string{k.source, k.destination}}
+		if p.side == flow.SideClient {
+			graph.metric = SeriesServiceGraphClient
+		}
+		g.addHist(graph, d)
 	case famAttemptDuration:
 		s = series{SeriesAttemptDuration, [8]string{k.destination, p.endpoint}}
 	case famRouteDuration:
@@ -221,6 +230,10 @@ func (g *Graph) accumulateHist(p *point, d *hist) {
 	default:
 		return
 	}
+	g.addHist(s, d)
+}
+
+func (g *Graph) addHist(s series, d *hist) {
 	h := g.hists[s]
 	if h == nil {
 		h = &hist{}

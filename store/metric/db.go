@@ -98,6 +98,7 @@ type DB struct {
 	taken    prometheus.Counter     // samples from outside
 	refused  *prometheus.CounterVec // of them
 	sender   *sender                // nil: nothing is sent
+	natives  sync.Map               // names of native histograms that Writers wrote
 	opened   time.Time
 
 	closeOnce sync.Once
@@ -181,17 +182,27 @@ func (d *DB) Appender(ctx context.Context) storage.Appender { return d.tsdb.Appe
 // AppenderV2 is Appender in Prometheus' newer shape.
 func (d *DB) AppenderV2(ctx context.Context) storage.AppenderV2 { return d.tsdb.AppenderV2(ctx) }
 
-// Querier reads samples in [mint, maxt], both milliseconds since the epoch.
-func (d *DB) Querier(mint, maxt int64) (storage.Querier, error) { return d.tsdb.Querier(mint, maxt) }
+// Querier reads samples in [mint, maxt], both milliseconds since the epoch: those that are stored, and the classic views of native histograms.
+func (d *DB) Querier(mint, maxt int64) (storage.Querier, error) {
+	q, err := d.tsdb.Querier(mint, maxt)
+	if err != nil {
+		return nil, err
+	}
+	return &querier{q, d}, nil
+}
 
-// ChunkQuerier reads chunks in [mint, maxt].
+// ChunkQuerier reads chunks in [mint, maxt], as they are stored.
 func (d *DB) ChunkQuerier(mint, maxt int64) (storage.ChunkQuerier, error) {
 	return d.tsdb.ChunkQuerier(mint, maxt)
 }
 
 // ExemplarQuerier reads the exemplars in memory.
 func (d *DB) ExemplarQuerier(ctx context.Context) (storage.ExemplarQuerier, error) {
-	return d.tsdb.ExemplarQuerier(ctx)
+	q, err := d.tsdb.ExemplarQuerier(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return exemplarQuerier{q}, nil
 }
 
 // Engine evaluates PromQL; give it d as the Queryable.

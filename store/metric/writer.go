@@ -218,6 +218,9 @@ func (b *Batch) entry(name string, kind seriesKind, pairs []string) *entry {
 	e := w.series[key]
 	if e == nil {
 		e = &entry{labels: labelsOf(name, pairs), kind: kind}
+		if kind == histo {
+			w.db.natives.Store(name, true)
+		}
 		if w.db.tsdb.Head().NumSeries()+w.fresh >= uint64(w.db.cfg.ActiveSeriesBudget) {
 			if folded, changed := fold(pairs); changed {
 				w.db.folded.WithLabelValues(name).Inc()
