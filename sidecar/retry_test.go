@@ -27,7 +27,7 @@ func TestRetriesAcrossSidecars(t *testing.T) {
 				serve, c = h2app, h2client(t)
 			}
 			busy := app(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) })
-			prices := policy.Service{Name: "prices", Protocol: flow.ProtocolHTTP1, Balancer: policy.Balancer{Algorithm: policy.BalanceRandom}}
+			prices := policy.Service{Name: "prices", Protocol: flow.ProtocolHTTP1, Balancer: policy.Balancer{Algorithm: policy.BalanceRandom}, Retry: policy.Retry{BudgetMin: 10000}} // none of its retries helps
 
 			var mu sync.Mutex
 			onward := netip.AddrPort{}

@@ -38,7 +38,7 @@ var trafficPolicyFacts = []Fact{
 	{"spec.connectTimeout", "", "`1s`", "above 0", "one connection, with its handshake"},
 	{"spec.idleTimeout", "", "`1h`", "above 0, off", "a TCP relay or tunnel without bytes"},
 	{"spec.retry.attempts", "tries", "`2`", "1 to 10", "in all, with the first; 1 is no retry"},
-	{"spec.retry.budgetRatio", "retries per request", "`0.2`", "above 0, at most 1", "over the last 10 s"},
+	{"spec.retry.budgetRatio", "retries per request", "`0.2`", "above 0, at most 1", "that have not helped, over the last 10 s; see [what retries cost](resilience.md#what-retries-cost)"},
 	{"spec.retry.budgetMin", "retries per second", "`10`", "above 0, at most 1048576", "allowed on top of the ratio"},
 	{"spec.retry.backoffBase", "", "`25ms`", "above 0, at most `backoffMax`", "first wait, at most; full jitter"},
 	{"spec.retry.backoffMax", "", "`250ms`", "above 0", "longest wait"},

@@ -339,3 +339,29 @@ func TestSubsets(t *testing.T) {
 		}
 	}
 }
+
+// A try after one that reached nobody leaves the zone, also while nobody is known to be out; after any other failure it stays where there is another endpoint.
+func TestTriesLeaveAZoneThatCannotBeReached(t *testing.T) {
+	eps := endpoints(6)
+	for i := range eps {
+		eps[i].Priority = uint32(i / 2)
+	}
+	for name := range Algorithms {
+		set := New(of(name), eps, new(States), seeded(1))
+		for key := range uint64(200) {
+			for _, c := range []struct {
+				tried []int
+				away  bool
+				want  uint32
+			}{{[]int{0}, true, 1}, {[]int{0}, false, 0}, {[]int{0, 2}, true, 2}, {[]int{4}, true, 0}} {
+				w := exchange.Want{Away: c.away, Key: key, Keyed: true}
+				for _, i := range c.tried {
+					w.Tried = append(w.Tried, eps[i].Address)
+				}
+				if got, _ := set.Pick(start, w); got.Endpoint.Priority != c.want {
+					t.Fatalf("%s: after %v (unreachable: %v) priority %d, want %d", name, c.tried, c.away, got.Endpoint.Priority, c.want)
+				}
+			}
+		}
+	}
+}

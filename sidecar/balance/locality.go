@@ -1,5 +1,10 @@
 package balance
 
+import (
+	"net/netip"
+	"slices"
+)
+
 // spread sets the share of each tier: what its endpoints can take, and the rest to the next one. The endpoints of a tier can take
 //
 //	min(1, overprovision × healthy weight ÷ weight)
@@ -40,7 +45,7 @@ func (p *Picker) spread(all []*members, tiers []tier, conditions []condition) (e
 }
 
 // tier is where q goes: by chance, or by its key, so that requests of one key stay together while the shares are what they are. A retry leaves a tier
-// where everything was tried.
+// where everything was tried, and one where an endpoint could not be reached: a zone that is gone is gone as a whole.
 func (v *view) tier(q query) *tier {
 	k := 0
 	if len(v.tiers) > 1 {
@@ -59,6 +64,11 @@ func (v *view) tier(q query) *tier {
 			k--
 		}
 		if len(q.tried) > 0 {
+			if q.away {
+				for k < len(v.tiers)-1 && v.tiers[k].holds(q.tried) {
+					k++
+				}
+			}
 			for j := range v.tiers {
 				if t := &v.tiers[(k+j)%len(v.tiers)]; !t.alone && t.fresh(q) {
 					return t
@@ -67,6 +77,16 @@ func (v *view) tier(q query) *tier {
 		}
 	}
 	return &v.tiers[k]
+}
+
+// holds reports whether one of the endpoints at these addresses is a member of t.
+func (t *tier) holds(addresses []netip.AddrPort) bool {
+	for _, i := range t.members.entries {
+		if slices.Contains(addresses, t.p.entries[i].endpoint.Address) {
+			return true
+		}
+	}
+	return false
 }
 
 // tierSeed sets the choice of a tier by key apart from what else a key chooses.

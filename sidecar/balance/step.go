@@ -18,7 +18,7 @@ func Step(next exchange.Handler) exchange.Handler {
 		if keys := x.Destination.Balancer.Affinity; len(keys) > 0 && x.Tries == 0 && !x.Keyed {
 			Keep(x, keys)
 		}
-		choice, reason := x.Destination.Picker.Pick(began, exchange.Want{Tried: tried, Key: x.Key, Keyed: x.Keyed, Subset: x.Decision.Subset, Stay: x.Stay})
+		choice, reason := x.Destination.Picker.Pick(began, exchange.Want{Tried: tried, Key: x.Key, Keyed: x.Keyed, Subset: x.Decision.Subset, Stay: x.Stay, Away: x.Away})
 		if reason != flow.ReasonNone {
 			x.Outcome.Unprocessed = true
 			detail := "service " + x.Destination.Name
@@ -41,9 +41,13 @@ func Step(next exchange.Handler) exchange.Handler {
 			took = x.Start.Add(x.Legs.FirstByte).Sub(began)
 		}
 		r := result(&x.Outcome)
+		if unconnected(x) {
+			r = exchange.ResultUnreachable
+		}
 		if r == exchange.ResultUnknown && abandoned(x) || r == exchange.ResultFailed && hasty(x, now, took) {
 			r = exchange.ResultAbandoned
 		}
+		x.Away = r == exchange.ResultUnreachable
 		if x.Head.Mirror { // no evidence: its endpoints are judged by what callers wait for
 			r = exchange.ResultUnknown
 		}
@@ -58,6 +62,11 @@ func Step(next exchange.Handler) exchange.Handler {
 // may have been the slow one.
 func abandoned(x *exchange.Exchange) bool {
 	return x.Outcome.Reason == flow.ReasonDownstreamReset && x.Legs.FirstByte < 0 && (x.Legs.Sent >= 0 || !x.Outcome.Delivered)
+}
+
+// unconnected reports whether a try was given up that had found no connection by then.
+func unconnected(x *exchange.Exchange) bool {
+	return x.Outcome.Reason == flow.ReasonTryTimeout && !x.Outcome.Delivered && x.Legs.Connected < 0 && x.Legs.Sent < 0
 }
 
 // hasty reports whether a try was given up sooner than it would be now, for everybody has become late since it began: that is no fault of its endpoint.

@@ -25,6 +25,7 @@ func TestResult(t *testing.T) {
 		exchange.ResultOverloaded: {
 			{Status: 503, Reason: flow.ReasonUpstreamStatus}, {Status: 503, Reason: flow.ReasonUpstreamStatus, Again: true}, {Status: 429}, grpc(8), grpc(14),
 		},
+		exchange.ResultShed:        {{Status: 503, Reason: flow.ReasonUpstreamStatus, Told: flow.ReasonShed}},
 		exchange.ResultUnreachable: {{Reason: flow.ReasonConnectRefused}},
 		exchange.ResultUnknown:     {{Reason: flow.ReasonDownstreamReset}, {Reason: flow.ReasonUpstreamReset, Stale: true}, grpc(1)},
 	}
@@ -33,6 +34,25 @@ func TestResult(t *testing.T) {
 			if got := result(&o); got != expected {
 				t.Errorf("status %d, gRPC %q, reason %q: result %d, want %d", o.Status, o.GRPC, o.Reason, got, expected)
 			}
+		}
+	}
+}
+
+// A try that was given up before it was connected is as good as one that found no connection; a pooled connection, or one that was made, is one.
+func TestUnconnected(t *testing.T) {
+	for _, c := range []struct {
+		x    exchange.Outcome
+		legs func(*flow.Legs)
+		want bool
+	}{
+		{exchange.Outcome{Reason: flow.ReasonTryTimeout}, func(*flow.Legs) {}, true},
+		{exchange.Outcome{Reason: flow.ReasonTryTimeout}, func(l *flow.Legs) { l.Connected = 1 }, false},
+		{exchange.Outcome{Reason: flow.ReasonTryTimeout, Delivered: true}, func(l *flow.Legs) { l.Sent = 1 }, false},
+		{exchange.Outcome{Reason: flow.ReasonRequestTimeout}, func(*flow.Legs) {}, false},
+	} {
+		x := exchange.Exchange{Outcome: c.x, Legs: exchange.NoLegs}
+		if c.legs(&x.Legs); unconnected(&x) != c.want {
+			t.Errorf("%+v, %+v: %v", c.x, x.Legs, !c.want)
 		}
 	}
 }

@@ -15,11 +15,12 @@ type query struct {
 	tried  []netip.AddrPort
 	key    uint64
 	keyed  bool
+	away   bool // the latest of tried could not be reached
 	random func() uint64
 }
 
 func newQuery(now int64, w exchange.Want, random func() uint64) query {
-	return query{now: now, tried: w.Tried, key: w.Key, keyed: w.Keyed, random: random}
+	return query{now: now, tried: w.Tried, key: w.Key, keyed: w.Keyed, away: w.Away, random: random}
 }
 
 // spent reports whether e was tried already.

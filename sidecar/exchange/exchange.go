@@ -186,6 +186,7 @@ type Want struct {
 	Key    uint64           // requests of one key go to one endpoint, if the service's policy keeps them together; only if Keyed
 	Keyed  bool
 	Subset string // policy.SubsetName of the endpoints that may serve; "": all
+	Away   bool   // the latest of Tried could not be reached: what stands beside it may be gone as well
 	Stay   uint64 // EndpointID of the one that is to serve, if it may be chosen and was not tried; 0: none
 }
 
@@ -230,6 +231,7 @@ const (
 type Budget interface {
 	Request(now time.Time) (spare bool) // one exchange began; is there room for a retry?
 	Withdraw(now time.Time) bool        // may one retry happen now?
+	Retried(now time.Time, helped bool) // one has ended, well or not
 }
 
 // Admission decides what the own application gets to do. Safe for concurrent use.
@@ -369,7 +371,7 @@ type Outcome struct {
 	HTTP1Only bool
 	// Told is why the far sidecar has answered itself, in place of the service; ReasonNone: it has not.
 	Told flow.Reason
-	// RetryAfter is how long an endpoint that answered 429 or 503, or as much in gRPC, has asked to be left alone; 0: it has not.
+	// RetryAfter is how long an endpoint that answered 429 or 503, or as much in gRPC, has asked to be left alone; 0: it has not; Never: the request is not to be sent again.
 	RetryAfter time.Duration
 }
 
@@ -435,6 +437,7 @@ type Exchange struct {
 	Tries   int // made so far
 	Retries int // of them, those because others have failed; not those in place of one on a connection that had ended
 	Tried   [MaxTries]netip.AddrPort
+	Away    bool // the latest of them could not be reached
 	Gate    Gate // nil: never retry
 	Outcome Outcome
 
@@ -502,7 +505,7 @@ func (x *Exchange) Reset() {
 	x.Key, x.Keyed, x.SetCookie = 0, false, ""
 	x.Stay, x.Held, x.Admission = 0, Held{}, nil
 	x.Application = flow.Application{}
-	x.Retries = 0
+	x.Retries, x.Away = 0, false
 	x.Tries, x.Gate, x.Outcome, x.Folded = 0, nil, Outcome{}, false
 	x.BytesIn.Store(0)
 	x.BytesOut.Store(0)

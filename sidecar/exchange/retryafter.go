@@ -17,11 +17,14 @@ func ParseRetryAfter(value string, now time.Time) time.Duration {
 	return 0
 }
 
-// ParsePushback reads a grpc-retry-pushback-ms field (gRFC A6): milliseconds. 0 for anything else: a negative number means "never", which says nothing of others.
+// Never is RetryAfter of an endpoint that wants a request not to be sent again, to nobody.
+const Never time.Duration = -1
+
+// ParsePushback reads a grpc-retry-pushback-ms field (gRFC A6): milliseconds; Never for what is none, a negative number above all.
 func ParsePushback(value string) time.Duration {
 	n, err := strconv.ParseUint(value, 10, 31)
 	if err != nil {
-		return 0
+		return Never
 	}
 	return time.Duration(n) * time.Millisecond
 }

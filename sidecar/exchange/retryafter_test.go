@@ -15,7 +15,7 @@ func TestRetryAfter(t *testing.T) {
 			t.Errorf("Retry-After %q: %v, want %v", value, got, want)
 		}
 	}
-	for value, want := range map[string]time.Duration{"0": 0, "250": 250 * time.Millisecond, "-1": 0, "": 0, "1s": 0, "99999999999": 0} {
+	for value, want := range map[string]time.Duration{"0": 0, "250": 250 * time.Millisecond, "-1": Never, "": Never, "1s": Never, "99999999999": Never} {
 		if got := ParsePushback(value); got != want {
 			t.Errorf("pushback %q: %v, want %v", value, got, want)
 		}

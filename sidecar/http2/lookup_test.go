@@ -3,6 +3,8 @@ package http2
 import (
 	"testing"
 	"time"
+
+	"github.com/tulle-mesh/tulle/sidecar/exchange"
 )
 
 func TestRetryAfterOfGRPC(t *testing.T) {
@@ -14,7 +16,7 @@ func TestRetryAfterOfGRPC(t *testing.T) {
 	}{
 		{[]field{{name: "grpc-retry-pushback-ms", value: "250"}}, 200, true, 250 * time.Millisecond},
 		{[]field{{name: "grpc-retry-pushback-ms", value: "250"}}, 0, true, 250 * time.Millisecond}, // trailers
-		{[]field{{name: "grpc-retry-pushback-ms", value: "-1"}}, 0, true, 0},
+		{[]field{{name: "grpc-retry-pushback-ms", value: "-1"}}, 0, true, exchange.Never},
 		{[]field{{name: "grpc-retry-pushback-ms", value: "250"}}, 200, false, 0},
 		{[]field{{name: "retry-after", value: "3"}}, 503, false, 3 * time.Second},
 		{[]field{{name: "retry-after", value: "3"}}, 302, false, 0},

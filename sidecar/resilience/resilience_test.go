@@ -127,6 +127,7 @@ func TestRetry(t *testing.T) {
 		{"the far sidecar could not connect, post", post, []func(*exchange.Exchange){answers(503, flow.ReasonConnectRefused)}, 3},
 		{"the far sidecar could not connect in time, post", post, []func(*exchange.Exchange){answers(504, flow.ReasonConnectTimeout)}, 3},
 		{"the far sidecar sheds, post", post, []func(*exchange.Exchange){answers(503, flow.ReasonShed)}, 3},
+		{"it is not to be sent again", nil, []func(*exchange.Exchange){later(exchange.Never)}, 1},
 		{"the far sidecar was reset", nil, []func(*exchange.Exchange){answers(502, flow.ReasonUpstreamReset)}, 3},
 		{"the far sidecar was reset, post", post, []func(*exchange.Exchange){answers(502, flow.ReasonUpstreamReset)}, 1},
 		{"the far sidecar denies", nil, []func(*exchange.Exchange){answers(403, flow.ReasonDenied)}, 1},
@@ -417,4 +418,81 @@ func TestBudget(t *testing.T) {
 	if n != 10 {
 		t.Errorf("%d retries in an empty window, want 10", n)
 	}
+}
+
+// A budget is spent where it helps: twice the requests if half of the retries succeed, next to nothing if none does, and it is there again soon after they do.
+func TestBudgetGoesByWhatHelps(t *testing.T) {
+	for _, c := range []struct {
+		name        string
+		fails       float64 // of first tries, and of retries
+		least, most float64 // retries per request
+	}{
+		{"nothing helps", 1, 0.01, 0.06},
+		{"half help", 0.5, 0.45, 0.5},
+		{"one of five fails", 0.2, 0.2, 0.2},
+		{"one of ten helps", 0.9, 0.05, 0.3},
+	} {
+		b := NewBudget(0.2, 10)
+		now := time.Unix(1000, 0)
+		requests, retries, owed := 0, 0.0, 0.0
+		turn := func(fails float64) {
+			now = now.Add(10 * time.Millisecond) // 100 requests per second
+			b.Request(now)
+			requests++
+			if owed += fails; owed >= 1 {
+				owed--
+				if b.Withdraw(now) {
+					retries++
+					b.Retried(now, float64((int(retries)*7)%10) >= 10*fails)
+				}
+			}
+		}
+		for range 1000 { // all is well
+			turn(0)
+		}
+		requests = 0
+		for range 3000 {
+			turn(c.fails)
+		}
+		if got := retries / float64(requests); got < c.least || got > c.most {
+			t.Errorf("%s: %.3f retries per request, want %v to %v", c.name, got, c.least, c.most)
+		}
+		for range 1500 {
+			turn(0)
+		}
+		requests, retries = 0, 0
+		for range 1000 {
+			turn(0.3)
+		}
+		if got := retries / float64(requests); got < 0.28 {
+			t.Errorf("%s: %.3f retries per request after it, want 0.3", c.name, got)
+		}
+	}
+	b := NewBudget(0, 0)
+	if now := time.Unix(1000, 0); b.Request(now) || b.Withdraw(now) {
+		t.Error("there is something of nothing")
+	}
+}
+
+// The budget is told how each retry has ended.
+func TestRetriesAreCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, c := range []struct {
+			results        []func(*exchange.Exchange)
+			helped, failed float64
+		}{
+			{[]func(*exchange.Exchange){succeeds}, 0, 0},
+			{[]func(*exchange.Exchange){fails(flow.ReasonConnectRefused), succeeds}, 1, 0},
+			{[]func(*exchange.Exchange){fails(flow.ReasonConnectRefused)}, 0, 2},
+			{[]func(*exchange.Exchange){fails(flow.ReasonConnectRefused), fails(flow.ReasonConnectRefused), succeeds}, 1, 1},
+			{[]func(*exchange.Exchange){fails(flow.ReasonConnectRefused), fails(flow.ReasonDownstreamReset)}, 0, 0},
+		} {
+			calls := 0
+			x := newExchange(nil)
+			Retry(tries(&calls, c.results...)).Handle(x)
+			if b := x.Destination.Budget.(*Budget); b.all.helped != c.helped || b.all.failed != c.failed {
+				t.Errorf("after %d tries %+v, want %v and %v", calls, b.all, c.helped, c.failed)
+			}
+		}
+	})
 }

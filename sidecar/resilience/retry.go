@@ -56,7 +56,7 @@ func sleep(d time.Duration) {
 func (r *retry) Handle(x *exchange.Exchange) {
 	d := x.Destination
 	x.Gate = r
-	stale := 0
+	stale, again := 0, false
 	if x.Side == flow.SideClient {
 		x.Spare = d.Budget.Request(x.Start) && attempts(x) > 1 && x.Head.Attempt == 0
 	}
@@ -64,6 +64,12 @@ func (r *retry) Handle(x *exchange.Exchange) {
 		x.Outcome = exchange.Outcome{}
 		r.next.Handle(x)
 		o := &x.Outcome
+		if again && !o.Stale {
+			if aborted := x.Aborted() != flow.ReasonNone || o.Reason == flow.ReasonDownstreamReset; !aborted {
+				d.Budget.Retried(time.Now(), helped(o))
+			}
+			again = false
+		}
 		if o.Reason == flow.ReasonNone || o.Committed || x.Aborted() != flow.ReasonNone {
 			return
 		}
@@ -93,9 +99,14 @@ func (r *retry) Handle(x *exchange.Exchange) {
 		if !r.wait(x, wait) {
 			return
 		}
-		x.Fresh = false
+		x.Fresh, again = false, true
 		x.Retries++
 	}
+}
+
+// helped reports whether a retry has ended as its caller would wish.
+func helped(o *exchange.Outcome) bool {
+	return !o.Again && o.Reason == flow.ReasonNone && o.Status < 500 && o.Status != 429 && !o.GRPC.Failure()
 }
 
 // wait waits for d. False: nobody waits for the answer any more.
@@ -125,6 +136,9 @@ func (r *retry) Retry(x *exchange.Exchange, status int) bool {
 // answeredAgain reports whether a request may be sent again that was answered, by status, Outcome.GRPC and Outcome.Told.
 func answeredAgain(x *exchange.Exchange, status int) bool {
 	o := &x.Outcome
+	if o.RetryAfter == exchange.Never {
+		return false
+	}
 	switch o.Told {
 	case flow.ReasonConnectRefused, flow.ReasonConnectTimeout, flow.ReasonConnectFailed, flow.ReasonTLSFailed, flow.ReasonIdentityMismatch:
 		return true // it did not reach the service
