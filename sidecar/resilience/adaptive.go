@@ -41,8 +41,9 @@ func Adapt(next exchange.Handler) exchange.Handler {
 //
 //  1. While quick is at most the tolerated latency (Latency, or Factor × the usual if that is longer) nothing is limited. The usual follows what is quicker at once, and what is slower
 //     within a minute.
-//  2. A queue is: quick is above that, and in a later window it has grown by a quarter, and so has the number of requests in flight, while more came than was answered. A service that
-//     is slow by nature, or has become slower, has as many requests in flight as that takes, and then no more: it has no queue. Only now is anything shed.
+//  2. A queue is: quick is above that, and 300 ms later (at once, if what is in flight takes five times as long) it has grown by a quarter, and so has the number of requests in flight,
+//     while more came than was answered. A service that is slow by nature, or has become slower, has as many requests in flight as that takes, and then no more: it has no queue; nor
+//     have clients that begin together and wait for each other. Only now is anything shed.
 //  3. The limit is answers per second × tolerated latency (Little's law), at least MinRequests, and is reached by halves, each step as long as an answer takes now, so that what is
 //     in flight is still answered. It rises by 25 % a step, to where the answers that there are now lead.
 //  4. Where a queue gets shorter its requests wait for less. If they do not in two steps, it was none: the limit is lifted, and what they take is what is usual from now on.
@@ -70,7 +71,8 @@ type Adaptive struct {
 	patience time.Duration // after which callers leave; 0: they do not
 	leftAt   int64         // unix ns; when somebody last did
 
-	slow      bool // quick was too long in the window before, when
+	slow      bool // quick was too long in the window before, and is since:
+	slowAt    int64
 	slowQuick time.Duration
 	slowOwed  int64
 
@@ -96,6 +98,8 @@ const (
 	fewest         = 4
 	pauseAfter     = 5 * time.Second // a window as long is of a service that nobody asks
 	grown          = 1.25
+	persists       = 300 * time.Millisecond
+	hopeless       = 5 // times the tolerated latency
 	stepDown       = 0.5
 	stepUp         = 1.25
 	shortestStep   = 200 * time.Millisecond
@@ -266,9 +270,10 @@ func (a *Adaptive) judge(now int64) {
 	grows := owed-before > 0 && float64(owed)-a.standing > float64(a.set.MinRequests)
 	switch {
 	case !a.slow:
-		a.slow, a.slowQuick, a.slowOwed = true, w.quick, owed
+		a.slow, a.slowAt, a.slowQuick, a.slowOwed = true, now, w.quick, owed
 	case w.quick < a.slowQuick: // it gets better
 		a.slow = false
+	case now-a.slowAt < int64(persists) && (float64(owed)-a.standing)*w.took < hopeless*tolerated.Seconds()*float64(w.answers): // many may have come at once
 	case grows && float64(w.quick) >= grown*float64(a.slowQuick) && float64(owed) >= grown*float64(a.slowOwed) && !a.set.Off:
 		a.limitLocked(now, w, owed)
 	}

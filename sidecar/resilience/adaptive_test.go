@@ -22,10 +22,11 @@ type application struct {
 	stream   time.Duration                                      // an answer goes on for so long after its first byte
 }
 
-// load is a part of the requests: rate per second from begin to end.
+// load is a part of the requests, from begin to end: rate per second, or clients that each wait for an answer before they ask again.
 type load struct {
 	begin, end time.Duration
 	rate       float64
+	clients    int
 }
 
 // seen is what came of one request.
@@ -89,6 +90,16 @@ func (a *application) run(total time.Duration, loads ...load) (out []seen) {
 	}
 	for _, l := range loads {
 		r := rand.New(rand.NewPCG(3, uint64(l.begin)))
+		for i := range l.clients {
+			wg.Go(func() {
+				for time.Sleep(l.begin + time.Duration(i)*ms); time.Since(begin) < min(l.end, total); {
+					one()
+				}
+			})
+		}
+		if l.clients > 0 {
+			continue
+		}
 		wg.Go(func() {
 			time.Sleep(l.begin)
 			for time.Since(begin) < min(l.end, total) {
@@ -161,7 +172,7 @@ func TestAdaptiveOverload(t *testing.T) {
 				}
 				return taking(c.quick)(at, r)
 			}}
-			all := a.run(before+fault+after, load{0, before + fault + after, c.rate})
+			all := a.run(before+fault+after, load{0, before + fault + after, c.rate, 0})
 			if _, _, shed, left, _ := in(all, 0, before); shed+left > 0 {
 				t.Errorf("%s: before it %d are shed, %d left", c.name, shed, left)
 			}
@@ -193,7 +204,7 @@ func TestAdaptiveFollows(t *testing.T) {
 		const part = 15 * time.Second
 		took := []time.Duration{10 * ms, 80 * ms, 160 * ms, 40 * ms, 80 * ms, 10 * ms}
 		a := &application{workers: 10, patience: 3 * time.Second, work: steps(part, took...)}
-		all := a.run(part*time.Duration(len(took)), load{0, part * time.Duration(len(took)), 500})
+		all := a.run(part*time.Duration(len(took)), load{0, part * time.Duration(len(took)), 500, 0})
 		for i, d := range took {
 			from := part*time.Duration(i) + 5*time.Second // to settle
 			n, ok, shed, left, slowest := in(all, from, part*time.Duration(i+1)-3*time.Second)
@@ -216,7 +227,7 @@ func TestAdaptiveShedsNothingWithoutAQueue(t *testing.T) {
 			return taking(quick)(at, r)
 		}
 	}
-	minute := func(rate float64) []load { return []load{{0, time.Minute, rate}} }
+	minute := func(rate float64) []load { return []load{{0, time.Minute, rate, 0}} }
 	for _, c := range []struct {
 		name    string
 		workers int
@@ -236,9 +247,11 @@ func TestAdaptiveShedsNothingWithoutAQueue(t *testing.T) {
 		}, minute(20), time.Minute},
 		{"it becomes slow, and has room", 0, steps(20*time.Second, 5*ms, 2*time.Second, 5*ms), minute(100), time.Minute},
 		{"it becomes a little slower", 0, steps(20*time.Second, 5*ms, 150*ms, 5*ms), minute(100), time.Minute},
-		{"load doubles and doubles", 0, taking(50 * ms), []load{{0, time.Minute, 50}, {20 * time.Second, time.Minute, 50}, {40 * time.Second, time.Minute, 100}}, time.Minute},
-		{"slow, and load doubles", 0, taking(time.Second), []load{{0, time.Minute, 50}, {20 * time.Second, time.Minute, 50}, {40 * time.Second, time.Minute, 100}}, time.Minute},
-		{"a burst", 10, taking(10 * ms), []load{{0, time.Minute, 20}, {30 * time.Second, 30*time.Second + 10*ms, 50000}}, time.Minute},
+		{"load doubles and doubles", 0, taking(50 * ms), []load{{0, time.Minute, 50, 0}, {20 * time.Second, time.Minute, 50, 0}, {40 * time.Second, time.Minute, 100, 0}}, time.Minute},
+		{"slow, and load doubles", 0, taking(time.Second), []load{{0, time.Minute, 50, 0}, {20 * time.Second, time.Minute, 50, 0}, {40 * time.Second, time.Minute, 100, 0}}, time.Minute},
+		{"a burst", 10, taking(10 * ms), []load{{0, time.Minute, 20, 0}, {30 * time.Second, 30*time.Second + 10*ms, 50000, 0}}, time.Minute},
+		{"many clients begin, and wait for each other", 10, taking(10 * ms), []load{{0, 20 * time.Second, 0, 400}}, 20 * time.Second},
+		{"more clients join them", 10, taking(10 * ms), []load{{0, 20 * time.Second, 0, 100}, {10 * time.Second, 20 * time.Second, 0, 200}}, 20 * time.Second},
 		{"seldom", 0, mixed(0.5, ms, time.Second), minute(1), time.Minute},
 		{"a cold start", 0, func(at time.Duration, r *rand.Rand) time.Duration { return taking(max(5*ms, 800*ms-at/10))(at, r) }, minute(100), time.Minute},
 		{"it stands still for a second", 0, func(at time.Duration, r *rand.Rand) time.Duration {
@@ -262,7 +275,7 @@ func TestAdaptiveShedsNothingWithoutAQueue(t *testing.T) {
 func TestAdaptiveStreams(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := &application{workers: 2, work: steps(20*time.Second, 5*ms, 40*ms, 5*ms), stream: 30 * time.Second, patience: 2 * time.Second}
-		all := a.run(time.Minute, load{0, time.Minute, 80})
+		all := a.run(time.Minute, load{0, time.Minute, 80, 0})
 		n, ok, _, left, _ := in(all, 24*time.Second, 40*time.Second)
 		if float64(ok) < 0.85*min(50*16, float64(n)) || left > 0 {
 			t.Errorf("with more than a thousand streams open %d of %d are answered, %d left", ok, n, left)
@@ -278,7 +291,7 @@ func TestAdaptiveOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := &application{workers: 2, work: taking(60 * ms), patience: 2 * time.Second}
 		a.adaptive.Set(policy.Adaptive{Off: true}.WithDefaults())
-		if _, _, shed, _, _ := in(a.run(10*time.Second, load{0, 10 * time.Second, 100}), 0, 10*time.Second); shed > 0 {
+		if _, _, shed, _, _ := in(a.run(10*time.Second, load{0, 10 * time.Second, 100, 0}), 0, 10*time.Second); shed > 0 {
 			t.Errorf("%d are shed", shed)
 		}
 	})
