@@ -151,7 +151,7 @@ func postSpans(t *testing.T, cc *grpc.ClientConn) answered {
 	return a
 }
 
-// foreign are the receivers beside OTLP, each with how it is spoken to.
+// foreign are the ways of applications, each with how it is spoken to.
 var foreign = []struct {
 	name                 string
 	send                 func(t *testing.T, c *collector.Collector) answered
@@ -169,6 +169,9 @@ var foreign = []struct {
 	{"jaeger gRPC", func(t *testing.T, c *collector.Collector) answered {
 		return postSpans(t, dialTo(t, c.Address("jaeger grpc"), insecure.NewCredentials()))
 	}, int(codes.OK), int(codes.Unavailable), int(codes.Internal)},
+	{"otlp over HTTP", func(t *testing.T, c *collector.Collector) answered {
+		return postTo(t, c.Address("otlp http"), "/v1/traces", "application/x-protobuf", otlpBody(t))
+	}, 200, 503, 500},
 }
 
 func with(f func(*collector.Config)) collector.Config {

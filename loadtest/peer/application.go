@@ -32,6 +32,7 @@ type application struct {
 	api  api
 	otlp string // base URL of OTLP/HTTP
 	web  string // base URL of web, in plaintext
+	out  string // base URL of web's sidecar for calls to catalog
 
 	trace, root string // of its traceparent, hex
 	parent      string // web's server span, which the mesh recorded
@@ -44,6 +45,7 @@ func (a *application) checks() []check {
 		{"W3C traceparent: the mesh continues it", a.call},
 		{"OTLP/HTTP JSON: an application's span is taken", a.send},
 		{"OTLP/HTTP JSON: it shows up in the mesh's trace", a.appears},
+		{"W3C traceparent: what it calls in turn is below its span", a.onward},
 		{"OTLP/HTTP JSON: its claims about the mesh are removed", a.unmarked},
 		{"OTLP/HTTP JSON: it is no evidence", a.noEvidence},
 	}
@@ -165,6 +167,43 @@ func (a *application) appears(ctx context.Context) (string, error) {
 		return nil
 	})
 	return fmt.Sprintf("below web's span, %d spans in the trace", len(t.Spans)), err
+}
+
+// onward calls catalog as web's application would, and looks for the mesh's two spans of that call: client below the application's span, server below client. The
+// application's own span is then between two sidecars' spans, and the trace is one chain.
+func (a *application) onward(ctx context.Context) (string, error) {
+	if a.own == "" {
+		return "", errors.New("no span was sent")
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, a.out+"/peer", nil)
+	if err != nil {
+		return "", err
+	}
+	req.Header.Set("traceparent", "00-"+a.trace+"-"+a.own+"-01")
+	if _, _, err := do(req); err != nil {
+		return "", err
+	}
+	err = await(ctx, func(ctx context.Context) error {
+		t, err := jaeger{a.api}.trace(ctx, a.trace)
+		if err != nil {
+			return err
+		}
+		below := func(parent, service string) (string, error) {
+			for _, s := range t.Spans {
+				if t.service(s) == service && len(s.References) == 1 && s.References[0].SpanID == parent {
+					return s.SpanID, nil
+				}
+			}
+			return "", fmt.Errorf("trace %s has no span of %s below %s", a.trace, service, parent)
+		}
+		client, err := below(a.own, "web")
+		if err != nil {
+			return err
+		}
+		_, err = below(client, "catalog")
+		return err
+	})
+	return "caller, web's server span, the application's, web's client span, catalog's server span", err
 }
 
 func (a *application) unmarked(ctx context.Context) (string, error) {

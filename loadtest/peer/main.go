@@ -74,7 +74,7 @@ func all(r *rig.Rig, tool promtool) ([]check, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &application{api: api{r.API.Base()}, otlp: "http://" + r.Config.OTLPHTTP, web: "http://" + web.Inbound}
+	a := &application{api: api{r.API.Base()}, otlp: "http://" + r.Config.OTLPHTTP, web: "http://" + web.Inbound, out: "http://" + web.Outbound["catalog"]}
 	var checks []check
 	checks = append(checks, tool.pages(map[string]string{
 		"sidecar": catalog.Admin, "controller": r.Config.ControllerAdmin, "observer": r.Config.HTTP,
