@@ -2,7 +2,7 @@
 // sidecars over mTLS (gRPC) and from applications in plaintext on loopback (HTTP), what speaks Zipkin's or Jaeger's protocols beside it if an address is given for it. It is
 // checked, enriched and redacted, and goes to the store. There is no queue in between: a batch is acknowledged after the store has it on disk.
 //
-//	receivers (gate: mTLS, Host and Origin) -> backpressure -> memory_limiter -> enrich -> tullestore
+//	receivers (gate: mTLS, Host and Origin) -> backpressure -> memory_limiter -> enrich -> cardinality -> tullestore
 //
 // Make one with New and run it once with Run, which is an actor's.
 package collector
@@ -14,7 +14,9 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"strconv"
 	"sync"
+	"time"
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/confmap"
@@ -26,9 +28,11 @@ import (
 	"github.com/tulle-mesh/tulle/collector/exporter/tullestore"
 	"github.com/tulle-mesh/tulle/collector/extension/gate"
 	"github.com/tulle-mesh/tulle/collector/processor/backpressure"
+	"github.com/tulle-mesh/tulle/collector/processor/cardinality"
 	"github.com/tulle-mesh/tulle/collector/processor/enrich"
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/store"
+	"github.com/tulle-mesh/tulle/store/event"
 )
 
 // MetricsSink takes metrics of authenticated reporters. An error that wraps store.ErrFull, ErrBusy or ErrClosed is answered as retryable.
@@ -52,9 +56,13 @@ type Config struct {
 	JaegerBinary   string           // the same with binary Thrift
 	Identity       *identity.Holder // nil: plaintext gRPC without any evidence (tests)
 	Spans          store.Spans
-	Metrics        MetricsSink // nil: metrics are counted and dropped
-	Registry       Registry    // nil: identities are stamped, services are not checked
-	MemoryLimitMiB int         // heap of the process at which batches are refused, retryable; default 320, at least 32
+	Metrics        MetricsSink        // nil: metrics are counted and dropped
+	Registry       Registry           // nil: identities are stamped, services are not checked
+	Redact         enrich.Config      // what is removed beside what always is
+	HashKey        []byte             // of values that Redact hashes; the same values give the same hashes only under the same key
+	Cardinality    cardinality.Config // budgets of names that applications bring; a zero field takes cardinality.Default's
+	OnEvent        func(event.Event)  // nil: nobody is told of overflows. It must not block
+	MemoryLimitMiB int                // heap of the process at which batches are refused, retryable; default 320, at least 32
 	Log            *slog.Logger
 }
 
@@ -76,6 +84,7 @@ type Collector struct {
 	pressed  backpressure.Counters
 	enriched enrich.Counters
 	stored   tullestore.Counters
+	folded   tally // altered by the cardinality guard
 	lost     tally // dropped by receivers that cannot refuse
 
 	mu    sync.Mutex
@@ -106,6 +115,25 @@ func New(cfg Config) (*Collector, error) {
 	}
 	if cfg.MemoryLimitMiB < 32 {
 		return nil, fmt.Errorf("collector: memory limit is %d MiB; at least 32 are needed", cfg.MemoryLimitMiB)
+	}
+	for _, x := range []struct {
+		field *int
+		value int
+	}{
+		{&cfg.Cardinality.Services, cardinality.Default.Services}, {&cfg.Cardinality.Names, cardinality.Default.Names}, {&cfg.Cardinality.Keys, cardinality.Default.Keys},
+	} {
+		if *x.field == 0 {
+			*x.field = x.value
+		}
+	}
+	if err := errors.Join(cfg.Redact.Validate(), cfg.Cardinality.Validate()); err != nil {
+		return nil, fmt.Errorf("collector: %w", err)
+	}
+	if len(cfg.Redact.Hash) > 0 && len(cfg.HashKey) == 0 {
+		return nil, errors.New("collector: attributes are to be hashed, and there is no key to hash with")
+	}
+	if cfg.OnEvent == nil {
+		cfg.OnEvent = func(event.Event) {}
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -190,12 +218,33 @@ func (c *Collector) Stats() Stats {
 		s.Refused[backpressure.ReasonMemory] += n
 	}
 	s.Altered, dropped = c.enriched.Snapshot()
+	for k, v := range c.folded.snapshot() {
+		s.Altered[k] += v
+	}
 	for _, m := range []map[string]uint64{dropped, c.lost.snapshot()} {
 		for k, v := range m {
 			s.Dropped[k] += v
 		}
 	}
 	return s
+}
+
+// overflow tells of an application that has more names than its budget.
+func (c *Collector) overflow(o cardinality.Overflow) {
+	message := ""
+	switch o.Reason {
+	case cardinality.ReasonServices:
+		message = fmt.Sprintf("Applications send spans of more than %d services; further ones are shown as %q.", o.Budget, cardinality.Other)
+	case cardinality.ReasonNames:
+		message = fmt.Sprintf("%s has more than %d span names; further ones are shown as %q, with the name in %s.", o.Service, o.Budget, cardinality.Other, cardinality.AttrSpanName)
+	case cardinality.ReasonKeys:
+		message = fmt.Sprintf("%s sends more than %d different attributes; further ones are dropped.", o.Service, o.Budget)
+	}
+	now := time.Now()
+	c.cfg.OnEvent(event.Event{
+		ID: event.NewID(now), Time: now, Kind: event.KindOverflow, Severity: "warning", Service: o.Service, Reason: o.Reason, Message: message,
+		Evidence: map[string]string{"first": o.Example, "budget": strconv.Itoa(o.Budget)},
+	})
 }
 
 // tally counts by reason. Safe for concurrent use; the zero value is ready.

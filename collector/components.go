@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"time"
 
 	"go.opentelemetry.io/collector/exporter"
 	"go.opentelemetry.io/collector/extension"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/collector/exporter/tullestore"
 	"github.com/tulle-mesh/tulle/collector/processor/backpressure"
+	"github.com/tulle-mesh/tulle/collector/processor/cardinality"
 	"github.com/tulle-mesh/tulle/collector/processor/enrich"
 	"github.com/tulle-mesh/tulle/collector/receiver/jaeger"
 	"github.com/tulle-mesh/tulle/collector/receiver/zipkin"
@@ -45,7 +47,8 @@ func (c *Collector) components() (otelcol.Factories, error) {
 	if f.Processors, err = otelcol.MakeFactoryMap[processor.Factory](
 		backpressure.NewFactory(&c.pressed),
 		memorylimiterprocessor.NewFactory(),
-		enrich.NewFactory(reg, &c.enriched),
+		enrich.NewFactory(reg, c.cfg.HashKey, &c.enriched),
+		cardinality.NewFactory(cardinality.Hooks{Altered: c.folded.add, Overflow: c.overflow}, time.Now),
 	); err != nil {
 		return f, err
 	}
@@ -65,28 +68,39 @@ func (c *Collector) components() (otelcol.Factories, error) {
 // pipelines is the collector's configuration. There is no batch processor and no sending queue: both acknowledge before anything is on disk.
 func (c *Collector) pipelines() map[string]any {
 	receivers := c.receivers()
-	path := func(receivers ...any) map[string]any {
-		return map[string]any{"receivers": receivers, "processors": []any{"backpressure", "memory_limiter", "enrich"}, "exporters": []any{"tullestore"}}
+	path := func(receivers []any, more ...any) map[string]any {
+		steps := append([]any{"backpressure", "memory_limiter", "enrich"}, more...)
+		return map[string]any{"receivers": receivers, "processors": steps, "exporters": []any{"tullestore"}}
 	}
 	var traces []any
 	for _, name := range slices.Sorted(maps.Keys(receivers)) {
 		traces = append(traces, name)
 	}
-	lines := map[string]any{"traces": path(traces...)}
+	lines := map[string]any{"traces": path(traces, "cardinality")}
 	if receivers["otlp"] != nil {
-		lines["metrics"] = path("otlp")
+		lines["metrics"] = path([]any{"otlp"})
 	}
 	return map[string]any{
 		"receivers": receivers,
 		"processors": map[string]any{
 			"backpressure":   map[string]any{},
 			"memory_limiter": map[string]any{"check_interval": "1s", "limit_mib": c.cfg.MemoryLimitMiB, "spike_limit_mib": c.cfg.MemoryLimitMiB / 5},
-			"enrich":         map[string]any{},
+			"enrich":         map[string]any{"headers": list(c.cfg.Redact.Headers), "drop": list(c.cfg.Redact.Drop), "hash": list(c.cfg.Redact.Hash)},
+			"cardinality":    map[string]any{"services": c.cfg.Cardinality.Services, "names": c.cfg.Cardinality.Names, "keys": c.cfg.Cardinality.Keys},
 		},
 		"exporters":  map[string]any{"tullestore": map[string]any{}},
 		"extensions": map[string]any{"gate": map[string]any{}, "gate/plaintext": map[string]any{"plaintext": true}},
 		"service":    map[string]any{"extensions": []any{"gate", "gate/plaintext"}, "pipelines": lines},
 	}
+}
+
+// list is a slice as configurations have them.
+func list(s []string) []any {
+	out := make([]any, len(s))
+	for i, v := range s {
+		out[i] = v
+	}
+	return out
 }
 
 // receivers is the configuration of those that are on, by name. Each stands behind the gate and within the same limits.

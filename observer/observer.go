@@ -14,6 +14,7 @@ package observer
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -29,6 +30,8 @@ import (
 
 	"github.com/tulle-mesh/tulle/alert"
 	"github.com/tulle-mesh/tulle/collector"
+	"github.com/tulle-mesh/tulle/collector/processor/cardinality"
+	"github.com/tulle-mesh/tulle/collector/processor/enrich"
 	"github.com/tulle-mesh/tulle/dashboard"
 	"github.com/tulle-mesh/tulle/dashboard/source"
 	"github.com/tulle-mesh/tulle/internal/identity"
@@ -53,6 +56,10 @@ type Config struct {
 
 	// What applications send that do not speak OTLP; "" for none. See collector.Config.
 	Zipkin, JaegerGRPC, JaegerHTTP, JaegerCompact, JaegerBinary string
+
+	// Redact is what the collector removes from spans beside what always is; Cardinality how many names applications may bring (0: the default).
+	Redact      enrich.Config
+	Cardinality cardinality.Config
 
 	// Controller is the address of its gRPC listener. "" runs without one: no certificate, so no sidecar is believed; for looking at what was kept.
 	Controller  string
@@ -148,6 +155,9 @@ func New(cfg Config) (*Observer, error) {
 	}
 	if cfg.MemoryLimitMiB < 64 {
 		return nil, fmt.Errorf("observer: memory limit is %d MiB; at least 64 are needed", cfg.MemoryLimitMiB)
+	}
+	if err := cfg.Redact.Validate(); err != nil {
+		return nil, fmt.Errorf("observer: redaction: %w", err)
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -262,9 +272,16 @@ func (o *Observer) assemble() (err error) {
 	}); err != nil {
 		return err
 	}
+	var key []byte
+	if len(o.cfg.Redact.Hash) > 0 {
+		if key, err = hashKey(filepath.Join(o.cfg.DataDir, "redact.key")); err != nil {
+			return err
+		}
+	}
 	if o.collector, err = collector.New(collector.Config{
 		GRPC: o.cfg.OTLPGRPC, HTTP: o.cfg.OTLPHTTP, Zipkin: o.cfg.Zipkin, JaegerGRPC: o.cfg.JaegerGRPC, JaegerHTTP: o.cfg.JaegerHTTP,
-		JaegerCompact: o.cfg.JaegerCompact, JaegerBinary: o.cfg.JaegerBinary, Identity: o.holder, Spans: o.spans, Metrics: o.graph, Registry: o.registry,
+		JaegerCompact: o.cfg.JaegerCompact, JaegerBinary: o.cfg.JaegerBinary, Redact: o.cfg.Redact, HashKey: key, Cardinality: o.cfg.Cardinality,
+		OnEvent: o.journal.add, Identity: o.holder, Spans: o.spans, Metrics: o.graph, Registry: o.registry,
 		MemoryLimitMiB: o.cfg.MemoryLimitMiB * 4 / 5, Log: o.log.With("part", "collector"),
 	}); err != nil {
 		return err
@@ -293,6 +310,23 @@ func (o *Observer) assemble() (err error) {
 	}
 	o.registerMetrics()
 	return nil
+}
+
+// hashKey reads the key in path, or makes one the first time. Whoever has it can try values until their hash is the one that is kept.
+func hashKey(path string) ([]byte, error) {
+	key, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		key = make([]byte, 32)
+		_, _ = rand.Read(key) // never fails
+		err = os.WriteFile(path, key, 0o600)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the key that attributes are hashed with: %w", err)
+	}
+	if len(key) < 16 {
+		return nil, fmt.Errorf("the key that attributes are hashed with, %s, has %d bytes: remove it, and hashes of equal values differ from here on", path, len(key))
+	}
+	return key, nil
 }
 
 // actors lists the parts in the order in which data passes through them.

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/tulle-mesh/tulle/collector/processor/cardinality"
 	"github.com/tulle-mesh/tulle/controller"
 	"github.com/tulle-mesh/tulle/observer"
 )
@@ -37,6 +38,12 @@ func (v *observerFlags) flags(f *pflag.FlagSet, server bool) {
 	f.StringVar(&c.JaegerHTTP, "jaeger-http", "", "address for Jaeger's Thrift over HTTP, from applications (14268 is usual)")
 	f.StringVar(&c.JaegerCompact, "jaeger-udp", "", "address for Jaeger's agent protocol over UDP, compact Thrift (6831 is usual)")
 	f.StringVar(&c.JaegerBinary, "jaeger-udp-binary", "", "the same with binary Thrift (6832 is usual)")
+	f.StringSliceVar(&c.Redact.Headers, "redact-headers", nil, "header fields that spans may keep, all others are dropped; empty: all but private ones")
+	f.StringSliceVar(&c.Redact.Drop, "redact-drop", nil, "attribute keys that spans lose; * and ? stand for any characters")
+	f.StringSliceVar(&c.Redact.Hash, "redact-hash", nil, "attribute keys whose values spans have as a keyed hash only")
+	f.IntVar(&c.Cardinality.Services, "max-services", cardinality.Default.Services, "services outside the mesh that are told apart; others are \"other\"")
+	f.IntVar(&c.Cardinality.Names, "max-span-names", cardinality.Default.Names, "span names of each application that are told apart")
+	f.IntVar(&c.Cardinality.Keys, "max-attributes", cardinality.Default.Keys, "different attribute keys of each application that are kept")
 	f.StringSliceVar(&c.WebhookURLs, "webhook", nil, "URL that alerts are sent to (repeat)")
 	f.StringVar(&c.RulesDir, "rules", "", "folder with further Prometheus rule files")
 	f.StringVar(&c.AlertConfig, "alert-config", "", "Alertmanager configuration file, instead of --webhook")
@@ -63,8 +70,10 @@ func (v *observerFlags) listeners() []listener {
 
 // passed are the flags that server hands on as they were given to it.
 var passed = []string{
-	"http", "http-host", "otlp-grpc", "otlp-http", "zipkin", "jaeger-grpc", "jaeger-http", "jaeger-udp", "jaeger-udp-binary", "webhook", "rules", "alert-config", "external-url", "span-retain", "span-retain-bytes", "metric-retain",
-	"memory-limit", "remote-write", "remote-write-config",
+	"http", "http-host", "otlp-grpc", "otlp-http", "webhook", "rules", "alert-config", "external-url",
+	"zipkin", "jaeger-grpc", "jaeger-http", "jaeger-udp", "jaeger-udp-binary",
+	"redact-headers", "redact-drop", "redact-hash", "max-services", "max-span-names", "max-attributes",
+	"span-retain", "span-retain-bytes", "metric-retain", "memory-limit", "remote-write", "remote-write-config",
 }
 
 // handOn is the command line that sets those of the flags named that were set in f.

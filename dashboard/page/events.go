@@ -28,7 +28,7 @@ type EventsView struct {
 var EventKinds = []event.Kind{
 	event.KindEjected, event.KindReadmitted, event.KindWeight, event.KindSaturated, event.KindConfig, event.KindConfigBad, event.KindAlertFiring, event.KindAlertOK,
 	event.KindReporterLost, event.KindReporterBack, event.KindTraceBreak, event.KindClock, event.KindConnected, event.KindDisconnected, event.KindNack, event.KindCertificate,
-	event.KindStore, event.KindDisk, event.KindDeploy,
+	event.KindStore, event.KindDisk, event.KindOverflow, event.KindDeploy,
 }
 
 const eventsPerPage = 50

@@ -26,6 +26,7 @@ const (
 	KindClock        Kind = "clock.skew"
 	KindStore        Kind = "store.damage"
 	KindDisk         Kind = "store.disk"
+	KindOverflow     Kind = "collector.overflow" // an application has more names than the collector tells apart
 	KindDeploy       Kind = "deploy"
 )
 

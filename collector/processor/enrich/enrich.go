@@ -1,5 +1,6 @@
 // Package enrich makes telemetry trustworthy before it is stored: it stamps the reporter's identity from the TLS peer over whatever was sent, takes the
-// marks of evidence from senders that are not of the mesh, corrects the service a reporter may speak for, and removes private parts of URLs and headers.
+// marks of evidence from senders that are not of the mesh, corrects the service a reporter may speak for, and removes private parts of URLs and headers and what else
+// Config names.
 package enrich
 
 import (
@@ -34,6 +35,8 @@ const (
 	ReasonService         = "service_overwritten"  // a reporter spoke for another service than its own
 	ReasonEvidence        = "evidence_removed"     // tulle.* attributes from a sender outside the mesh
 	ReasonPrivate         = "private_removed"      // query strings, cookies, credentials
+	ReasonRedacted        = "redacted"             // removed because Config says so
+	ReasonHashed          = "hashed"               // replaced by a keyed hash because Config says so
 	ReasonUnauthenticated = "unauthenticated_metrics"
 )
 
@@ -59,7 +62,7 @@ func (c *Counters) Snapshot() (altered, dropped map[string]uint64) {
 }
 
 // tally collects the counts of one batch, to take the lock once.
-type tally struct{ identity, service, evidence, private uint64 }
+type tally struct{ identity, service, evidence, private, redacted, hashed uint64 }
 
 func (c *Counters) add(t tally, droppedPoints int) {
 	c.mu.Lock()
@@ -67,7 +70,9 @@ func (c *Counters) add(t tally, droppedPoints int) {
 	if c.altered == nil {
 		c.altered, c.dropped = map[string]uint64{}, map[string]uint64{}
 	}
-	for k, n := range map[string]uint64{ReasonIdentity: t.identity, ReasonService: t.service, ReasonEvidence: t.evidence, ReasonPrivate: t.private} {
+	for k, n := range map[string]uint64{
+		ReasonIdentity: t.identity, ReasonService: t.service, ReasonEvidence: t.evidence, ReasonPrivate: t.private, ReasonRedacted: t.redacted, ReasonHashed: t.hashed,
+	} {
 		if n > 0 {
 			c.altered[k] += n
 		}
@@ -77,16 +82,20 @@ func (c *Counters) add(t tally, droppedPoints int) {
 	}
 }
 
-type config struct{}
-
-// NewFactory makes the processor's factory; reg may be nil.
-func NewFactory(reg Registry, c *Counters) processor.Factory {
-	return processor.NewFactory(Type, func() component.Config { return &config{} },
-		processor.WithTraces(func(_ context.Context, _ processor.Settings, _ component.Config, next consumer.Traces) (processor.Traces, error) {
-			return &traces{step: step{reg: reg, c: c}, next: next}, nil
+// NewFactory makes the processor's factory. reg may be nil; key is what values are hashed with, and needed only if some are.
+func NewFactory(reg Registry, key []byte, c *Counters) processor.Factory {
+	newStep := func(cfg component.Config) (step, error) {
+		r, err := newRedaction(cfg.(*Config), key) //nolint:forcetypeassert // the factory made it
+		return step{reg: reg, c: c, redaction: r}, err
+	}
+	return processor.NewFactory(Type, func() component.Config { return &Config{} },
+		processor.WithTraces(func(_ context.Context, _ processor.Settings, cfg component.Config, next consumer.Traces) (processor.Traces, error) {
+			s, err := newStep(cfg)
+			return &traces{step: s, next: next}, err
 		}, component.StabilityLevelStable),
-		processor.WithMetrics(func(_ context.Context, _ processor.Settings, _ component.Config, next consumer.Metrics) (processor.Metrics, error) {
-			return &metrics{step: step{reg: reg, c: c}, next: next}, nil
+		processor.WithMetrics(func(_ context.Context, _ processor.Settings, cfg component.Config, next consumer.Metrics) (processor.Metrics, error) {
+			s, err := newStep(cfg)
+			return &metrics{step: s, next: next}, err
 		}, component.StabilityLevelStable),
 	)
 }
@@ -94,8 +103,9 @@ func NewFactory(reg Registry, c *Counters) processor.Factory {
 type step struct {
 	component.StartFunc
 	component.ShutdownFunc
-	reg Registry
-	c   *Counters
+	reg       Registry
+	c         *Counters
+	redaction *redaction // nil: nothing beside what always is removed
 }
 
 func (step) Capabilities() consumer.Capabilities { return consumer.Capabilities{MutatesData: true} }
@@ -130,14 +140,14 @@ func (p *traces) ConsumeTraces(ctx context.Context, td ptrace.Traces) error {
 	for _, rs := range td.ResourceSpans().All() {
 		p.resource(rs.Resource().Attributes(), id, &t)
 		for _, ss := range rs.ScopeSpans().All() {
-			clean(ss.Scope().Attributes(), id, &t)
+			p.clean(ss.Scope().Attributes(), id, &t)
 			for _, sp := range ss.Spans().All() {
-				clean(sp.Attributes(), id, &t)
+				p.clean(sp.Attributes(), id, &t)
 				for _, e := range sp.Events().All() {
-					clean(e.Attributes(), id, &t)
+					p.clean(e.Attributes(), id, &t)
 				}
 				for _, l := range sp.Links().All() {
-					clean(l.Attributes(), id, &t)
+					p.clean(l.Attributes(), id, &t)
 				}
 			}
 		}
@@ -163,10 +173,10 @@ func (p *metrics) ConsumeMetrics(ctx context.Context, md pmetric.Metrics) error 
 // resource stamps the reporter and holds it to its own service.
 func (s *step) resource(m pcommon.Map, id identity.ID, t *tally) {
 	if id.IsZero() {
-		clean(m, id, t)
+		s.clean(m, id, t)
 		return
 	}
-	redact(m, t)
+	m.RemoveIf(func(k string, v pcommon.Value) bool { return s.redacted(k, v, t) })
 	if v, ok := m.Get(flow.AttrReporterIdentity); ok && v.AsString() != id.String() {
 		t.identity++
 	}
@@ -190,7 +200,7 @@ func (s *step) resource(m pcommon.Map, id identity.ID, t *tally) {
 }
 
 // clean removes what an attribute map below the resource must not carry.
-func clean(m pcommon.Map, id identity.ID, t *tally) {
+func (s *step) clean(m pcommon.Map, id identity.ID, t *tally) {
 	if m.Len() == 0 {
 		return
 	}
@@ -202,17 +212,16 @@ func clean(m pcommon.Map, id identity.ID, t *tally) {
 			}
 			return false
 		}
-		return redacted(k, v, t)
+		return s.redacted(k, v, t)
 	})
-}
-
-func redact(m pcommon.Map, t *tally) {
-	m.RemoveIf(func(k string, v pcommon.Value) bool { return redacted(k, v, t) })
 }
 
 // redacted reports whether the attribute is to be dropped; of one that holds a URL it cuts the value. Keys of each length are few, so that one
 // look at the length is enough for nearly all.
-func redacted(k string, v pcommon.Value, t *tally) bool {
+func (s *step) redacted(k string, v pcommon.Value, t *tally) bool {
+	if s.redaction != nil && s.redaction.apply(k, v, t) {
+		return true
+	}
 	if n := len(k); n >= len(sensitive) || !sensitive[n] {
 		return false
 	}
@@ -221,8 +230,8 @@ func redacted(k string, v pcommon.Value, t *tally) bool {
 		return true
 	}
 	if urls[k] && v.Type() == pcommon.ValueTypeStr {
-		if s, changed := cutURL(v.Str()); changed {
-			v.SetStr(s)
+		if u, changed := cutURL(v.Str()); changed {
+			v.SetStr(u)
 			t.private++
 		}
 	}
