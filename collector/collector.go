@@ -4,6 +4,8 @@
 //
 //	receivers (gate: mTLS, Host and Origin) -> backpressure -> memory_limiter -> enrich -> cardinality -> tullestore
 //
+// With backends that get a copy, "stored" takes tullestore's place and passes batches on when they are acknowledged, to exporters with queues on disk.
+//
 // Make one with New and run it once with Run, which is an actor's.
 package collector
 
@@ -61,6 +63,9 @@ type Config struct {
 	Redact         enrich.Config      // what is removed beside what always is
 	HashKey        []byte             // of values that Redact hashes; the same values give the same hashes only under the same key
 	Cardinality    cardinality.Config // budgets of names that applications bring; a zero field takes cardinality.Default's
+	Export         []Export           // backends that get a copy of all spans
+	ExportDir      string             // where their queues are; required with Export
+	ExportBytes    int64              // of each queue; default 256 MiB, at least 1 MiB
 	OnEvent        func(event.Event)  // nil: nobody is told of overflows. It must not block
 	MemoryLimitMiB int                // heap of the process at which batches are refused, retryable; default 320, at least 32
 	Log            *slog.Logger
@@ -75,6 +80,8 @@ type Stats struct {
 	Refused         map[string]uint64 `json:"refused"`         // batches answered with an error, by reason; all but malformed and foreign_origin are retryable
 	Dropped         map[string]uint64 `json:"dropped"`         // spans or data points dropped for good, by reason
 	Altered         map[string]uint64 `json:"altered"`         // attributes overwritten or removed, by reason
+
+	Export map[string]ExportStats `json:"export,omitempty"` // by exporter
 }
 
 // Collector runs the pipelines.
@@ -85,7 +92,8 @@ type Collector struct {
 	enriched enrich.Counters
 	stored   tullestore.Counters
 	folded   tally // altered by the cardinality guard
-	lost     tally // dropped by receivers that cannot refuse
+	lost     tally // dropped by receivers that cannot refuse, and from the copies for other backends
+	meters   *meters
 
 	mu    sync.Mutex
 	addrs map[string]string // bound, by receiver and protocol
@@ -138,7 +146,19 @@ func New(cfg Config) (*Collector, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	c := &Collector{cfg: cfg, addrs: map[string]string{}}
+	if cfg.ExportBytes == 0 {
+		cfg.ExportBytes = defaultExportBytes
+	}
+	if cfg.ExportBytes < 1<<20 {
+		return nil, fmt.Errorf("collector: the queue of exports has %d bytes; at least 1 MiB is needed", cfg.ExportBytes)
+	}
+	if len(cfg.Export) > 0 && cfg.ExportDir == "" {
+		return nil, errors.New("collector: no folder for the queues of exports is given")
+	}
+	c := &Collector{cfg: cfg, addrs: map[string]string{}, meters: newMeters()}
+	if _, err := c.pipelines(); err != nil {
+		return nil, fmt.Errorf("collector: %w", err)
+	}
 	c.gate = gate.New(cfg.Identity, []string{cfg.HTTP, cfg.Zipkin, cfg.JaegerHTTP}, func() {
 		c.mu.Lock()
 		ready := c.ready
@@ -181,6 +201,10 @@ func (c *Collector) Run(ctx context.Context, ready func()) error {
 	}
 	c.ready = ready
 	c.mu.Unlock()
+	conf, err := c.pipelines()
+	if err != nil {
+		return fmt.Errorf("collector: %w", err)
+	}
 	col, err := otelcol.NewCollector(otelcol.CollectorSettings{
 		BuildInfo:               component.BuildInfo{Command: "tulle", Description: "Tulle's collector", Version: "1"},
 		Factories:               c.components,
@@ -190,7 +214,7 @@ func (c *Collector) Run(ctx context.Context, ready func()) error {
 		ConfigProviderSettings: otelcol.ConfigProviderSettings{ResolverSettings: confmap.ResolverSettings{
 			URIs: []string{scheme + ":"},
 			ProviderFactories: []confmap.ProviderFactory{confmap.NewProviderFactory(func(confmap.ProviderSettings) confmap.Provider {
-				return memory{conf: c.pipelines()}
+				return memory{conf: conf}
 			})},
 		}},
 	})
@@ -226,6 +250,7 @@ func (c *Collector) Stats() Stats {
 			s.Dropped[k] += v
 		}
 	}
+	s.Export = c.meters.exportStats()
 	return s
 }
 

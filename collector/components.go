@@ -1,13 +1,15 @@
 package collector
 
 import (
-	"maps"
 	"net"
 	"net/netip"
-	"slices"
 	"time"
 
+	"github.com/open-telemetry/opentelemetry-collector-contrib/extension/storage/filestorage"
+	"go.opentelemetry.io/collector/connector"
 	"go.opentelemetry.io/collector/exporter"
+	"go.opentelemetry.io/collector/exporter/otlpexporter"
+	"go.opentelemetry.io/collector/exporter/otlphttpexporter"
 	"go.opentelemetry.io/collector/extension"
 	"go.opentelemetry.io/collector/otelcol"
 	"go.opentelemetry.io/collector/processor"
@@ -15,6 +17,7 @@ import (
 	"go.opentelemetry.io/collector/receiver"
 	"go.opentelemetry.io/collector/receiver/otlpreceiver"
 
+	"github.com/tulle-mesh/tulle/collector/connector/stored"
 	"github.com/tulle-mesh/tulle/collector/exporter/tullestore"
 	"github.com/tulle-mesh/tulle/collector/processor/backpressure"
 	"github.com/tulle-mesh/tulle/collector/processor/cardinality"
@@ -52,35 +55,50 @@ func (c *Collector) components() (otelcol.Factories, error) {
 	); err != nil {
 		return f, err
 	}
+	end := tullestore.New(c.cfg.Spans, sink, &c.stored)
 	if f.Exporters, err = otelcol.MakeFactoryMap[exporter.Factory](
-		tullestore.NewFactory(c.cfg.Spans, sink, &c.stored),
+		tullestore.NewFactory(end),
+		otlpexporter.NewFactory(),
+		otlphttpexporter.NewFactory(),
+	); err != nil {
+		return f, err
+	}
+	if f.Connectors, err = otelcol.MakeFactoryMap[connector.Factory](
+		stored.NewFactory(stored.Ends{Traces: end, Metrics: end}, c.lost.add),
 	); err != nil {
 		return f, err
 	}
 	if f.Extensions, err = otelcol.MakeFactoryMap[extension.Factory](
 		c.gate.Factory(),
+		filestorage.NewFactory(),
 	); err != nil {
 		return f, err
 	}
 	return f, nil
 }
 
-// pipelines is the collector's configuration. There is no batch processor and no sending queue: both acknowledge before anything is on disk.
-func (c *Collector) pipelines() map[string]any {
+// pipelines is the collector's configuration. There is no batch processor and no sending queue on the way to the store: both acknowledge before anything is on
+// disk. Copies for other backends leave behind the store, in pipelines of their own.
+func (c *Collector) pipelines() (map[string]any, error) {
 	receivers := c.receivers()
-	path := func(receivers []any, more ...any) map[string]any {
+	exporters, err := c.exporters()
+	if err != nil {
+		return nil, err
+	}
+	path := func(receivers []any, end string, more ...any) map[string]any {
 		steps := append([]any{"backpressure", "memory_limiter", "enrich"}, more...)
-		return map[string]any{"receivers": receivers, "processors": steps, "exporters": []any{"tullestore"}}
+		return map[string]any{"receivers": receivers, "processors": steps, "exporters": []any{end}}
 	}
-	var traces []any
-	for _, name := range slices.Sorted(maps.Keys(receivers)) {
-		traces = append(traces, name)
+	end := tullestore.Type.String()
+	if len(exporters) > 0 {
+		end = stored.Type.String()
 	}
-	lines := map[string]any{"traces": path(traces, "cardinality")}
+	lines := map[string]any{"traces": path(names(receivers), end, "cardinality")}
 	if receivers["otlp"] != nil {
-		lines["metrics"] = path([]any{"otlp"})
+		lines["metrics"] = path([]any{"otlp"}, tullestore.Type.String())
 	}
-	return map[string]any{
+	extensions := map[string]any{"gate": map[string]any{}, "gate/plaintext": map[string]any{"plaintext": true}}
+	conf := map[string]any{
 		"receivers": receivers,
 		"processors": map[string]any{
 			"backpressure":   map[string]any{},
@@ -88,9 +106,25 @@ func (c *Collector) pipelines() map[string]any {
 			"enrich":         map[string]any{"headers": list(c.cfg.Redact.Headers), "drop": list(c.cfg.Redact.Drop), "hash": list(c.cfg.Redact.Hash)},
 			"cardinality":    map[string]any{"services": c.cfg.Cardinality.Services, "names": c.cfg.Cardinality.Names, "keys": c.cfg.Cardinality.Keys},
 		},
-		"exporters":  map[string]any{"tullestore": map[string]any{}},
-		"extensions": map[string]any{"gate": map[string]any{}, "gate/plaintext": map[string]any{"plaintext": true}},
-		"service":    map[string]any{"extensions": []any{"gate", "gate/plaintext"}, "pipelines": lines},
+		"exporters":  exporters,
+		"extensions": extensions,
+	}
+	if len(exporters) > 0 {
+		lines["traces/export"] = map[string]any{"receivers": []any{stored.Type.String()}, "exporters": names(exporters)}
+		conf["connectors"] = map[string]any{stored.Type.String(): map[string]any{}}
+		extensions[storageID] = c.storage()
+	}
+	exporters[tullestore.Type.String()] = map[string]any{}
+	conf["service"] = map[string]any{"extensions": names(extensions), "pipelines": lines}
+	return conf, nil
+}
+
+// storage is the configuration of the queues on disk. A write goes to the system at once and to the disk when the system sees fit: a crash of the process loses
+// nothing of a queue, a power cut may lose the last seconds; the store has them in any case.
+func (c *Collector) storage() map[string]any {
+	return map[string]any{
+		"directory": c.cfg.ExportDir, "create_directory": true, "timeout": "5s", "recreate": true,
+		"compaction": map[string]any{"directory": c.cfg.ExportDir, "on_start": true, "on_rebound": true, "cleanup_on_start": true},
 	}
 }
 

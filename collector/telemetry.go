@@ -11,11 +11,14 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// telemetry is the embedded collector's own: its log goes to ours from warning up, it measures nothing and listens nowhere.
+// telemetry is the embedded collector's own: its log goes to ours from warning up, only its exporters measure, and it listens nowhere.
 func (c *Collector) telemetry() telemetry.Factory {
 	return telemetry.NewFactory(func() component.Config { return &struct{}{} },
 		telemetry.WithCreateLogger(func(context.Context, telemetry.LoggerSettings, component.Config) (*zap.Logger, component.ShutdownFunc, error) {
 			return zap.New(&slogCore{c: c}), nil, nil
+		}),
+		telemetry.WithCreateMeterProvider(func(context.Context, telemetry.MeterSettings, component.Config) (telemetry.MeterProvider, error) {
+			return c.meters, nil
 		}))
 }
 

@@ -57,6 +57,10 @@ type Config struct {
 	// What applications send that do not speak OTLP; "" for none. See collector.Config.
 	Zipkin, JaegerGRPC, JaegerHTTP, JaegerCompact, JaegerBinary string
 
+	// Export are backends that get a copy of all spans; ExportBytes bounds the queue of each in DataDir/export (0: 256 MiB).
+	Export      []collector.Export
+	ExportBytes int64
+
 	// Redact is what the collector removes from spans beside what always is; Cardinality how many names applications may bring (0: the default).
 	Redact      enrich.Config
 	Cardinality cardinality.Config
@@ -281,7 +285,7 @@ func (o *Observer) assemble() (err error) {
 	if o.collector, err = collector.New(collector.Config{
 		GRPC: o.cfg.OTLPGRPC, HTTP: o.cfg.OTLPHTTP, Zipkin: o.cfg.Zipkin, JaegerGRPC: o.cfg.JaegerGRPC, JaegerHTTP: o.cfg.JaegerHTTP,
 		JaegerCompact: o.cfg.JaegerCompact, JaegerBinary: o.cfg.JaegerBinary, Redact: o.cfg.Redact, HashKey: key, Cardinality: o.cfg.Cardinality,
-		OnEvent: o.journal.add, Identity: o.holder, Spans: o.spans, Metrics: o.graph, Registry: o.registry,
+		Export: o.cfg.Export, ExportDir: filepath.Join(o.cfg.DataDir, "export"), ExportBytes: o.cfg.ExportBytes, OnEvent: o.journal.add, Identity: o.holder, Spans: o.spans, Metrics: o.graph, Registry: o.registry,
 		MemoryLimitMiB: o.cfg.MemoryLimitMiB * 4 / 5, Log: o.log.With("part", "collector"),
 	}); err != nil {
 		return err

@@ -214,11 +214,16 @@ var (
 	descPoints  = prometheus.NewDesc("tulle_collector_points_accepted_total", "Metric data points that came in from authenticated reporters.", nil, nil)
 	descRefused = prometheus.NewDesc("tulle_collector_refused_total", "Batches answered with an error, by reason.", []string{"reason"}, nil)
 	descDropped = prometheus.NewDesc("tulle_collector_dropped_total", "Spans or data points dropped for good, by reason.", []string{"reason"}, nil)
+	descSent    = prometheus.NewDesc("tulle_collector_export_sent_total", "Spans that a backend has taken.", []string{"exporter"}, nil)
+	descFailed  = prometheus.NewDesc("tulle_collector_export_failed_total", "Spans that a backend did not get, by reason: the queue on disk was full, or it refused them for good.",
+		[]string{"exporter", "reason"}, nil)
+	descQueued  = prometheus.NewDesc("tulle_collector_export_queue_bytes", "Bytes that wait on disk for a backend.", []string{"exporter"}, nil)
+	descRoom    = prometheus.NewDesc("tulle_collector_export_queue_limit_bytes", "Bytes that may wait on disk for a backend.", []string{"exporter"}, nil)
 	descAltered = prometheus.NewDesc("tulle_collector_altered_total", "Attributes overwritten or removed, by reason.", []string{"reason"}, nil)
 )
 
 func (c collectorStats) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descSpans, descPoints, descRefused, descDropped, descAltered} {
+	for _, d := range []*prometheus.Desc{descSpans, descPoints, descRefused, descDropped, descAltered, descSent, descFailed, descQueued, descRoom} {
 		ch <- d
 	}
 }
@@ -227,6 +232,13 @@ func (c collectorStats) Collect(ch chan<- prometheus.Metric) {
 	s := c.o.collector.Stats()
 	ch <- prometheus.MustNewConstMetric(descSpans, prometheus.CounterValue, float64(s.SpansAccepted))
 	ch <- prometheus.MustNewConstMetric(descPoints, prometheus.CounterValue, float64(s.MetricsAccepted))
+	for name, e := range s.Export {
+		ch <- prometheus.MustNewConstMetric(descSent, prometheus.CounterValue, float64(e.Sent), name)
+		ch <- prometheus.MustNewConstMetric(descFailed, prometheus.CounterValue, float64(e.Refused), name, "queue_full")
+		ch <- prometheus.MustNewConstMetric(descFailed, prometheus.CounterValue, float64(e.Failed), name, "rejected")
+		ch <- prometheus.MustNewConstMetric(descQueued, prometheus.GaugeValue, float64(e.Queued), name)
+		ch <- prometheus.MustNewConstMetric(descRoom, prometheus.GaugeValue, float64(e.Capacity), name)
+	}
 	for d, m := range map[*prometheus.Desc]map[string]uint64{descRefused: s.Refused, descDropped: s.Dropped, descAltered: s.Altered} {
 		for reason, n := range m {
 			ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), reason)

@@ -4,11 +4,14 @@ package main
 
 import (
 	"fmt"
+	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/tulle-mesh/tulle/collector"
 	"github.com/tulle-mesh/tulle/collector/processor/cardinality"
 	"github.com/tulle-mesh/tulle/controller"
 	"github.com/tulle-mesh/tulle/observer"
@@ -16,7 +19,9 @@ import (
 
 // observerFlags are shared by observer and server.
 type observerFlags struct {
-	cfg observer.Config
+	cfg     observer.Config
+	exports []string // URLs
+	headers []string // NAME=VALUE or NAME=@FILE, of requests to all of them
 }
 
 // flags adds them; under server the controller, its trust domain and the observer's way to join it are the server's to say.
@@ -44,6 +49,9 @@ func (v *observerFlags) flags(f *pflag.FlagSet, server bool) {
 	f.IntVar(&c.Cardinality.Services, "max-services", cardinality.Default.Services, "services outside the mesh that are told apart; others are \"other\"")
 	f.IntVar(&c.Cardinality.Names, "max-span-names", cardinality.Default.Names, "span names of each application that are told apart")
 	f.IntVar(&c.Cardinality.Keys, "max-attributes", cardinality.Default.Keys, "different attribute keys of each application that are kept")
+	f.StringSliceVar(&v.exports, "export-otlp", nil, "backend that gets a copy of all spans: grpc://HOST:PORT, grpcs://, http:// or https:// (repeat)")
+	f.StringArrayVar(&v.headers, "export-header", nil, "header of requests to these backends, NAME=VALUE or NAME=@FILE (repeat)")
+	f.Int64Var(&c.ExportBytes, "export-queue-bytes", 256<<20, "bytes that may wait on disk for each of them")
 	f.StringSliceVar(&c.WebhookURLs, "webhook", nil, "URL that alerts are sent to (repeat)")
 	f.StringVar(&c.RulesDir, "rules", "", "folder with further Prometheus rule files")
 	f.StringVar(&c.AlertConfig, "alert-config", "", "Alertmanager configuration file, instead of --webhook")
@@ -54,6 +62,30 @@ func (v *observerFlags) flags(f *pflag.FlagSet, server bool) {
 	f.StringSliceVar(&c.RemoteWrite, "remote-write", nil, "URL that series are sent to besides, by Prometheus' remote write (repeat)")
 	f.StringVar(&c.RemoteWriteConfig, "remote-write-config", "", "file with remote_write as in Prometheus' configuration: passwords, TLS, relabelling")
 	f.IntVar(&c.MemoryLimitMiB, "memory-limit", observer.DefaultMemoryLimitMiB, "soft memory limit, MiB")
+}
+
+// complete makes the configuration of what flags say in a form of their own.
+func (v *observerFlags) complete() error {
+	headers := map[string]string{}
+	for _, h := range v.headers {
+		name, value, ok := strings.Cut(h, "=")
+		if !ok || name == "" {
+			return usageError{fmt.Errorf("--export-header is NAME=VALUE or NAME=@FILE")} // h may be a secret
+		}
+		if file, ok := strings.CutPrefix(value, "@"); ok {
+			b, err := os.ReadFile(file)
+			if err != nil {
+				return fmt.Errorf("the value of --export-header %s: %w", name, err)
+			}
+			value = strings.TrimSpace(string(b))
+		}
+		headers[name] = value
+	}
+	v.cfg.Export = nil
+	for _, u := range v.exports {
+		v.cfg.Export = append(v.cfg.Export, collector.Export{URL: u, Headers: headers})
+	}
+	return nil
 }
 
 // listeners are what the observer listens on.
@@ -73,6 +105,7 @@ var passed = []string{
 	"http", "http-host", "otlp-grpc", "otlp-http", "webhook", "rules", "alert-config", "external-url",
 	"zipkin", "jaeger-grpc", "jaeger-http", "jaeger-udp", "jaeger-udp-binary",
 	"redact-headers", "redact-drop", "redact-hash", "max-services", "max-span-names", "max-attributes",
+	"export-otlp", "export-header", "export-queue-bytes",
 	"span-retain", "span-retain-bytes", "metric-retain", "memory-limit", "remote-write", "remote-write-config",
 }
 
@@ -112,6 +145,9 @@ func observerCommand() *cobra.Command {
 				return usageError{fmt.Errorf("--data-dir is required: a folder where spans, series and events are kept")}
 			}
 			if err := checkPorts(v.listeners()...); err != nil {
+				return err
+			}
+			if err := v.complete(); err != nil {
 				return err
 			}
 			v.cfg.Log, v.cfg.Version = log.With("process", "observer"), version

@@ -85,9 +85,19 @@ func (c *Counters) drop(reason string, n int) {
 
 type config struct{}
 
-// NewFactory makes the exporter's factory; metrics may be nil, then metrics are counted and dropped.
-func NewFactory(spans store.Spans, metrics Sink, c *Counters) exporter.Factory {
-	e := &end{spans: spans, metrics: metrics, c: c}
+// End takes batches of both signals to the store. It keeps none of them.
+type End interface {
+	exporter.Traces
+	exporter.Metrics
+}
+
+// New makes an end; metrics may be nil, then metrics are counted and dropped.
+func New(spans store.Spans, metrics Sink, c *Counters) End {
+	return &end{spans: spans, metrics: metrics, c: c}
+}
+
+// NewFactory makes the factory of an exporter that is e.
+func NewFactory(e End) exporter.Factory {
 	return exporter.NewFactory(Type, func() component.Config { return &config{} },
 		exporter.WithTraces(func(context.Context, exporter.Settings, component.Config) (exporter.Traces, error) { return e, nil }, component.StabilityLevelStable),
 		exporter.WithMetrics(func(context.Context, exporter.Settings, component.Config) (exporter.Metrics, error) { return e, nil }, component.StabilityLevelStable),
