@@ -342,6 +342,7 @@ func (o *observer) add(n *exchange.Live, x *exchange.Exchange, kind flow.Kind, s
 	s := &o.shards[n.Shard-1]
 	s.mu.Lock()
 	n.X, n.Kind, n.Start, n.Due, n.Reported = x, kind, start, start.Add(flow.ProgressInterval), false
+	n.Still = time.Time{}
 	n.Prev, n.Next = nil, s.first
 	if s.first != nil {
 		s.first.Prev = n
@@ -365,7 +366,7 @@ func (o *observer) remove(n *exchange.Live) {
 	s.mu.Unlock()
 }
 
-// run emits progress Records until ctx is done.
+// run emits progress Records, and ends streams that are silent for too long, until ctx is done.
 func (o *observer) run(ctx context.Context) {
 	t := time.NewTicker(flow.ProgressInterval / 10)
 	defer t.Stop()
@@ -379,7 +380,7 @@ func (o *observer) run(ctx context.Context) {
 	}
 }
 
-// progress reports what is due. It reads of an Exchange only what does not change while it is listed: the head, the decision, the choice of
+// progress reports what is due, and ends what is silent. It reads of an Exchange only what does not change while it is listed: the head, the decision, the choice of
 // the try, and the atomic counts.
 func (o *observer) progress(now time.Time) {
 	var r flow.Record
@@ -387,6 +388,9 @@ func (o *observer) progress(now time.Time) {
 		s := &o.shards[i]
 		s.mu.Lock()
 		for n := s.first; n != nil; n = n.Next {
+			if n.Kind == flow.KindExchange && !n.Came {
+				silence(n, now)
+			}
 			if now.Before(n.Due) {
 				continue
 			}
@@ -411,5 +415,18 @@ func (o *observer) progress(now time.Time) {
 			o.rec.Record(&r)
 		}
 		s.mu.Unlock()
+	}
+}
+
+// silence ends a stream on which no byte has moved for as long as policy lets it, within a second more. n is listed: its exchange is still the one that it was.
+func silence(n *exchange.Live, now time.Time) {
+	idle := n.X.Watched()
+	if idle <= 0 {
+		return
+	}
+	if moved := n.X.BytesIn.Load() + n.X.BytesOut.Load(); n.Still.IsZero() || moved != n.Moved {
+		n.Moved, n.Still = moved, now
+	} else if now.Sub(n.Still) >= idle {
+		n.X.Silence()
 	}
 }

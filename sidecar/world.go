@@ -89,7 +89,7 @@ func (s *Sidecar) bindings(snap *policy.Snapshot) []*exchange.Binding {
 				break
 			}
 			own := policy.Service{
-				Name: workload.Service, Namespace: workload.Namespace, Protocol: l.Protocol, RequestTimeout: l.RequestTimeout, IdleTimeout: l.IdleTimeout,
+				Name: workload.Service, Namespace: workload.Namespace, Protocol: l.Protocol, RequestTimeout: l.RequestTimeout, IdleTimeout: l.IdleTimeout, StreamTimeout: l.StreamTimeout,
 				Proxy: l.TargetProxy,
 			}
 			b.Own = s.destination(inboundKey+l.Service, own)

@@ -629,10 +629,11 @@ type TrafficPolicySpec struct {
 	TargetService  string          `yaml:"targetService,omitempty"` // a service, by its name alone
 	TargetRefs     []TargetRef     `yaml:"targetRefs,omitempty"`    // or these
 	LoadBalancer   LoadBalancer    `yaml:"loadBalancer,omitempty"`
-	RequestTimeout Duration        `yaml:"requestTimeout,omitempty"` // whole exchange; default 15s; off
+	RequestTimeout Duration        `yaml:"requestTimeout,omitempty"` // whole exchange, of a stream until its answer has begun; default 15s; off
 	TryTimeout     Duration        `yaml:"tryTimeout,omitempty"`     // one attempt; default: requestTimeout; off
 	ConnectTimeout Duration        `yaml:"connectTimeout,omitempty"` // default 1s
-	IdleTimeout    Duration        `yaml:"idleTimeout,omitempty"`    // TCP without bytes; default 1h; off
+	IdleTimeout    Duration        `yaml:"idleTimeout,omitempty"`    // a relay, a tunnel or a stream without bytes; default 1h; off
+	StreamTimeout  Duration        `yaml:"streamTimeout,omitempty"`  // a stream, and whatever answers are then; default: off for what is one by nature
 	Retry          Retry           `yaml:"retry,omitempty"`
 	Limits         Limits          `yaml:"limits,omitempty"`
 	Ejection       ServiceEjection `yaml:"ejection,omitempty"`
@@ -768,6 +769,7 @@ func (p TrafficPolicySpec) Apply(svc policy.Service) policy.Service {
 	svc.TryTimeout = time.Duration(p.TryTimeout)
 	svc.ConnectTimeout = time.Duration(p.ConnectTimeout)
 	svc.IdleTimeout = time.Duration(p.IdleTimeout)
+	svc.StreamTimeout = time.Duration(p.StreamTimeout)
 	svc.MaxRequests = p.Limits.MaxRequests
 	svc.MaxConnections = p.Limits.MaxConnections
 	svc.MaxPending = p.Limits.MaxPending

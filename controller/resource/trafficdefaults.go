@@ -23,6 +23,7 @@ var TrafficDefaults = map[string]string{
 	"tryTimeout":                          "by what is usual",
 	"connectTimeout":                      "1s",
 	"idleTimeout":                         "1h",
+	"streamTimeout":                       "none",
 	"retry.attempts":                      "2",
 	"retry.budgetRatio":                   "0.2",
 	"retry.budgetMin":                     "10",

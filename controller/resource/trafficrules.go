@@ -84,6 +84,8 @@ var keyKinds = map[string]route.KeyKind{"source": route.KeySource, "identity": r
 var ruleFields = map[string]func(p *TrafficPolicySpec, a *route.Action){
 	"requestTimeout": func(p *TrafficPolicySpec, a *route.Action) { a.Timeouts.Request = time.Duration(p.RequestTimeout) },
 	"tryTimeout":     func(p *TrafficPolicySpec, a *route.Action) { a.Timeouts.Try = time.Duration(p.TryTimeout) },
+	"idleTimeout":    func(p *TrafficPolicySpec, a *route.Action) { a.Timeouts.Idle = time.Duration(p.IdleTimeout) },
+	"streamTimeout":  func(p *TrafficPolicySpec, a *route.Action) { a.Timeouts.Stream = time.Duration(p.StreamTimeout) },
 	"retry.attempts": func(p *TrafficPolicySpec, a *route.Action) {
 		a.Retry = retried(a.Retry, func(r *route.Retry) { r.Attempts = p.Retry.Attempts })
 	},

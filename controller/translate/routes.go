@@ -3,7 +3,6 @@ package translate
 import (
 	"maps"
 	"slices"
-	"time"
 
 	"github.com/tulle-mesh/tulle/controller/resource"
 	"github.com/tulle-mesh/tulle/internal/flow"
@@ -68,19 +67,21 @@ func newRuled(set *resource.Set, services map[string]policy.Service) (ruled, err
 	return out, nil
 }
 
-// longest are the longest request timeouts of rules that send to each service, by its name: its own sidecars let pass what its callers may. Services without one are left out.
-func (r ruled) longest() map[string]time.Duration {
-	out := map[string]time.Duration{}
+// longest are the longest timeouts of rules that send to each service, by its name: its own sidecars let pass what its callers may. Services without one are left out.
+func (r ruled) longest() map[string]route.Timeouts {
+	out := map[string]route.Timeouts{}
 	for _, of := range r {
 		for _, rules := range of {
 			for i := range rules.Rules {
 				a := &rules.Rules[i].Action
-				if a.Timeouts.Request == 0 {
+				if a.Timeouts == (route.Timeouts{}) {
 					continue
 				}
 				for _, b := range a.Backends {
 					name := policy.ServiceOf(b.Service)
-					out[name] = longer(out[name], a.Timeouts.Request)
+					t := out[name]
+					t.Request, t.Idle, t.Stream = longer(t.Request, a.Timeouts.Request), longer(t.Idle, a.Timeouts.Idle), longer(t.Stream, a.Timeouts.Stream)
+					out[name] = t
 				}
 			}
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/policy"
+	"github.com/tulle-mesh/tulle/internal/route"
 )
 
 // Input is all that a Snapshot follows from.
@@ -191,7 +192,7 @@ func modeOf(set *resource.Set, own string) policy.ListenerMode {
 }
 
 // snapshot is w's share: its own listeners and the services that it is known to call.
-func snapshot(in Input, w *resource.Workload, first map[portName]bool, rules ruled, longest map[string]time.Duration, services map[string]policy.Service, endpoints map[string][]policy.Endpoint, via edges) *policy.Snapshot {
+func snapshot(in Input, w *resource.Workload, first map[portName]bool, rules ruled, longest map[string]route.Timeouts, services map[string]policy.Service, endpoints map[string][]policy.Endpoint, via edges) *policy.Snapshot {
 	set := in.Set
 	s := &policy.Snapshot{
 		Workload: policy.Workload{
@@ -217,9 +218,13 @@ func snapshot(in Input, w *resource.Workload, first map[portName]bool, rules rul
 		l.ProxyProtocol, l.TargetProxy = p.ProxyProtocol.Policy(), resource.ProxyVersion(p.TargetProxyProtocol)
 		l.Access = set.AccessOf(w.Metadata.Namespace, w.Spec.Service, p.Name)
 		l = l.WithDefaults()
-		own := services[w.Spec.Service]
-		if l.IdleTimeout = longer(l.IdleTimeout, own.IdleTimeout); l.Protocol.MayBeHTTP() {
-			l.RequestTimeout = longer(longer(l.RequestTimeout, own.RequestTimeout), longest[w.Spec.Service])
+		own, ruled := services[w.Spec.Service], longest[w.Spec.Service]
+		if l.IdleTimeout = longer(longer(l.IdleTimeout, own.IdleTimeout), ruled.Idle); l.Protocol.MayBeHTTP() {
+			l.RequestTimeout = longer(longer(l.RequestTimeout, own.RequestTimeout), ruled.Request)
+			l.StreamTimeout = longer(own.StreamTimeout, ruled.Stream)
+			if own.StreamTimeout == 0 && ruled.Stream != 0 { // calls without such a rule have no limit
+				l.StreamTimeout = -1
+			}
 			l.Adaptive = own.Adaptive.WithDefaults()
 		}
 		s.Listeners = append(s.Listeners, l)

@@ -12,6 +12,7 @@ var reasonTexts = map[string]string{
 	"request_timeout":         "The whole request took longer than its deadline.",
 	"try_timeout":             "One try took longer than its deadline.",
 	"idle_timeout":            "No bytes moved for as long as the idle limit.",
+	"stream_timeout":          "A stream was ended because it had lived for as long as policy lets it.",
 	"downstream_reset":        "The caller went away before the response was complete.",
 	"bad_request":             "The caller's bytes are not a valid request.",
 	"no_endpoint":             "The destination has no endpoint at all.",

@@ -16,6 +16,7 @@ const (
 	ReasonRequestTimeout
 	ReasonTryTimeout
 	ReasonIdleTimeout
+	ReasonStreamTimeout
 	ReasonDownstreamReset
 	ReasonBadRequest
 	ReasonNoEndpoint
@@ -55,6 +56,7 @@ var reasons = [numReasons]struct {
 	ReasonRequestTimeout:   {"request_timeout", "UT", false, "the deadline of the whole exchange passed"},
 	ReasonTryTimeout:       {"try_timeout", "UT", false, "the deadline of one try passed"},
 	ReasonIdleTimeout:      {"idle_timeout", "SI", false, "no bytes for the idle limit"},
+	ReasonStreamTimeout:    {"stream_timeout", "UMSDR", true, "a stream has lived for as long as policy lets it"},
 	ReasonDownstreamReset:  {"downstream_reset", "DC", true, "the caller went away before the response was complete"},
 	ReasonBadRequest:       {"bad_request", "DPE", true, "the caller's bytes are not a valid request, or its body did not arrive in time"},
 	ReasonNoEndpoint:       {"no_endpoint", "UH", false, "the destination has no endpoint at all"},
@@ -83,7 +85,7 @@ var retriedFlags = func() (out [numReasons]string) {
 		switch flag := reasons[r].flag; flag {
 		case "":
 			out[r] = flagRetried
-		case "SI", "DPE", "UPE", "NC":
+		case "SI", "DPE", "UPE", "NC", "UMSDR":
 			out[r] = flagRetried + "," + flag
 		default:
 			out[r] = flag + "," + flagRetried

@@ -507,7 +507,7 @@ func (l Listener) checkEdge() error {
 		return errors.New("edge: only inbound listeners can be one")
 	case l.Unix != nil:
 		return fmt.Errorf("edge: %s: callers come by TCP; remove it", l.Unix)
-	case l.Target != (netip.AddrPort{}) || l.Unbound || l.Interception != nil || l.Mode != ModeStrict || l.RequestTimeout != 0 || l.IdleTimeout != 0 || l.Adaptive != (Adaptive{}):
+	case l.Target != (netip.AddrPort{}) || l.Unbound || l.Interception != nil || l.Mode != ModeStrict || l.RequestTimeout != 0 || l.IdleTimeout != 0 || l.StreamTimeout != 0 || l.Adaptive != (Adaptive{}):
 		return errors.New("edge: what it takes in goes to services; target, unbound, interception, mode and timeouts are of other listeners, remove them")
 	case l.Protocol == flow.ProtocolAuto:
 		return errors.New("protocol auto: an edge is told what it takes in; use http, tcp or tls")

@@ -60,7 +60,8 @@ type Listener struct {
 	// Inbound only: what the callers' settings of the service (Service) are, so that the sidecar in front of it ends nothing that they let live. Defaults and "off"
 	// are those of Service.
 	RequestTimeout time.Duration // HTTP only
-	IdleTimeout    time.Duration // of relays and tunnels
+	IdleTimeout    time.Duration // of relays, tunnels and streams
+	StreamTimeout  time.Duration // HTTP only
 	Adaptive       Adaptive      // HTTP only
 
 	Access access.Rules // inbound only: who may use it; what is not said is allowed
@@ -173,6 +174,9 @@ func (l Listener) Check() error {
 	if err := l.Adaptive.check(); err != nil {
 		return fail(fmt.Errorf("adaptive limit: %w", err))
 	}
+	if !l.Protocol.MayBeHTTP() && l.StreamTimeout != 0 {
+		return fail(fmt.Errorf("stream timeout %s: only http listeners have one; remove it", l.StreamTimeout))
+	}
 	if l.DetectTimeout != 0 {
 		if !l.Detects() {
 			return fail(fmt.Errorf("detect timeout %s: nothing is detected here; remove it", l.DetectTimeout))
@@ -205,7 +209,7 @@ func (l Listener) Check() error {
 	if l.Target.IsValid() {
 		return fail(fmt.Errorf("target %s: only inbound listeners have one; remove it", l.Target))
 	}
-	if l.RequestTimeout != 0 || l.IdleTimeout != 0 {
+	if l.RequestTimeout != 0 || l.IdleTimeout != 0 || l.StreamTimeout != 0 {
 		return fail(errors.New("timeouts: of outbound traffic they are the service's; remove them"))
 	}
 	if l.Mode != ModeStrict {
@@ -310,6 +314,9 @@ func (l Listener) toXDS(affinity []AffinityKey, routed bool) (*listenerv3.Listen
 		action := &routev3.RouteAction{ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: cluster}}
 		if l.Side == flow.SideServer {
 			action.Timeout = durationpb.New(max(l.RequestTimeout, 0)) // 0 is off
+			if l.StreamTimeout > 0 {
+				action.MaxStreamDuration = &routev3.RouteAction_MaxStreamDuration{MaxStreamDuration: durationpb.New(l.StreamTimeout)}
+			}
 		} else {
 			action.HashPolicy = hashPolicies(affinity)
 		}
@@ -408,6 +415,7 @@ func (l Listener) toXDS(affinity []AffinityKey, routed bool) (*listenerv3.Listen
 		e.str("mode", modeNames[l.Mode])
 		e.dur("request_timeout", l.RequestTimeout)
 		e.dur("idle_timeout", l.IdleTimeout)
+		e.dur("stream_timeout", l.StreamTimeout)
 		if l.Protocol.MayBeHTTP() {
 			l.Adaptive.toXDS(e)
 		}
@@ -490,7 +498,7 @@ func ListenerFromXDS(x *listenerv3.Listener) (Listener, error) {
 		default:
 			r.fail("mode", "%q must be strict or permissive", mode)
 		}
-		l.RequestTimeout, l.IdleTimeout = r.dur("request_timeout"), r.dur("idle_timeout")
+		l.RequestTimeout, l.IdleTimeout, l.StreamTimeout = r.dur("request_timeout"), r.dur("idle_timeout"), r.dur("stream_timeout")
 		if l.Protocol.MayBeHTTP() {
 			l.Adaptive = adaptiveFromXDS(r)
 		}

@@ -45,7 +45,8 @@ type Service struct {
 	RequestTimeout time.Duration // whole exchange; default 15 s
 	TryTimeout     time.Duration // one attempt; default: RequestTimeout
 	ConnectTimeout time.Duration // default 1 s
-	IdleTimeout    time.Duration // TCP relay without bytes; default 1 h
+	IdleTimeout    time.Duration // relay, tunnel or stream without bytes; default 1 h
+	StreamTimeout  time.Duration // an answer that has begun, in place of RequestTimeout; 0: not said, and then only calls of gRPC and event streams have none
 	Retry          Retry
 	MaxRequests    int // concurrent exchanges towards the service from one sidecar; default 1,024
 	MaxConnections int // default 1,024
@@ -303,6 +304,7 @@ func (s Service) ToXDS() (*clusterv3.Cluster, error) {
 	e.dur("request_timeout", s.RequestTimeout)
 	e.dur("try_timeout", s.TryTimeout)
 	e.dur("idle_timeout", s.IdleTimeout)
+	e.dur("stream_timeout", s.StreamTimeout)
 	e.num("retry_attempts", float64(s.Retry.Attempts))
 	e.num("retry_budget_ratio", s.Retry.BudgetRatio)
 	e.num("retry_budget_min", s.Retry.BudgetMin)
@@ -370,6 +372,7 @@ func ServiceFromXDS(x *clusterv3.Cluster) (Service, error) {
 		Name: x.GetName(), Namespace: r.str("namespace"), Protocol: r.protocol(), External: r.flag("external"), Hosts: r.strs("hosts"), Authority: r.str("authority"), Via: r.str("via"),
 		Identities: r.strs("identities"), MTLS: r.flag("mtls"), Proxy: r.proxyVersion("proxy"),
 		RequestTimeout: r.dur("request_timeout"), TryTimeout: r.dur("try_timeout"), IdleTimeout: r.dur("idle_timeout"),
+		StreamTimeout:  r.dur("stream_timeout"),
 		ConnectTimeout: x.GetConnectTimeout().AsDuration(),
 		Retry: Retry{
 			Attempts: int(r.num("retry_attempts")), BudgetRatio: r.num("retry_budget_ratio"), BudgetMin: r.num("retry_budget_min"),

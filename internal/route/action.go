@@ -200,10 +200,10 @@ type Key struct {
 
 // Timeouts of a rule.
 type Timeouts struct {
-	Request time.Duration // the whole exchange, with all tries
+	Request time.Duration // the whole exchange, with all tries; of a stream until its answer has begun
 	Try     time.Duration // one try
-	Idle    time.Duration // a stream without bytes
-	Stream  time.Duration // a stream from its beginning to its end, where the request's end is not that of the exchange
+	Idle    time.Duration // a relay, a tunnel or a stream without bytes
+	Stream  time.Duration // a stream, from the first byte of the request to its end, in place of Request; what has one is a stream once its answer has begun
 }
 
 // Retry of a rule: what is allowed besides what is always safe (sidecar/resilience).

@@ -92,7 +92,7 @@ func result(o *exchange.Outcome) exchange.Result {
 			return exchange.ResultUnknown
 		}
 		return exchange.ResultFailed
-	case flow.ReasonDownstreamReset, flow.ReasonBadRequest, flow.ReasonDraining, flow.ReasonShed, flow.ReasonIdleTimeout:
+	case flow.ReasonDownstreamReset, flow.ReasonBadRequest, flow.ReasonDraining, flow.ReasonShed, flow.ReasonIdleTimeout, flow.ReasonStreamTimeout:
 		return exchange.ResultUnknown
 	}
 	switch status := o.GRPC.HTTP(); {

@@ -17,7 +17,7 @@ func AnswerStatus(r flow.Reason) int {
 		return 500
 	case flow.ReasonUpstreamReset, flow.ReasonUpstreamProtocol, flow.ReasonUnknownDest:
 		return 502
-	case flow.ReasonRequestTimeout, flow.ReasonTryTimeout, flow.ReasonIdleTimeout:
+	case flow.ReasonRequestTimeout, flow.ReasonTryTimeout, flow.ReasonIdleTimeout, flow.ReasonStreamTimeout:
 		return 504
 	}
 	return 503
@@ -46,6 +46,8 @@ func AnswerText(r flow.Reason) string {
 		return "the try took longer than the try timeout; look at the trace for the slow part, or raise the timeout"
 	case flow.ReasonIdleTimeout:
 		return "no bytes arrived for the idle timeout; send something more often, or raise the timeout"
+	case flow.ReasonStreamTimeout:
+		return "the stream took longer than the stream timeout; begin another one, or raise the timeout"
 	case flow.ReasonBadRequest:
 		return "the request is not valid HTTP, or its body did not arrive in time; fix the client"
 	case flow.ReasonNoEndpoint:

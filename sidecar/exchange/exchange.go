@@ -456,9 +456,11 @@ type Exchange struct {
 	// Record is scratch for the observer, so that handing it to an interface costs no allocation.
 	Record flow.Record
 
+	stream streaming
+
 	mu       sync.Mutex
 	upstream net.Conn
-	down     net.Conn // during a relay
+	down     net.Conn // during a relay, and of a stream
 	waker    Waker
 	dial     context.CancelFunc // of the connection that is being made; nil: none is
 	aborted  flow.Reason
@@ -483,6 +485,8 @@ type Live struct {
 	Kind       flow.Kind
 	Start      time.Time
 	Due        time.Time // of the next progress Record
+	Moved      uint64    // of a stream: bytes both ways, when they were looked at last
+	Still      time.Time // since when there were no more; zero: nobody has looked
 	Shard      uint32    // 0: not chosen yet
 	Reported   bool      // a progress Record was emitted
 	Came       bool      // of what came to an edge
@@ -507,6 +511,7 @@ func (x *Exchange) Reset() {
 	x.Application = flow.Application{}
 	x.Retries, x.Away = 0, false
 	x.Tries, x.Gate, x.Outcome, x.Folded = 0, nil, Outcome{}, false
+	x.stream.reset()
 	x.BytesIn.Store(0)
 	x.BytesOut.Store(0)
 	x.MessagesIn.Store(0)
@@ -523,8 +528,11 @@ var NoLegs = flow.Legs{
 // Since is the time since x began, on the monotonic clock.
 func (x *Exchange) Since() time.Duration { return time.Since(x.Start) }
 
-// Until is the deadline of the current try: the earlier of both that is set.
+// Until is the deadline of the current try: the earlier of both that is set; of a stream End.
 func (x *Exchange) Until() time.Time {
+	if x.Streams() {
+		return x.End()
+	}
 	if !x.TryDeadline.IsZero() {
 		return x.TryDeadline
 	}
@@ -539,14 +547,14 @@ func (x *Exchange) Rewrites() string {
 	return x.Destination.Rewrites()
 }
 
-// Left is how much of its time a caller that gave one (Head.Timeout) has left at now, for the request that is sent on: until the deadline of the try, at
-// least 1 ns. 0 when it gave none: then none goes on.
+// Left is how much of its time a caller that gave one (Head.Timeout) has left at now, for the request that is sent on: until the deadline of the try, unless the answer
+// may become a stream that outlives it, at least 1 ns. 0 when it gave none: then none goes on.
 func (x *Exchange) Left(now time.Time) time.Duration {
 	if x.Head.Timeout <= 0 {
 		return 0
 	}
 	left := x.Start.Add(x.Head.Timeout).Sub(now)
-	if until := x.Until(); !until.IsZero() {
+	if until := x.Until(); !until.IsZero() && x.Protocol != flow.ProtocolGRPC && x.StreamTimeout() == 0 {
 		left = min(left, until.Sub(now))
 	}
 	return max(left, 1)
@@ -554,6 +562,11 @@ func (x *Exchange) Left(now time.Time) time.Duration {
 
 // TimeoutReason says which deadline has passed.
 func (x *Exchange) TimeoutReason(now time.Time) flow.Reason {
+	if until := x.stream.until.Load(); until != 0 && until != int64(x.Head.Timeout) {
+		return flow.ReasonStreamTimeout
+	} else if until != 0 {
+		return flow.ReasonRequestTimeout
+	}
 	if x.Deadline.IsZero() || (!x.TryDeadline.IsZero() && x.TryDeadline.Before(x.Deadline) && now.Before(x.Deadline)) {
 		return flow.ReasonTryTimeout
 	}
@@ -614,6 +627,14 @@ func (x *Exchange) Abort(reason flow.Reason) {
 	if x.aborted == flow.ReasonNone {
 		x.aborted = reason
 	}
+	x.wakeLocked()
+	if x.dial != nil {
+		x.dial()
+	}
+}
+
+// wakeLocked ends all waits of a try.
+func (x *Exchange) wakeLocked() {
 	if x.upstream != nil {
 		_ = x.upstream.SetDeadline(past)
 	}
@@ -622,9 +643,6 @@ func (x *Exchange) Abort(reason flow.Reason) {
 	}
 	if x.waker != nil {
 		x.waker.Wake()
-	}
-	if x.dial != nil {
-		x.dial()
 	}
 }
 
@@ -675,20 +693,25 @@ func (x *Exchange) attachRelay(down, up net.Conn) bool {
 	return true
 }
 
-// Aborted is the reason given to Abort, or ReasonNone.
+// Aborted is the reason given to Abort, or that of Silence, or ReasonNone.
 func (x *Exchange) Aborted() flow.Reason {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	if x.aborted == flow.ReasonNone {
+		return flow.Reason(x.stream.over.Load())
+	}
 	return x.aborted
 }
 
 // WhyAborted is Aborted, with words for people.
 func (x *Exchange) WhyAborted() (flow.Reason, string) {
-	r := x.Aborted()
-	if r == flow.ReasonDownstreamReset {
+	switch r := x.Aborted(); r {
+	case flow.ReasonDownstreamReset:
 		return r, "the caller left before it was answered"
+	case flow.ReasonIdleTimeout:
+		return r, "no byte moved for " + x.Idle().String()
 	}
-	return r, "the sidecar is stopping"
+	return x.Aborted(), "the sidecar is stopping"
 }
 
 // past is a deadline that has passed.

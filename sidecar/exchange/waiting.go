@@ -33,7 +33,7 @@ func (x *Exchange) FirstByte(at time.Duration) (prolonged bool) {
 	return true
 }
 
-// Idle is for how long a relay, or a tunnel, of x may have no bytes: by its rule, or else its service; not above 0: without limit.
+// Idle is for how long a relay, a tunnel or a stream of x may have no bytes: by its rule, or else its service; not above 0: without limit.
 func (x *Exchange) Idle() time.Duration {
 	if a := x.Decision.Action; a != nil && a.Timeouts.Idle != 0 {
 		return a.Timeouts.Idle

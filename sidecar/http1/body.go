@@ -84,7 +84,7 @@ func (c *conn) startUpload(up net.Conn) {
 	w := c.w
 	w.uploading = true
 	w.stopping.Store(false)
-	c.readBy(w.x.Deadline)
+	c.readBy(w.x.End())
 	go func() {
 		u := c.upload(up)
 		if u.reason != flow.ReasonNone && !u.upstream && !w.stopping.Load() {
@@ -109,7 +109,7 @@ func (c *conn) upload(up net.Conn) (u upload) {
 		c.room.Give(mediumBuffer)
 		putBytes(buf)
 	}()
-	stall := stall{c: c, by: w.x.Deadline, after: c.set.BodyTimeout}
+	stall := stall{c: c, after: c.set.BodyTimeout}
 	for !b.done {
 		var p []byte
 		p, u = c.readBody(buf, &stall)
@@ -171,6 +171,8 @@ func (c *conn) readBody(buf []byte, s *stall) (p []byte, u upload) {
 			b.fault = faultStalledBody
 			c.room.Reached(exchange.LimitBodyTimeout)
 			u.reason, u.err = flow.ReasonBadRequest, b.fault
+		case errors.Is(err, os.ErrDeadlineExceeded) && s.goesOn():
+			u.err = nil
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			u.reason = flow.ReasonRequestTimeout
 		case errors.Is(err, io.EOF):
@@ -182,19 +184,18 @@ func (c *conn) readBody(buf []byte, s *stall) (p []byte, u upload) {
 	return p, u
 }
 
-// stall bounds the time without a byte of a body. A caller that waits for a 100 (RFC 9110, section 10.1.1) owes nothing before its first byte.
+// stall bounds the time without a byte of a body, until the exchange becomes a stream, which may pause. A caller that waits for a 100 (RFC 9110, section 10.1.1) owes nothing before its first byte.
 type stall struct {
 	c     *conn
-	by    time.Time     // of the whole exchange; zero: none
 	after time.Duration // ≤ 0: off
 	armed time.Time     // when the deadline in force was set
-	until time.Time     // the deadline in force; zero when it is by
+	until time.Time     // the deadline in force; zero when it is that of the whole exchange
 	began bool          // a byte has arrived
 }
 
 // arm sets the deadline of the next read, at most once per eighth of the time-out. A deadline of stopUpload stands, whoever is first.
 func (s *stall) arm() {
-	if s.after <= 0 || s.c.w.req.expect && !s.began {
+	if s.after <= 0 || s.c.w.req.expect && !s.began || s.c.w.x.Streams() {
 		return
 	}
 	now := time.Now()
@@ -204,18 +205,34 @@ func (s *stall) arm() {
 	s.armed = now
 	deadline := now.Add(s.after + s.after/8)
 	s.until = deadline
-	if !s.by.IsZero() && s.by.Before(deadline) {
-		deadline, s.until = s.by, time.Time{}
+	if by := s.c.w.x.End(); !by.IsZero() && by.Before(deadline) {
+		deadline, s.until = by, time.Time{}
 	}
+	s.set(deadline)
+}
+
+// set sets the deadline of the next read, unless there is to be none.
+func (s *stall) set(deadline time.Time) {
 	_ = s.c.nc.SetReadDeadline(deadline)
-	if s.c.w.stopping.Load() {
+	if s.c.w.stopping.Load() || s.c.w.x.Silenced() {
 		_ = s.c.nc.SetReadDeadline(aLongTimeAgo)
 	}
 }
 
+// goesOn reports whether a read has timed out by a deadline of before the exchange has become a stream, and moves it.
+func (s *stall) goesOn() bool {
+	x := &s.c.w.x
+	if !x.Streams() || s.c.w.stopping.Load() || x.Ceased() {
+		return false
+	}
+	s.until = time.Time{}
+	s.set(x.End())
+	return true
+}
+
 // passed reports whether a read ended because of this deadline, and not another one.
 func (s *stall) passed() bool {
-	return !s.until.IsZero() && !s.c.w.stopping.Load() && !time.Now().Before(s.until)
+	return !s.until.IsZero() && !s.c.w.stopping.Load() && !s.c.w.x.Streams() && !time.Now().Before(s.until)
 }
 
 // keep remembers p for another try, while it fits and anyone might ask.
@@ -275,7 +292,7 @@ func (c *conn) uploadEnded(u upload) {
 	w.uploading = false
 	w.ended = u
 	w.broken = w.broken || u.reason != flow.ReasonNone
-	c.readBy(w.x.Deadline)
+	c.readBy(w.x.End())
 	if u.leftover != nil {
 		// It goes back to c.in when the exchange has ended: before that, heads alias c.in.
 		w.leftover = append(w.leftover[:0], u.leftover...)

@@ -217,8 +217,8 @@ func (c *conn) Rewind(x *exchange.Exchange) {
 	k.trailers = k.trailers[:0]
 	k.ended.Store(!h.chunked && h.length <= 0)
 	if !b.done {
-		c.readBy(x.Deadline)
-		k.stall = stall{c: c, by: x.Deadline, after: c.set.BodyTimeout}
+		c.readBy(x.End())
+		k.stall = stall{c: c, after: c.set.BodyTimeout}
 	}
 	w.stopping.Store(false)
 	k.mu.Lock()
@@ -407,6 +407,9 @@ func (c *conn) WriteHead(x *exchange.Exchange, r *exchange.Response, end bool) e
 	}
 	w.out = append(b, "\r\n"...)
 	x.Outcome.Status, k.final = status, true
+	if x.Streams() {
+		x.Prolong(c.nc)
+	}
 	return nil
 }
 
@@ -481,8 +484,9 @@ func (c *conn) Flush(x *exchange.Exchange) error {
 
 func (c *conn) toCaller(x *exchange.Exchange, p []byte) error {
 	x.Outcome.Committed = c.w.body.bridge.final // as long as the head waits here another answer may take its place
-	if _, err := c.write(p, x.Deadline); err != nil {
-		return &exchange.BodyError{Reason: flow.ReasonDownstreamReset, Text: "writing to the caller: " + err.Error()}
+	if _, err := c.write(p, x.End()); err != nil {
+		reason, text := unwritten(x, err)
+		return &exchange.BodyError{Reason: reason, Text: text}
 	}
 	return nil
 }

@@ -92,6 +92,7 @@ func (f *foreign) handle(pool exchange.Pool) {
 	} else {
 		x.Outcome.Fail(e.Reason, e.Text)
 	}
+	x.Unwatch()
 	x.Detach()
 	if w.uploading { // nobody waits for the rest of the body
 		f.stopUpload()
@@ -99,7 +100,7 @@ func (f *foreign) handle(pool exchange.Pool) {
 	if extra := len(w.up.b) - mediumBuffer; extra > 0 {
 		t.c.room.Give(extra)
 	}
-	if t.reusable && t.settled() && !t.early && !w.broken {
+	if t.reusable && t.settled() && !t.early && !w.broken && !x.Silenced() {
 		pool.Put(t.up)
 	} else {
 		pool.Discard(t.up)
@@ -359,12 +360,12 @@ func (f *foreign) settle() {
 		if e := f.caller.Fault(x); e != nil {
 			w.ended = upload{reason: e.Reason, err: e}
 		}
-	case w.uploading && until.Equal(x.Deadline):
+	case w.uploading && until.Equal(x.End()):
 		if f.stopUpload(); errors.Is(w.ended.err, exchange.ErrStopped) {
 			w.ended.err = os.ErrDeadlineExceeded
 		}
 	}
-	if x.Protocol == flow.ProtocolGRPC && w.ended.reason == flow.ReasonRequestTimeout {
+	if (x.Protocol == flow.ProtocolGRPC || x.Streams()) && w.ended.reason == flow.ReasonRequestTimeout {
 		w.ended = upload{} // a stream of messages may pause: it is not to blame
 	}
 }
@@ -469,6 +470,9 @@ func (f *foreign) relay() {
 	}
 	if len(x.Binding.Headers) > 0 {
 		capture(x, h, true)
+	}
+	if !end {
+		t.streams(framed, nil)
 	}
 	t.early = f.uploading() // when the request was sent is part of what a caller that is a sidecar is told
 	if !f.down(f.caller.WriteHead(x, r, end)) || framed != framedNone && !f.body(framed, h.length) {

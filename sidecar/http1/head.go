@@ -157,6 +157,17 @@ func (h *head) value(i int) string {
 	return h.str(h.fields[i].value)
 }
 
+// eventStream reports whether the fields say that the body is a stream of events.
+func (h *head) eventStream() bool {
+	for i := range h.fields[:h.n] {
+		if f := &h.fields[i]; f.id == fieldOther && equalFold(h.bytes(f.name), "content-type") {
+			v := h.bytes(f.value)
+			return len(v) >= len(exchange.EventStream) && equalFold(v[:len(exchange.EventStream)], exchange.EventStream)
+		}
+	}
+	return false
+}
+
 // headEnd finds the end of a head in b, searching from a position where an earlier search stopped. It returns 0 while the head is
 // incomplete; a fault as soon as it cannot become one.
 func headEnd(b []byte, from int) (int, *fault) {

@@ -3,6 +3,7 @@ package http1
 import (
 	"errors"
 	"io"
+	"net"
 	"os"
 	"strconv"
 	"time"
@@ -43,6 +44,7 @@ func (s *Sender) Handle(x *exchange.Exchange) {
 		return
 	}
 	t.run()
+	x.Unwatch()
 	x.Detach()
 	if c.w.uploading {
 		if _, ended := c.uploadResult(); !ended {
@@ -51,7 +53,7 @@ func (s *Sender) Handle(x *exchange.Exchange) {
 			c.stopUpload()
 		}
 	}
-	t.reusable = t.reusable && t.settled() && !t.early && !c.w.broken
+	t.reusable = t.reusable && t.settled() && !t.early && !c.w.broken && !x.Silenced()
 	if extra := len(c.w.up.b) - mediumBuffer; extra > 0 {
 		c.room.Give(extra)
 	}
@@ -293,7 +295,7 @@ func (t *try) failed(reason flow.Reason, err error) {
 		case ended:
 		case until.IsZero() || time.Now().Before(until):
 			t.c.awaitUpload() // it woke us, and ends at once
-		case until.Equal(x.Deadline):
+		case until.Equal(x.End()):
 			t.c.stopUpload() // the whole time is over: it knows who took it
 		}
 	}
@@ -308,8 +310,10 @@ func (t *try) failed(reason flow.Reason, err error) {
 			t.fail(flow.ReasonBadRequest, faultSlowBody.Text)
 			return
 		}
-		t.fail(u.reason, u.err.Error())
-		return
+		if u.reason != flow.ReasonRequestTimeout || !x.Streams() {
+			t.fail(u.reason, u.err.Error())
+			return
+		}
 	}
 	t.fail(x.Late(time.Now()))
 }
@@ -352,11 +356,30 @@ func (t *try) stripFraming() {
 
 // down writes to the caller.
 func (t *try) down(b []byte) bool {
-	if _, err := t.c.write(b, t.x.Deadline); err != nil {
-		t.fail(flow.ReasonDownstreamReset, "writing to the caller: "+err.Error())
+	if _, err := t.c.write(b, t.x.End()); err != nil {
+		t.fail(unwritten(t.x, err))
 		return false
 	}
 	return true
+}
+
+// unwritten says why what was for the caller was not written.
+func unwritten(x *exchange.Exchange, err error) (flow.Reason, string) {
+	if errors.Is(err, os.ErrDeadlineExceeded) && x.Streams() {
+		if x.Aborted() != flow.ReasonNone {
+			return x.WhyAborted()
+		}
+		return x.Late(time.Now())
+	}
+	return flow.ReasonDownstreamReset, "writing to the caller: " + err.Error()
+}
+
+// streams tells x, unless the answer is whole already, that it has begun, and gives the try the time of a stream if it is one.
+func (t *try) streams(framed framing, down net.Conn) {
+	nature := t.x.Protocol == flow.ProtocolGRPC || framed != framedLength && t.w.resp.eventStream()
+	if t.x.Stream(nature) {
+		t.x.Prolong(down)
+	}
 }
 
 // framing of a response body.
@@ -463,6 +486,9 @@ func (t *try) response() {
 	why := "" // now: h lies where the body will
 	if h.status >= 500 {
 		why = t.detail()
+	}
+	if !complete {
+		t.streams(framed, c.nc)
 	}
 	if len(x.Binding.Headers) > 0 {
 		capture(x, h, true)

@@ -41,6 +41,7 @@ func exchangeThrough(t *testing.T, step func(x *exchange.Exchange), caller, far 
 		up, away := net.Pipe()
 		send := &Sender{Pool: one{up}}
 		s := &Server{Side: flow.SideClient, Handler: exchange.HandlerFunc(func(x *exchange.Exchange) {
+			x.Destination = &exchange.Destination{}
 			step(x)
 			send.Handle(x)
 			out = x.Outcome

@@ -419,7 +419,7 @@ func (c *conn) exchange(start time.Time) bool {
 		}
 		return false
 	}
-	if !w.keep || !w.body.done && !c.finishBody() {
+	if !w.keep || x.Silenced() || !w.body.done && !c.finishBody() { // a stream may have been ended just when it was whole, and then deadlines have passed
 		c.linger()
 		return false
 	}
@@ -551,12 +551,18 @@ func (c *conn) armWrite(by time.Time) {
 		if !c.writeBy.IsZero() {
 			c.writeBy = by
 			_ = c.nc.SetWriteDeadline(by)
+			if c.w != nil && c.w.x.Silenced() {
+				_ = c.nc.SetWriteDeadline(aLongTimeAgo)
+			}
 		}
 		return
 	}
 	if slack := c.writeBy.Sub(by); c.writeBy.IsZero() || slack < 0 || slack > c.set.HeadTimeout {
 		c.writeBy = by.Add(c.set.HeadTimeout / 2)
 		_ = c.nc.SetWriteDeadline(c.writeBy)
+		if c.w != nil && c.w.x.Silenced() { // whoever has ended the stream may have come just before
+			_ = c.nc.SetWriteDeadline(aLongTimeAgo)
+		}
 	}
 }
 

@@ -167,5 +167,9 @@ func (k *call) holdInterim(status int, fields []field) {
 
 // outOfTime is the error of a caller that takes nothing until the deadline of the exchange.
 func outOfTime(x *exchange.Exchange) *exchange.BodyError {
-	return &exchange.BodyError{Reason: flow.ReasonRequestTimeout, Text: "after " + x.Since().Round(time.Millisecond).String()}
+	reason := flow.ReasonRequestTimeout
+	if x.Streams() {
+		reason = x.TimeoutReason(time.Now())
+	}
+	return &exchange.BodyError{Reason: reason, Text: "after " + x.Since().Round(time.Millisecond).String()}
 }

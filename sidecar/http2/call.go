@@ -3,6 +3,7 @@ package http2
 import (
 	"errors"
 	"io"
+	"strings"
 	"sync"
 	"time"
 
@@ -571,6 +572,9 @@ func (k *call) commit(r *response, fields []field, end, mesh bool, d *dirty) {
 		return // who has noticed ends the try
 	}
 	x.Outcome.Committed = true
+	if !end && !k.tunnel && x.Stream(k.streams(fields)) {
+		k.setDeadline(x.End())
+	}
 	at := c.beginBlockLocked()
 	for i := range fields {
 		if f := &fields[i]; !f.drop && !f.omitted(&x.Passed) {
@@ -597,6 +601,19 @@ func (k *call) commit(r *response, fields []field, end, mesh bool, d *dirty) {
 	} else if k.out.q.unsent > 0 || k.out.ended {
 		k.pump(&k.out, nil, false, d)
 	}
+}
+
+// streams reports whether a response with a body is a stream by what it is.
+func (k *call) streams(fields []field) bool {
+	if k.req.grpc || k.out.length >= 0 {
+		return k.req.grpc
+	}
+	for i := range fields {
+		if f := &fields[i]; f.id == fieldContentType {
+			return len(f.value) >= len(exchange.EventStream) && strings.EqualFold(f.value[:len(exchange.EventStream)], exchange.EventStream)
+		}
+	}
+	return false
 }
 
 // tellLocked writes the last field of a final head for a sidecar that called.

@@ -198,7 +198,7 @@ func (k *call) ReadBody(x *exchange.Exchange, p []byte) (int, error) {
 			k.mu.Unlock()
 			return 0, io.EOF
 		}
-		if k.wait(l, &b.in, &b.reading, x.Deadline) && l.q.unsent == 0 && !l.ended && !b.stopped {
+		if k.wait(l, &b.in, &b.reading, x.End()) && l.q.unsent == 0 && !l.ended && !b.stopped && x.Ceased() { // else x has become a stream
 			err = outOfTime(x)
 			break
 		}
@@ -320,16 +320,18 @@ func (k *call) WriteBody(x *exchange.Exchange, p []byte) error {
 		return nil
 	}
 	if !x.Await(k) {
-		return &exchange.BodyError{Reason: x.Aborted(), Text: "the sidecar is stopping"}
+		reason, text := x.WhyAborted()
+		return &exchange.BodyError{Reason: reason, Text: text}
 	}
 	defer x.Awaited()
 	for l.q.unsent > 0 {
-		late := k.wait(l, &k.d, &k.b.writing, x.Deadline)
+		late := k.wait(l, &k.d, &k.b.writing, x.End())
 		if e := k.fallen(); e != nil {
 			return e
 		}
-		if r := x.Aborted(); r != flow.ReasonNone {
-			return &exchange.BodyError{Reason: r, Text: "the sidecar is stopping"}
+		if x.Aborted() != flow.ReasonNone {
+			reason, text := x.WhyAborted()
+			return &exchange.BodyError{Reason: reason, Text: text}
 		}
 		if late && l.q.unsent > 0 {
 			return outOfTime(x)

@@ -97,7 +97,7 @@ func (g *guest) leave() {
 	k.fields, k.held = k.fields[:0], response{}
 	k.up.c, k.up.id = nil, 0
 	k.x.Head, k.x.Outcome, k.x.Destination = exchange.Head{}, exchange.Outcome{}, nil
-	k.x.Choice = exchange.Choice{}
+	k.x.Choice, k.x.Decision.Action = exchange.Choice{}, nil
 	clear(k.b.interims)
 	k.b.interims = k.b.interims[:0]
 	clear(k.b.trailers)
@@ -114,6 +114,7 @@ func (g *guest) try(c *conn) {
 		return
 	}
 	defer x.Awaited()
+	defer x.Unwatch()
 	k.mu.Lock()
 	g.begin()
 	if !k.open(c) {
@@ -151,7 +152,7 @@ func (g *guest) begin() {
 	k, x, q := &g.k, g.x, g.req
 	m := &k.x
 	m.Side, m.Start, m.Try, m.Destination, m.Authority = x.Side, x.Start, x.Try, x.Destination, x.Authority
-	m.Choice = x.Choice
+	m.Choice, m.Protocol, m.Decision.Action = x.Choice, x.Protocol, x.Decision.Action
 	m.Deadline, m.TryDeadline, m.HeadBy = x.Deadline, x.TryDeadline, x.HeadBy
 	m.Head.Mirror = x.Head.Mirror
 	m.Head.Timeout, m.Head.Timed, m.Head.Attempt, m.Retries = x.Head.Timeout, x.Head.Timed&^exchange.TimedGRPC, x.Head.Attempt, x.Retries // grpc-timeout is among the fields
@@ -409,6 +410,11 @@ func (g *guest) head() bool {
 		h.Length, end = -1, true
 	case r.status == 304 || g.req.Method == "HEAD":
 		end = true
+	}
+	if !end && !h.Tunnel && x.Stream(k.streams(k.fields)) {
+		k.mu.Lock()
+		k.setDeadline(x.End())
+		k.mu.Unlock()
 	}
 	if err := g.caller.WriteHead(x, &h, end); err != nil {
 		g.fail(err)

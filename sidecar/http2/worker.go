@@ -158,7 +158,7 @@ func (k *call) endCode(o *exchange.Outcome) code {
 	switch {
 	case o.Answered: // the caller may stop sending (RFC 9113, section 8.1)
 		return codeNone
-	case o.Reason == flow.ReasonRequestTimeout, o.Reason == flow.ReasonTryTimeout, o.Reason == flow.ReasonIdleTimeout, o.Reason == flow.ReasonDownstreamReset:
+	case o.Reason == flow.ReasonRequestTimeout, o.Reason == flow.ReasonTryTimeout, o.Reason == flow.ReasonIdleTimeout, o.Reason == flow.ReasonStreamTimeout, o.Reason == flow.ReasonDownstreamReset:
 		return codeCancel
 	}
 	return codeInternal
@@ -260,6 +260,7 @@ func (k *call) try(c *conn) {
 		return
 	}
 	defer x.Awaited()
+	defer x.Unwatch()
 	k.mu.Lock()
 	if k.gone != flow.ReasonNone {
 		x.Outcome.Fail(k.gone, k.goneText)

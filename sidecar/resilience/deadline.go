@@ -11,10 +11,13 @@ import (
 
 // Deadline sets x.Deadline from the rule's request timeout, else the destination's, and what the caller says that it will wait, the shorter of both, counted from the
 // first byte of the request; of a relayed connection from now, for it is the connect that it bounds, and the caller may have been awaited before. What has waited for longer than its caller
-// does already is not begun.
+// does already is not begun. Of a stream the request timeout is over when its answer has begun (exchange.Stream); without one, what bounds streams bounds the wait for it, too.
 func Deadline(next exchange.Handler) exchange.Handler {
 	return exchange.HandlerFunc(func(x *exchange.Exchange) {
 		t, caller := requestTimeout(x), x.Head.Timeout
+		if t <= 0 && x.Kind == flow.KindExchange {
+			t = x.StreamTimeout()
+		}
 		if caller > 0 && (t <= 0 || caller < t) {
 			t = caller
 		}
