@@ -224,10 +224,10 @@ func (j *judge) publish(endpoints []discovery.Endpoint) error {
 	for _, instance := range slices.Sorted(maps.Keys(out.Workloads)) {
 		w := out.Workloads[instance]
 		state.Nodes[instance] = xds.Node{
-			Identity: w.Identity, Workload: w.Snapshot.Workload, Telemetry: w.Snapshot.Telemetry, Revision: w.Snapshot.Revision, Resources: w.Resources,
+			Identity: w.Identity, Workload: w.Snapshot.Workload, Telemetry: w.Snapshot.Telemetry, Revision: w.Snapshot.Revision, Resources: w.Resources, Rules: w.Rules,
 			Redirected: slices.ContainsFunc(w.Snapshot.Listeners, func(l policy.Listener) bool { return l.Interception != nil && l.Side == flow.SideClient }),
 		}
-		fmt.Fprintln(h, instance, w.Snapshot.Revision)
+		fmt.Fprintln(h, instance, w.Snapshot.Revision, w.Rules) // a map is printed by its keys in order
 	}
 	for _, name := range slices.Sorted(maps.Keys(out.Services)) { // which sidecars are told of on demand
 		for _, r := range out.Services[name] {

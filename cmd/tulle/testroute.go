@@ -60,7 +60,7 @@ where the request goes. It needs no controller, and sends nothing. Exit codes: 0
 	}
 	f := c.Flags()
 	f.StringArrayVar(&q.paths, "config", []string{"."}, "folder of *.yaml resources, or a file; may be repeated")
-	f.StringVar(&q.from, "from", "default", "who calls: NAMESPACE/WORKLOAD, or NAMESPACE")
+	f.StringVar(&q.from, "from", "default", "who calls: NAMESPACE/WORKLOAD, or NAMESPACE for somebody there of whom nothing else is known")
 	f.StringVar(&q.gateway, "gateway", "", "NAMESPACE/NAME of a Gateway: somebody outside calls it, by --host")
 	f.StringVar(&q.host, "host", "", "what is called: SERVICE, SERVICE.NAMESPACE, or a host of an ExternalService; of a Gateway a host; with :PORT a further port (required)")
 	f.StringVar(&q.path, "path", "/", "path, perhaps with a query behind a ?; of gRPC /SERVICE/METHOD")
@@ -187,20 +187,29 @@ func (q *routeQuestion) ask() (*routeAnswer, error) {
 	}
 	set, endpoints := conf.set, conf.endpoints
 	a := &routeAnswer{Rules: []candidateAnswer{}, refused: conf.refused()}
-	var rules []route.Rule
+	var rules, all []route.Rule // that the caller has, and those for others besides
+	selected := map[string]bool{}
 	if q.gateway != "" {
 		a.Gateway = q.gateway
-		if rules, err = a.outside(set, q.host); err != nil {
+		var edge *resource.Workload
+		if edge, all, err = a.outside(set, q.host); err != nil {
 			return nil, err
 		}
+		rules, _ = resource.OfCaller(all, remembered(set.SelectedBy(edge, set.Mesh.Spec.TrustDomain), selected))
 	} else {
-		if a.From, err = caller(set, q.from); err != nil {
+		w, err := caller(set, q.from)
+		if err != nil {
 			return nil, err
 		}
+		a.From = w.Metadata.Namespace
 		if a.Service, err = called(set, endpoints, q.host); err != nil {
 			return nil, err
 		}
-		rules = set.Rules[a.Service].For(a.From)
+		of := set.Rules[a.Service]
+		rules = of.For(a.From, remembered(set.SelectedBy(w, set.Mesh.Spec.TrustDomain), selected))
+		if all = of.Producer; of.Consumer[a.From] != nil {
+			all = of.Consumer[a.From]
+		}
 	}
 	a.request = head.Method + " http://" + q.host + head.Path
 	if query := head.Fields.Query(); query != "" {
@@ -211,7 +220,42 @@ func (q *routeQuestion) ask() (*routeAnswer, error) {
 		return nil, err
 	}
 	a.explain(table.Explain(head), endpoints)
+	a.callers(all, selected)
 	return a, nil
+}
+
+// remembered is selected, which writes its answers down.
+func remembered(selected func(string) bool, into map[string]bool) func(string) bool {
+	return func(name string) bool {
+		into[name] = selected(name)
+		return into[name]
+	}
+}
+
+// callers says of rules that are for some callers which these are, and lists those that are not for this one.
+func (a *routeAnswer) callers(all []route.Rule, selected map[string]bool) {
+	for _, r := range all {
+		if len(r.Callers) == 0 {
+			continue
+		}
+		if i := slices.IndexFunc(r.Callers, func(name string) bool { return !selected[name] }); i >= 0 {
+			first := -1
+			if len(r.Matches) > 0 {
+				first = 0
+			}
+			a.Rules = append(a.Rules, candidateAnswer{r.Name, matchText(route.Candidate{Rule: &r, Match: first}), "callers " + r.Callers[i]})
+			continue
+		}
+		from := "caller of " + strings.Join(r.Callers, " and of ")
+		for k := range a.Rules {
+			if a.Rules[k].Rule == r.Name {
+				a.Rules[k].Match += ", " + from
+			}
+		}
+		if a.Rule == r.Name {
+			a.Match += ", " + from
+		}
+	}
 }
 
 // unmatched is the last rule of every service with routes, which is for the rest (controller/resource): it is none of anybody's.
@@ -279,24 +323,24 @@ func within(e discovery.Endpoint, subset string) bool {
 	return true
 }
 
-// caller is the namespace of who calls.
-func caller(set *resource.Set, from string) (namespace string, err error) {
+// caller is who calls: of a namespace alone a Workload of which nothing else is known.
+func caller(set *resource.Set, from string) (*resource.Workload, error) {
 	namespace, workload, named := strings.Cut(from, "/")
 	if !named {
-		return namespace, nil
+		return &resource.Workload{Header: resource.Header{Metadata: resource.Metadata{Namespace: namespace}}}, nil
 	}
 	known := map[string]bool{}
 	for _, w := range set.Workloads {
 		if w.Metadata.Namespace == namespace && w.Metadata.Name == workload {
-			return namespace, nil
+			return w, nil
 		}
 		known[w.Metadata.Namespace+"/"+w.Metadata.Name] = true
 	}
-	return "", missing{fmt.Errorf("--from %s: there is no such Workload; there are %s", from, some(known))}
+	return nil, missing{fmt.Errorf("--from %s: there is no such Workload; there are %s", from, some(known))}
 }
 
-// outside finds the host of a's Gateway that an authority means, and its rules: at the port that it names, or the first that has the host.
-func (a *routeAnswer) outside(set *resource.Set, authority string) ([]route.Rule, error) {
+// outside finds the host of a's Gateway that an authority means, and its rules: at the port that it names, or the first that has the host; and the edge that serves it.
+func (a *routeAnswer) outside(set *resource.Set, authority string) (*resource.Workload, []route.Rule, error) {
 	host, port, _ := strings.Cut(authority, ":")
 	known, gateways := map[string]bool{}, map[string]bool{}
 	for _, w := range set.Workloads { // of several edges of one Gateway all serve the same
@@ -317,14 +361,14 @@ func (a *routeAnswer) outside(set *resource.Set, authority string) ([]route.Rule
 			}
 			if v, ok := hosts.Match(host); ok && (port == "" || port == strconv.Itoa(int(p.Number))) {
 				a.Port, a.Host = p.Number, strings.Join(v.Hosts, ", ")
-				return v.Rules, nil
+				return w, v.Rules, nil
 			}
 		}
 	}
 	if !gateways[a.Gateway] {
-		return nil, missing{fmt.Errorf("--gateway %s: no Workload is an edge of it; there are %s", a.Gateway, some(gateways))}
+		return nil, nil, missing{fmt.Errorf("--gateway %s: no Workload is an edge of it; there are %s", a.Gateway, some(gateways))}
 	}
-	return nil, missing{fmt.Errorf("--host %s: is no host of Gateway %s, which answers 404, no_route; there are %s", authority, a.Gateway, some(known))}
+	return nil, nil, missing{fmt.Errorf("--host %s: is no host of Gateway %s, which answers 404, no_route; there are %s", authority, a.Gateway, some(known))}
 }
 
 // called is the service that a host names, as in policy.Snapshot.Services.
@@ -430,7 +474,7 @@ var orderTexts = map[route.Order]string{
 	route.OrderMethod:  "it names a method",
 	route.OrderHeaders: "it names more header fields",
 	route.OrderQuery:   "it names more query parameters",
-	route.OrderEarlier: "they say as much, and it is older, its name comes first, or it was written first",
+	route.OrderEarlier: "they say as much, and it is for some callers only, or older, or its name comes first, or it was written first",
 	route.OrderDefault: "no rule is for it, and the service itself takes it",
 	route.OrderNothing: "no rule is for it",
 }

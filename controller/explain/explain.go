@@ -168,7 +168,7 @@ func caller(set *resource.Set, w *resource.Workload, service string) *Caller {
 	}
 	r := set.Rules[service]
 	_, c.Consumer = r.Consumer[w.Metadata.Namespace]
-	for _, rule := range r.For(w.Metadata.Namespace) {
+	for _, rule := range r.For(w.Metadata.Namespace, set.SelectedBy(w, set.Mesh.Spec.TrustDomain)) {
 		c.Rules = append(c.Rules, rule.Name)
 	}
 	return c

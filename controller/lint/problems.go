@@ -38,5 +38,5 @@ func warned(m *mesh, say func(place, string, ...any)) {
 // classified are the reasons of conditions that have a code of their own.
 var classified = map[string]bool{
 	"BackendNotFound": true, "InvalidKind": true, "RefNotPermitted": true, "NoMatchingParent": true, "Conflicted": true,
-	resource.ReasonLeftOut: true, "UnsupportedValue": true, "UnsupportedProtocol": true, "PartiallyInvalid": true, "Accepted": true, "ResolvedRefs": true,
+	resource.ReasonLeftOut: true, resource.ReasonCallersNotFound: true, "UnsupportedValue": true, "UnsupportedProtocol": true, "PartiallyInvalid": true, "Accepted": true, "ResolvedRefs": true,
 }

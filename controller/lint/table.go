@@ -1,5 +1,7 @@
 package lint
 
+import "github.com/tulle-mesh/tulle/controller/resource"
+
 // Check is one kind of finding.
 type Check struct {
 	Code     string // a word of the closed vocabulary; docs/reference/cli.md lists them
@@ -25,6 +27,9 @@ var Table = []Check{
 	{"no_endpoints", Warning, "requests are sent to a service of which no workload has the port", "add spec.ports to its Workloads, or addresses to the ExternalService", noEndpoints},
 	{"empty_subset", Warning, "no endpoint has the labels of a Subset", "correct spec.labels, or label the Workloads", emptySubset},
 	{"unused_subset", Advice, "no route sends to a Subset", "name it in a route's backendRefs, or remove it", unusedSubset},
+	{"missing_callers", Error, "a rule is for Callers that are not there: what it matches is answered with 500, whoever sends it", "add the Callers to the route's namespace, or correct the filter", conditions(resource.ReasonCallersNotFound)},
+	{"empty_callers", Warning, "an entry of Callers is true of no workload", "correct spec.from, or label the Workloads", emptyCallers},
+	{"unused_callers", Advice, "no rule of a route is for Callers", "name them in an extensionRef of a rule's filters, or remove them", unusedCallers},
 	{"unused_grant", Advice, "nothing makes use of a ReferenceGrant", "remove it: what is not needed should not be allowed", unusedGrant},
 	{"conflicting_policies", Warning, "two policies of one level set the same field for a service, or what one sets does not go with what counts more: it is left out", "set it in one of them, or so that both can hold", conflictingPolicies},
 	{"unused_policy", Warning, "a TrafficPolicy or a TelemetryPolicy sets nothing", "set what it is for, or remove it", unusedPolicy},

@@ -18,18 +18,36 @@ import (
 )
 
 // ServiceRules are the rules for requests to a port of a service, in the order in which they count where nothing else tells them apart (GEP-1426): a
-// caller in a namespace with rules of its own (consumer routes) goes by those alone, everybody else by those of the service's namespace (producer routes).
+// caller in a namespace with rules of its own (consumer routes) goes by those alone, everybody else by those of the service's namespace (producer routes). Rules that are for some
+// callers stand before the others. A caller for whom routes have no rule goes by what it would without them.
 type ServiceRules struct {
 	Producer []route.Rule
 	Consumer map[string][]route.Rule // by the caller's namespace
+	Bare     []route.Rule            // without any route
 }
 
-// For are the rules for a caller in a namespace; nil: the service itself takes its requests.
-func (s ServiceRules) For(namespace string) []route.Rule {
+// For are the rules for a caller in a namespace whom selected names (OfCaller); nil: the service itself takes its requests.
+func (s ServiceRules) For(namespace string, selected func(callers string) bool) []route.Rule {
 	if own, ok := s.Consumer[namespace]; ok {
-		return own
+		if rules, some := OfCaller(own, selected); some {
+			return rules
+		}
 	}
-	return s.Producer
+	if rules, some := OfCaller(s.Producer, selected); some {
+		return rules
+	}
+	return s.Bare
+}
+
+// Callers are the names of Callers for whom rules are, sorted.
+func (s ServiceRules) Callers() (out []string) {
+	for _, list := range append(slices.Collect(maps.Values(s.Consumer)), s.Producer) {
+		for _, r := range list {
+			out = append(out, r.Callers...)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // unmatched ends the rules of a service: what no rule of its routes is for is answered with 404, as the Gateway API says.
@@ -57,6 +75,7 @@ type rule struct {
 	route.Rule
 	section string // its name; "": it has none
 	broken  string // why it cannot be as it is written: it is answered with 500
+	void    bool   // so it is, and conditions say why
 }
 
 // layer is what a route looks at. Of routes of several kinds for one port of a service those of the highest count.
@@ -383,6 +402,9 @@ func (t *attaching) services() {
 			}
 			s.Consumer[at.consumer] = rules
 		}
+		if http && s.Bare == nil {
+			s.Bare = t.ofService(at.port, nil)
+		}
 		t.rules[at.port] = s
 	}
 	for port := range t.set.traffic { // of services without routes
@@ -417,7 +439,7 @@ func fit(routes []*object, http bool, of string) ([]route.Rule, map[*object]erro
 			all = append(all, x.Rule)
 		}
 	}
-	if all = end(all); route.Check(all) == nil {
+	if all = end(special(all)); route.Check(all) == nil {
 		return all, nil
 	}
 	var some []route.Rule
@@ -433,7 +455,7 @@ func fit(routes []*object, http bool, of string) ([]route.Rule, map[*object]erro
 		}
 		some = with
 	}
-	return end(some), out
+	return end(special(some)), out
 }
 
 // takesRequests reports whether a port of a service, as policy.PortOf names it, speaks HTTP.

@@ -87,7 +87,7 @@ func httpFilterFields(at string, rule bool) []Field {
 			out = append(out, Field{Path: at + "." + f})
 		}
 	}
-	return append(out, Field{Path: at + ".externalAuth", Unsupported: noExternalAuth}, Field{Path: at + ".extensionRef", Unsupported: noExtension})
+	return append(out, append(extensionFields(at, rule), Field{Path: at + ".externalAuth", Unsupported: noExternalAuth})...)
 }
 
 func grpcFilterFields(at string, rule bool) []Field {
@@ -99,7 +99,16 @@ func grpcFilterFields(at string, rule bool) []Field {
 	} else {
 		out = append(out, Field{Path: at + ".requestMirror", Unsupported: perBackend})
 	}
-	return append(out, Field{Path: at + ".extensionRef", Unsupported: noExtension})
+	return append(out, extensionFields(at, rule)...)
+}
+
+func extensionFields(at string, rule bool) []Field {
+	if !rule {
+		return []Field{{Path: at + ".extensionRef", Unsupported: noCallers}}
+	}
+	return []Field{
+		{Path: at + ".extensionRef.group", Note: "`tulle.dev`"}, {Path: at + ".extensionRef.kind", Note: "`Callers`: the rule is for their requests alone"}, {Path: at + ".extensionRef.name"},
+	}
 }
 
 func join(lists ...[]Field) (out []Field) {

@@ -32,7 +32,7 @@ func (t *attaching) grpcRoute(o *GRPCRoute, position Position) *object {
 			case gatewayv1.GRPCRouteFilterRequestMirror:
 				t.mirror(r, &x, at, f.RequestMirror)
 			case gatewayv1.GRPCRouteFilterExtensionRef:
-				x.broken = at + ".extensionRef: " + noExtension
+				t.extension(r, &x, at, string(f.ExtensionRef.Group), string(f.ExtensionRef.Kind), string(f.ExtensionRef.Name))
 			}
 		}
 		refs := make([]gatewayv1.BackendRef, len(spec.BackendRefs))
@@ -53,7 +53,7 @@ func (t *attaching) grpcRoute(o *GRPCRoute, position Position) *object {
 			return ""
 		})
 		a.Session = session(spec.SessionPersistence, x.Name, "/")
-		if x.broken != "" {
+		if x.broken != "" || x.void {
 			x.Action = route.Action{} // without a backend: 500
 		}
 		r.rules = append(r.rules, x)

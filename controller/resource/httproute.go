@@ -42,7 +42,7 @@ func (t *attaching) httpRoute(o *HTTPRoute, position Position) *object {
 			case gatewayv1.HTTPRouteFilterExternalAuth:
 				x.broken = at + ".externalAuth: " + noExternalAuth
 			case gatewayv1.HTTPRouteFilterExtensionRef:
-				x.broken = at + ".extensionRef: " + noExtension
+				t.extension(r, &x, at, string(f.ExtensionRef.Group), string(f.ExtensionRef.Kind), string(f.ExtensionRef.Name))
 			}
 		}
 		refs := make([]gatewayv1.BackendRef, len(spec.BackendRefs))
@@ -67,7 +67,7 @@ func (t *attaching) httpRoute(o *HTTPRoute, position Position) *object {
 		}
 		a.Retry = retry(spec.Retry)
 		a.Session = session(spec.SessionPersistence, x.Name, cookiePath(x.Matches))
-		if x.broken != "" {
+		if x.broken != "" || x.void {
 			x.Action = route.Action{} // without a backend: 500
 		}
 		r.rules = append(r.rules, x)
@@ -79,7 +79,8 @@ func (t *attaching) httpRoute(o *HTTPRoute, position Position) *object {
 // Why some filters are not there, in the field tables too.
 const (
 	noExternalAuth = "is not supported: let the service ask, or put the authorising proxy in front of it"
-	noExtension    = "Tulle has no kinds for it; faults, rate limits and direct answers are fields of a TrafficPolicy whose targetRefs name the route"
+	noExtension    = "is not supported: of group tulle.dev there are Callers; faults, rate limits and direct answers are fields of a TrafficPolicy whose targetRefs name the route"
+	noCallers      = "is not supported: whose requests a rule is for is said of the whole rule"
 )
 
 func httpMatch(m gatewayv1.HTTPRouteMatch) route.Match {

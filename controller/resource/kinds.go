@@ -28,6 +28,7 @@ var Kinds = []struct {
 	{"AccessPolicy", func() Object { return &AccessPolicy{} }},
 	{"TelemetryPolicy", func() Object { return &TelemetryPolicy{} }},
 	{"Subset", func() Object { return &Subset{} }},
+	{"Callers", func() Object { return &Callers{} }},
 	{"TLSFiles", func() Object { return &TLSFiles{} }},
 	{"MeshConfig", func() Object { return &MeshConfig{} }},
 }

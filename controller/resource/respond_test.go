@@ -42,7 +42,7 @@ metadata: {name: bad, namespace: shop}
 spec: {targetRefs: [{kind: Namespace}], respond: {body: a}}
 `)), EmptySet())
 	rules := map[string]route.Action{}
-	for _, r := range set.Rules["catalog"].For("shop") {
+	for _, r := range set.Rules["catalog"].For("shop", func(string) bool { return false }) {
 		rules[r.Name] = r.Action
 	}
 	closed, rest := rules["shop/catalog/orders"], rules["shop/catalog/rest"]

@@ -414,7 +414,7 @@ func (t *attaching) ruleTraffic() {
 		for i := range r.rules {
 			x := &r.rules[i]
 			t.set.rules[x.Name] = ruleOf{r.key, r.position, x.section, ownTraffic(&x.Action)}
-			if x.broken != "" || len(t.set.byTarget) == 0 {
+			if x.broken != "" || x.void || len(t.set.byTarget) == 0 {
 				continue
 			}
 			before := x.Action

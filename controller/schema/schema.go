@@ -39,6 +39,7 @@ var Kinds = []Kind{
 	{"AccessPolicy", "accesspolicies", false, "Who may use what of a service, judged by the sidecar of the workload that is called.", accessPolicyFacts},
 	{"TelemetryPolicy", "telemetrypolicies", false, "What the sidecars of many Workloads may write down, and how they pass trace context on.", telemetryPolicyFacts},
 	{"Subset", "subsets", false, "The endpoints of a service that have certain labels, as a backend of routes.", subsetFacts},
+	{"Callers", "callers", false, "Workloads whose requests rules of routes can be for, and nobody else's.", callersFacts},
 	{"TLSFiles", "tlsfiles", false, "Files of TLS on a sidecar's host, in place of a Secret.", tlsFilesFacts},
 	{"MeshConfig", "meshconfigs", true, "What holds for the whole mesh.", meshConfigFacts},
 }

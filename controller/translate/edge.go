@@ -65,7 +65,7 @@ func (e edges) of(w *resource.Workload, name string, services map[string]policy.
 }
 
 // edgeListeners are those of w's edge; told is called for each service that they need.
-func edgeListeners(set *resource.Set, w *resource.Workload, services map[string]policy.Service, told func(name string)) []policy.Listener {
+func edgeListeners(set *resource.Set, w *resource.Workload, domain string, services map[string]policy.Service, told func(name string)) []policy.Listener {
 	var out []policy.Listener
 	for _, l := range w.Spec.Edge.Listeners {
 		e := l.Policy(func(r resource.EdgeRoute) bool {
@@ -81,7 +81,12 @@ func edgeListeners(set *resource.Set, w *resource.Workload, services map[string]
 			ProxyProtocol: l.ProxyProtocol.Policy(),
 		})
 	}
+	selected := set.SelectedBy(w, domain)
 	for _, p := range set.Edges[w.Metadata.Name] {
+		p.Hosts = slices.Clone(p.Hosts)
+		for i := range p.Hosts { // the edge is who calls
+			p.Hosts[i].Rules, _ = resource.OfCaller(p.Hosts[i].Rules, selected)
+		}
 		out = append(out, gatewayListener(w, p))
 		for _, v := range p.Hosts {
 			for _, to := range policy.RouteTargets(v.Rules) {

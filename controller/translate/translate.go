@@ -31,7 +31,7 @@ type Input struct {
 type Output struct {
 	Workloads    map[string]Workload                 // by instance
 	Services     map[string][]policy.Resource        // on demand, the same for every workload: by name, what a Snapshot that has the service has of it
-	Routes       map[string]map[string]policy.Routed // and its rules, by the namespace of the workload; "": of all others
+	Routes       map[string]map[string]policy.Routed // and its rules, by what Workload.Rules says, or else by the namespace of the workload; "": of all others
 	Destinations []policy.Resource                   // answers on demand, the same for every workload
 }
 
@@ -40,6 +40,7 @@ type Workload struct {
 	Identity  identity.ID // what the sidecar must prove
 	Snapshot  *policy.Snapshot
 	Resources []policy.Resource // of Snapshot, sealed
+	Rules     map[string]string // of services with rules for some callers: under which key of Output.Routes the workload's are
 }
 
 // protocol reads a word that resource has checked.
@@ -57,7 +58,7 @@ func Translate(in Input) (*Output, error) {
 	}
 	places := newPlaces(in.Set, services)
 	out := &Output{Workloads: make(map[string]Workload, len(in.Set.Workloads)), Services: make(map[string][]policy.Resource, len(services))}
-	rules, err := newRuled(in.Set, services)
+	rules, own, err := newRuled(in, services)
 	if err != nil {
 		return nil, err
 	}
@@ -68,13 +69,13 @@ func Translate(in Input) (*Output, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", w.Key(), err)
 		}
-		s := snapshot(in, w, first, rules, longest, services, endpoints, via)
+		s := snapshot(in, w, first, rules, own[w.Metadata.Name], longest, services, endpoints, via)
 		places.put(w, s)
 		resources, err := policy.Seal(s)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", w.Key(), err)
 		}
-		out.Workloads[w.Metadata.Name] = Workload{Identity: id, Snapshot: s, Resources: resources}
+		out.Workloads[w.Metadata.Name] = Workload{Identity: id, Snapshot: s, Resources: resources, Rules: own[w.Metadata.Name]}
 	}
 	rules.unserved(services)
 	for name, svc := range services {
@@ -192,7 +193,7 @@ func modeOf(set *resource.Set, own string) policy.ListenerMode {
 }
 
 // snapshot is w's share: its own listeners and the services that it is known to call.
-func snapshot(in Input, w *resource.Workload, first map[portName]bool, rules ruled, longest map[string]route.Timeouts, services map[string]policy.Service, endpoints map[string][]policy.Endpoint, via edges) *policy.Snapshot {
+func snapshot(in Input, w *resource.Workload, first map[portName]bool, rules ruled, own map[string]string, longest map[string]route.Timeouts, services map[string]policy.Service, endpoints map[string][]policy.Endpoint, via edges) *policy.Snapshot {
 	set := in.Set
 	s := &policy.Snapshot{
 		Workload: policy.Workload{
@@ -218,14 +219,14 @@ func snapshot(in Input, w *resource.Workload, first map[portName]bool, rules rul
 		l.ProxyProtocol, l.TargetProxy = p.ProxyProtocol.Policy(), resource.ProxyVersion(p.TargetProxyProtocol)
 		l.Access = set.AccessOf(w.Metadata.Namespace, w.Spec.Service, p.Name)
 		l = l.WithDefaults()
-		own, ruled := services[w.Spec.Service], longest[w.Spec.Service]
-		if l.IdleTimeout = longer(longer(l.IdleTimeout, own.IdleTimeout), ruled.Idle); l.Protocol.MayBeHTTP() {
-			l.RequestTimeout = longer(longer(l.RequestTimeout, own.RequestTimeout), ruled.Request)
-			l.StreamTimeout = longer(own.StreamTimeout, ruled.Stream)
-			if own.StreamTimeout == 0 && ruled.Stream != 0 { // calls without such a rule have no limit
+		called, ruled := services[w.Spec.Service], longest[w.Spec.Service]
+		if l.IdleTimeout = longer(longer(l.IdleTimeout, called.IdleTimeout), ruled.Idle); l.Protocol.MayBeHTTP() {
+			l.RequestTimeout = longer(longer(l.RequestTimeout, called.RequestTimeout), ruled.Request)
+			l.StreamTimeout = longer(called.StreamTimeout, ruled.Stream)
+			if called.StreamTimeout == 0 && ruled.Stream != 0 { // calls without such a rule have no limit
 				l.StreamTimeout = -1
 			}
-			l.Adaptive = own.Adaptive.WithDefaults()
+			l.Adaptive = called.Adaptive.WithDefaults()
 		}
 		s.Listeners = append(s.Listeners, l)
 	}
@@ -268,7 +269,7 @@ func snapshot(in Input, w *resource.Workload, first map[portName]bool, rules rul
 			Name: "proxy", Side: flow.SideClient, Protocol: flow.ProtocolHTTP, Address: netip.MustParseAddrPort(p.Listen), Proxy: p.Policy(),
 		})
 	}
-	s.Listeners = append(s.Listeners, edgeListeners(set, w, services, func(name string) { told(name) })...)
+	s.Listeners = append(s.Listeners, edgeListeners(set, w, in.TrustDomain, services, func(name string) { told(name) })...)
 	for _, u := range w.Spec.Upstreams {
 		name := policy.PortOf(u.Service, u.Port)
 		if first[portName{u.Service, u.Port}] {
@@ -283,7 +284,7 @@ func snapshot(in Input, w *resource.Workload, first map[portName]bool, rules rul
 		}
 		s.Listeners = append(s.Listeners, l.WithDefaults())
 	}
-	addRoutes(rules, w, s, func(name string) { told(name) })
+	addRoutes(rules, w, own, s, func(name string) { told(name) })
 	for i := range s.Listeners {
 		l := &s.Listeners[i]
 		if l.Protocol.MayBeHTTP() {

@@ -38,6 +38,7 @@ type Node struct {
 	Telemetry policy.Telemetry
 	Revision  string
 	Resources []policy.Resource
+	Rules     map[string]string // of some services: the key of State.Routes under which its rules are; of others that is the workload's namespace, or else ""
 	// Redirected: its application may call anything. A sidecar that does not know how to ask for services is told of all.
 	Redirected bool
 }
@@ -446,8 +447,12 @@ func (c *session) routed(state *State, n Node, more []string, routes []policy.Re
 	routes = slices.Clip(routes)
 	for i := 0; i < len(more); i++ { // it grows
 		of := state.Routes[more[i]]
-		r, ok := of[n.Workload.Namespace]
-		if !ok {
+		key, special := n.Rules[more[i]]
+		if !special {
+			key = n.Workload.Namespace
+		}
+		r, ok := of[key]
+		if !ok && !special {
 			r, ok = of[""]
 		}
 		if !ok || len(r.Rules) == 0 {

@@ -10,6 +10,9 @@ type Rule struct {
 	Name    string  // unique in its Table; Records have it
 	Matches []Match // any one of them; none: every request
 	Action  Action
+	// Callers name whose requests it is for, all of them at once; none: everybody's. No request says who sends it: the controller leaves rules out for whom they are not, and a
+	// sidecar is told no names.
+	Callers []string
 }
 
 // Match is true of a request when all that it names is.

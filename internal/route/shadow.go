@@ -35,7 +35,7 @@ func Shadows(rules []Rule) []Shadow {
 	var out []Shadow
 	for i, later := range list {
 		for _, before := range list[:i] {
-			if before.m.covers(later.m) {
+			if before.m.covers(later.m) && everybody(rules[before.rule].Callers, rules[later.rule].Callers) {
 				out = append(out, Shadow{later.rule, later.match, before.rule, before.match})
 				break
 			}
@@ -48,6 +48,11 @@ func Shadows(rules []Rule) []Shadow {
 		return a.Match - b.Match
 	})
 	return out
+}
+
+// everybody reports whether whoever is of all of the later callers is of the former ones, too.
+func everybody(before, later []string) bool {
+	return !slices.ContainsFunc(before, func(name string) bool { return !slices.Contains(later, name) })
 }
 
 // covers reports whether m is true of every request of which o is; nil matches every request.
