@@ -71,7 +71,7 @@ func unconnected(x *exchange.Exchange) bool {
 
 // hasty reports whether a try was given up sooner than it would be now, for everybody has become late since it began: that is no fault of its endpoint.
 func hasty(x *exchange.Exchange, now time.Time, took time.Duration) bool {
-	return x.Outcome.Reason == flow.ReasonTryTimeout && !x.HeadBy.IsZero() && took < max(8*x.Destination.Picker.Typical(now), stuckAfter)
+	return x.Outcome.Reason == flow.ReasonTryTimeout && !x.HeadBy.IsZero() && took < max(exchange.Patient*x.Destination.Picker.Typical(now), stuckAfter)
 }
 
 func result(o *exchange.Outcome) exchange.Result {

@@ -17,8 +17,9 @@ const (
 	// enough is how many answers an endpoint has given whose average says what is typical.
 	enough = 20
 	// typicalEvery is how old what is typical may be, and typicalOf of how many endpoints it is worked out.
-	typicalEvery = 250 * time.Millisecond
+	typicalEvery = 50 * time.Millisecond
 	typicalOf    = 64
+	owesOf       = 32
 )
 
 // waiting is the list of tries without an answer, the oldest first. Those that were excused are taken out by whoever meets them, at the latest by End, so that an answer costs
@@ -27,6 +28,7 @@ type waiting struct{ first, last *exchange.Waiting }
 
 func (st *state) begin(w *exchange.Waiting, now time.Time) {
 	w.Excused.Store(false)
+	w.Connecting.Store(false)
 	w.Since, w.Listed = now.UnixNano(), true
 	st.mu.Lock()
 	l := &st.waiting
@@ -76,6 +78,26 @@ func (st *state) waited(now int64) time.Duration {
 	return 0
 }
 
+// owes is waited of the first try that has a connection, among as many as are looked at: what cannot be connected to is no service that has become slow.
+func (st *state) owes(now int64) time.Duration {
+	if !st.mu.TryLock() {
+		return 0
+	}
+	defer st.mu.Unlock()
+	w := st.waiting.first
+	for range owesOf {
+		switch {
+		case w == nil:
+			return 0
+		case w.Connecting.Load() || w.Excused.Load() || time.Duration(now-w.Since) > longestWait:
+			w = w.Next
+		default:
+			return max(time.Duration(now-w.Since), 0)
+		}
+	}
+	return 0
+}
+
 // stuck reports whether e owes an answer for so long that there is no need to explore it.
 func (e *entry) stuck(now int64) bool {
 	since := e.oldest.Load()
@@ -98,7 +120,7 @@ func (p *Picker) Typical(now time.Time) time.Duration {
 // patience is after how long a try that had no answer was given up with reason.
 func (s *States) patience() time.Duration {
 	if t := time.Duration(s.typical.Load()); t > 0 {
-		return max(8*t, stuckAfter)
+		return max(exchange.Patient*t, stuckAfter)
 	}
 	return longestWait
 }
@@ -109,7 +131,7 @@ func (p *peers) median(now int64) int64 {
 	for i := 0; i < len(p.states) && n < len(list); i += 1 + len(p.states)/(len(list)+1) {
 		if e := p.states[i]; e.answered.Load() >= enough {
 			list[n] = decayed(math.Float64frombits(e.average.Load()), now-e.stamp.Load(), decay)
-			list[n] = max(list[n], e.waited(now).Seconds())
+			list[n] = max(list[n], e.owes(now).Seconds())
 			n++
 		}
 	}

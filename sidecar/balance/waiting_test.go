@@ -124,7 +124,7 @@ func TestTypical(t *testing.T) {
 		}
 	}
 	if got := set.Typical(start.Add(time.Millisecond)); got != 0 {
-		t.Errorf("%v: it is worked out four times a second", got)
+		t.Errorf("%v: it is worked out twenty times a second", got)
 	}
 	if got := set.Typical(start.Add(typicalEvery)); (got - 40*time.Millisecond).Abs() > 2*time.Millisecond {
 		t.Errorf("%v, want the median of 20 ms, 40 ms and 5 s", got)
@@ -134,6 +134,14 @@ func TestTypical(t *testing.T) {
 	}
 	if got := set.Typical(start.Add(typicalEvery + 2*time.Second)); got != 2*time.Second {
 		t.Errorf("everybody is late: %s", got)
+	}
+	for _, e := range set.entries { // nobody can be connected to: that is another matter
+		for w := e.waiting.first; w != nil; w = w.Next {
+			w.Connecting.Store(true)
+		}
+	}
+	if got := set.Typical(start.Add(typicalEvery + 4*time.Second)); got > time.Second {
+		t.Errorf("nobody can be connected to: %s", got)
 	}
 	if got := New(policy.Balancer{}, endpoints(1), &states, nil).Typical(start.Add(time.Minute)); got != 0 {
 		t.Errorf("%v with a single endpoint", got)

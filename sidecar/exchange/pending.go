@@ -8,6 +8,7 @@ import (
 
 // Pend counts x among those that wait for a connection to be made, until Pended. False: there are too many, and x.Outcome says so.
 func (x *Exchange) Pend() bool {
+	x.Waiting.Connecting.Store(true)
 	d := x.Destination
 	if d.Pending == nil {
 		return true
@@ -16,6 +17,7 @@ func (x *Exchange) Pend() bool {
 		return true
 	}
 	d.Pending.Add(-1)
+	x.Waiting.Connecting.Store(false)
 	if d.Shed != nil {
 		d.Shed.Pending.Add(1)
 	}
@@ -26,6 +28,7 @@ func (x *Exchange) Pend() bool {
 
 // Pended ends what Pend has begun.
 func (x *Exchange) Pended() {
+	x.Waiting.Connecting.Store(false)
 	if p := x.Destination.Pending; p != nil {
 		p.Add(-1)
 	}

@@ -7,10 +7,12 @@ import (
 	"github.com/tulle-mesh/tulle/internal/flow"
 )
 
-// Waiting is the place of a try among those that its endpoint has not answered yet. But for Excused it belongs to who has made Choice.Load.
+// Waiting is the place of a try among those that its endpoint has not answered yet. But for Excused and Connecting it belongs to who has made Choice.Load.
 type Waiting struct {
 	// Excused: an answer has begun, or is not to be expected yet. May be set by any goroutine.
-	Excused    atomic.Bool
+	Excused atomic.Bool
+	// Connecting: it waits for a connection to be made, and says nothing of how long the service takes. May be set by any goroutine.
+	Connecting atomic.Bool
 	Since      int64 // unix ns
 	Listed     bool
 	Next, Prev *Waiting
@@ -47,6 +49,27 @@ func (x *Exchange) AnswerBy() time.Time {
 		return x.HeadBy
 	}
 	return x.Until()
+}
+
+// Patient is how many times longer than typical an answer is awaited where another endpoint may be quicker (HeadBy). What is typical follows the slowest answers of the last seconds, so that
+// an answer in time is rarely given up.
+const Patient = 8
+
+// Longer moves HeadBy, when it is over at now, where the service takes longer as a rule than when the try began: where everybody is late a further try is one more to wait for. False: it is to be
+// given up. It is called by the goroutine of the exchange.
+func (x *Exchange) Longer(now time.Time) bool {
+	if x.HeadBy.IsZero() || now.Before(x.HeadBy) || x.Aborted() != flow.ReasonNone {
+		return false
+	}
+	typical := x.Destination.Picker.Typical(now)
+	by := x.Began.Add(Patient * typical)
+	if !now.Before(by) {
+		return false
+	}
+	if x.HeadBy, x.Typical = by, typical; !x.Until().IsZero() && !by.Before(x.Until()) {
+		x.HeadBy = time.Time{}
+	}
+	return true
 }
 
 // Late says which time of the current try is over at now, and for people how.

@@ -235,6 +235,10 @@ func (t *try) responseHead() bool {
 			}
 		}
 		if _, err := u.fill(t.up); err != nil {
+			if errors.Is(err, os.ErrDeadlineExceeded) && !t.heard && t.foreign == nil && x.Longer(time.Now()) {
+				x.SetDeadline(x.AnswerBy())
+				continue
+			}
 			t.readFailed(err)
 			return false
 		}

@@ -305,6 +305,9 @@ func (g *guest) relay() {
 				g.fail(err)
 			}
 			return
+		case k.expired && x.Longer(time.Now()):
+			k.setDeadline(x.AnswerBy())
+			k.mu.Unlock()
 		case k.expired:
 			k.mu.Unlock()
 			g.late()

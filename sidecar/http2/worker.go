@@ -415,6 +415,8 @@ func (k *call) await() {
 			k.fail(x.WhyAborted())
 			k.detach()
 			return
+		case k.expired && x.Longer(time.Now()):
+			k.setDeadline(x.AnswerBy())
 		case k.expired:
 			k.late()
 			k.detach()

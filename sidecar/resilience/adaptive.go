@@ -41,7 +41,7 @@ func Adapt(next exchange.Handler) exchange.Handler {
 //
 //  1. While quick is at most the tolerated latency (Latency, or Factor × the usual if that is longer) nothing is limited. The usual follows what is quicker at once, and what is slower
 //     within a minute.
-//  2. A queue is: quick is above that, and 300 ms later (at once, if what is in flight takes five times as long) it has grown by a quarter, and so has the number of requests in flight,
+//  2. A queue is: quick is above that, and 200 ms later (at once, if what is in flight takes five times as long) it has grown by a quarter, and so has the number of requests in flight,
 //     while more came than was answered. A service that is slow by nature, or has become slower, has as many requests in flight as that takes, and then no more: it has no queue; nor
 //     have clients that begin together and wait for each other. Only now is anything shed.
 //  3. The limit is answers per second × tolerated latency (Little's law), at least MinRequests, and is reached by halves, each step as long as an answer takes now, so that what is
@@ -98,7 +98,7 @@ const (
 	fewest         = 4
 	pauseAfter     = 5 * time.Second // a window as long is of a service that nobody asks
 	grown          = 1.25
-	persists       = 300 * time.Millisecond
+	persists       = 200 * time.Millisecond
 	hopeless       = 5 // times the tolerated latency
 	stepDown       = 0.5
 	stepUp         = 1.25

@@ -71,13 +71,8 @@ func TryDeadline(next exchange.Handler) exchange.Handler {
 	})
 }
 
-// The constants of patience.
-const (
-	// patient is how many times longer than typical an answer is awaited. What is typical follows the slowest answers of the last seconds, so that an answer in time is rarely given up.
-	patient = 8
-	// mostImpatient is how long is waited at least: a pause of a garbage collector, or a lost packet, is no reason to try elsewhere.
-	mostImpatient = 250 * time.Millisecond
-)
+// mostImpatient is how long is waited at least: a pause of a garbage collector, or a lost packet, is no reason to try elsewhere.
+const mostImpatient = 250 * time.Millisecond
 
 // patience is until when an answer to this try has to begin; zero: as long as there is time. Where there is another endpoint, another try and room in the budget, a request that is
 // safe to send again (RFC 9110, section 9.2.1) does not wait for an endpoint that hangs until its own time is over: after eight times what the service takes as a rule it goes to
@@ -90,7 +85,7 @@ func patience(x *exchange.Exchange) time.Time {
 	if x.Typical = d.Picker.Typical(x.Began); x.Typical <= 0 {
 		return time.Time{}
 	}
-	by := x.Began.Add(max(patient*x.Typical, mostImpatient))
+	by := x.Began.Add(max(exchange.Patient*x.Typical, mostImpatient))
 	if until := x.Until(); !until.IsZero() && !by.Before(until) {
 		return time.Time{}
 	}

@@ -87,3 +87,30 @@ func TestPatienceEndsWithTheFirstByte(t *testing.T) {
 		t.Errorf("it has until %v", x.AnswerBy())
 	}
 }
+
+// A try that would be given up goes on if by then everybody is late, and no longer than there is time.
+func TestPatienceGrows(t *testing.T) {
+	begun := time.Now()
+	for _, c := range []struct {
+		name    string
+		typical time.Duration
+		at      time.Duration
+		longer  bool
+		by      time.Duration
+	}{
+		{"it is not over", 100 * time.Millisecond, 100 * time.Millisecond, false, 250 * time.Millisecond},
+		{"it is late alone", 10 * time.Millisecond, 250 * time.Millisecond, false, 250 * time.Millisecond},
+		{"everybody is late", 100 * time.Millisecond, 250 * time.Millisecond, true, 800 * time.Millisecond},
+		{"everybody is late, and there is no time", time.Second, 250 * time.Millisecond, true, time.Second},
+	} {
+		x := newExchange(nil)
+		x.Deadline, x.Began, x.HeadBy, x.Destination.Picker = begun.Add(time.Second), begun, begun.Add(250*time.Millisecond), typical(c.typical)
+		if got := x.Longer(begun.Add(c.at)); got != c.longer || !x.AnswerBy().Equal(begun.Add(c.by)) {
+			t.Errorf("%s: %v, until %v", c.name, got, x.AnswerBy().Sub(begun))
+		}
+		x.HeadBy = begun.Add(250 * time.Millisecond)
+		if x.Abort(flow.ReasonDownstreamReset); x.Longer(begun.Add(c.at)) {
+			t.Errorf("%s: the caller has left", c.name)
+		}
+	}
+}
