@@ -40,7 +40,7 @@ func Adapt(next exchange.Handler) exchange.Handler {
 // neither slow routes nor long polls beside quick ones look like a queue. What has had its first byte, streams and WebSockets too, is no load any more. In order:
 //
 //  1. While quick is at most the tolerated latency (Latency, or Factor × the usual if that is longer) nothing is limited. The usual follows what is quicker at once, and what is slower
-//     within a minute.
+//     within a minute; what is above that for ten seconds without a queue is slow by nature, and usual from then on.
 //  2. A queue is: quick is above that, and 200 ms later (at once, if what is in flight takes five times as long) it has grown by a quarter, and so has the number of requests in flight,
 //     while more came than was answered. A service that is slow by nature, or has become slower, has as many requests in flight as that takes, and then no more: it has no queue; nor
 //     have clients that begin together and wait for each other. Only now is anything shed.
@@ -71,7 +71,8 @@ type Adaptive struct {
 	patience time.Duration // after which callers leave; 0: they do not
 	leftAt   int64         // unix ns; when somebody last did
 
-	slow      bool // quick was too long in the window before, and is since:
+	beyond    int64 // unix ns; since when quick is too long in all windows; 0: it is not
+	slow      bool  // quick was too long in the window before, and is since:
 	slowAt    int64
 	slowQuick time.Duration
 	slowOwed  int64
@@ -100,6 +101,7 @@ const (
 	grown          = 1.25
 	persists       = 200 * time.Millisecond
 	hopeless       = 5 // times the tolerated latency
+	natural        = 10 * time.Second
 	stepDown       = 0.5
 	stepUp         = 1.25
 	shortestStep   = 200 * time.Millisecond
@@ -238,7 +240,7 @@ func (a *Adaptive) judge(now int64) {
 	switch took := time.Duration(now - a.start); {
 	case a.start == 0 || took >= pauseAfter || took < 0:
 		a.takeLocked(now, 0)
-		if a.slow = false; a.limiting {
+		if a.slow, a.beyond = false, 0; a.limiting {
 			a.liftLocked()
 		}
 		return
@@ -265,6 +267,12 @@ func (a *Adaptive) judge(now int64) {
 	}
 	if w.quick <= tolerated {
 		a.healthyLocked(w, owed)
+		return
+	}
+	if a.beyond == 0 {
+		a.beyond = now
+	} else if now-a.beyond >= int64(natural) { // and there was no queue
+		a.usual, a.beyond, a.slow = w.quick, 0, false
 		return
 	}
 	grows := owed-before > 0 && float64(owed)-a.standing > float64(a.set.MinRequests)
@@ -330,7 +338,7 @@ func (a *Adaptive) toleratedLocked() time.Duration {
 
 // healthyLocked learns what is usual.
 func (a *Adaptive) healthyLocked(w answered, owed int64) {
-	a.slow = false
+	a.slow, a.beyond = false, 0
 	if a.usual == 0 || w.quick < a.usual {
 		a.usual = w.quick
 	} else {
@@ -432,7 +440,7 @@ func rounded(d time.Duration) string {
 }
 
 func (a *Adaptive) liftLocked() {
-	a.limiting, a.slow, a.mismatch = false, false, 0
+	a.limiting, a.slow, a.mismatch, a.beyond = false, false, 0, 0
 	a.limit.Store(0)
 	a.pace.Store(0)
 	a.why.Store(nil)

@@ -160,6 +160,7 @@ func TestAdaptiveOverload(t *testing.T) {
 	}{
 		{"three times", 2, 5 * ms, 60 * ms, 100, 2 * time.Second, 0.9, 0.8},
 		{"a third too much", 2, 5 * ms, 30 * ms, 100, 2 * time.Second, 0.9, 0.8},
+		{"a sixth too much", 2, 5 * ms, 20 * ms, 116, 2 * time.Second, 0.9, 0.8},
 		{"ten times", 8, 2 * ms, 40 * ms, 2000, 2 * time.Second, 0.7, 0.5}, // the line of the first half second holds more than callers wait for
 		{"callers are impatient", 4, 5 * ms, 40 * ms, 300, 500 * ms, 0.75, 1},
 		{"work takes longer than tolerated", 20, 5 * ms, 1500 * ms, 40, 10 * time.Second, 0.6, 1},
@@ -245,6 +246,8 @@ func TestAdaptiveShedsNothingWithoutAQueue(t *testing.T) {
 		{"long polls only", 0, func(_ time.Duration, r *rand.Rand) time.Duration {
 			return time.Duration(r.Float64() * float64(30*time.Second))
 		}, minute(20), time.Minute},
+		{"slow by nature, and slower for a while", 0, steps(20*time.Second, 1000*ms, 1400*ms, 1000*ms), minute(50), time.Minute},
+		{"slow by nature, and slower for a while, with more load", 0, steps(20*time.Second, 1000*ms, 2000*ms, 1000*ms), []load{{0, time.Minute, 50, 0}, {20 * time.Second, 40 * time.Second, 50, 0}}, time.Minute},
 		{"it becomes slow, and has room", 0, steps(20*time.Second, 5*ms, 2*time.Second, 5*ms), minute(100), time.Minute},
 		{"it becomes a little slower", 0, steps(20*time.Second, 5*ms, 150*ms, 5*ms), minute(100), time.Minute},
 		{"load doubles and doubles", 0, taking(50 * ms), []load{{0, time.Minute, 50, 0}, {20 * time.Second, time.Minute, 50, 0}, {40 * time.Second, time.Minute, 100, 0}}, time.Minute},
