@@ -80,6 +80,8 @@ type Config struct {
 	SpanBackend     string        // default local
 	SpanRetain      time.Duration // default: the backend's
 	SpanRetainBytes uint64        // default: the backend's
+	SpanThinAfter   time.Duration // default: the backend's
+	SpanThinKeep    int           // default: the backend's; 1: no trace is left out to make room
 	MetricRetain    time.Duration // default 15 days
 	MetricBytes     int64         // default 2 GiB
 	EventRetain     time.Duration // default 90 days
@@ -259,7 +261,8 @@ func (o *Observer) open() (closeStores func() error, err error) {
 	}
 	closers = append(closers, o.metrics.Close)
 	if o.spans, err = span.Open(o.cfg.SpanBackend, span.Config{
-		Dir: dir("spans"), RetainAge: o.cfg.SpanRetain, RetainBytes: o.cfg.SpanRetainBytes, Log: o.log.With("part", "spans"), OnEvent: o.journal.add,
+		Dir: dir("spans"), RetainAge: o.cfg.SpanRetain, RetainBytes: o.cfg.SpanRetainBytes, ThinAfter: o.cfg.SpanThinAfter, ThinKeep: o.cfg.SpanThinKeep,
+		Log: o.log.With("part", "spans"), OnEvent: o.journal.add,
 	}); err != nil {
 		return closeStores, err
 	}

@@ -87,8 +87,9 @@ type AttributeMatch struct {
 
 // TracePage is one page of summaries; Next is "" on the last page.
 type TracePage struct {
-	Traces []TraceSummary `json:"traces"`
-	Next   string         `json:"next,omitempty"`
+	Traces  []TraceSummary `json:"traces"`
+	Next    string         `json:"next,omitempty"`
+	LeftOut uint64         `json:"leftOut,omitempty"` // ordinary traces that thinning left out of the time searched (of any service), at most
 }
 
 // TraceSummary describes a trace without its spans' bodies.
@@ -153,9 +154,12 @@ type SpanStats struct {
 	BytesPerSpan  float64   `json:"bytesPerSpan"`
 	Oldest        time.Time `json:"oldest"`
 	Newest        time.Time `json:"newest"`
-	Written       uint64    `json:"written"`   // spans accepted since start
-	Duplicate     uint64    `json:"duplicate"` // spans dropped as re-sent batches
-	Corrupt       uint64    `json:"corrupt"`   // WAL or block damage found (each reported as an event)
+	Written       uint64    `json:"written"`       // spans accepted since start
+	Duplicate     uint64    `json:"duplicate"`     // spans dropped as re-sent batches
+	Corrupt       uint64    `json:"corrupt"`       // WAL or block damage found (each reported as an event)
+	Merged        uint64    `json:"merged"`        // blocks merged into others since start
+	LeftOutTraces uint64    `json:"leftOutTraces"` // ordinary traces left out of the blocks that are kept (thinning)
+	LeftOutSpans  uint64    `json:"leftOutSpans"`
 	DiskFreeBytes uint64    `json:"diskFreeBytes"`
 	LastError     string    `json:"lastError,omitempty"` // "" when healthy; what a person should do about it
 }

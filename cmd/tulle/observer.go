@@ -58,6 +58,8 @@ func (v *observerFlags) flags(f *pflag.FlagSet, server bool) {
 	f.StringVar(&c.ExternalURL, "external-url", "", "the dashboard as people reach it, for links (default: http:// and --http)")
 	f.DurationVar(&c.SpanRetain, "span-retain", 0, "how long spans are kept (default: the store's)")
 	f.Uint64Var(&c.SpanRetainBytes, "span-retain-bytes", 0, "how many bytes of spans are kept (default: the store's)")
+	f.DurationVar(&c.SpanThinAfter, "span-thin-after", 0, "the age at which ordinary traces may be left out to make room (default: the store's)")
+	f.IntVar(&c.SpanThinKeep, "span-thin-keep", 0, "of those, one in so many stays; 1: all do (default: the store's)")
 	f.DurationVar(&c.MetricRetain, "metric-retain", 15*24*time.Hour, "how long series are kept")
 	f.StringSliceVar(&c.RemoteWrite, "remote-write", nil, "URL that series are sent to besides, by Prometheus' remote write (repeat)")
 	f.StringVar(&c.RemoteWriteConfig, "remote-write-config", "", "file with remote_write as in Prometheus' configuration: passwords, TLS, relabelling")
@@ -107,6 +109,7 @@ var passed = []string{
 	"redact-headers", "redact-drop", "redact-hash", "max-services", "max-span-names", "max-attributes",
 	"export-otlp", "export-header", "export-queue-bytes",
 	"span-retain", "span-retain-bytes", "metric-retain", "memory-limit", "remote-write", "remote-write-config",
+	"span-thin-after", "span-thin-keep",
 }
 
 // handOn is the command line that sets those of the flags named that were set in f.

@@ -52,6 +52,9 @@ func tracesCommand() *cobra.Command {
 			if out.json() {
 				return printJSON(c, page)
 			}
+			if page.LeftOut > 0 {
+				c.PrintErrf("of this time, %d ordinary traces were left out to make room (errors, slow and rare ones are kept; see --span-thin-keep of the observer)\n", page.LeftOut)
+			}
 			return show.Style{Color: colored(c.OutOrStdout())}.Traces(c.OutOrStdout(), page.Traces, time.Now())
 		},
 	}

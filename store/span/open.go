@@ -21,6 +21,8 @@ type Config struct {
 	Dir         string        // local: where the files live
 	RetainAge   time.Duration // how long spans are kept after they arrived; 0: the backend's default
 	RetainBytes uint64        // most bytes of sealed spans on disk; 0: the backend's default
+	ThinAfter   time.Duration // age at which ordinary traces may be left out to make room; 0: the backend's default
+	ThinKeep    int           // of those, one in so many stays; 1: all do; 0: the backend's default
 	Log         *slog.Logger
 	OnEvent     func(event.Event) // called for damage, disk pressure; must not block; may be nil
 }
@@ -34,7 +36,9 @@ type Backend struct {
 // Backends is the only list.
 var Backends = []Backend{
 	{Name: "local", Open: func(c Config) (store.Spans, error) {
-		return local.Open(local.Config{Dir: c.Dir, RetainAge: c.RetainAge, RetainBytes: c.RetainBytes, Log: c.Log, OnEvent: c.OnEvent})
+		return local.Open(local.Config{
+			Dir: c.Dir, RetainAge: c.RetainAge, RetainBytes: c.RetainBytes, ThinAfter: c.ThinAfter, ThinKeep: c.ThinKeep, Log: c.Log, OnEvent: c.OnEvent,
+		})
 	}},
 }
 

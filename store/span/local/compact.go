@@ -22,8 +22,8 @@ import (
 //  2. A block is merged again only when what it replaced is durably gone (leftover is empty): the names need not be carried on.
 //  3. Retention, damage and publish exclude each other (changes): what retention or damage took out of service meanwhile does not come back by a merge.
 //  4. Readers that began before the exchange still find the old files; they are counted by epoch (pin).
-//  5. Compaction delays nobody: it holds no lock that writing, sealing or reading waits for but at the exchange, it stands still while a block
-//     waits to be sealed, and it works at most share of the time. What it holds in memory is bounded by maxSpans and maxInputs.
+//  5. Compaction delays nobody: it holds no lock that writing, sealing or reading waits for but at the exchange, it works at most share of the time,
+//     and a tenth of it while a block waits to be sealed. What it holds in memory is bounded by maxSpans and maxInputs.
 type compaction struct {
 	maxSpans  int           // in a merged block
 	maxBytes  int64         // of the files merged at once
@@ -33,6 +33,7 @@ type compaction struct {
 	share     float64       // of one core, (0, 1]
 	every     time.Duration // between two looks
 	retry     time.Duration // after a failure
+	window    time.Duration // that a merged block may span; 0: by the retention, see window
 }
 
 // compactionDefaults are for use; tests choose others.
@@ -42,9 +43,10 @@ var compactionDefaults = compaction{
 
 // Levels of a block: how far compaction has come with it.
 const (
-	levelSealed = 0
-	levelHour   = 1 // merged inside its hour
-	levelWindow = 2 // merged inside its window
+	levelSealed  = 0
+	levelHour    = 1 // merged inside its hour
+	levelWindow  = 2 // merged inside its window
+	levelThinned = 3 // without what thinning left out
 )
 
 // windows are the lengths of time that one block may span, in hours; all divide a day.
@@ -66,6 +68,7 @@ type job struct {
 	in    []*block
 	level int
 	dir   string // below blocks/
+	thin  bool
 }
 
 // partition is the span of time of length d in which a block's last batch arrived, as its beginning in unix ns.
@@ -73,25 +76,32 @@ func (b *block) partition(d time.Duration) int64 { return b.meta.Received - b.me
 
 // plan chooses the next merge, nil for none. blocks are in commit order. It decides by its arguments alone, and it comes to an end: applied again
 // and again, without new blocks, it returns nil.
-func (c *compaction) plan(blocks []*block, win time.Duration, now time.Time) *job {
+func (c *compaction) plan(blocks []*block, t thinPlan, now time.Time) *job {
 	for _, s := range []struct {
-		length time.Duration
-		level  int
-	}{{time.Hour, levelHour}, {win, levelWindow}} {
+		length   time.Duration
+		from, to int // levels that are merged, into a block of level to
+	}{{time.Hour, levelSealed, levelHour}, {t.window, levelSealed, levelWindow}, {t.window, levelThinned, levelThinned}} {
 		for i := 0; i < len(blocks); {
 			at := blocks[i].partition(s.length)
 			j := i
-			for j < len(blocks) && blocks[j].partition(s.length) == at && (j == i || blocks[j].meta.Level <= s.level) && (blocks[i].meta.Level <= s.level || j == i) {
+			for j < len(blocks) && blocks[j].partition(s.length) == at && blocks[j].meta.Level >= s.from && blocks[j].meta.Level <= s.to {
 				j++
 			}
+			if j == i {
+				i++
+				continue
+			}
 			over := now.UnixNano() >= at+int64(s.length)+int64(c.grace)
-			if in := c.choose(blocks[i:j], s.level, over); in != nil {
-				return &job{in: in, level: s.level, dir: partitionDir(at, s.length)}
+			if in := c.choose(blocks[i:j], s.to, over); in != nil {
+				return &job{in: in, level: s.to, dir: partitionDir(at, s.length)}
 			}
 			i = j
 		}
 	}
-	return nil
+	if !t.now {
+		return nil
+	}
+	return c.thin(blocks, t, now)
 }
 
 func partitionDir(at int64, length time.Duration) string {
@@ -107,7 +117,7 @@ const hourFormat = "2006-01-02T15"
 // choose finds neighbours in one partition that are to become one block: what fits together from the left, when the next one does not fit any more or
 // the partition is over; in the present hour also fanIn sealed ones.
 func (c *compaction) choose(blocks []*block, level int, over bool) []*block {
-	if level == levelWindow && !over {
+	if level != levelHour && !over {
 		return nil
 	}
 	for i := 0; i < len(blocks); {
@@ -164,7 +174,7 @@ func (db *DB) compactor() {
 			db.mu.RLock()
 			blocks := db.blocks
 			db.mu.RUnlock()
-			j := c.plan(blocks, window(db.cfg.RetainAge), time.Now())
+			j := c.plan(blocks, db.thinPlan(blocks), time.Now())
 			if j == nil || !db.roomFor(j) {
 				break
 			}
@@ -178,6 +188,18 @@ func (db *DB) compactor() {
 			}
 		}
 	}
+}
+
+func (db *DB) thinPlan(blocks []*block) thinPlan {
+	total := uint64(0)
+	for _, b := range blocks {
+		total += uint64(b.size) //nolint:gosec // a size
+	}
+	t := thinPlan{now: db.cfg.ThinKeep > 1 && total > db.cfg.ThinBytes, after: db.cfg.ThinAfter, window: db.cfg.compaction.window}
+	if t.window == 0 {
+		t.window = window(db.cfg.RetainAge)
+	}
+	return t
 }
 
 // roomFor says that the disk has room for the new block beside the old ones; when it is nearly full, retention comes first.
@@ -432,6 +454,7 @@ type pace struct {
 const (
 	paceSlice = 5 * time.Millisecond  // work between two pauses
 	paceWait  = 20 * time.Millisecond // between two looks whether the sealer is done
+	paceMost  = 9                     // times the work: how long it waits for the sealer, so that it has a tenth of a core even under lasting overload
 )
 
 func (p *pace) step() error {
@@ -449,7 +472,7 @@ func (p *pace) step() error {
 			return err
 		}
 	}
-	for p.db.sealing() {
+	for waited := time.Duration(0); waited < paceMost*worked && p.db.sealing(); waited += paceWait {
 		if err := p.pause(paceWait); err != nil {
 			return err
 		}

@@ -248,7 +248,7 @@ func TestPlanComesToRest(t *testing.T) {
 		rewritten, total := 0, 0
 		run := func() {
 			for steps := 0; ; steps++ {
-				j := c.plan(blocks, win, time.Unix(0, now))
+				j := c.plan(blocks, thinPlan{window: win}, time.Unix(0, now))
 				if j == nil {
 					return
 				}

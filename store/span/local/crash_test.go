@@ -32,9 +32,13 @@ var base = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC) // the same in the child 
 func numbered(n uint64) ptrace.Traces {
 	var spans []storetest.Span
 	for i := range uint64(3) {
-		spans = append(spans, storetest.Span{
+		s := storetest.Span{
 			Trace: n, ID: 3*n + i + 1, Service: "svc", Name: "op", Start: base.Add(time.Duration(n) * time.Millisecond), Attrs: map[string]any{"n": int64(n), "pad": strings.Repeat("x", int(n%50))}, //nolint:gosec // small
-		})
+		}
+		if i == 0 && n%3 == 0 { // worth keeping
+			s.Attrs[flow.AttrReason] = "timeout"
+		}
+		spans = append(spans, s)
 	}
 	return storetest.Batch(spans...)
 }
@@ -78,9 +82,26 @@ func holds(t *testing.T, db *DB, acked []uint64) {
 // childDir names the environment variable that turns the test binary into a writer which is killed.
 const childDir = "TULLE_TEST_SPANS_CHILD"
 
+// childThins names the one by which the writer thins out all that it merges.
+const childThins = "TULLE_TEST_SPANS_THIN"
+
+// kept are the batches that thinning never leaves out.
+func kept(ns []uint64) (out []uint64) {
+	for _, n := range ns {
+		if n%3 == 0 || sampled(storetest.TraceID(n), defaultThinKeep) {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
 // child writes batches from four goroutines and prints the number of each once it is acknowledged.
 func child() {
-	db, err := Open(Config{Dir: os.Getenv(childDir), FS: roomy{}, SealSpans: 300, SealAge: 50 * time.Millisecond, compaction: eager})
+	cfg := Config{Dir: os.Getenv(childDir), FS: roomy{}, SealSpans: 300, SealAge: 50 * time.Millisecond, compaction: eager}
+	if os.Getenv(childThins) != "" {
+		cfg.ThinBytes, cfg.ThinAfter, cfg.compaction.window, cfg.compaction.grace = 1, time.Nanosecond, 100*time.Millisecond, 0
+	}
+	db, err := Open(cfg)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -115,21 +136,33 @@ const crashRounds = "TULLE_CRASH_ROUNDS"
 
 // A writer is killed again and again while it writes, seals and merges: what it acknowledged is there, once, and nothing is damaged.
 func TestKilledWriterLosesNothingItAcknowledged(t *testing.T) {
+	t.Run("merging", func(t *testing.T) { killedWriter(t, false) })
+	t.Run("thinning", func(t *testing.T) { killedWriter(t, true) })
+}
+
+func killedWriter(t *testing.T, thins bool) {
 	dir := t.TempDir()
 	var acked []uint64
 	r := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // reproducible on purpose
 	last := uint64(0)
-	rounds := 6
+	rounds := 4
 	if s := os.Getenv(crashRounds); s != "" {
 		var err error
 		if rounds, err = strconv.Atoi(s); err != nil {
 			t.Fatalf("%s=%s: %v", crashRounds, s, err)
 		}
 	}
-	var killedIn [3]int // rounds that left: a temporary file, an old block beside the one that replaces it, a merged block
+	merged := ".1" + parquetSuffix
+	if thins {
+		merged = ".3" + parquetSuffix
+	}
+	var killedIn [3]int // rounds that left: a temporary file, an old block beside the one that replaces it, a merged or thinned block
 	for round := range rounds {
 		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^$") //nolint:gosec // this very binary
 		cmd.Env = append(os.Environ(), childDir+"="+dir, "TULLE_TEST_SPANS_FROM="+strconv.FormatUint(last+100, 10))
+		if thins {
+			cmd.Env = append(cmd.Env, childThins+"=1")
+		}
 		var stderr strings.Builder
 		cmd.Stderr = &stderr
 		out, err := cmd.StdoutPipe()
@@ -148,6 +181,10 @@ func TestKilledWriterLosesNothingItAcknowledged(t *testing.T) {
 			}
 			acked = append(acked, n)
 			last = max(last, n)
+			if k == stopAt && k < 20_000 && round == rounds-1 && killedIn[2] == 0 && len(blockFiles(t, dir, merged)) == 0 { // at least one round must see merged blocks
+				stopAt += 20
+				continue
+			}
 			if k == stopAt {
 				if err := cmd.Process.Kill(); err != nil {
 					t.Fatal(err)
@@ -162,12 +199,16 @@ func TestKilledWriterLosesNothingItAcknowledged(t *testing.T) {
 		}
 		before := len(blockFiles(t, dir, parquetSuffix))
 		db := open(t, Config{Dir: dir, SealAge: time.Hour, compaction: never})
-		holds(t, db, acked)
 		s := db.Stats()
+		if thins {
+			holds(t, db, kept(acked))
+		} else {
+			holds(t, db, acked)
+		}
 		if s.Blocks < before {
 			killedIn[1]++
 		}
-		if len(blockFiles(t, dir, ".1"+parquetSuffix)) > 0 {
+		if thins && s.LeftOutTraces > 0 || !thins && len(blockFiles(t, dir, merged)) > 0 {
 			killedIn[2]++
 		}
 		if s.Corrupt != uint64(len(damagedTails(t, dir))) { //nolint:gosec // a length

@@ -49,6 +49,9 @@ type Config struct {
 	SealAge      time.Duration     // oldest span in the live buffer before it is sealed; default 60 s
 	RetainBytes  uint64            // sealed bytes on disk; default 10 GiB
 	RetainAge    time.Duration     // since a block's last batch arrived; default 7 days
+	ThinBytes    uint64            // sealed bytes above which ordinary old traces are left out (thin.go); default three quarters of RetainBytes
+	ThinAfter    time.Duration     // since the end of the window (at most a day) in which they arrived; default 24 h
+	ThinKeep     int               // of ordinary traces one in so many stays, by trace id; 1: nothing is ever left out; default 10
 	Log          *slog.Logger      // default: none
 	OnEvent      func(event.Event) // damage, disk pressure; must not block and must not call the store; may be nil
 	FS           FS                // default: the operating system's; tests inject faults
@@ -61,6 +64,8 @@ const (
 	defaultSealAge     = time.Minute
 	defaultRetainBytes = 10 << 30
 	defaultRetainAge   = 7 * 24 * time.Hour
+	defaultThinAfter   = 24 * time.Hour
+	defaultThinKeep    = 10
 
 	sealBytes     = 64 << 20 // a memtable of large spans is frozen early
 	maxFrozen     = 2        // memtables waiting for the sealer; beyond, writes are refused
@@ -155,6 +160,15 @@ func Open(cfg Config) (*DB, error) {
 	}
 	if cfg.RetainAge <= 0 {
 		cfg.RetainAge = defaultRetainAge
+	}
+	if cfg.ThinBytes == 0 {
+		cfg.ThinBytes = cfg.RetainBytes / 4 * 3
+	}
+	if cfg.ThinAfter <= 0 {
+		cfg.ThinAfter = defaultThinAfter
+	}
+	if cfg.ThinKeep <= 0 {
+		cfg.ThinKeep = defaultThinKeep
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -878,14 +892,16 @@ func (db *DB) Capabilities() store.Capabilities {
 
 // Stats is cheap: no disk access but the size of the log's files.
 func (db *DB) Stats() store.SpanStats {
-	s := store.SpanStats{Written: db.written.Load(), Duplicate: db.duplicate.Load(), Corrupt: db.corrupt.Load(), DiskFreeBytes: db.free.Load()}
+	s := store.SpanStats{Written: db.written.Load(), Duplicate: db.duplicate.Load(), Corrupt: db.corrupt.Load(), Merged: db.compacted.Load(), DiskFreeBytes: db.free.Load()}
 	db.mu.RLock()
 	sealed := uint64(0)
 	lo, hi := ^uint64(0), uint64(0)
 	for _, b := range db.blocks {
 		s.Blocks++
-		s.Bytes += uint64(b.size)      //nolint:gosec // a size
-		sealed += uint64(b.meta.Spans) //nolint:gosec // a count
+		s.Bytes += uint64(b.size)                    //nolint:gosec // a size
+		sealed += uint64(b.meta.Spans)               //nolint:gosec // a count
+		s.LeftOutTraces += uint64(b.meta.LeftTraces) //nolint:gosec // a count
+		s.LeftOutSpans += uint64(b.meta.LeftSpans)   //nolint:gosec // a count
 		lo, hi = min(lo, b.meta.MinStart), max(hi, b.meta.MaxStart)
 	}
 	s.Spans = sealed

@@ -442,8 +442,12 @@ type blockMeta struct {
 	Cols      uint64                `json:"-"`
 	ColNames  []string              `json:"columns,omitempty"` // attributes with a column of their own that are used
 	ResKeys   []string              `json:"resourceKeys,omitempty"`
-	Level     int                   `json:"level,omitempty"`    // how far compaction has come: 0 sealed, 1 merged in its hour, 2 in its window
+	Level     int                   `json:"level,omitempty"`    // how far compaction has come: 0 sealed, 1 merged in its hour, 2 in its window, 3 thinned
 	Replaces  []string              `json:"replaces,omitempty"` // files below blocks/ whose spans it holds
+
+	// What thinning left out of it.
+	LeftTraces int `json:"leftOutTraces,omitempty"`
+	LeftSpans  int `json:"leftOutSpans,omitempty"`
 }
 
 func (m *memtable) metaLocked() blockMeta {

@@ -32,6 +32,8 @@ type merger struct {
 	parts  []*part // its summaries, in that order
 	groups []*group
 	meta   blockMeta
+
+	leftTraces, leftSpans int // left out by this merge
 }
 
 // input is one of the blocks that are merged.
@@ -106,7 +108,14 @@ func (in *input) check() error {
 // piece is what one input has of a trace.
 type piece struct {
 	in int32
+	at int // index of the summary in its input
 	p  *part
+}
+
+// mergedTrace is a trace as the new block will know it.
+type mergedTrace struct {
+	part   *part
+	pieces []piece
 }
 
 // order finds the order of rows, and what the new block says of itself.
@@ -114,27 +123,29 @@ func (m *merger) order() error {
 	var all []piece
 	for i, in := range m.in {
 		all = slices.Grow(all, len(in.parts))
-		for _, p := range in.parts {
-			all = append(all, piece{int32(i), p}) //nolint:gosec // bounded by maxInputs
+		for at, p := range in.parts {
+			all = append(all, piece{int32(i), at, p}) //nolint:gosec // bounded by maxInputs
 		}
 	}
 	slices.SortFunc(all, func(a, b piece) int {
 		return cmp.Or(bytes.Compare(a.p.id[:], b.p.id[:]), cmp.Compare(a.in, b.in))
 	})
-	type trace struct {
-		part   *part
-		pieces []piece
-	}
-	var traces []trace
+	var traces []mergedTrace
 	for i := 0; i < len(all); {
 		j := i + 1
 		for j < len(all) && all[j].p.id == all[i].p.id {
 			j++
 		}
-		traces = append(traces, trace{joinParts(all[i:j]), all[i:j]})
+		traces = append(traces, mergedTrace{joinParts(all[i:j]), all[i:j]})
 		i = j
 	}
-	slices.SortFunc(traces, func(a, b trace) int { return -newerFirst(a.part.start, a.part.id, b.part.start, b.part.id) })
+	if m.job.thin {
+		var err error
+		if traces, err = m.leaveOut(traces); err != nil {
+			return err
+		}
+	}
+	slices.SortFunc(traces, func(a, b mergedTrace) int { return -newerFirst(a.part.start, a.part.id, b.part.start, b.part.id) })
 	var mixed [][]piece // traces whose pieces overlap in time
 	for _, t := range traces {
 		if overlap(t.pieces) {
@@ -290,7 +301,7 @@ func (m *merger) interleave(ps []piece, keys []map[int]key) {
 func (m *merger) describe(spans int) {
 	d := blockMeta{
 		Spans: spans, Traces: len(m.parts), FirstSeq: m.job.in[0].meta.FirstSeq, LastSeq: m.job.in[len(m.job.in)-1].meta.LastSeq, MinStart: ^uint64(0),
-		Level: m.job.level, AllOps: true, AllKeys: true,
+		Level: m.job.level, LeftTraces: m.leftTraces, LeftSpans: m.leftSpans, AllOps: true, AllKeys: true,
 	}
 	for _, p := range m.parts {
 		d.MinStart, d.MaxStart = min(d.MinStart, p.start), max(d.MaxStart, p.lastStart)
@@ -301,6 +312,8 @@ func (m *merger) describe(spans int) {
 		x := &in.bf.meta
 		d.Received = max(d.Received, x.Received)
 		d.Replaces = append(d.Replaces, in.b.name())
+		d.LeftTraces += x.LeftTraces
+		d.LeftSpans += x.LeftSpans
 		seqs.merge(x.Sequences)
 		d.Ops = append(d.Ops, x.Ops...)
 		d.Keys = append(d.Keys, x.Keys...)

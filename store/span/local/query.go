@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -269,6 +270,9 @@ func (db *DB) Trace(ctx context.Context, id flow.TraceID) (ptrace.Traces, error)
 		}
 	}
 	if len(rows) == 0 {
+		if n := leftOut(src, 0, math.MaxUint64); n > 0 {
+			return none, fmt.Errorf("trace %s: %w (thinning left out %d ordinary traces of old blocks)", id, store.ErrNotFound, n)
+		}
 		return none, fmt.Errorf("trace %s: %w", id, store.ErrNotFound)
 	}
 	slices.SortStableFunc(rows, func(a, b row) int {
@@ -375,7 +379,7 @@ func (db *DB) Summaries(ctx context.Context, q store.TraceQuery) (store.TracePag
 		last cursor
 		next = 0
 	)
-	page.Traces = []store.TraceSummary{}
+	page.Traces, page.LeftOut = []store.TraceSummary{}, leftOut(src, p.from, p.to)
 	for {
 		if err := ctx.Err(); err != nil {
 			return store.TracePage{}, err
