@@ -10,6 +10,7 @@
 package collector
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ import (
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/confmap"
+	"go.opentelemetry.io/collector/confmap/provider/envprovider"
 	"go.opentelemetry.io/collector/otelcol"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.uber.org/zap"
@@ -49,25 +51,28 @@ type Registry interface {
 
 // Config is what the collector needs. Addresses are host:port; "" turns a receiver off. What comes by another way than mTLS is no evidence.
 type Config struct {
-	GRPC           string           // OTLP gRPC; mTLS when Identity is set
-	HTTP           string           // OTLP HTTP, plaintext, for applications; a loopback address
-	Zipkin         string           // Zipkin v2 over HTTP, plaintext
-	JaegerGRPC     string           // Jaeger's collector service; plaintext on a loopback address, else as GRPC
-	JaegerHTTP     string           // Jaeger's Thrift over HTTP, plaintext
-	JaegerCompact  string           // Jaeger's agent over UDP, compact Thrift; cannot be acknowledged
-	JaegerBinary   string           // the same with binary Thrift
-	Identity       *identity.Holder // nil: plaintext gRPC without any evidence (tests)
-	Spans          store.Spans
-	Metrics        MetricsSink        // nil: metrics are counted and dropped
-	Registry       Registry           // nil: identities are stamped, services are not checked
-	Redact         enrich.Config      // what is removed beside what always is
-	HashKey        []byte             // of values that Redact hashes; the same values give the same hashes only under the same key
-	Cardinality    cardinality.Config // budgets of names that applications bring; a zero field takes cardinality.Default's
-	Export         []Export           // backends that get a copy of all spans
-	ExportDir      string             // where their queues are; required with Export
-	ExportBytes    int64              // of each queue; default 256 MiB, at least 1 MiB
-	OnEvent        func(event.Event)  // nil: nobody is told of overflows. It must not block
-	MemoryLimitMiB int                // heap of the process at which batches are refused, retryable; default 320, at least 32
+	GRPC          string           // OTLP gRPC; mTLS when Identity is set
+	HTTP          string           // OTLP HTTP, plaintext, for applications; a loopback address
+	Zipkin        string           // Zipkin v2 over HTTP, plaintext
+	JaegerGRPC    string           // Jaeger's collector service; plaintext on a loopback address, else as GRPC
+	JaegerHTTP    string           // Jaeger's Thrift over HTTP, plaintext
+	JaegerCompact string           // Jaeger's agent over UDP, compact Thrift; cannot be acknowledged
+	JaegerBinary  string           // the same with binary Thrift
+	Identity      *identity.Holder // nil: plaintext gRPC without any evidence (tests)
+	Spans         store.Spans
+	Metrics       MetricsSink        // nil: metrics are counted and dropped
+	Registry      Registry           // nil: identities are stamped, services are not checked
+	Redact        enrich.Config      // what is removed beside what always is
+	HashKey       []byte             // of values that Redact hashes; the same values give the same hashes only under the same key
+	Cardinality   cardinality.Config // budgets of names that applications bring; a zero field takes cardinality.Default's
+	Export        []Export           // backends that get a copy of all spans
+	ExportDir     string             // where their queues are; required with Export
+	ExportBytes   int64              // of each queue; default 256 MiB, at least 1 MiB
+	// Raw is a configuration of the OpenTelemetry Collector in YAML that is merged with ours; empty for none. RawName is its file's name, for errors.
+	Raw            []byte
+	RawName        string
+	OnEvent        func(event.Event) // nil: nobody is told of overflows. It must not block
+	MemoryLimitMiB int               // heap of the process at which batches are refused, retryable; default 320, at least 32
 	Log            *slog.Logger
 }
 
@@ -94,6 +99,7 @@ type Collector struct {
 	folded   tally // altered by the cardinality guard
 	lost     tally // dropped by receivers that cannot refuse, and from the copies for other backends
 	meters   *meters
+	raw      *raw // nil: ours alone
 
 	mu    sync.Mutex
 	addrs map[string]string // bound, by receiver and protocol
@@ -156,6 +162,13 @@ func New(cfg Config) (*Collector, error) {
 		return nil, errors.New("collector: no folder for the queues of exports is given")
 	}
 	c := &Collector{cfg: cfg, addrs: map[string]string{}, meters: newMeters()}
+	if len(cfg.Raw) > 0 {
+		r, err := parseRaw(cmp.Or(cfg.RawName, "configuration"), cfg.Raw)
+		if err != nil {
+			return nil, fmt.Errorf("collector: %w", err)
+		}
+		c.raw = r
+	}
 	if _, err := c.pipelines(); err != nil {
 		return nil, fmt.Errorf("collector: %w", err)
 	}
@@ -201,23 +214,7 @@ func (c *Collector) Run(ctx context.Context, ready func()) error {
 	}
 	c.ready = ready
 	c.mu.Unlock()
-	conf, err := c.pipelines()
-	if err != nil {
-		return fmt.Errorf("collector: %w", err)
-	}
-	col, err := otelcol.NewCollector(otelcol.CollectorSettings{
-		BuildInfo:               component.BuildInfo{Command: "tulle", Description: "Tulle's collector", Version: "1"},
-		Factories:               c.components,
-		DisableGracefulShutdown: true, // signals are the process's business
-		SkipSettingGRPCLogger:   true,
-		LoggingOptions:          []zap.Option{zap.WrapCore(func(zapcore.Core) zapcore.Core { return &slogCore{c: c} })},
-		ConfigProviderSettings: otelcol.ConfigProviderSettings{ResolverSettings: confmap.ResolverSettings{
-			URIs: []string{scheme + ":"},
-			ProviderFactories: []confmap.ProviderFactory{confmap.NewProviderFactory(func(confmap.ProviderSettings) confmap.Provider {
-				return memory{conf: conf}
-			})},
-		}},
-	})
+	col, err := c.embedded()
 	if err != nil {
 		return fmt.Errorf("collector: %w", err)
 	}
@@ -228,6 +225,28 @@ func (c *Collector) Run(ctx context.Context, ready func()) error {
 		return errors.New("collector: a receiver failed; the line logged before says which and why")
 	}
 	return nil
+}
+
+// embedded makes the OpenTelemetry Collector that does the work.
+func (c *Collector) embedded() (*otelcol.Collector, error) {
+	conf, err := c.pipelines()
+	if err != nil {
+		return nil, err
+	}
+	return otelcol.NewCollector(otelcol.CollectorSettings{
+		BuildInfo:               component.BuildInfo{Command: "tulle", Description: "Tulle's collector", Version: "1"},
+		Factories:               c.components,
+		DisableGracefulShutdown: true, // signals are the process's business
+		SkipSettingGRPCLogger:   true,
+		LoggingOptions:          []zap.Option{zap.WrapCore(func(zapcore.Core) zapcore.Core { return &slogCore{c: c} })},
+		ConfigProviderSettings: otelcol.ConfigProviderSettings{ResolverSettings: confmap.ResolverSettings{
+			URIs: []string{scheme + ":"},
+			ProviderFactories: []confmap.ProviderFactory{
+				confmap.NewProviderFactory(func(confmap.ProviderSettings) confmap.Provider { return memory{conf: conf} }),
+				envprovider.NewFactory(), // ${env:NAME} in a configuration of one's own
+			},
+		}},
+	})
 }
 
 // Stats may be called at any time.

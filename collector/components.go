@@ -7,12 +7,15 @@ import (
 
 	"github.com/open-telemetry/opentelemetry-collector-contrib/extension/storage/filestorage"
 	"go.opentelemetry.io/collector/connector"
+	"go.opentelemetry.io/collector/connector/forwardconnector"
 	"go.opentelemetry.io/collector/exporter"
+	"go.opentelemetry.io/collector/exporter/debugexporter"
 	"go.opentelemetry.io/collector/exporter/otlpexporter"
 	"go.opentelemetry.io/collector/exporter/otlphttpexporter"
 	"go.opentelemetry.io/collector/extension"
 	"go.opentelemetry.io/collector/otelcol"
 	"go.opentelemetry.io/collector/processor"
+	"go.opentelemetry.io/collector/processor/batchprocessor"
 	"go.opentelemetry.io/collector/processor/memorylimiterprocessor"
 	"go.opentelemetry.io/collector/receiver"
 	"go.opentelemetry.io/collector/receiver/otlpreceiver"
@@ -50,6 +53,7 @@ func (c *Collector) components() (otelcol.Factories, error) {
 	if f.Processors, err = otelcol.MakeFactoryMap[processor.Factory](
 		backpressure.NewFactory(&c.pressed),
 		memorylimiterprocessor.NewFactory(),
+		batchprocessor.NewFactory(),
 		enrich.NewFactory(reg, c.cfg.HashKey, &c.enriched),
 		cardinality.NewFactory(cardinality.Hooks{Altered: c.folded.add, Overflow: c.overflow}, time.Now),
 	); err != nil {
@@ -60,10 +64,12 @@ func (c *Collector) components() (otelcol.Factories, error) {
 		tullestore.NewFactory(end),
 		otlpexporter.NewFactory(),
 		otlphttpexporter.NewFactory(),
+		debugexporter.NewFactory(),
 	); err != nil {
 		return f, err
 	}
 	if f.Connectors, err = otelcol.MakeFactoryMap[connector.Factory](
+		forwardconnector.NewFactory(),
 		stored.NewFactory(stored.Ends{Traces: end, Metrics: end}, c.lost.add),
 	); err != nil {
 		return f, err
@@ -85,20 +91,18 @@ func (c *Collector) pipelines() (map[string]any, error) {
 	if err != nil {
 		return nil, err
 	}
-	path := func(receivers []any, end string, more ...any) map[string]any {
-		steps := append([]any{"backpressure", "memory_limiter", "enrich"}, more...)
-		return map[string]any{"receivers": receivers, "processors": steps, "exporters": []any{end}}
-	}
-	end := tullestore.Type.String()
+	end := map[string]string{"traces": tullestore.Type.String(), "metrics": tullestore.Type.String()}
 	if len(exporters) > 0 {
-		end = stored.Type.String()
-	}
-	lines := map[string]any{"traces": path(names(receivers), end, "cardinality")}
-	if receivers["otlp"] != nil {
-		lines["metrics"] = path([]any{"otlp"}, tullestore.Type.String())
+		end["traces"] = stored.Type.String()
 	}
 	extensions := map[string]any{"gate": map[string]any{}, "gate/plaintext": map[string]any{"plaintext": true}}
-	conf := map[string]any{
+	if len(exporters) > 0 || c.raw != nil && c.cfg.ExportDir != "" {
+		extensions[storageID] = c.storage()
+	}
+	lines := map[string]any{}
+	copies := map[string][]any{"traces": names(exporters)}
+	exporters[tullestore.Type.String()] = map[string]any{}
+	conf, _ := literal(map[string]any{
 		"receivers": receivers,
 		"processors": map[string]any{
 			"backpressure":   map[string]any{},
@@ -107,15 +111,41 @@ func (c *Collector) pipelines() (map[string]any, error) {
 			"cardinality":    map[string]any{"services": c.cfg.Cardinality.Services, "names": c.cfg.Cardinality.Names, "keys": c.cfg.Cardinality.Keys},
 		},
 		"exporters":  exporters,
+		"connectors": map[string]any{},
 		"extensions": extensions,
+		"service":    map[string]any{"extensions": names(extensions), "pipelines": lines},
+	}).(map[string]any)
+	lines = conf["service"].(map[string]any)["pipelines"].(map[string]any) //nolint:forcetypeassert // as above
+	from := map[string][]any{"traces": names(receivers)}
+	if receivers["otlp"] != nil {
+		from["metrics"] = []any{"otlp"}
 	}
-	if len(exporters) > 0 {
-		lines["traces/export"] = map[string]any{"receivers": []any{stored.Type.String()}, "exporters": names(exporters)}
-		conf["connectors"] = map[string]any{stored.Type.String(): map[string]any{}}
-		extensions[storageID] = c.storage()
+	if c.raw != nil {
+		add, err := c.raw.merge(conf)
+		if err != nil {
+			return nil, err
+		}
+		for signal := range end {
+			from[signal] = append(from[signal], add.receivers[signal]...)
+			copies[signal] = append(copies[signal], add.exporters[signal]...)
+			if len(copies[signal]) > 0 || c.raw.uses(signal, stored.Type.String()) {
+				end[signal] = stored.Type.String()
+			}
+		}
 	}
-	exporters[tullestore.Type.String()] = map[string]any{}
-	conf["service"] = map[string]any{"extensions": names(extensions), "pipelines": lines}
+	steps := map[string][]any{"traces": {"backpressure", "memory_limiter", "enrich", "cardinality"}, "metrics": {"backpressure", "memory_limiter", "enrich"}}
+	for signal, end := range end {
+		if len(from[signal]) == 0 {
+			continue
+		}
+		lines[signal] = map[string]any{"receivers": from[signal], "processors": steps[signal], "exporters": []any{end}}
+		if len(copies[signal]) > 0 {
+			lines[signal+"/export"] = map[string]any{"receivers": []any{stored.Type.String()}, "exporters": copies[signal]}
+		}
+		if end == stored.Type.String() {
+			conf["connectors"].(map[string]any)[end] = map[string]any{} //nolint:forcetypeassert // as above
+		}
+	}
 	return conf, nil
 }
 

@@ -373,3 +373,14 @@ func TestJaegerGRPCWantsCertificatesBeyondThisMachine(t *testing.T) {
 		t.Errorf("resource: %v", res)
 	}
 }
+
+// freeAddr is an address of this machine that nobody has, for configurations that must name a port.
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}

@@ -14,7 +14,6 @@ package observer
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -60,6 +59,10 @@ type Config struct {
 	// Export are backends that get a copy of all spans; ExportBytes bounds the queue of each in DataDir/export (0: 256 MiB).
 	Export      []collector.Export
 	ExportBytes int64
+
+	// CollectorYAML is a configuration of the OpenTelemetry Collector that is merged with the observer's; empty for none. CollectorFile names it in errors.
+	CollectorYAML []byte
+	CollectorFile string
 
 	// Redact is what the collector removes from spans beside what always is; Cardinality how many names applications may bring (0: the default).
 	Redact      enrich.Config
@@ -130,10 +133,10 @@ type Observer struct {
 	running chan struct{} // closed when everything is up
 }
 
-// New checks cfg. It opens nothing.
-func New(cfg Config) (*Observer, error) {
+// complete sets defaults and checks what needs no file.
+func (cfg *Config) complete() error {
 	if cfg.DataDir == "" {
-		return nil, errors.New("observer: no data directory given; say where to keep things with --data-dir")
+		return errors.New("observer: no data directory given; say where to keep things with --data-dir")
 	}
 	if cfg.HTTP == "" {
 		cfg.HTTP = DefaultHTTP
@@ -160,13 +163,21 @@ func New(cfg Config) (*Observer, error) {
 		cfg.MemoryLimitMiB = DefaultMemoryLimitMiB
 	}
 	if cfg.MemoryLimitMiB < 64 {
-		return nil, fmt.Errorf("observer: memory limit is %d MiB; at least 64 are needed", cfg.MemoryLimitMiB)
+		return fmt.Errorf("observer: memory limit is %d MiB; at least 64 are needed", cfg.MemoryLimitMiB)
 	}
 	if err := cfg.Redact.Validate(); err != nil {
-		return nil, fmt.Errorf("observer: redaction: %w", err)
+		return fmt.Errorf("observer: redaction: %w", err)
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return nil
+}
+
+// New checks cfg. It opens nothing.
+func New(cfg Config) (*Observer, error) {
+	if err := cfg.complete(); err != nil {
+		return nil, err
 	}
 	if cfg.TokenFile != "" {
 		b, err := os.ReadFile(cfg.TokenFile)
@@ -279,18 +290,7 @@ func (o *Observer) assemble() (err error) {
 	}); err != nil {
 		return err
 	}
-	var key []byte
-	if len(o.cfg.Redact.Hash) > 0 {
-		if key, err = hashKey(filepath.Join(o.cfg.DataDir, "redact.key")); err != nil {
-			return err
-		}
-	}
-	if o.collector, err = collector.New(collector.Config{
-		GRPC: o.cfg.OTLPGRPC, HTTP: o.cfg.OTLPHTTP, Zipkin: o.cfg.Zipkin, JaegerGRPC: o.cfg.JaegerGRPC, JaegerHTTP: o.cfg.JaegerHTTP,
-		JaegerCompact: o.cfg.JaegerCompact, JaegerBinary: o.cfg.JaegerBinary, Redact: o.cfg.Redact, HashKey: key, Cardinality: o.cfg.Cardinality,
-		Export: o.cfg.Export, ExportDir: filepath.Join(o.cfg.DataDir, "export"), ExportBytes: o.cfg.ExportBytes, OnEvent: o.journal.add, Identity: o.holder, Spans: o.spans, Metrics: o.graph, Registry: o.registry,
-		MemoryLimitMiB: o.cfg.MemoryLimitMiB * 4 / 5, Log: o.log.With("part", "collector"),
-	}); err != nil {
+	if o.collector, err = o.openCollector(); err != nil {
 		return err
 	}
 	if o.alerting, err = alert.New(alert.Config{
@@ -317,23 +317,6 @@ func (o *Observer) assemble() (err error) {
 	}
 	o.registerMetrics()
 	return nil
-}
-
-// hashKey reads the key in path, or makes one the first time. Whoever has it can try values until their hash is the one that is kept.
-func hashKey(path string) ([]byte, error) {
-	key, err := os.ReadFile(path)
-	if errors.Is(err, os.ErrNotExist) {
-		key = make([]byte, 32)
-		_, _ = rand.Read(key) // never fails
-		err = os.WriteFile(path, key, 0o600)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("the key that attributes are hashed with: %w", err)
-	}
-	if len(key) < 16 {
-		return nil, fmt.Errorf("the key that attributes are hashed with, %s, has %d bytes: remove it, and hashes of equal values differ from here on", path, len(key))
-	}
-	return key, nil
 }
 
 // actors lists the parts in the order in which data passes through them.

@@ -21,6 +21,7 @@ import (
 type observerFlags struct {
 	cfg     observer.Config
 	exports []string // URLs
+	file    string   // configuration of the OpenTelemetry Collector
 	headers []string // NAME=VALUE or NAME=@FILE, of requests to all of them
 }
 
@@ -52,6 +53,7 @@ func (v *observerFlags) flags(f *pflag.FlagSet, server bool) {
 	f.StringSliceVar(&v.exports, "export-otlp", nil, "backend that gets a copy of all spans: grpc://HOST:PORT, grpcs://, http:// or https:// (repeat)")
 	f.StringArrayVar(&v.headers, "export-header", nil, "header of requests to these backends, NAME=VALUE or NAME=@FILE (repeat)")
 	f.Int64Var(&c.ExportBytes, "export-queue-bytes", 256<<20, "bytes that may wait on disk for each of them")
+	f.StringVar(&v.file, "collector-config", "", "configuration file of the OpenTelemetry Collector, which is merged with the observer's")
 	f.StringSliceVar(&c.WebhookURLs, "webhook", nil, "URL that alerts are sent to (repeat)")
 	f.StringVar(&c.RulesDir, "rules", "", "folder with further Prometheus rule files")
 	f.StringVar(&c.AlertConfig, "alert-config", "", "Alertmanager configuration file, instead of --webhook")
@@ -83,6 +85,13 @@ func (v *observerFlags) complete() error {
 		}
 		headers[name] = value
 	}
+	if v.file != "" {
+		b, err := os.ReadFile(v.file)
+		if err != nil {
+			return fmt.Errorf("--collector-config: %w", err)
+		}
+		v.cfg.CollectorYAML, v.cfg.CollectorFile = b, v.file
+	}
 	v.cfg.Export = nil
 	for _, u := range v.exports {
 		v.cfg.Export = append(v.cfg.Export, collector.Export{URL: u, Headers: headers})
@@ -107,7 +116,7 @@ var passed = []string{
 	"http", "http-host", "otlp-grpc", "otlp-http", "webhook", "rules", "alert-config", "external-url",
 	"zipkin", "jaeger-grpc", "jaeger-http", "jaeger-udp", "jaeger-udp-binary",
 	"redact-headers", "redact-drop", "redact-hash", "max-services", "max-span-names", "max-attributes",
-	"export-otlp", "export-header", "export-queue-bytes",
+	"export-otlp", "export-header", "export-queue-bytes", "collector-config",
 	"span-retain", "span-retain-bytes", "metric-retain", "memory-limit", "remote-write", "remote-write-config",
 	"span-thin-after", "span-thin-keep",
 }
@@ -133,8 +142,9 @@ func handOn(f *pflag.FlagSet, names []string) []string {
 
 func observerCommand() *cobra.Command {
 	var (
-		v     observerFlags
-		level string
+		v        observerFlags
+		level    string
+		printing bool
 	)
 	c := &cobra.Command{
 		Use: "observer", GroupID: "run", Args: noArgs,
@@ -147,10 +157,18 @@ func observerCommand() *cobra.Command {
 			if v.cfg.DataDir == "" {
 				return usageError{fmt.Errorf("--data-dir is required: a folder where spans, series and events are kept")}
 			}
-			if err := checkPorts(v.listeners()...); err != nil {
+			if err := v.complete(); err != nil {
 				return err
 			}
-			if err := v.complete(); err != nil {
+			if printing {
+				b, err := observer.CollectorConfig(v.cfg)
+				if err != nil {
+					return err
+				}
+				_, err = c.OutOrStdout().Write(b)
+				return err
+			}
+			if err := checkPorts(v.listeners()...); err != nil {
 				return err
 			}
 			v.cfg.Log, v.cfg.Version = log.With("process", "observer"), version
@@ -159,5 +177,6 @@ func observerCommand() *cobra.Command {
 	}
 	v.flags(c.Flags(), false)
 	c.Flags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	c.Flags().BoolVar(&printing, "print-collector-config", false, "print the configuration of the collector, and end")
 	return c
 }
