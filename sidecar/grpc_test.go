@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
@@ -145,5 +146,56 @@ func TestGRPCTwoSidecars(t *testing.T) {
 	}
 	if statuses["OK"] != 2 || statuses["NOT_FOUND"] != 1 || statuses["INTERNAL"] != 1 || statuses["UNAVAILABLE"] != 1 || statuses["UNIMPLEMENTED"] != 1 {
 		t.Errorf("the server's sidecar saw %v", statuses)
+	}
+}
+
+// What becomes of UNAVAILABLE when nothing is configured: a call that the far sidecar could not deliver is made again elsewhere, though nobody knows whether it may be made twice; one that the
+// service has answered is not; nor is one whose service wants no further try, where policy would have it.
+func TestGRPCUnavailable(t *testing.T) {
+	ca := testmesh.NewCA(t)
+	var calls atomic.Int64
+	target := healthApp(t, func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+		calls.Add(1)
+		switch req.(*healthpb.HealthCheckRequest).Service {
+		case "never":
+			_ = grpc.SetTrailer(ctx, metadata.Pairs("grpc-retry-pushback-ms", "-1"))
+			return nil, status.Error(codes.Unavailable, "not again")
+		case "busy":
+			return nil, status.Error(codes.Unavailable, "busy")
+		}
+		return next(ctx, req)
+	})
+	good := start(t, serverSnapshot("catalog", target, policy.ModeStrict, flow.ProtocolGRPC), ca.Holder("catalog"), time.Second)
+	dead := start(t, serverSnapshot("catalog", netip.MustParseAddrPort("127.0.0.1:1"), policy.ModeStrict, flow.ProtocolGRPC), ca.Holder("catalog"), time.Second)
+	for _, listed := range []bool{false, true} {
+		sv := mesh("catalog")
+		sv.Protocol, sv.Balancer.Algorithm = flow.ProtocolGRPC, policy.BalanceRoundRobin
+		endpoints := []netip.AddrPort{good.addr(t, "inbound"), dead.addr(t, "inbound")}
+		if listed {
+			sv.Retry.GRPC, _ = policy.ParseGRPCStatuses([]string{"UNAVAILABLE"})
+			endpoints = endpoints[:1]
+		}
+		web := start(t, clientSnapshot(sv, endpoints...), ca.Holder("web"), time.Second)
+		conn, err := grpc.NewClient("passthrough:///"+web.addr(t, "outbound").String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		check := func(service string) codes.Code {
+			_, err := healthpb.NewHealthClient(conn).Check(t.Context(), &healthpb.HealthCheckRequest{Service: service})
+			return status.Code(err)
+		}
+		for range 10 {
+			if code := check(""); code != codes.OK {
+				t.Errorf("listed %v: %s, where one endpoint has no application", listed, code)
+			}
+		}
+		for service, want := range map[string]int64{"never": 1, "busy": map[bool]int64{false: 1, true: 2}[listed]} {
+			before := calls.Load()
+			if code := check(service); code != codes.Unavailable || calls.Load()-before != want {
+				t.Errorf("listed %v, %s: %s after %d calls, want %d", listed, service, code, calls.Load()-before, want)
+			}
+		}
+		_ = conn.Close()
+		web.stop()
 	}
 }
