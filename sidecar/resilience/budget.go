@@ -28,7 +28,7 @@ const (
 	budgetSeconds = 10
 	helpedCosts   = 0.25
 	helpful       = 0.25 // share of retries that help, from which on the whole budget is there
-	unsure        = 4    // so many retries that help are taken for granted
+	unsure        = 2    // so many retries that help are taken for granted
 )
 
 // NewBudget allows ratio × requests + floor × 10 retries in any window of ten seconds, if they do not help four times as many if they do.
