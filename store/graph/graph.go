@@ -110,6 +110,8 @@ type Graph struct {
 	x         *index
 	slots     map[int64]*slot
 	sealed    int64 // slots with a smaller sec are sealed
+	rolling   *slot // the sum of the slots of the live window, see rollLocked
+	rolled    span  // of which seconds
 	sequence  uint64
 	reporters map[reporterKey]*reporter
 	departed  map[[2]string]bool // service, instance: reporters that vanished and have been forgotten since; Totals still name them

@@ -635,7 +635,18 @@ func (in *ingestion) count(p *point, d uint64) {
 			part.slot.amended[key] = true
 		}
 		in.countIn(part.slot, p, key, n)
+		if late := in.late(part.slot); late != nil {
+			in.countIn(late, p, key, n)
+		}
 	}
+}
+
+// late is the sum of the live window when the slot is in it already, else nil.
+func (in *ingestion) late(s *slot) *slot {
+	if in.g.rolling != nil && in.g.rolled.has(s.sec) {
+		return in.g.rolling
+	}
+	return nil
 }
 
 func (in *ingestion) countIn(s *slot, p *point, key edgeKey, n uint64) {
@@ -732,21 +743,28 @@ func (in *ingestion) distribute(p *point, d *hist) {
 		if h.count == 0 {
 			continue
 		}
-		switch p.metric {
-		case famExchangeDuration:
-			if part.sealed {
-				part.slot.amended[key] = true
+		if part.sealed && p.metric == famExchangeDuration {
+			part.slot.amended[key] = true
+		}
+		in.distributeIn(part.slot, p, key, &h)
+		if late := in.late(part.slot); late != nil {
+			in.distributeIn(late, p, key, &h)
+		}
+	}
+}
+
+func (in *ingestion) distributeIn(s *slot, p *point, key edgeKey, h *hist) {
+	switch p.metric {
+	case famExchangeDuration:
+		s.edge(sideKey{key, p.side}).latency.add(h)
+		if p.side == flow.SideServer {
+			if address := endpointAt(in.x.instance[in.r.key.instance], p.port); address != "" {
+				s.endpoint(endpointKey{in.r, p.side, p.destination, address}).latency.add(h)
 			}
-			part.slot.edge(sideKey{key, p.side}).latency.add(&h)
-			if p.side == flow.SideServer {
-				if address := endpointAt(in.x.instance[in.r.key.instance], p.port); address != "" {
-					part.slot.endpoint(endpointKey{in.r, p.side, p.destination, address}).latency.add(&h)
-				}
-			}
-		case famAttemptDuration:
-			if p.endpoint != "" {
-				part.slot.endpoint(endpointKey{in.r, p.side, p.destination, p.endpoint}).latency.add(&h)
-			}
+		}
+	case famAttemptDuration:
+		if p.endpoint != "" {
+			s.endpoint(endpointKey{in.r, p.side, p.destination, p.endpoint}).latency.add(h)
 		}
 	}
 }
@@ -773,6 +791,10 @@ func (in *ingestion) examples(p *point, xs pmetric.ExemplarSlice) {
 		case famExchanges, famAttempts, famExchangeDuration:
 			c := s.edge(sideKey{p.edge(), p.side})
 			c.exemplars = addExample(c.exemplars, e)
+			if late := in.late(s); late != nil {
+				c := late.edge(sideKey{p.edge(), p.side})
+				c.exemplars = addExample(c.exemplars, e)
+			}
 			in.g.noteExemplar(p, e, int64(x.Timestamp())+in.b.offset)
 		}
 		if p.endpoint != "" && (p.metric == famAttempts || p.metric == famAttemptDuration) {

@@ -103,6 +103,7 @@ type past struct {
 	traces    map[string][2]float64
 	reporters map[[2]string]*Reporter
 	it        chunkenc.Iterator
+	next      *histogram.FloatHistogram // room to decode into
 }
 
 func (p *past) reporter(l labels.Labels) *Reporter {
@@ -242,11 +243,30 @@ type walked struct {
 }
 
 // walk adds up increases, taking a decrease for a restart from zero, as PromQL does; but a series that appears inside the window counts from
-// zero, because the graph's counters begin there, and nothing is extrapolated.
+// zero, because the graph's counters begin there, and nothing is extrapolated. Of a histogram only the states before restarts and the last one are
+// looked at whole.
 func (p *past) walk(it chunkenc.Iterator) (walked, error) {
-	w := walked{hist: &histogram.FloatHistogram{Schema: flow.HistogramScale, ZeroThreshold: 1e-9}}
-	var prev float64
-	var prevHist *histogram.FloatHistogram
+	var (
+		w          walked
+		prev       float64
+		base, last *histogram.FloatHistogram // the state at the window's begin, or none after a restart; the newest
+	)
+	add := func() {
+		if last == nil {
+			return
+		}
+		d := last
+		if base != nil {
+			if diff, _, _, err := last.Sub(base); err == nil { // into last, which is not needed any more
+				d = diff
+			}
+		}
+		if w.hist == nil {
+			w.hist = d.Copy()
+		} else if sum, _, _, err := w.hist.Add(d); err == nil {
+			w.hist = sum
+		}
+	}
 	for vt := it.Next(); vt != chunkenc.ValNone; vt = it.Next() {
 		switch vt {
 		case chunkenc.ValFloat:
@@ -265,28 +285,33 @@ func (p *past) walk(it chunkenc.Iterator) (walked, error) {
 			prev = v
 			w.last, w.at, w.live = v, t, true
 		case chunkenc.ValHistogram, chunkenc.ValFloatHistogram:
-			t, h := it.AtFloatHistogram(nil)
-			if value.IsStaleNaN(h.Sum) {
+			var t int64
+			t, p.next = it.AtFloatHistogram(p.next)
+			if value.IsStaleNaN(p.next.Sum) {
 				w.live = false
 				continue
 			}
-			if t > p.from {
-				d := h.Copy()
-				if prevHist != nil && !h.DetectReset(prevHist) {
-					if diff, _, _, err := d.Sub(prevHist); err == nil {
-						d = diff
-					}
+			if last != nil && (p.next.CounterResetHint == histogram.CounterReset || p.next.Count < last.Count) {
+				if w.at > p.from {
+					add()
 				}
-				if sum, _, _, err := w.hist.Add(d); err == nil {
-					w.hist = sum
-				}
+				base = nil
+			} else if t > p.from && w.at <= p.from && last != nil {
+				base = last.Copy()
 			}
-			prevHist = h
+			p.next, last = last, p.next
 			w.at, w.live = t, true
 		}
 	}
+	if w.at > p.from {
+		add()
+	}
+	p.next = nil // last may live on in it
 	if w.at < p.oldest {
 		w.live = false
+	}
+	if w.hist == nil {
+		w.hist = &histogram.FloatHistogram{Schema: flow.HistogramScale, ZeroThreshold: 1e-9}
 	}
 	return w, it.Err()
 }

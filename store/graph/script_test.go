@@ -72,7 +72,7 @@ func TestScripts(t *testing.T) {
 
 // sim is a mesh of simulated sidecars and the graph they report to.
 type sim struct {
-	t        *testing.T
+	t        testing.TB
 	now      time.Time
 	registry *tullev1.Registry
 	sidecars map[string]*simSidecar
@@ -107,7 +107,7 @@ type simExample struct {
 
 var simStart = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
 
-func newSim(t *testing.T) *sim {
+func newSim(t testing.TB) *sim {
 	s := &sim{t: t, now: simStart, registry: &tullev1.Registry{}, sidecars: map[string]*simSidecar{}}
 	s.open(Config{})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -298,6 +298,7 @@ func (s *sim) second(calls []string) {
 	}
 	s.now = s.now.Add(500 * time.Millisecond)
 	s.g.Tick(context.Background(), s.now)
+	s.checkRolling()
 }
 
 func (s *sim) ingest(md pmetric.Metrics) {

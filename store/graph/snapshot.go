@@ -66,30 +66,21 @@ func (g *Graph) snapshotLocked(now time.Time) *Snapshot {
 			w.keys[k] = true
 		}
 	}
+	g.rollLocked(seconds)
+	w.edges, w.versions = g.rolling.edges, g.rolling.versions // which draw only reads
+	for k := range w.edges {
+		w.keys[k.edgeKey] = true
+	}
+	for k, c := range g.rolling.endpoints {
+		if k.side == flow.SideClient {
+			w.endpoint(endpointID{k.service, k.endpoint}).add(c)
+		}
+	}
 	for sec := g.sealed - seconds; sec < g.sealed; sec++ {
-		s := g.slots[sec]
-		if s == nil {
-			continue
-		}
-		for k, c := range s.edges {
-			w.edge(k).add(c)
-		}
-		for k, c := range s.endpoints {
-			if k.side == flow.SideClient {
-				w.endpoint(endpointID{k.service, k.endpoint}).add(c)
+		if s := g.slots[sec]; s != nil {
+			for k := range s.amended {
+				w.amended[k] = true
 			}
-		}
-		for k, v := range s.versions {
-			a := w.versions[k]
-			if a == nil {
-				a = &versionCell{}
-				w.versions[k] = a
-			}
-			a.requests += v.requests
-			a.errors += v.errors
-		}
-		for k := range s.amended {
-			w.amended[k] = true
 		}
 	}
 
@@ -154,7 +145,16 @@ func (g *Graph) snapshotLocked(now time.Time) *Snapshot {
 func (w *window) draw(x *index) *Snapshot {
 	snap := &Snapshot{At: w.end, Window: w.length, Nodes: []Node{}, Edges: []Edge{}}
 	seconds := w.length.Seconds()
-	inbound := map[string]*cell{}
+	inbound, active := map[string]*cell{}, map[string]int64{}
+	versions, endpoints := map[string][]versionKey{}, map[string][]string{}
+	for k := range w.versions {
+		if k.version != "" {
+			versions[k.destination] = append(versions[k.destination], k)
+		}
+	}
+	for id := range w.endpoints {
+		endpoints[id.service] = append(endpoints[id.service], id.address)
+	}
 	names := map[string]bool{}
 	for _, s := range x.names() {
 		names[s] = true
@@ -188,6 +188,9 @@ func (w *window) draw(x *index) *Snapshot {
 			e.Gap = gap(client, server, e.Client, e.Server, seconds)
 		}
 		snap.Edges = append(snap.Edges, e)
+		if v := cmp.Or(e.Server, e.Client); v != nil {
+			active[k.destination] += v.Active
+		}
 		if seen := cmp.Or(server, client); seen != nil {
 			in := inbound[k.destination]
 			if in == nil {
@@ -199,21 +202,15 @@ func (w *window) draw(x *index) *Snapshot {
 	}
 	for _, name := range slices.Sorted(maps.Keys(names)) {
 		n := Node{ID: name, Name: name, Namespace: x.namespace(name), Kind: x.kind(name), Reporters: w.reporters[name]}
-		n.Versions = w.versionsOf(name, seconds)
-		n.Endpoints = w.endpointsOf(x, name, seconds)
+		n.Versions = w.versionsOf(versions[name], seconds)
+		n.Endpoints = w.endpointsOf(x, name, endpoints[name], seconds)
 		if share, ok := w.breaks[name]; ok {
 			n.TraceBreaks = &share
 		}
 		if in := inbound[name]; in != nil {
 			n.Inbound = *in.view(seconds, 0)
 		}
-		for _, e := range snap.Edges {
-			if e.Destination == name {
-				if v := cmp.Or(e.Server, e.Client); v != nil {
-					n.Inbound.Active += v.Active
-				}
-			}
-		}
+		n.Inbound.Active += active[name]
 		snap.Nodes = append(snap.Nodes, n)
 	}
 	return snap
@@ -259,12 +256,13 @@ func gap(client, server *cell, cv, sv *View, seconds float64) *Gap {
 	return g
 }
 
-func (w *window) versionsOf(service string, seconds float64) []Version {
+func (w *window) versionsOf(keys []versionKey, seconds float64) []Version {
+	if len(keys) == 0 {
+		return nil
+	}
 	server, client := map[string]*versionCell{}, map[string]*versionCell{}
-	for k, v := range w.versions {
-		if k.destination != service || k.version == "" {
-			continue
-		}
+	for _, k := range keys {
+		v := w.versions[k]
 		if k.side == flow.SideServer {
 			server[k.version] = v
 		} else {
@@ -285,17 +283,15 @@ func (w *window) versionsOf(service string, seconds float64) []Version {
 	return out
 }
 
-func (w *window) endpointsOf(x *index, service string, seconds float64) []Endpoint {
+func (w *window) endpointsOf(x *index, service string, seen []string, seconds float64) []Endpoint {
 	addresses := map[string]bool{}
 	for _, wl := range x.workloads[service] {
 		for _, address := range addressesOf(wl) {
 			addresses[address] = true
 		}
 	}
-	for id := range w.endpoints {
-		if id.service == service {
-			addresses[id.address] = true
-		}
+	for _, address := range seen {
+		addresses[address] = true
 	}
 	var out []Endpoint
 	for _, address := range slices.Sorted(maps.Keys(addresses)) {
