@@ -95,8 +95,10 @@ func (c *Client) Events(ctx context.Context, q EventQuery) ([]event.Event, error
 }
 
 // Traces is one page of trace summaries, newest first. Tags restricts by attributes, as in `k=v k2!=v2 k3`; q.Attributes is not used.
-func (c *Client) Traces(ctx context.Context, q store.TraceQuery, tags string) (store.TracePage, error) {
+// match is a match expression, and partial says that the page is short because too many traces had to be read for it.
+func (c *Client) Traces(ctx context.Context, q store.TraceQuery, tags, match string) (page store.TracePage, partial bool, err error) {
 	v := url.Values{}
+	set(v, "match", match)
 	set(v, "service", q.Service)
 	set(v, "operation", q.Operation)
 	set(v, "source", q.Source)
@@ -116,9 +118,12 @@ func (c *Client) Traces(ctx context.Context, q store.TraceQuery, tags string) (s
 		v.Set("status", "error")
 	}
 	set(v, "tags", tags)
-	var p store.TracePage
-	err := c.get(ctx, "/api/tulle/v1/traces", v, &p)
-	return p, err
+	var out struct {
+		store.TracePage
+		Partial bool `json:"partial"`
+	}
+	err = c.get(ctx, "/api/tulle/v1/traces", v, &out)
+	return out.TracePage, out.Partial, err
 }
 
 // Trace is every stored span of one trace, and the observer's answer as it came (OTLP JSON).
@@ -132,6 +137,15 @@ func (c *Client) Trace(ctx context.Context, id string) (ptrace.Traces, json.RawM
 		return ptrace.Traces{}, nil, fmt.Errorf("%s: trace %s is not OTLP JSON: %w", c.base, id, err)
 	}
 	return td, raw, nil
+}
+
+// Services are the names of all services that are known, sorted.
+func (c *Client) Services(ctx context.Context) ([]string, error) {
+	var out struct {
+		Services []string `json:"services"`
+	}
+	err := c.get(ctx, "/api/tulle/v1/services", nil, &out)
+	return out.Services, err
 }
 
 // Why explains what became of a request, by trace id, span id or x-request-id.
@@ -263,11 +277,7 @@ func (c *Client) get(ctx context.Context, path string, query url.Values, out any
 	req.Header.Set("Accept", "application/json")
 	resp, err := c.http.Do(req)
 	if err != nil {
-		var ue *url.Error
-		if errors.As(err, &ue) {
-			err = ue.Err
-		}
-		return fmt.Errorf("%w at %s: %w", ErrUnreachable, c.base, err)
+		return fmt.Errorf("%w at %s: %w", ErrUnreachable, c.base, cause(err))
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
@@ -284,6 +294,15 @@ func (c *Client) get(ctx context.Context, path string, query url.Values, out any
 		return fmt.Errorf("%s does not speak this version's API (%s): %w", c.base, path, err)
 	}
 	return nil
+}
+
+// cause is an error of a request without the request.
+func cause(err error) error {
+	var ue *url.Error
+	if errors.As(err, &ue) {
+		return ue.Err
+	}
+	return err
 }
 
 // said is the observer's message: the "error" of a JSON answer, or the first line.

@@ -41,6 +41,7 @@ import (
 	"github.com/tulle-mesh/tulle/store/graph"
 	"github.com/tulle-mesh/tulle/store/metric"
 	"github.com/tulle-mesh/tulle/store/span"
+	"github.com/tulle-mesh/tulle/store/tap"
 )
 
 // Config is what an observer needs. Zero fields take the default named beside them; addresses are host:port, and port 0 picks one.
@@ -119,6 +120,7 @@ type Observer struct {
 	holder   *identity.Holder
 	join     *join.Client
 	spans    store.Spans
+	live     *tap.Spans // spans, which can be watched
 	metrics  *metric.DB
 	events   *event.Log
 	journal  *journal
@@ -278,6 +280,8 @@ func (o *Observer) open() (closeStores func() error, err error) {
 		return closeStores, err
 	}
 	closers = append(closers, o.spans.Close)
+	o.live = tap.New(o.spans)
+	o.spans = o.live
 	o.registry = openRegistry(dir("registry.pb"), o.log)
 	return closeStores, nil
 }
@@ -308,6 +312,7 @@ func (o *Observer) assemble() (err error) {
 			Spans: o.spans, Graph: o.graph, Events: o.events,
 			Metrics: source.Metrics{Queryable: o.metrics, Exemplars: o.metrics, Engine: o.metrics.Engine(), Outside: o.metrics.Outside()},
 			Alerts:  alerts{o.alerting}, Rules: o.alerting, Proxies: proxies{o.registry, o.graph},
+			Tap:  o.live,
 			Self: []func(io.Writer){dashboard.Gatherer(o.reg)}, Ready: o.ready, Banner: o.notices,
 			Version: o.cfg.Version, Disk: o.disk,
 		},

@@ -9,8 +9,11 @@ import (
 	"unicode/utf8"
 )
 
-// Style colours text for terminals; the zero value writes plain text.
-type Style struct{ Color bool }
+// Style is how things are written; the zero value writes plain text.
+type Style struct {
+	Color bool // for terminals
+	Wide  bool // all columns, however long the lines become
+}
 
 // SGR codes.
 const (

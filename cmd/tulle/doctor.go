@@ -3,7 +3,9 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -50,15 +52,11 @@ Exit codes: 0 all is well, 5 there are warnings, 6 something failed, 3 no observ
 			if err := out.check(); err != nil {
 				return err
 			}
-			r, err := doctor.Examine(c.Context(), at.client(), time.Now())
+			r, err := ask(c, "looking at the mesh", func(ctx context.Context) (doctor.Report, error) { return doctor.Examine(ctx, at.client(), time.Now()) })
 			if err != nil {
 				return err
 			}
-			if out.json() {
-				err = printJSON(c, r)
-			} else {
-				err = show.Style{Color: colored(c.OutOrStdout())}.Doctor(c.OutOrStdout(), r)
-			}
+			err = out.print(c, r, func(w io.Writer, s show.Style) error { return s.Doctor(w, r) })
 			if err == nil && r.Level != doctor.OK {
 				err = diagnosis{r}
 			}

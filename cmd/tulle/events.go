@@ -3,6 +3,7 @@
 package main
 
 import (
+	"io"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -30,10 +31,7 @@ func eventsCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if out.json() {
-				return printJSON(c, events)
-			}
-			return show.Style{Color: colored(c.OutOrStdout())}.Events(c.OutOrStdout(), events)
+			return out.print(c, events, func(w io.Writer, s show.Style) error { return s.Events(w, events) })
 		},
 	}
 	at.flag(c)
@@ -42,5 +40,7 @@ func eventsCommand() *cobra.Command {
 	c.Flags().StringVar(&q.Service, "service", "", "only this service")
 	c.Flags().IntVar(&q.Limit, "limit", 50, "at most so many, the newest")
 	c.Flags().DurationVar(&last, "last", time.Hour, "how far back")
+	complete(c, "kind", fixed(kinds()...))
+	complete(c, "service", services(&at))
 	return c
 }

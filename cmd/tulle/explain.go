@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tulle-mesh/tulle/client"
+	"github.com/tulle-mesh/tulle/client/show"
 	"github.com/tulle-mesh/tulle/controller"
 	"github.com/tulle-mesh/tulle/controller/explain"
 )
@@ -56,10 +57,7 @@ Exit codes: 0 done, 3 no controller answers, 4 there is no such service, rule or
 			if !all {
 				a.Settings = slices.DeleteFunc(a.Settings, func(s explain.Setting) bool { return s.From.Level == "default" && s.Value == "none" })
 			}
-			if out.json() {
-				return printJSON(c, a)
-			}
-			return printAnswer(c.OutOrStdout(), a)
+			return out.print(c, a, func(w io.Writer, _ show.Style) error { return printAnswer(w, a) })
 		},
 	}
 	f := c.Flags()

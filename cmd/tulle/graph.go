@@ -3,6 +3,8 @@
 package main
 
 import (
+	"io"
+
 	"github.com/spf13/cobra"
 
 	"github.com/tulle-mesh/tulle/client/show"
@@ -24,10 +26,7 @@ func graphCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if out.json() {
-				return printJSON(c, g)
-			}
-			return show.Style{Color: colored(c.OutOrStdout())}.Tree(c.OutOrStdout(), g)
+			return out.print(c, g, func(w io.Writer, s show.Style) error { return s.Tree(w, g) })
 		},
 	}
 	at.flag(c)

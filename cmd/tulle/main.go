@@ -119,6 +119,8 @@ func commands() []*cobra.Command {
 		observerCommand(),
 		topCommand(),
 		graphCommand(),
+		tapCommand(),
+		requestsCommand(),
 		tracesCommand(),
 		traceCommand(),
 		eventsCommand(),

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tulle-mesh/tulle/client/show"
 	"github.com/tulle-mesh/tulle/controller"
 	"github.com/tulle-mesh/tulle/controller/resource"
 	"github.com/tulle-mesh/tulle/internal/access"
@@ -39,11 +40,7 @@ controller, and sends nothing. Exit codes: 0 it is allowed, 1 it is denied, 4 th
 			if a.refused > 0 {
 				_, _ = fmt.Fprintf(c.ErrOrStderr(), "%s of the configuration would be refused, and had no say; 'tulle lint' says why\n", count(a.refused, "document"))
 			}
-			if out.json() {
-				err = printJSON(c, a)
-			} else {
-				err = a.print(c.OutOrStdout())
-			}
+			err = out.print(c, a, func(w io.Writer, _ show.Style) error { return a.print(w) })
 			if err == nil && !a.Allowed {
 				err = denied{}
 			}

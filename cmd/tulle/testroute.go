@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tulle-mesh/tulle/client/show"
 	"github.com/tulle-mesh/tulle/controller/discovery"
 	"github.com/tulle-mesh/tulle/controller/resource"
 	"github.com/tulle-mesh/tulle/internal/policy"
@@ -52,10 +53,7 @@ where the request goes. It needs no controller, and sends nothing. Exit codes: 0
 			if a.refused > 0 {
 				_, _ = fmt.Fprintf(c.ErrOrStderr(), "%s of the configuration would be refused, and had no say; 'tulle lint' says why\n", count(a.refused, "document"))
 			}
-			if out.json() {
-				return printJSON(c, a)
-			}
-			return a.print(c.OutOrStdout())
+			return out.print(c, a, func(w io.Writer, _ show.Style) error { return a.print(w) })
 		},
 	}
 	f := c.Flags()

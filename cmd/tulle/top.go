@@ -38,14 +38,14 @@ func topCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return show.Style{Color: colored(c.OutOrStdout())}.Top(w, g)
+				return show.Style{Color: colored(c.OutOrStdout()), Wide: out.format == "wide"}.Top(w, g)
 			}
-			if out.json() {
+			if out.data() {
 				g, err := cl.Graph(c.Context())
 				if err != nil {
 					return err
 				}
-				return printJSON(c, g)
+				return out.print(c, g, nil)
 			}
 			if once || !terminal(w) {
 				return draw(c.Context(), w)

@@ -5,6 +5,7 @@ package main
 import (
 	"encoding/hex"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 
@@ -33,10 +34,7 @@ func traceCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if out.json() {
-				return printJSON(c, raw)
-			}
-			return show.Style{Color: colored(c.OutOrStdout())}.Waterfall(c.OutOrStdout(), show.Spans(td), width)
+			return out.print(c, raw, func(w io.Writer, s show.Style) error { return s.Waterfall(w, show.Spans(td), width) })
 		},
 	}
 	at.flag(c)

@@ -3,7 +3,9 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
@@ -24,14 +26,19 @@ func tracesCommand() *cobra.Command {
 		grpc string
 	)
 	c := &cobra.Command{
-		Use: "traces", GroupID: "see", Args: noArgs,
-		Short: "Search traces, newest first",
-		Example: `  tulle traces --service catalog --errors
+		Use: "traces [EXPRESSION]", GroupID: "see",
+		Short: "Search traces, newest first, by flags and a match expression about one of their spans",
+		Example: `  tulle traces 'status>=500 and path~"^/pay"'
+  tulle traces --service catalog --errors
   tulle traces --source web --destination catalog --min 100ms
   tulle traces --tags 'http.response.status_code=404'
   tulle traces --destination catalog --grpc UNAVAILABLE`,
-		RunE: func(c *cobra.Command, _ []string) error {
+		RunE: func(c *cobra.Command, args []string) error {
 			if err := out.check(); err != nil {
+				return err
+			}
+			expr, err := matchArg(c, args)
+			if err != nil {
 				return err
 			}
 			if q.Limit < 1 || q.Limit > 500 {
@@ -45,17 +52,25 @@ func tracesCommand() *cobra.Command {
 				tags += " " + flow.AttrGRPC + "=" + s.String()
 			}
 			q.Start = time.Now().Add(-last)
-			page, err := at.client().Traces(c.Context(), q, tags)
+			partial := false
+			page, err := ask(c, "searching traces", func(ctx context.Context) (page store.TracePage, err error) {
+				page, partial, err = at.client().Traces(ctx, q, tags, expr)
+				return page, err
+			})
 			if err != nil {
 				return err
 			}
-			if out.json() {
-				return printJSON(c, page)
+			if partial {
+				_, _ = fmt.Fprintf(c.ErrOrStderr(), "tulle: the page is short because too many traces had to be read for it; --cursor %s goes on\n", page.Next)
 			}
+<<<<<<< HEAD
 			if page.LeftOut > 0 {
 				c.PrintErrf("of this time, %d ordinary traces were left out to make room (errors, slow and rare ones are kept; see --span-thin-keep of the observer)\n", page.LeftOut)
 			}
 			return show.Style{Color: colored(c.OutOrStdout())}.Traces(c.OutOrStdout(), page.Traces, time.Now())
+=======
+			return out.print(c, page, func(w io.Writer, s show.Style) error { return s.Traces(w, page.Traces, time.Now()) })
+>>>>>>> b4a06b1 (Search, count and watch requests by a match expression)
 		},
 	}
 	at.flag(c)
@@ -74,5 +89,10 @@ func tracesCommand() *cobra.Command {
 	f.IntVar(&q.Limit, "limit", 20, "at most so many")
 	f.StringVar(&q.Cursor, "cursor", "", "go on where a page ended (\"next\" of -o json)")
 	f.DurationVar(&last, "last", time.Hour, "how far back")
+	c.ValidArgsFunction = expression(&at)
+	for _, name := range []string{"service", "source", "destination"} {
+		complete(c, name, services(&at))
+	}
+	complete(c, "reason", fixed(reasons()...))
 	return c
 }

@@ -3,11 +3,13 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
+	"io"
 	"runtime"
 
 	"github.com/spf13/cobra"
+
+	"github.com/tulle-mesh/tulle/client/show"
 )
 
 func versionCommand() *cobra.Command {
@@ -18,13 +20,11 @@ func versionCommand() *cobra.Command {
 			if err := out.check(); err != nil {
 				return err
 			}
-			if out.json() {
-				return json.NewEncoder(c.OutOrStdout()).Encode(map[string]string{
-					"version": version, "go": runtime.Version(), "os": runtime.GOOS, "arch": runtime.GOARCH,
-				})
-			}
-			_, err := fmt.Fprintf(c.OutOrStdout(), "tulle %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
-			return err
+			v := map[string]string{"version": version, "go": runtime.Version(), "os": runtime.GOOS, "arch": runtime.GOARCH}
+			return out.print(c, v, func(w io.Writer, _ show.Style) error {
+				_, err := fmt.Fprintf(w, "tulle %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+				return err
+			})
 		},
 	}
 	out.flag(c)

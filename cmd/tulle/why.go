@@ -3,9 +3,13 @@
 package main
 
 import (
+	"context"
+	"io"
+
 	"github.com/spf13/cobra"
 
 	"github.com/tulle-mesh/tulle/client/show"
+	"github.com/tulle-mesh/tulle/store/why"
 )
 
 func whyCommand() *cobra.Command {
@@ -22,14 +26,11 @@ func whyCommand() *cobra.Command {
 			if err := out.check(); err != nil {
 				return err
 			}
-			e, err := at.client().Why(c.Context(), args[0])
+			e, err := ask(c, "looking for it", func(ctx context.Context) (why.Explanation, error) { return at.client().Why(ctx, args[0]) })
 			if err != nil {
 				return err
 			}
-			if out.json() {
-				return printJSON(c, e)
-			}
-			return show.Style{Color: colored(c.OutOrStdout())}.Why(c.OutOrStdout(), &e)
+			return out.print(c, e, func(w io.Writer, s show.Style) error { return s.Why(w, &e) })
 		},
 	}
 	at.flag(c)

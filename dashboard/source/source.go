@@ -15,6 +15,7 @@ import (
 	"github.com/tulle-mesh/tulle/store"
 	"github.com/tulle-mesh/tulle/store/event"
 	"github.com/tulle-mesh/tulle/store/graph"
+	"github.com/tulle-mesh/tulle/store/tap"
 )
 
 // Graph is the topology as the store keeps it. Safe for concurrent use.
@@ -48,6 +49,12 @@ type Metrics struct {
 type Outside interface {
 	storage.Appendable
 	storage.AppendableV2
+}
+
+// Tap shows spans as they come in. Safe for concurrent use.
+type Tap interface {
+	// Watch shows what is written until ctx ends. A slow watcher misses batches, which are counted for it.
+	Watch(ctx context.Context) (*tap.Watcher, error)
 }
 
 // Alerts is what the alerting rules say now.
@@ -125,6 +132,8 @@ type Sources struct {
 	Events  Events
 	Metrics Metrics
 	Alerts  Alerts
+	// Tap shows spans as they come in; nil: it cannot be watched.
+	Tap Tap
 	// Rules gives the Prometheus API (/api/v1/rules, /api/v1/alerts) the rule manager's groups.
 	Rules   RulesRetriever
 	Proxies Proxies

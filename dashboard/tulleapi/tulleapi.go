@@ -21,6 +21,8 @@ import (
 	"github.com/tulle-mesh/tulle/store"
 	"github.com/tulle-mesh/tulle/store/event"
 	"github.com/tulle-mesh/tulle/store/graph"
+	"github.com/tulle-mesh/tulle/store/match"
+	"github.com/tulle-mesh/tulle/store/tap"
 )
 
 const queryTime = 30 * time.Second
@@ -45,6 +47,8 @@ var routes = []struct {
 	{"GET /api/tulle/v1/services", (*api).services},
 	{"GET /api/tulle/v1/services/{name}", (*api).service},
 	{"GET /api/tulle/v1/stats", (*api).stats},
+	{"GET /api/tulle/v1/requests", (*api).requests},
+	{"GET /api/tulle/v1/requests/count", (*api).countRequests},
 	{"GET /api/tulle/v1/why/{id}", (*api).why},
 }
 
@@ -64,6 +68,7 @@ func Register(mux *http.ServeMux, s *source.Sources, extra func() map[string]any
 		})
 	}
 	mux.HandleFunc("GET /api/tulle/v1/graph/stream", a.stream)
+	mux.HandleFunc("GET /api/tulle/v1/tap", a.tap)
 	mux.HandleFunc("GET /api/tulle/v1/traces/{id}", a.trace)
 	mux.HandleFunc("GET /api/tulle/", func(w http.ResponseWriter, r *http.Request) {
 		fail(w, fmt.Errorf("%s: %w: docs/reference/http-api.md lists the endpoints", r.URL.Path, store.ErrNotFound))
@@ -99,7 +104,7 @@ func fail(w http.ResponseWriter, err error) {
 		p.Error.Status = http.StatusNotFound
 	case errors.Is(err, store.ErrBadQuery):
 		p.Error.Status = http.StatusBadRequest
-	case errors.Is(err, store.ErrBusy), errors.Is(err, store.ErrClosed), errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, store.ErrBusy), errors.Is(err, tap.ErrTooMany), errors.Is(err, store.ErrClosed), errors.Is(err, context.DeadlineExceeded):
 		p.Error.Status, p.Error.Retry = http.StatusServiceUnavailable, true
 	default:
 		p.Error.Status = http.StatusInternalServerError
@@ -164,21 +169,80 @@ func (a *api) stream(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// traceCandidates bounds how many traces are read for one page of those that an expression means.
+const traceCandidates = 1000
+
+// traces is one page of summaries. What of ?match= the store cannot say by itself is asked of the spans of each trace.
 func (a *api) traces(r *http.Request) (any, error) {
 	q, err := page.ParseTraceQuery(r.URL.Query(), a.Clock())
 	if err != nil {
 		return nil, err
 	}
-	p, err := a.Spans.Summaries(r.Context(), q)
-	if p.Traces == nil {
-		p.Traces = []store.TraceSummary{}
+	expr, err := match.Parse(r.URL.Query().Get("match"))
+	if err != nil {
+		return nil, err
 	}
-	for i := range p.Traces {
-		if p.Traces[i].ID == "" {
-			p.Traces[i].ID = p.Traces[i].TraceID.String()
+	q, exact := expr.Query(q)
+	out := struct {
+		store.TracePage
+		Partial bool `json:"partial,omitempty"` // next goes on: too many traces had to be read to fill the page
+	}{TracePage: store.TracePage{Traces: []store.TraceSummary{}}}
+	want := q.Limit
+	for read := 0; ; {
+		p, err := a.Spans.Summaries(r.Context(), q)
+		if err != nil {
+			return nil, err
+		}
+		for _, t := range p.Traces {
+			if t.ID == "" {
+				t.ID = t.TraceID.String()
+			}
+			if !exact {
+				read++
+				switch meant, err := a.meant(r.Context(), t, q, expr); {
+				case err != nil:
+					return nil, err
+				case !meant:
+					continue
+				}
+			}
+			out.Traces = append(out.Traces, t)
+		}
+		out.Next = p.Next
+		if p.Next == "" || len(out.Traces) >= want {
+			return out, nil
+		}
+		if read >= traceCandidates {
+			out.Partial = true
+			return out, nil
+		}
+		q.Cursor, q.Limit = p.Next, want-len(out.Traces)
+	}
+}
+
+// meant reports whether one span of a trace meets all.
+func (a *api) meant(ctx context.Context, t store.TraceSummary, q store.TraceQuery, expr match.Expr) (bool, error) {
+	id := t.TraceID
+	if id.IsZero() {
+		b, err := hex.DecodeString(t.ID)
+		if err != nil || len(b) != len(id) {
+			return false, fmt.Errorf("trace %q of the store has no id that can be read", t.ID)
+		}
+		id = flow.TraceID(b)
+	}
+	td, err := a.Spans.Trace(ctx, id)
+	if errors.Is(err, store.ErrNotFound) { // too old since
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	for _, s := range store.Flat(td) {
+		if match.Meets(&s, q) && expr.Match(&s) {
+			return true, nil
 		}
 	}
-	return p, err
+	return false, nil
 }
 
 // trace is OTLP JSON; ?download=1 names a file.

@@ -6,15 +6,19 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
+
+	"go.opentelemetry.io/collector/pdata/ptrace"
 
 	"github.com/tulle-mesh/tulle/dashboard/dashboardtest"
 	"github.com/tulle-mesh/tulle/dashboard/source"
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/store"
 	"github.com/tulle-mesh/tulle/store/graph"
+	"github.com/tulle-mesh/tulle/store/tap"
 	"github.com/tulle-mesh/tulle/store/why"
 )
 
@@ -75,6 +79,17 @@ func TestEndpoints(t *testing.T) {
 		{"/api/tulle/v1/why/bbbbbbbbbbbbbbbb", 404, []string{"no stored span"}},
 		{"/api/tulle/v1/why/no-such-request", 404, []string{"no stored span has it as trace id, span id or x-request-id"}},
 		{"/api/tulle/v1/why/" + strings.Repeat("x", 300), 400, []string{"a trace id, a span id or an x-request-id"}},
+		{"/api/tulle/v1/traces?limit=2&match=" + url.QueryEscape(`path~"^/" and status>=500`), 200, []string{`"traceId":"`, `"next":"`}},
+		{"/api/tulle/v1/traces?match=" + url.QueryEscape(`trace=`+id), 200, []string{id}},
+		{"/api/tulle/v1/traces?match=colour", 400, []string{"column 1"}},
+		{"/api/tulle/v1/requests?last=1h&limit=3&match=failed", 200, []string{`"failed":true`, `"looked":`}},
+		{"/api/tulle/v1/requests?last=-1h", 400, []string{"last"}},
+		{"/api/tulle/v1/requests?side=left", 400, []string{"client, server or both"}},
+		{"/api/tulle/v1/requests?budget=0", 400, []string{"budget"}},
+		{"/api/tulle/v1/requests/count?last=1h&by=dst,reason&sort=errors", 200, []string{`"by":["dst","reason"]`, `"errorRatio":`}},
+		{"/api/tulle/v1/requests/count?by=colour", 400, []string{"there is no such field"}},
+		{"/api/tulle/v1/tap?match=(", 400, []string{"column"}},
+		{"/api/tulle/v1/tap", 500, []string{"cannot be watched here"}},
 		{"/api/tulle/v1/other", 404, []string{"http-api.md"}},
 	} {
 		w := get(m, c.path)
@@ -191,5 +206,63 @@ func TestWhyBySpanAndRequestID(t *testing.T) {
 	}
 	if w := get(m, "/api/tulle/v1/why/the-request"); w.Code != 200 || !strings.Contains(w.Body.String(), whole.TraceID) {
 		t.Errorf("by request id: %d %s", w.Code, w.Body)
+	}
+}
+
+// Live requests come one per line; what is too much is told.
+func TestTap(t *testing.T) {
+	live := tap.New(dashboardtest.NewSpans())
+	m := http.NewServeMux()
+	Register(m, &source.Sources{Spans: live, Tap: live, Graph: &dashboardtest.Graph{}}, nil)
+	srv := httptest.NewServer(m)
+	defer srv.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, srv.URL+"/api/tulle/v1/tap?rate=2&match="+url.QueryEscape("dst=cart"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	sc := bufio.NewScanner(resp.Body)
+	if !sc.Scan() || sc.Text() != "{}" {
+		t.Fatalf("it does not begin: %q %v", sc.Text(), sc.Err())
+	}
+	td := ptrace.NewTraces()
+	spans := td.ResourceSpans().AppendEmpty().ScopeSpans().AppendEmpty().Spans()
+	for i := range 6 {
+		s := spans.AppendEmpty()
+		s.SetTraceID([16]byte{1})
+		s.SetSpanID([8]byte{1, byte(i)})
+		s.Attributes().PutStr(flow.AttrKind, "exchange")
+		s.Attributes().PutStr(flow.AttrSide, "client")
+		s.Attributes().PutStr(flow.AttrDestService, []string{"cart", "catalog"}[i/4]) // four and two
+	}
+	if err := live.Write(ctx, td); err != nil {
+		t.Fatal(err)
+	}
+	shown, dropped := 0, uint64(0)
+	for dropped == 0 && sc.Scan() {
+		var line struct {
+			Request *struct {
+				Dest string `json:"dst"`
+			} `json:"request"`
+			Dropped uint64 `json:"dropped"`
+		}
+		if err := json.Unmarshal(sc.Bytes(), &line); err != nil {
+			t.Fatalf("%s: %v", sc.Text(), err)
+		}
+		if line.Request != nil {
+			if shown++; line.Request.Dest != "cart" {
+				t.Errorf("shown: %s", sc.Text())
+			}
+		}
+		dropped += line.Dropped
+	}
+	if shown != 2 || dropped != 2 {
+		t.Errorf("%d shown, %d told to be dropped; want 2 and 2: %v", shown, dropped, sc.Err())
 	}
 }

@@ -122,7 +122,7 @@ func ejection(ctx context.Context, r *rig.Rig) error {
 
 // deepest is the trace with most spans among the newest of the shop's front page.
 func deepest(ctx context.Context, r *rig.Rig) (string, error) {
-	page, err := r.API.Traces(ctx, store.TraceQuery{Service: "web", Limit: 100}, "")
+	page, _, err := r.API.Traces(ctx, store.TraceQuery{Service: "web", Limit: 100}, "", "")
 	if err != nil {
 		return "", err
 	}

@@ -30,6 +30,14 @@ const (
 	KindDeploy       Kind = "deploy"
 )
 
+// Kinds lists the vocabulary.
+func Kinds() []Kind {
+	return []Kind{
+		KindEjected, KindReadmitted, KindWeight, KindSaturated, KindConfig, KindConfigBad, KindConnected, KindDisconnected, KindNack, KindReporterLost, KindReporterBack, KindCertificate,
+		KindAlertFiring, KindAlertOK, KindTraceBreak, KindClock, KindStore, KindDisk, KindDeploy,
+	}
+}
+
 // Routine reports whether events of this kind are the ordinary coming and going of a mesh, which summaries leave out so that decisions are seen.
 func (k Kind) Routine() bool { return k == KindConnected || k == KindCertificate }
 

@@ -216,6 +216,9 @@ func closed(name string) []string {
 	return out
 }
 
+// Values lists what a field with a closed vocabulary can be, nil for others: for completion.
+func Values(field string) []string { return closed(field) }
+
 // isNumber reports whether an attribute's text is a number as people and OTLP write them.
 func isNumber(text string) (float64, bool) {
 	if text == "" || !strings.ContainsRune("+-.0123456789", rune(text[0])) {

@@ -76,6 +76,39 @@ func (e Expr) Match(s *store.Span) bool { return e.root == nil || e.root.holds(s
 // Empty reports whether e restricts nothing.
 func (e Expr) Empty() bool { return e.root == nil }
 
+// And holds for spans for which all of list hold.
+func And(list ...Expr) Expr {
+	var all and
+	for _, e := range list {
+		switch n := e.root.(type) {
+		case nil:
+		case and:
+			all = append(all, n...)
+		default:
+			all = append(all, n)
+		}
+	}
+	switch len(all) {
+	case 0:
+		return Expr{}
+	case 1:
+		return Expr{all[0]}
+	}
+	return Expr{all}
+}
+
+// MustParse is Parse for expressions that are constants; it panics.
+func MustParse(text string) Expr {
+	e, err := Parse(text)
+	if err != nil {
+		panic(err)
+	}
+	return e
+}
+
+// Mentions reports whether e says something of a field, by its name in the language.
+func (e Expr) Mentions(field string) bool { return e.root != nil && e.root.mentions(field) }
+
 // String writes the expression so that Parse reads the same again.
 func (e Expr) String() string {
 	if e.root == nil {
@@ -89,6 +122,7 @@ type node interface {
 	holds(s *store.Span) bool
 	// text writes the node for a place that binds as tightly as level: 0 or, 1 and, 2 not.
 	text(level int) string
+	mentions(field string) bool
 }
 
 type (
@@ -120,6 +154,19 @@ func (n not) holds(s *store.Span) bool { return !n.of.holds(s) }
 func (n and) text(level int) string { return wrap(level > 1, join(n, " and ", 2)) }
 func (n or) text(level int) string  { return wrap(level > 0, join(n, " or ", 1)) }
 func (n not) text(int) string       { return "not " + n.of.text(2) }
+
+func (n and) mentions(field string) bool { return anyMentions(n, field) }
+func (n or) mentions(field string) bool  { return anyMentions(n, field) }
+func (n not) mentions(field string) bool { return n.of.mentions(field) }
+
+func anyMentions(nodes []node, field string) bool {
+	for _, x := range nodes {
+		if x.mentions(field) {
+			return true
+		}
+	}
+	return false
+}
 
 func wrap(yes bool, text string) string {
 	if yes {

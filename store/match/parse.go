@@ -543,6 +543,8 @@ func (v *value) equal(text string, number float64) bool {
 	return number == v.number || math.IsNaN(number) && text == v.text || text == v.text && text != ""
 }
 
+func (c *comparison) mentions(field string) bool { return c.field.Name == field }
+
 func (c *comparison) text(int) string {
 	switch {
 	case c.op == opExists:

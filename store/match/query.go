@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/store"
 )
 
@@ -180,4 +181,32 @@ func Search(ctx context.Context, spans store.Spans, q store.TraceQuery, e Expr, 
 		}
 		q.End = last.Add(1)
 	}
+}
+
+// Meets reports whether s meets what q restricts of spans, as a store would say: everything but Limit and Cursor.
+func Meets(s *store.Span, q store.TraceQuery) bool {
+	if q.Service != "" && s.Service != q.Service || q.Operation != "" && s.Name != q.Operation || q.Kind != "" && s.Kind != q.Kind ||
+		!q.Start.IsZero() && s.Start.Before(q.Start) || !q.End.IsZero() && !s.Start.Before(q.End) ||
+		s.Duration < q.MinDuration || q.MaxDuration > 0 && s.Duration > q.MaxDuration || q.Errors && !s.Error {
+		return false
+	}
+	is := func(key, value string) bool {
+		v, ok := s.Attributes[key]
+		w, okToo := s.Resource[key]
+		return ok && v == value || okToo && w == value
+	}
+	for key, value := range map[string]string{flow.AttrSourceService: q.Source, flow.AttrDestService: q.Destination, flow.AttrReason: q.Reason} {
+		if value != "" && !is(key, value) {
+			return false
+		}
+	}
+	for _, a := range q.Attributes {
+		_, own := s.Attributes[a.Key]
+		_, res := s.Resource[a.Key]
+		switch {
+		case a.Op == "exists" && !own && !res, a.Op == "!=" && is(a.Key, a.Value), (a.Op == "=" || a.Op == "") && !is(a.Key, a.Value):
+			return false
+		}
+	}
+	return true
 }
