@@ -73,3 +73,18 @@ func short(text string, n int) string {
 	}
 	return string(r[:n-1]) + "…"
 }
+
+// size writes bytes with three figures and a unit.
+func size(n uint64) string {
+	if n < 1000 {
+		return fmt.Sprintf("%dB", n)
+	}
+	v, unit := float64(n)/1e3, "kB"
+	for _, u := range []string{"MB", "GB", "TB", "PB"} {
+		if v < 999.5 {
+			break
+		}
+		v, unit = v/1e3, u
+	}
+	return figures(v) + unit
+}

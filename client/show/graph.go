@@ -1,6 +1,7 @@
 package show
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -10,8 +11,58 @@ import (
 	"github.com/tulle-mesh/tulle/store/graph"
 )
 
-// Top writes the services and edges of a snapshot, busiest edge first.
-func (s Style) Top(w io.Writer, g *graph.Snapshot) error {
+// Order says by what services and edges are sorted.
+type Order string
+
+// The orders. The zero value sorts services by name and edges by rate.
+const (
+	ByName   Order = "name"
+	ByRate   Order = "rate"
+	ByErrors Order = "errors"
+	ByP99    Order = "p99"
+)
+
+// Orders lists what Top can sort by.
+func Orders() []string {
+	return []string{string(ByName), string(ByRate), string(ByErrors), string(ByP99)}
+}
+
+// compare puts a before b by their views, or by their names where those are alike.
+func (o Order) compare(a, b graph.View, nameA, nameB string) int {
+	by := 0
+	switch o {
+	case ByRate:
+		by = cmp.Compare(b.Rate, a.Rate)
+	case ByErrors:
+		by = cmp.Or(cmp.Compare(b.ErrorRatio, a.ErrorRatio), cmp.Compare(b.Rate, a.Rate))
+	case ByP99:
+		by = cmp.Compare(b.P99, a.P99)
+	}
+	return cmp.Or(by, strings.Compare(nameA, nameB))
+}
+
+// sorted is g in another order; g is only read.
+func (o Order) sorted(g *graph.Snapshot) *graph.Snapshot {
+	c := *g
+	c.Nodes = slices.Clone(g.Nodes)
+	slices.SortStableFunc(c.Nodes, func(a, b graph.Node) int { return cmp.Or(o, ByName).compare(a.Inbound, b.Inbound, a.ID, b.ID) })
+	c.Edges = slices.Clone(g.Edges)
+	slices.SortStableFunc(c.Edges, func(a, b graph.Edge) int { return cmp.Or(o, ByRate).compare(view(a), view(b), a.ID, b.ID) })
+	return &c
+}
+
+// Of says what Top writes.
+type Of uint8
+
+// What Top writes.
+const (
+	All Of = iota
+	Services
+	OnlyEdges
+)
+
+// Top writes the services and edges of a snapshot.
+func (s Style) Top(w io.Writer, g *graph.Snapshot, order Order, of Of) error {
 	if len(g.Nodes) == 0 {
 		_, err := fmt.Fprintln(w, "no traffic yet")
 		return err
@@ -20,13 +71,16 @@ func (s Style) Top(w io.Writer, g *graph.Snapshot) error {
 		g.Window.Round(time.Second), g.At.Local().Format(time.TimeOnly)); err != nil {
 		return err
 	}
-	if err := s.services(w, g); err != nil {
-		return err
+	g = order.sorted(g)
+	if of != OnlyEdges {
+		if err := s.services(w, g); err != nil || of == Services {
+			return err
+		}
+		if _, err := fmt.Fprintln(w); err != nil {
+			return err
+		}
 	}
-	if _, err := fmt.Fprintln(w); err != nil {
-		return err
-	}
-	return s.Edges(w, g)
+	return s.edges(w, g)
 }
 
 func (s Style) services(w io.Writer, g *graph.Snapshot) error {
@@ -80,8 +134,8 @@ func nodeState(n graph.Node) cell {
 	return cell{strings.Join(parts, "; "), code}
 }
 
-// Edges writes the edges of a snapshot, busiest first.
-func (s Style) Edges(w io.Writer, g *graph.Snapshot) error {
+// edges writes the edges of a snapshot in their order.
+func (s Style) edges(w io.Writer, g *graph.Snapshot) error {
 	cols := []column{
 		{"EDGE", false},
 		{"PROTOCOL", false},
@@ -94,18 +148,8 @@ func (s Style) Edges(w io.Writer, g *graph.Snapshot) error {
 		{"P99", true},
 		{"GAP", true},
 	}
-	edges := slices.Clone(g.Edges)
-	slices.SortStableFunc(edges, func(a, b graph.Edge) int {
-		switch ra, rb := view(a).Rate, view(b).Rate; {
-		case ra > rb:
-			return -1
-		case ra < rb:
-			return 1
-		}
-		return strings.Compare(a.ID, b.ID)
-	})
 	var rows [][]cell
-	for _, e := range edges {
+	for _, e := range g.Edges {
 		v := view(e)
 		gap := "-"
 		if e.Gap != nil {
@@ -135,7 +179,33 @@ func (s Style) Edges(w io.Writer, g *graph.Snapshot) error {
 			{text: gap},
 		})
 	}
+	if s.Wide {
+		cols = append(cols, column{"ATTEMPTS", true}, column{"ACTIVE", true}, column{"IN", true}, column{"OUT", true}, column{"LOST", true}, column{"REASONS", false})
+		for i, e := range g.Edges {
+			v := view(e)
+			lost := "-"
+			if e.Gap != nil {
+				lost = fmt.Sprint(e.Gap.Lost)
+			}
+			rows[i] = append(rows[i], cell{text: fmt.Sprint(v.Attempts)}, cell{text: fmt.Sprint(v.Active)}, cell{text: size(v.BytesIn)}, cell{text: size(v.BytesOut)}, cell{text: lost}, cell{text: reasonWords(v.Reasons)})
+		}
+	}
 	return s.table(w, cols, rows)
+}
+
+// reasonWords are reasons with their counts, the most frequent first.
+func reasonWords(m map[string]uint64) string {
+	var names []string
+	for r, n := range m {
+		if r != "" && n > 0 {
+			names = append(names, r)
+		}
+	}
+	slices.SortFunc(names, func(a, b string) int { return cmp.Or(cmp.Compare(m[b], m[a]), strings.Compare(a, b)) })
+	for i, r := range names {
+		names[i] = fmt.Sprintf("%s %d", r, m[r])
+	}
+	return strings.Join(names, ", ")
 }
 
 // view is the caller's view, which contains the network, or the callee's where there is no other.

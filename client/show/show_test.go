@@ -75,7 +75,7 @@ func snapshot() *graph.Snapshot {
 
 func TestGraph(t *testing.T) {
 	var b strings.Builder
-	if err := (Style{}).Top(&b, snapshot()); err != nil {
+	if err := (Style{}).Top(&b, snapshot(), "", All); err != nil {
 		t.Fatal(err)
 	}
 	b.WriteString("---\n")
@@ -83,7 +83,7 @@ func TestGraph(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.WriteString("---\n")
-	if err := (Style{}).Top(&b, &graph.Snapshot{}); err != nil {
+	if err := (Style{}).Top(&b, &graph.Snapshot{}, "", All); err != nil {
 		t.Fatal(err)
 	}
 	golden(t, "graph.txt", b.String())
@@ -102,8 +102,8 @@ func TestTreeOfARingEnds(t *testing.T) {
 
 func TestColoursOnlyWhenTold(t *testing.T) {
 	var with, without strings.Builder
-	_ = (Style{Color: true}).Top(&with, snapshot())
-	_ = (Style{}).Top(&without, snapshot())
+	_ = (Style{Color: true}).Top(&with, snapshot(), "", All)
+	_ = (Style{}).Top(&without, snapshot(), "", All)
 	if !strings.Contains(with.String(), "\x1b[31m") || strings.Contains(without.String(), "\x1b") {
 		t.Error("colours")
 	}

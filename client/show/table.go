@@ -99,3 +99,28 @@ func (s Style) table(w io.Writer, cols []column, rows [][]cell) error {
 	_, err := io.WriteString(w, all.String())
 	return err
 }
+
+// Crop cuts a line of Style's to so many columns; colours cost none, and are ended.
+func Crop(line string, width int) string {
+	n := 0
+	for i := 0; i < len(line); {
+		if strings.HasPrefix(line[i:], "\x1b[") {
+			end := strings.IndexByte(line[i:], 'm')
+			if end < 0 {
+				return line[:i]
+			}
+			i += end + 1
+			continue
+		}
+		if n == width {
+			if strings.Contains(line[:i], "\x1b[") {
+				return line[:i] + "\x1b[0m"
+			}
+			return line[:i]
+		}
+		_, size := utf8.DecodeRuneInString(line[i:])
+		i += size
+		n++
+	}
+	return line
+}

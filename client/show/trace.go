@@ -116,13 +116,14 @@ func (s Style) Waterfall(w io.Writer, spans []Span, width int) error {
 			walk(sp.ID, 1)
 		}
 	}
+	path := CriticalPath(spans)
 	width = max(width, 60)
 	labelWidth := 0
 	for _, r := range rows {
 		labelWidth = max(labelWidth, utf8.RuneCountInString(r.label))
 	}
 	labelWidth = min(labelWidth, width/2)
-	barWidth := max(width-labelWidth-12, 16)
+	barWidth := max(width-labelWidth-22, 16)
 	total := max(last.Sub(first), 1)
 	var b strings.Builder
 	for _, r := range rows {
@@ -142,6 +143,11 @@ func (s Style) Waterfall(w io.Writer, spans []Span, width int) error {
 		}
 		b.WriteString(label + " " + s.paint(dim, strings.Repeat("·", at)) + s.paint(code, strings.Repeat("█", n)) +
 			s.paint(dim, strings.Repeat("·", barWidth-at-n)) + fmt.Sprintf(" %8s", Duration(r.span.Duration)))
+		if own := path[r.span.ID]; own > 0 {
+			b.WriteString(s.paint(bold, fmt.Sprintf(" *%8s", Duration(own))))
+		} else if r.span.Error || r.span.Note != "" {
+			b.WriteString(strings.Repeat(" ", 10))
+		}
 		note := r.span.Note
 		if r.span.Error {
 			note = strings.TrimSpace("error " + note)
@@ -154,6 +160,7 @@ func (s Style) Waterfall(w io.Writer, spans []Span, width int) error {
 			b.WriteString(strings.Repeat(" ", labelWidth+1) + s.paint(dim, "└ "+r.span.Split) + "\n")
 		}
 	}
+	b.WriteString(s.paint(dim, pathWords(spans, path)) + "\n")
 	_, err := io.WriteString(w, b.String())
 	return err
 }
@@ -167,17 +174,49 @@ func (s Style) Events(w io.Writer, events []event.Event) error {
 	var rows [][]cell
 	sorted := slices.Clone(events)
 	slices.SortStableFunc(sorted, func(a, b event.Event) int { return a.Time.Compare(b.Time) })
-	for _, e := range sorted {
-		code := ""
-		switch e.Severity {
-		case "error":
-			code = red
-		case "warning":
-			code = yellow
-		}
-		rows = append(rows, []cell{
-			{text: e.Time.Local().Format("Jan 02 15:04:05")}, {string(e.Kind), code}, {text: e.Service}, {text: e.Message},
-		})
+	for i := range sorted {
+		rows = append(rows, s.eventCells(&sorted[i]))
 	}
-	return s.table(w, []column{{"TIME", false}, {"KIND", false}, {"SERVICE", false}, {"WHAT", false}}, rows)
+	cols := []column{{"TIME", false}, {"KIND", false}, {"SERVICE", false}, {"WHAT", false}}
+	if s.Wide {
+		cols = append(cols, column{"ENDPOINT", false}, column{"REVISION", false}, column{"EVIDENCE", false})
+	}
+	return s.table(w, cols, rows)
+}
+
+func (s Style) eventCells(e *event.Event) []cell {
+	code := ""
+	switch e.Severity {
+	case "error":
+		code = red
+	case "warning":
+		code = yellow
+	}
+	cells := []cell{{text: e.Time.Local().Format("Jan 02 15:04:05")}, {string(e.Kind), code}, {text: e.Service}, {text: e.Message}}
+	if s.Wide {
+		var evidence []string
+		for k, v := range e.Evidence {
+			evidence = append(evidence, k+" "+v)
+		}
+		slices.Sort(evidence)
+		cells = append(cells, cell{text: e.Endpoint}, cell{text: e.Revision}, cell{text: strings.Join(evidence, ", ")})
+	}
+	return cells
+}
+
+// Event writes one event on a line of its own.
+func (s Style) Event(w io.Writer, e event.Event) error {
+	cells := s.eventCells(&e)
+	var b strings.Builder
+	for i, c := range cells {
+		if i > 0 {
+			b.WriteString("  ")
+		}
+		b.WriteString(s.paint(c.code, c.text))
+		if i == 1 || i == 2 { // so that what follows stands below the last
+			b.WriteString(strings.Repeat(" ", max(0, 18-utf8.RuneCountInString(c.text))))
+		}
+	}
+	_, err := io.WriteString(w, strings.TrimRight(b.String(), " ")+"\n")
+	return err
 }

@@ -123,6 +123,7 @@ func commands() []*cobra.Command {
 		requestsCommand(),
 		tracesCommand(),
 		traceCommand(),
+		queryCommand(),
 		eventsCommand(),
 		whyCommand(),
 		lintCommand(),
