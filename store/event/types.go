@@ -34,7 +34,7 @@ const (
 func Kinds() []Kind {
 	return []Kind{
 		KindEjected, KindReadmitted, KindWeight, KindSaturated, KindConfig, KindConfigBad, KindConnected, KindDisconnected, KindNack, KindReporterLost, KindReporterBack, KindCertificate,
-		KindAlertFiring, KindAlertOK, KindTraceBreak, KindClock, KindStore, KindDisk, KindDeploy,
+		KindAlertFiring, KindAlertOK, KindTraceBreak, KindClock, KindStore, KindDisk, KindOverflow, KindDeploy,
 	}
 }
 
