@@ -179,6 +179,10 @@ bench-store: need-go ## the span store beside Jaeger's badger and memory storage
 	$(GO) -C loadtest/peer/storebench build -o $(CURDIR)/bin/storebench .
 	bin/storebench $(STORE)
 
+.PHONY: words
+words: build ## how long every command takes to its first output on a demo: at most 150 ms (WORDS='-rounds 5 -warm 20s' for a quick look)
+	$(GO) run ./loadtest/words $(WORDS)
+
 .PHONY: why-fixtures
 why-fixtures: need-go ## record anew the failures by which tulle why is held, with real sidecars (store/why/testdata)
 	$(GO) test ./store/why -run 'TestRecord$$' -count 1 -record

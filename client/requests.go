@@ -53,7 +53,8 @@ func (c *Client) CountRequests(ctx context.Context, q RequestQuery) (t requests.
 // maxLine bounds a line of a stream.
 const maxLine = 1 << 20
 
-// Tap calls yield for each live request that is meant, and with how many were not shown, until it returns false, ctx ends (nil) or the observer does. rate is how many are
+// Tap calls yield for each live request that is meant, and with how many were not shown, until it returns false, ctx ends (nil) or the observer does; with neither at the
+// beginning, when the observer has heard, and each second. rate is how many are
 // shown in a second at most; 0: the observer's default.
 func (c *Client) Tap(ctx context.Context, match, side string, rate int, yield func(r *requests.Request, dropped uint64) bool) error {
 	v := url.Values{}
@@ -87,7 +88,7 @@ func (c *Client) Tap(ctx context.Context, match, side string, rate int, yield fu
 		if err := json.Unmarshal(lines.Bytes(), &line); err != nil {
 			return fmt.Errorf("%s does not speak this version's API (%s): %w", c.base, path, err)
 		}
-		if (line.Request != nil || line.Dropped > 0) && !yield(line.Request, line.Dropped) {
+		if !yield(line.Request, line.Dropped) {
 			return nil
 		}
 	}

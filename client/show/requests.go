@@ -125,7 +125,7 @@ func (s Style) Groups(w io.Writer, t requests.Table) error {
 	return s.partial(w, t.Partial, t.Looked)
 }
 
-// Live returns a function that writes one request per call, in columns of fixed width, with a head before the first.
+// Live returns a function that writes one request per call, in columns of fixed width, with a head before the first; nil is the head alone.
 func (s Style) Live(w io.Writer) func(r *requests.Request) error {
 	width := []int{12, 32, 48, 6, 8, 16}
 	begun := false
@@ -157,6 +157,9 @@ func (s Style) Live(w io.Writer) func(r *requests.Request) error {
 			if err := line(head); err != nil {
 				return err
 			}
+		}
+		if r == nil {
+			return nil
 		}
 		return line(s.requestCells(r))
 	}

@@ -83,7 +83,7 @@ func requestsCommand() *cobra.Command {
 	f.StringVar(&q.Side, "side", "client", "seen by client, server or both (both: with every try)")
 	f.DurationVar(&last, "last", 15*time.Minute, "how far back")
 	f.IntVar(&q.Limit, "limit", 20, "at most so many, the newest")
-	f.IntVar(&q.Budget, "budget", 0, "how many spans may be looked at (default: 200000)")
+	f.IntVar(&q.Budget, "budget", 0, "how many spans may be looked at (default: 200000, with --group-by 25000)")
 	complete(c, "sort", fixed(requests.Orders()...))
 	complete(c, "side", fixed("client", "server", "both"))
 	complete(c, "group-by", fixed(match.Words()...))

@@ -49,7 +49,10 @@ were is told on standard error. The mesh never waits for it. With -o json every 
 					_, _ = fmt.Fprintf(c.ErrOrStderr(), "tulle: %d more came in that are not shown; ask for fewer with a match expression, or raise --rate\n", dropped)
 				}
 				if r == nil {
-					return true
+					if !out.data() {
+						failed = line(nil)
+					}
+					return failed == nil
 				}
 				switch out.format {
 				case "json":

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/access"
@@ -137,6 +138,10 @@ var failures = []failure{
 			}
 		}
 	}, why.Recovered, "connect_refused", webApp, why.ByCallerSidecar, 2},
+	{"retry-saves-from-db", func(m *mesh) {
+		m.up(m.throughWith(http.StatusServiceUnavailable), m.firstFails()) // 503 is tried again at the same endpoint
+		m.get("/")
+	}, why.Recovered, "upstream_5xx", appDB, why.ByApplication, 0},
 	{"budget-spent", func(m *mesh) {
 		m.app.endpoints = nobody(m)
 		m.app.service = func(s *policy.Service) {
@@ -218,11 +223,24 @@ func (m *mesh) call(r *http.Request) (int, error) {
 }
 
 // through answers 502 when its call went wrong.
-func (m *mesh) through() http.HandlerFunc {
+func (m *mesh) through() http.HandlerFunc { return m.throughWith(http.StatusBadGateway) }
+
+func (m *mesh) throughWith(status int) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		if status, err := m.call(r); err != nil || status/100 != 2 {
-			w.WriteHeader(http.StatusBadGateway)
+		if got, err := m.call(r); err != nil || got/100 != 2 {
+			w.WriteHeader(status)
 		}
+	}
+}
+
+// firstFails answers 500 once, and 200 from then on.
+func (m *mesh) firstFails() http.HandlerFunc {
+	var once sync.Once
+	return func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		status := http.StatusOK
+		once.Do(func() { status = http.StatusInternalServerError })
+		w.WriteHeader(status)
 	}
 }
 

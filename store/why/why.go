@@ -138,8 +138,10 @@ const maxHops = 100
 type exchange struct {
 	client, server *report // one of them may be nil
 	tries          []*report
+	served         []*report   // the called side's Records, one for each try that came there; server is that of the last
 	calls          []*exchange // made by the service that was called, because of it; by start
 	parent         *exchange
+	via            flow.SpanID // the span of parent because of which it was made
 	end            time.Time
 }
 
@@ -238,13 +240,14 @@ func build(td ptrace.Traces) (roots []*exchange, all []*exchange) {
 		case x.server == nil || x.server.Trace.ParentID != x.last().Trace.SpanID: // of the last try, where that has one
 			x.server = r
 		}
+		x.served = append(x.served, r)
 		of[r.Trace.SpanID] = x
 	}
 	for _, x := range all {
 		id := x.near().Trace.ParentID
 		for range len(parents) + 1 { // parents may form a ring
 			if above := of[id]; above != nil && above != x {
-				x.parent = above
+				x.parent, x.via = above, id
 				break
 			}
 			next, known := parents[id]
@@ -405,7 +408,7 @@ func judge(x *exchange, depth int) verdict {
 			return judge(s, depth-1)
 		}
 		t := x.tries[slices.IndexFunc(x.tries, func(t *report) bool { return t.Reason != flow.ReasonNone && t.Reason != flow.ReasonDownstreamReset })]
-		return ofTry(x, t)
+		return ofTry(x, t, depth)
 	}
 	if depth <= 0 {
 		return verdict{x, n.Reason, ByUnknown, n}
@@ -481,6 +484,9 @@ func applications(x *exchange, r flow.Reason, from *report, depth int) verdict {
 		end = x.server.end() // by the clock that its calls have
 	}
 	for _, c := range x.calls { // the last that went wrong before the answer came
+		if x.server != nil && c.via != x.server.Trace.SpanID {
+			continue // made because of another try
+		}
 		if c.wrong() && c.near().Reason != flow.ReasonDownstreamReset && !c.end.After(end) {
 			because = c
 		}
@@ -522,8 +528,15 @@ func late(x *exchange, depth int) verdict {
 }
 
 // ofTry blames one failed try of a call that went well in the end.
-func ofTry(x *exchange, t *report) verdict {
+func ofTry(x *exchange, t *report, depth int) verdict {
 	v := verdict{x, t.Reason, ByCallerSidecar, t}
+	for _, s := range x.served {
+		for _, c := range x.calls {
+			if s.Trace.ParentID == t.Trace.SpanID && c.via == s.Trace.SpanID && c.wrong() && c.near().Reason != flow.ReasonDownstreamReset && depth > 0 {
+				return judge(c, depth-1) // its application had stumbled itself
+			}
+		}
+	}
 	switch {
 	case t.Reason == flow.ReasonUpstreamStatus, t.Reason == flow.ReasonUpstreamReset, t.Reason == flow.ReasonUpstreamProtocol, waited(t.Reason):
 		v.by = ByApplication
