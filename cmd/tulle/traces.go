@@ -63,14 +63,10 @@ func tracesCommand() *cobra.Command {
 			if partial {
 				_, _ = fmt.Fprintf(c.ErrOrStderr(), "tulle: the page is short because too many traces had to be read for it; --cursor %s goes on\n", page.Next)
 			}
-<<<<<<< HEAD
 			if page.LeftOut > 0 {
 				c.PrintErrf("of this time, %d ordinary traces were left out to make room (errors, slow and rare ones are kept; see --span-thin-keep of the observer)\n", page.LeftOut)
 			}
-			return show.Style{Color: colored(c.OutOrStdout())}.Traces(c.OutOrStdout(), page.Traces, time.Now())
-=======
 			return out.print(c, page, func(w io.Writer, s show.Style) error { return s.Traces(w, page.Traces, time.Now()) })
->>>>>>> b4a06b1 (Search, count and watch requests by a match expression)
 		},
 	}
 	at.flag(c)

@@ -208,7 +208,7 @@ func (a *api) traces(r *http.Request) (any, error) {
 			}
 			out.Traces = append(out.Traces, t)
 		}
-		out.Next = p.Next
+		out.Next, out.LeftOut = p.Next, max(out.LeftOut, p.LeftOut)
 		if p.Next == "" || len(out.Traces) >= want {
 			return out, nil
 		}
