@@ -1,6 +1,7 @@
 package sidecar
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -42,6 +43,22 @@ func (s *Sidecar) ejected(service string, e balance.Ejection) {
 		l.list = append(l.list[:0], l.list[1:]...)
 	}
 	l.list = append(l.list, ejection(service, e))
+}
+
+// justNow is for how long an ejection whose term is over is told of: exports are a second apart, and it should not fall between two.
+const justNow = 3 * time.Second
+
+// of are those of a service that are in force at now, or were until a moment ago: of each endpoint the latest.
+func (l *ejections) of(service string, now time.Time) (out []flow.Out) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i := len(l.list) - 1; i >= 0; i-- {
+		e := &l.list[i]
+		if e.Service == service && now.Before(e.Until.Add(justNow)) && !slices.ContainsFunc(out, func(o flow.Out) bool { return o.Endpoint == e.Endpoint }) {
+			out = append(out, flow.Out{Endpoint: e.Endpoint, Why: e.Why, Until: e.Until})
+		}
+	}
+	return out
 }
 
 // Ejections are the latest that the sidecar has made by itself, the oldest first.

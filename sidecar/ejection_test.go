@@ -111,7 +111,7 @@ func TestLocalEjection(t *testing.T) {
 		if e := web.Endpoints(); len(e) != 3 || e[1].Ejection == nil || e[0].Ejection != nil || e[2].Ejection != nil {
 			t.Errorf("what is known of the endpoints: %+v", e)
 		}
-		if s := web.Saturation(); len(s) != 1 || s[0].Ejected != 1 {
+		if s := web.Saturation(); len(s) != 1 || s[0].Ejected != 1 || len(s[0].Out) != 1 || s[0].Out[0] != (flow.Out{Endpoint: ends[1].String(), Why: "errors", Until: list[1].Until}) {
 			t.Errorf("%+v", s)
 		}
 		fails.Store(false)

@@ -3,6 +3,7 @@ package sidecar
 import (
 	"cmp"
 	"slices"
+	"time"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/internal/policy"
@@ -83,6 +84,7 @@ func (s *Sidecar) Saturation() []flow.Saturation {
 				}
 			}
 			sat.Ejections = append(sat.Ejections, flow.Ejections{Why: "spared", Count: spared})
+			sat.Out = s.ejections.of(t.d.Name, time.Now())
 		}
 		out = append(out, sat)
 	}

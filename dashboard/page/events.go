@@ -26,7 +26,7 @@ type EventsView struct {
 
 // EventKinds are the kinds in the order of the filter.
 var EventKinds = []event.Kind{
-	event.KindEjected, event.KindReadmitted, event.KindWeight, event.KindSaturated, event.KindConfig, event.KindConfigBad, event.KindAlertFiring, event.KindAlertOK,
+	event.KindEjected, event.KindReadmitted, event.KindReflex, event.KindWeight, event.KindSaturated, event.KindConfig, event.KindConfigBad, event.KindAlertFiring, event.KindAlertOK,
 	event.KindReporterLost, event.KindReporterBack, event.KindTraceBreak, event.KindClock, event.KindConnected, event.KindDisconnected, event.KindNack, event.KindCertificate,
 	event.KindStore, event.KindDisk, event.KindOverflow, event.KindDeploy,
 }

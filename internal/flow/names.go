@@ -140,7 +140,10 @@ const (
 	MetricShed = "tulle.destination.shed"
 	// MetricEjected: Gauge, client side {side, destination}: endpoints that the sidecar has out by itself. MetricEjections: Sum {side, destination, why=unreachable|errors|failing|slow|spared}: how
 	// often it did so, and how often the cap has spared one.
+	// MetricEjection: Gauge in unix milliseconds, client side {side, destination, endpoint, why}: until when an endpoint is out by the sidecar's own decision; the observer makes
+	// an event of it.
 	MetricEjected   = "tulle.destination.ejected"
+	MetricEjection  = "tulle.destination.ejection"
 	MetricEjections = "tulle.destination.ejections"
 	// MetricPoolWait: exponential histogram, client side {destination}: how long tries that found no idle connection waited for a new one.
 	MetricPoolWait = "tulle.destination.wait"

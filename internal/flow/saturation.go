@@ -1,5 +1,7 @@
 package flow
 
+import "time"
+
 // Saturation is how much of what a sidecar may use towards one destination is in use, at one instant.
 type Saturation struct {
 	Side        Side   // SideServer: towards the own application
@@ -16,6 +18,14 @@ type Saturation struct {
 	// Ejected is how many endpoints the sidecar has out by itself; Ejections counts how often it did that since the boot. Client side only.
 	Ejected   int64
 	Ejections []Ejections
+	Out       []Out // the latest of them that are in force, or were until a moment ago
+}
+
+// Out is an endpoint that the sidecar has ejected by itself.
+type Out struct {
+	Endpoint string    // as AttrEndpoint
+	Why      string    // as Ejections.Why
+	Until    time.Time // of the request that finds out whether it is well again
 }
 
 // Ejections counts those for one reason.

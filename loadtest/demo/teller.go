@@ -110,6 +110,7 @@ func (t *teller) fault(s shop.Step, p shop.Script, err error) {
 var told = map[event.Kind]struct{ style, word string }{
 	event.KindEjected:      {yellow, "ejected"},
 	event.KindReadmitted:   {green, "readmitted"},
+	event.KindReflex:       {yellow, "reflex"},
 	event.KindWeight:       {yellow, "weight"},
 	event.KindAlertFiring:  {red, "alert"},
 	event.KindAlertOK:      {green, "resolved"},

@@ -18,6 +18,7 @@ func (t *Telemetry) saturated() []flow.Family {
 	shed := flow.Family{Name: flow.MetricShed, Unit: "{exchange}"}
 	ejected := flow.Family{Name: flow.MetricEjected, Unit: "{endpoint}", Type: flow.MetricGauge}
 	ejections := flow.Family{Name: flow.MetricEjections, Unit: "{endpoint}"}
+	ejection := flow.Family{Name: flow.MetricEjection, Unit: "ms", Type: flow.MetricGauge}
 	list := (*f)()
 	if len(list) > t.cfg.Series/2 { // two points each in the largest family
 		list = list[:t.cfg.Series/2]
@@ -47,7 +48,10 @@ func (t *Telemetry) saturated() []flow.Family {
 			for _, e := range s.Ejections {
 				ejections.Points = append(ejections.Points, flow.Point{Attrs: attrs(flow.Text(flow.AttrWhy, e.Why)), Value: int64(e.Count)})
 			}
+			for _, o := range s.Out {
+				ejection.Points = append(ejection.Points, flow.Point{Attrs: attrs(flow.Text(flow.AttrEndpoint, o.Endpoint), flow.Text(flow.AttrWhy, o.Why)), Value: o.Until.UnixMilli()})
+			}
 		}
 	}
-	return []flow.Family{inFlight, limit, pool, shed, ejected, ejections}
+	return []flow.Family{inFlight, limit, pool, shed, ejected, ejections, ejection}
 }

@@ -10,6 +10,7 @@ type Kind string
 const (
 	KindEjected      Kind = "endpoint.ejected"
 	KindReadmitted   Kind = "endpoint.readmitted"
+	KindReflex       Kind = "endpoint.reflex" // a sidecar has ejected an endpoint by itself, for a moment
 	KindWeight       Kind = "endpoint.weight"
 	KindSaturated    Kind = "service.saturated" // most endpoints are bad: shed, nothing is ejected
 	KindConfig       Kind = "config.applied"
@@ -33,7 +34,7 @@ const (
 // Kinds lists the vocabulary.
 func Kinds() []Kind {
 	return []Kind{
-		KindEjected, KindReadmitted, KindWeight, KindSaturated, KindConfig, KindConfigBad, KindConnected, KindDisconnected, KindNack, KindReporterLost, KindReporterBack, KindCertificate,
+		KindEjected, KindReadmitted, KindReflex, KindWeight, KindSaturated, KindConfig, KindConfigBad, KindConnected, KindDisconnected, KindNack, KindReporterLost, KindReporterBack, KindCertificate,
 		KindAlertFiring, KindAlertOK, KindTraceBreak, KindClock, KindStore, KindDisk, KindOverflow, KindDeploy,
 	}
 }

@@ -118,6 +118,7 @@ type Graph struct {
 	edges     map[edgeKey]*edge
 	protocols map[[2]string]string // source, destination → protocol of that pair
 	traces    map[string]*propagation
+	reflexes  map[reflexKey]reflex // endpoints that sidecars have ejected by themselves: what was told of them last
 	counters  map[series]float64
 	hists     map[series]*hist
 	noted     []noted
@@ -156,7 +157,7 @@ func Open(cfg Config) (*Graph, error) {
 	g := &Graph{
 		cfg: cfg, tel: newTelemetry(cfg.Registerer), opened: cfg.Now(),
 		x: newIndex(&tullev1.Registry{}), slots: map[int64]*slot{}, reporters: map[reporterKey]*reporter{}, departed: map[[2]string]bool{}, edges: map[edgeKey]*edge{}, protocols: map[[2]string]string{},
-		traces: map[string]*propagation{}, counters: map[series]float64{}, hists: map[series]*hist{},
+		traces: map[string]*propagation{}, reflexes: map[reflexKey]reflex{}, counters: map[series]float64{}, hists: map[series]*hist{},
 		snapshots: map[chan *Snapshot]struct{}{}, observers: map[chan *tullev1.Observed]struct{}{},
 	}
 	g.sealed = g.sealTarget(g.opened)

@@ -64,6 +64,7 @@ const (
 	famLimit
 	famPool
 	famShed
+	famEjection
 	famPoolWait
 	famDetections
 	famDetectionDuration
@@ -93,6 +94,7 @@ var families = []struct {
 	{flow.MetricLimit, famLimit},
 	{flow.MetricPool, famPool},
 	{flow.MetricShed, famShed},
+	{flow.MetricEjection, famEjection},
 	{flow.MetricPoolWait, famPoolWait},
 	{flow.MetricDetections, famDetections},
 	{flow.MetricDetectionDuration, famDetectionDuration},
@@ -455,7 +457,7 @@ func (in *ingestion) point(f family, attrs pcommon.Map) (point, bool) {
 			p.kind = v.Str()
 		case flow.AttrPort:
 			p.port = v.Str()
-		case flow.AttrState, flow.AttrLimit, flow.AttrFamily, flow.AttrOutcome: // each family has at most one of these
+		case flow.AttrState, flow.AttrLimit, flow.AttrFamily, flow.AttrOutcome, flow.AttrWhy: // each family has at most one of these
 			p.detail = v.Str()
 		case flow.AttrAnswered:
 			p.answered = v.Bool()
@@ -474,7 +476,7 @@ func (in *ingestion) point(f family, attrs pcommon.Map) (point, bool) {
 		p.side = flow.SideServer
 	case famPoolWait:
 		p.side, p.source = flow.SideClient, in.r.service
-	case famInFlight, famLimit, famPool, famShed, famDetections, famDetectionDuration:
+	case famInFlight, famLimit, famPool, famShed, famEjection, famDetections, famDetectionDuration:
 		if p.side == flow.SideClient {
 			p.source = in.r.service
 		}
@@ -519,6 +521,10 @@ func (in *ingestion) number(f family, dp pmetric.NumberDataPoint) {
 	}
 	if f == famCertificate {
 		in.b.certificate = time.Unix(v, 0).UTC()
+		return
+	}
+	if f == famEjection {
+		in.ejection(&p, v)
 		return
 	}
 	if f == famInFlight || f == famLimit || f == famPool {
