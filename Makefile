@@ -109,6 +109,10 @@ generate-check: generate ## fail when generated code is not as committed, or an 
 bench: need-go ## Go benchmarks of the hot paths and the store
 	$(GO) test -run '^$$' -bench . -benchmem ./sidecar/... ./internal/... ./store/...
 
+.PHONY: series-budget
+series-budget: need-go ## the whole budget of active series, 200,000: memory within 1.2 GiB, the rest folded into other (BUDGET_MINUTES=30 for less)
+	GOMEMLIMIT=1150MiB $(GO) test -tags budget -count 1 -timeout 2h -run BudgetOfActiveSeries -v ./store/metric
+
 .PHONY: soak
 soak: build ## the demo for SOAK (default 10m): memory, goroutines, descriptors, no false ejection
 	$(GO) run ./loadtest/soak -duration $(or $(SOAK),10m)

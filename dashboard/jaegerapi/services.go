@@ -1,13 +1,19 @@
 package jaegerapi
 
 import (
+	"cmp"
 	"context"
 	"net/http"
+	"slices"
 	"time"
 
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql"
 
 	"github.com/tulle-mesh/tulle/store"
+	"github.com/tulle-mesh/tulle/store/graph"
+	"github.com/tulle-mesh/tulle/store/metric"
 
 	ui "github.com/jaegertracing/jaeger/model/json"
 )
@@ -137,6 +143,9 @@ func (a *api) dependencies(w http.ResponseWriter, r *http.Request) {
 
 func (a *api) links(ctx context.Context, end time.Time, lookback time.Duration) ([]ui.DependencyLink, error) {
 	out := []ui.DependencyLink{}
+	if m, ok := a.Metrics.Queryable.(increaser); ok {
+		return increases(ctx, m, end, lookback)
+	}
 	if a.Metrics.Engine != nil && a.Metrics.Queryable != nil {
 		// One side of each edge: the caller's, and the callee's where the caller has no sidecar.
 		window := lookback.Round(time.Second).String()
@@ -172,5 +181,30 @@ func (a *api) links(ctx context.Context, end time.Time, lookback time.Duration) 
 			out = append(out, ui.DependencyLink{Parent: e.Source, Child: e.Destination, CallCount: v.Requests})
 		}
 	}
+	return out, nil
+}
+
+// increaser is a store that knows how much counters grew without reading every sample of a day: store/metric.
+type increaser interface {
+	Increases(ctx context.Context, from, to time.Time, by []string, ms ...*labels.Matcher) ([]metric.Increase, error)
+}
+
+// increases are the links, the least used first. One side of each edge counts: the caller's, and the callee's where the caller has no sidecar.
+func increases(ctx context.Context, m increaser, end time.Time, lookback time.Duration) ([]ui.DependencyLink, error) {
+	out := []ui.DependencyLink{}
+	equal := func(name, value string) *labels.Matcher { return labels.MustNewMatcher(labels.MatchEqual, name, value) }
+	requests := equal(model.MetricNameLabel, graph.SeriesRequests)
+	for _, side := range [][]*labels.Matcher{{requests, equal("side", "client")}, {requests, equal("side", "server"), equal("source", "unmeshed")}} {
+		grown, err := m.Increases(ctx, end.Add(-lookback), end, []string{"source", "destination"}, side...)
+		if err != nil {
+			return nil, err
+		}
+		for _, g := range grown {
+			if g.Value >= 0.5 {
+				out = append(out, ui.DependencyLink{Parent: g.Labels.Get("source"), Child: g.Labels.Get("destination"), CallCount: uint64(g.Value + 0.5)})
+			}
+		}
+	}
+	slices.SortStableFunc(out, func(a, b ui.DependencyLink) int { return cmp.Compare(a.CallCount, b.CallCount) })
 	return out, nil
 }
