@@ -135,6 +135,10 @@ hot-restart: build ## 100,000 requests while both sidecars of a hop are replaced
 fault: build ## the demo's fault in real time: ejection, error window, alert, readmission, measured from outside
 	$(GO) run ./loadtest/fault
 
+.PHONY: overload
+overload: need-go ## three times what the collector keeps, for OVERLOAD (default 60s): its memory stays, refusals say when to come again, nothing acknowledged is lost
+	$(GO) test -count 1 -v -timeout 30m -run '^TestOverload$$' ./collector -overload $(or $(OVERLOAD),60s)
+
 .PHONY: scenarios
 scenarios: build ## failures as a client sees them: with Tulle, without a proxy, with Envoy, with Envoy tuned (SCENARIOS='-only hangs,refused -rounds 1' for less, '-only list' names them)
 	$(GO) build -o bin/scenario ./loadtest/scenario

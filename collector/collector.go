@@ -172,7 +172,7 @@ func New(cfg Config) (*Collector, error) {
 	if _, err := c.pipelines(); err != nil {
 		return nil, fmt.Errorf("collector: %w", err)
 	}
-	c.gate = gate.New(cfg.Identity, []string{cfg.HTTP, cfg.Zipkin, cfg.JaegerHTTP}, func() {
+	c.gate = gate.New(cfg.Identity, []string{cfg.HTTP, cfg.Zipkin, cfg.JaegerHTTP}, c.places(), func() {
 		c.mu.Lock()
 		ready := c.ready
 		c.mu.Unlock()

@@ -106,7 +106,7 @@ func (c *Collector) pipelines() (map[string]any, error) {
 		"receivers": receivers,
 		"processors": map[string]any{
 			"backpressure":   map[string]any{},
-			"memory_limiter": map[string]any{"check_interval": "1s", "limit_mib": c.cfg.MemoryLimitMiB, "spike_limit_mib": c.cfg.MemoryLimitMiB / 5},
+			"memory_limiter": map[string]any{"check_interval": "100ms", "limit_mib": c.cfg.MemoryLimitMiB, "spike_limit_mib": c.cfg.MemoryLimitMiB / 5},
 			"enrich":         map[string]any{"headers": list(c.cfg.Redact.Headers), "drop": list(c.cfg.Redact.Drop), "hash": list(c.cfg.Redact.Hash)},
 			"cardinality":    map[string]any{"services": c.cfg.Cardinality.Services, "names": c.cfg.Cardinality.Names, "keys": c.cfg.Cardinality.Keys},
 		},
@@ -167,11 +167,14 @@ func list(s []string) []any {
 	return out
 }
 
+// places is how many batches a port has in work at once; one connection may have a quarter of them. See gate.New.
+func (c *Collector) places() int { return min(max(c.cfg.MemoryLimitMiB/8, 8), 256) }
+
 // receivers is the configuration of those that are on, by name. Each stands behind the gate and within the same limits.
 func (c *Collector) receivers() map[string]any {
 	grpc := func(addr, gate string) map[string]any {
 		return map[string]any{
-			"endpoint": addr, "max_recv_msg_size_mib": maxMessageMiB, "max_concurrent_streams": 128, "middlewares": []any{map[string]any{"id": gate}},
+			"endpoint": addr, "max_recv_msg_size_mib": maxMessageMiB, "max_concurrent_streams": max(4, c.places()/4), "middlewares": []any{map[string]any{"id": gate}},
 			// A sidecar whose machine vanished says nothing: its connection is asked after, and closed.
 			"keepalive": map[string]any{"server_parameters": map[string]any{"time": "30s", "timeout": "10s"}},
 		}

@@ -10,13 +10,17 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/extension"
 	"go.opentelemetry.io/collector/extension/extensioncapabilities"
 	"go.opentelemetry.io/collector/extension/extensionmiddleware"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/tap"
 
 	"github.com/tulle-mesh/tulle/collector/processor/backpressure"
 	"github.com/tulle-mesh/tulle/internal/identity"
@@ -29,12 +33,14 @@ var Type = component.MustNewType("gate")
 const (
 	ReasonMalformed = "malformed" // not what the port speaks, or too large
 	ReasonOrigin    = "foreign_origin"
+	ReasonPlaces    = "too_many_at_once" // retryable
 )
 
 // Gate is what all its doors share: the counters, and what they check against.
 type Gate struct {
 	holder *identity.Holder
 	hosts  map[string]bool
+	places int64
 	ready  func()
 
 	mu      sync.Mutex
@@ -56,9 +62,10 @@ var (
 )
 
 // New makes a gate. holder nil means plaintext gRPC. httpAddrs are the configured addresses of HTTP ports: their hosts are allowed as Host besides localhost and
-// IP addresses. ready is called once, when all receivers listen.
-func New(holder *identity.Holder, httpAddrs []string, ready func()) *Gate {
-	g := &Gate{holder: holder, hosts: map[string]bool{"localhost": true}, ready: sync.OnceFunc(ready), refused: map[string]uint64{}}
+// IP addresses. places is how many batches each port reads or has in work at once; a further one is turned away, retryably, before any of it is read: the memory
+// limiter looks at what is decoded already, and what comes in while it looks must have room too. ready is called once, when all receivers listen.
+func New(holder *identity.Holder, httpAddrs []string, places int, ready func()) *Gate {
+	g := &Gate{holder: holder, hosts: map[string]bool{"localhost": true}, places: int64(places), ready: sync.OnceFunc(ready), refused: map[string]uint64{}}
 	for _, a := range httpAddrs {
 		if h, _, err := net.SplitHostPort(a); err == nil && h != "" {
 			g.hosts[strings.ToLower(h)] = true
@@ -105,9 +112,24 @@ func (g *Gate) Ready() error {
 // NotReady is called before the pipelines stop.
 func (*Gate) NotReady() error { return nil }
 
+// stall is how long a batch over gRPC may take from its head to its answer: whoever begins and does not go on must not keep a place.
+const stall = 20 * time.Second
+
+var errPlaces = backpressure.Retry(codes.Unavailable, "as many batches as there is room for are in work", time.Second)
+
 // GetGRPCServerOptions adds mTLS and the counting interceptor.
 func (d *door) GetGRPCServerOptions(context.Context) ([]grpc.ServerOption, error) {
-	opts := []grpc.ServerOption{grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	var taken atomic.Int64 // of this port's places
+	opts := []grpc.ServerOption{grpc.InTapHandle(func(ctx context.Context, _ *tap.Info) (context.Context, error) {
+		if taken.Add(1) > d.places {
+			taken.Add(-1)
+			d.count(ReasonPlaces)
+			return ctx, errPlaces
+		}
+		ctx, cancel := context.WithTimeout(ctx, stall) // a stream's context is done when the stream is
+		context.AfterFunc(ctx, func() { cancel(); taken.Add(-1) })
+		return ctx, nil
+	}), grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 		ctx, o := backpressure.WithOutcome(ctx)
 		resp, err := next(ctx, req)
 		if err != nil && !o.Counted() {
@@ -124,10 +146,17 @@ func (d *door) GetGRPCServerOptions(context.Context) ([]grpc.ServerOption, error
 // GetHTTPHandler adds the check of Host and Origin, which keeps a web page that somebody has open from writing here (DNS rebinding), and counting.
 func (g *Gate) GetHTTPHandler(context.Context) (extensionmiddleware.WrapHTTPHandlerFunc, error) {
 	return func(_ context.Context, next http.Handler) (http.Handler, error) {
+		var taken atomic.Int64 // of this port's places
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if why := g.foreign(r); why != "" {
 				g.count(ReasonOrigin)
 				http.Error(w, why, http.StatusForbidden)
+				return
+			}
+			defer taken.Add(-1)
+			if taken.Add(1) > g.places {
+				g.count(ReasonPlaces)
+				backpressure.WriteHTTP(w, errPlaces)
 				return
 			}
 			ctx, o := backpressure.WithOutcome(r.Context())
