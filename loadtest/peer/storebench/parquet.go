@@ -1,6 +1,8 @@
 package main
 
 import (
+	"encoding/binary"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -8,7 +10,7 @@ import (
 	"github.com/parquet-go/parquet-go"
 )
 
-// columnSizes is what each column of all blocks below dir takes on disk, its filters apart; "(sidecars)", "(bloom)" and "(footers)" are what is beside them.
+// columnSizes is what each column of all blocks below dir takes on disk, its filters apart; "(bloom)", "(footers)" and the sections of the sidecars are what is beside them.
 func columnSizes(dir string) (map[string]int64, error) {
 	out := map[string]int64{}
 	files, err := filepath.Glob(filepath.Join(dir, "blocks", "*", "*"))
@@ -21,7 +23,9 @@ func columnSizes(dir string) (map[string]int64, error) {
 			return nil, err
 		}
 		if !strings.HasSuffix(path, ".parquet") {
-			out["(sidecars)"] += st.Size()
+			if err := sidecarSizes(path, out); err != nil {
+				return nil, err
+			}
 			continue
 		}
 		f, err := os.Open(path)
@@ -48,4 +52,20 @@ func columnSizes(dir string) (map[string]int64, error) {
 		}
 	}
 	return out, nil
+}
+
+// sidecarSizes adds the sections of a sidecar (docs/format/spans.md).
+func sidecarSizes(path string, to map[string]int64) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	sections := []string{"description", "filter", "trace ids", "summaries"}
+	if len(data) < 12+8*len(sections) {
+		return fmt.Errorf("%s is %d bytes long", path, len(data))
+	}
+	for i, s := range sections {
+		to["(sidecar: "+s+")"] += int64(binary.LittleEndian.Uint32(data[12+8*i:]))
+	}
+	return nil
 }

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/parquet-go/parquet-go"
 )
 
 // block is one sealed Parquet file and its sidecar.
@@ -136,6 +138,9 @@ func (db *DB) rebuildIndex(path string) (*block, error) {
 		return nil, err
 	}
 	b := &block{path: path, meta: idxMeta{blockMeta: bf.meta, FileSize: st.Size(), FooterCRC: crc}}
+	if b.meta.IndexCRC, err = indexCRC(f, st.Size(), bf.pf); err != nil {
+		return nil, err
+	}
 	if err := db.writeIndex(b, parts); err != nil { // the block is whole: it is served, and its summaries are derived each time
 		db.log.Warn("span store: cannot write a sidecar anew; the next start tries again", "sidecar", b.idx(), "error", err)
 	}
@@ -221,7 +226,15 @@ func (db *DB) writeBody(tmp string, b *block, meta blockMeta, write func(io.Writ
 	if err != nil {
 		return err
 	}
-	b.meta = idxMeta{blockMeta: meta, FileSize: st.Size(), FooterCRC: crc}
+	pf, err := parquet.OpenFile(f, st.Size(), parquet.SkipPageIndex(true), parquet.SkipBloomFilters(true))
+	if err != nil {
+		return err
+	}
+	index, err := indexCRC(f, st.Size(), pf)
+	if err != nil {
+		return err
+	}
+	b.meta = idxMeta{blockMeta: meta, FileSize: st.Size(), FooterCRC: crc, IndexCRC: index}
 	return nil
 }
 
@@ -284,7 +297,7 @@ func (db *DB) parts(b *block) ([]*part, error) {
 			if ps, err = bf.rebuild(); err != nil {
 				return err
 			}
-			if err := db.writeIndex(&block{path: b.path, meta: idxMeta{blockMeta: bf.meta, FileSize: b.meta.FileSize, FooterCRC: b.meta.FooterCRC}}, ps); err != nil {
+			if err := db.writeIndex(&block{path: b.path, meta: idxMeta{blockMeta: bf.meta, FileSize: b.meta.FileSize, FooterCRC: b.meta.FooterCRC, IndexCRC: b.meta.IndexCRC}}, ps); err != nil {
 				db.log.Warn("span store: cannot write a sidecar anew", "block", b.path, "error", err)
 			}
 			return nil

@@ -12,8 +12,9 @@ type colType uint8
 const (
 	colString colType = iota // low cardinality: dictionary
 	colText                  // high cardinality: plain
-	colInt
+	colInt                   // nanoseconds and the like: delta
 	colBool
+	colCount // small integers that often repeat: plain, which zstd makes smaller than deltas
 )
 
 // column is a span attribute that has a typed column of its own in memory and on disk. A span whose attribute of that name has another type keeps it
@@ -35,8 +36,8 @@ var columns = []column{
 	{flow.AttrAnswered, colBool},
 	{flow.AttrProbe, colBool},
 	{flow.AttrTraceBegun, colBool},
-	{flow.AttrAttempt, colInt},
-	{flow.AttrAttempts, colInt},
+	{flow.AttrAttempt, colCount},
+	{flow.AttrAttempts, colCount},
 	{flow.AttrRevision, colString},
 	{flow.AttrOverride, colString},
 	{flow.AttrRoute, colString},
@@ -58,26 +59,26 @@ var columns = []column{
 	{flow.AttrPath, colText},
 	{flow.AttrAuthority, colString},
 	{flow.AttrUserAgent, colString},
-	{flow.AttrStatus, colInt},
-	{flow.AttrBytesIn, colInt},
-	{flow.AttrBytesOut, colInt},
+	{flow.AttrStatus, colCount},
+	{flow.AttrBytesIn, colCount},
+	{flow.AttrBytesOut, colCount},
 	{flow.AttrDetail, colText},
-	{flow.AttrLegHeadParsed, colInt},
-	{flow.AttrLegQueued, colInt},
-	{flow.AttrLegConnected, colInt},
-	{flow.AttrLegSecured, colInt},
+	{flow.AttrLegHeadParsed, colCount},
+	{flow.AttrLegQueued, colCount},
+	{flow.AttrLegConnected, colCount},
+	{flow.AttrLegSecured, colCount},
 	{flow.AttrLegSent, colInt},
 	{flow.AttrLegFirstByte, colInt},
 	{flow.AttrLegLastByte, colInt},
-	{flow.AttrFarHeadParsed, colInt},
-	{flow.AttrFarQueued, colInt},
+	{flow.AttrFarHeadParsed, colCount},
+	{flow.AttrFarQueued, colCount},
 	{flow.AttrFarSent, colInt},
 	{flow.AttrFarFirstByte, colInt},
 	{flow.AttrRPCSystem, colString},
 	{flow.AttrRPCMethod, colString},
 	{flow.AttrGRPC, colString},
-	{flow.AttrMessagesIn, colInt},
-	{flow.AttrMessagesOut, colInt},
+	{flow.AttrMessagesIn, colCount},
+	{flow.AttrMessagesOut, colCount},
 	{flow.AttrMirror, colBool},
 	{flow.AttrFlags, colString},
 	{flow.AttrEnded, colString},
@@ -105,7 +106,7 @@ var _ = func() bool {
 		case colString, colText:
 			slot[i] = stringCols
 			stringCols++
-		case colInt:
+		case colInt, colCount:
 			slot[i] = intCols
 			intCols++
 		case colBool:

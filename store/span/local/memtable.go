@@ -281,7 +281,7 @@ func (m *memtable) insertSpanLocked(sp ptrace.Span, g uint32, seq uint64) error 
 		at++
 		if c := m.column(at, k); c >= 0 {
 			switch t := columns[c].typ; {
-			case t == colInt && v.Type() == pcommon.ValueTypeInt:
+			case (t == colInt || t == colCount) && v.Type() == pcommon.ValueTypeInt:
 				ls.num[slot[c]] = v.Int()
 				ls.set |= 1 << c
 				continue
@@ -412,7 +412,7 @@ func (m *memtable) row(s *liveSpan) row {
 		}
 		v := colValue{set: true}
 		switch c.typ {
-		case colInt:
+		case colInt, colCount:
 			v.num = s.num[slot[i]]
 		case colBool:
 			v.num = int64(s.bools >> i & 1) //nolint:gosec // 0 or 1

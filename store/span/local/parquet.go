@@ -81,6 +81,8 @@ var schema = sync.OnceValue(func() spanSchema {
 			n = plain(parquet.String())
 		case colInt:
 			n = delta(parquet.Int(64))
+		case colCount:
+			n = plain(parquet.Int(64))
 		case colBool:
 			n = parquet.Leaf(parquet.BooleanType)
 		}
@@ -266,7 +268,7 @@ func (m *pageWriter) write(spans []*liveSpan) (err error) {
 			v := null
 			if s.set&bit != 0 {
 				switch col.typ {
-				case colInt:
+				case colInt, colCount:
 					v = parquet.Int64Value(s.num[at]).Level(0, 1, c)
 				case colBool:
 					v = parquet.BooleanValue(s.bools&bit != 0).Level(0, 1, c)
@@ -358,6 +360,23 @@ func footerCRC(f io.ReaderAt, size int64) (uint32, error) {
 	return crc32.Checksum(b, castagnoli), nil
 }
 
+// indexCRC is the checksum of everything from the page indexes up to the footer, which knows where they begin; nothing else in the file covers them.
+func indexCRC(f io.ReaderAt, size int64, pf *parquet.File) (uint32, error) {
+	from := size
+	for _, c := range pf.Metadata().RowGroups[0].Columns {
+		for _, at := range []int64{c.ColumnIndexOffset, c.OffsetIndexOffset} {
+			if at > 0 {
+				from = min(from, at)
+			}
+		}
+	}
+	b := make([]byte, size-from)
+	if _, err := f.ReadAt(b, from); err != nil {
+		return 0, err
+	}
+	return crc32.Checksum(b, castagnoli), nil
+}
+
 // openParquet opens a block. want is what its sidecar says of it, nil when there is none.
 func openParquet(f File, want *idxMeta) (bf *blockFile, err error) {
 	defer recoverDamage(&err)
@@ -380,6 +399,15 @@ func openParquet(f File, want *idxMeta) (bf *blockFile, err error) {
 	pf, err := parquet.OpenFile(f, st.Size(), parquet.SkipBloomFilters(true), parquet.ReadBufferSize(64<<10))
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errBlock, err)
+	}
+	if want != nil && want.IndexCRC != 0 {
+		crc, err := indexCRC(f, st.Size(), pf)
+		if err != nil {
+			return nil, err
+		}
+		if crc != want.IndexCRC {
+			return nil, fmt.Errorf("%w: checksum of its page indexes", errBlock)
+		}
 	}
 	bf = &blockFile{f: f, pf: pf}
 	if v, _ := pf.Lookup(kvFormat); v != formatName {
@@ -467,7 +495,7 @@ func (b *blockFile) scan(leaf int, ranges []rowRange, each func(row int, v []par
 		}
 	)
 	defer func() { free() }()
-	for _, r := range ranges {
+	for k, r := range ranges {
 		for want := r.from; want < r.to; {
 			if row < 0 || want < row || want >= end {
 				if want != end || row < 0 {
@@ -480,16 +508,18 @@ func (b *blockFile) scan(leaf int, ranges []rowRange, each func(row int, v []par
 				if err != nil {
 					return fmt.Errorf("%w: %w", errBlock, err)
 				}
-				n := int(page.NumValues())
-				vals = slices.Grow(vals[:0], n)[:n]
-				got, err := page.Values().ReadValues(vals)
-				if err != nil && !errors.Is(err, io.EOF) || got != n {
-					return fmt.Errorf("%w: page has %d of %d values: %w", errBlock, got, n, err)
-				}
+				end = want + int(page.NumRows())
 				if page.NumRows() == 0 {
 					return fmt.Errorf("%w: empty page", errBlock)
 				}
-				at, row, end = 0, want, want+int(page.NumRows())
+				rows := page.Slice(0, int64(lastBefore(ranges[k:], end)-want)) // only what is asked for is decoded into values
+				n := int(rows.NumValues())
+				vals = slices.Grow(vals[:0], n)[:n]
+				got, err := rows.Values().ReadValues(vals)
+				if err != nil && !errors.Is(err, io.EOF) || got != n {
+					return fmt.Errorf("%w: page has %d of %d values: %w", errBlock, got, n, err)
+				}
+				at, row = 0, want
 			}
 			next := at + 1
 			for next < len(vals) && vals[next].RepetitionLevel() > 0 {
@@ -509,6 +539,18 @@ func (b *blockFile) scan(leaf int, ranges []rowRange, each func(row int, v []par
 		}
 	}
 	return nil
+}
+
+// lastBefore is the end of the last row of the ranges before row end.
+func lastBefore(ranges []rowRange, end int) int {
+	last := 0
+	for _, r := range ranges {
+		if r.from >= end {
+			break
+		}
+		last = min(r.to, end)
+	}
+	return last
 }
 
 // rows reads whole spans.
@@ -579,7 +621,7 @@ func (b *blockFile) rows(ranges []rowRange) ([]row, error) {
 		one(sc.cols[i], func(r *row, v parquet.Value) {
 			cv := colValue{set: true}
 			switch c.typ {
-			case colInt:
+			case colInt, colCount:
 				cv.num = v.Int64()
 			case colBool:
 				if v.Boolean() {
@@ -661,25 +703,23 @@ func (b *blockFile) rebuild() ([]*part, error) {
 	return parts, nil
 }
 
-// starts are the keys by which Spans orders, per row.
+// starts are the keys by which Spans orders, of the rows of some ranges.
 type starts struct {
 	start []uint64
 	id    []flow.SpanID
 }
 
-func newStarts(n int) starts { return starts{make([]uint64, n), make([]flow.SpanID, n)} }
-
-func (b *blockFile) keys(s starts) error {
+func (b *blockFile) keys(ranges []rowRange) (s starts, err error) {
 	sc := schema()
-	whole := []rowRange{{0, b.meta.Spans}}
-	if err := b.scan(sc.start, whole, func(row int, v []parquet.Value) error {
-		s.start[row] = uint64(v[0].Int64()) //nolint:gosec // round trip
+	if err := b.scan(sc.start, ranges, func(_ int, v []parquet.Value) error {
+		s.start = append(s.start, uint64(v[0].Int64())) //nolint:gosec // round trip
 		return nil
 	}); err != nil {
-		return err
+		return s, err
 	}
-	return b.scan(sc.spanID, whole, func(row int, v []parquet.Value) error {
-		copy(s.id[row][:], v[0].ByteArray())
+	err = b.scan(sc.spanID, ranges, func(_ int, v []parquet.Value) error {
+		s.id = append(s.id, flow.SpanID(v[0].ByteArray()))
 		return nil
 	})
+	return s, err
 }

@@ -3,6 +3,7 @@ package local
 import (
 	"fmt"
 	"math"
+	mathbits "math/bits"
 	"slices"
 	"strconv"
 	"time"
@@ -175,7 +176,7 @@ func (p *predicate) resource(g *group) (ok bool, hit uint64) {
 
 func (a *attrMatch) column(t colType, v colValue) bool {
 	switch t {
-	case colInt:
+	case colInt, colCount:
 		return a.isNum && v.num == a.num
 	case colBool:
 		return a.isBool && (v.num != 0) == (a.Value == "true")
@@ -248,7 +249,7 @@ func (lm *liveMatcher) match(s *liveSpan) bool {
 			t := columns[a.col].typ
 			v := colValue{set: true}
 			switch t {
-			case colInt:
+			case colInt, colCount:
 				v.num = s.num[slot[a.col]]
 			case colBool:
 				v.num = int64(s.bools >> a.col & 1) //nolint:gosec // 0 or 1
@@ -288,7 +289,20 @@ func newBits(n int, full bool) bits {
 
 func (b bits) has(i int) bool { return b[i/64]&(1<<(i%64)) != 0 }
 func (b bits) set(i int)      { b[i/64] |= 1 << (i % 64) }
-func (b bits) clear(i int)    { b[i/64] &^= 1 << (i % 64) }
+
+// and leaves what is in o as well.
+func (b bits) and(o bits) {
+	for i := range b {
+		b[i] &= o[i]
+	}
+}
+
+// without takes away what is in o.
+func (b bits) without(o bits) {
+	for i := range b {
+		b[i] &^= o[i]
+	}
+}
 
 func (b bits) empty() bool {
 	for _, w := range b {
@@ -301,10 +315,11 @@ func (b bits) empty() bool {
 
 // anyIn says whether a row of [from, to) is in the set.
 func (b bits) anyIn(from, to int) bool {
-	for i := from; i < to; i++ {
-		if b.has(i) {
-			return true
+	for from < to {
+		if w := b[from/64] >> (from % 64); w != 0 {
+			return from+mathbits.TrailingZeros64(w) < to
 		}
+		from += 64 - from%64
 	}
 	return false
 }
@@ -343,152 +358,150 @@ func (b *blockFile) match(p *predicate) (bits, error) {
 	sc := schema()
 	n := b.meta.Spans
 	left := newBits(n, true)
-	whole := []rowRange{{0, n}}
-	keep := func(leaf int, ok func(row int, v parquet.Value) bool) error {
-		return b.scan(leaf, whole, func(row int, v []parquet.Value) error {
-			if left.has(row) && !ok(row, v[0]) {
-				left.clear(row)
-			}
+	// keep takes what scan finds away from left, and then scan's own set is used anew.
+	found := newBits(n, false)
+	keep := func(scan func(to bits) error) error {
+		if left.empty() {
 			return nil
-		})
+		}
+		clear(found)
+		err := scan(found)
+		left.and(found)
+		return err
 	}
 	// Resource: service and resource attributes, decided once per group.
 	hits := make([]uint64, len(b.groups))
 	oks := make([]bool, len(b.groups))
 	every := true
+	all := uint64(0) // conditions that some resource meets
 	for i, g := range b.groups {
 		oks[i], hits[i] = p.resource(g)
-		every = every && oks[i] && hits[i] == 0
+		every = every && oks[i]
+		if oks[i] {
+			all |= hits[i]
+		}
 	}
-	rowHits := func(int) uint64 { return 0 }
 	if !every {
-		of := make([]uint64, n)
-		if err := keep(sc.resource, func(row int, v parquet.Value) bool {
-			g := int(v.Int32())
-			if g < 0 || g >= len(oks) {
-				return false
-			}
-			of[row] = hits[g]
-			return oks[g]
+		if err := keep(func(to bits) error {
+			return b.indexes(sc.resource, func(g int32) bool { return g >= 0 && int(g) < len(oks) && oks[g] }, to)
 		}); err != nil {
 			return nil, err
 		}
-		rowHits = func(row int) uint64 { return of[row] }
 	}
 	if p.from > b.meta.MinStart || p.to <= b.meta.MaxStart {
-		if err := keep(sc.start, func(_ int, v parquet.Value) bool {
-			s := uint64(v.Int64()) //nolint:gosec // round trip
-			return s >= p.from && s < p.to
-		}); err != nil {
+		if err := keep(func(to bits) error { return b.ints(sc.start, clamp(p.from), clamp(p.to-1), to) }); err != nil {
 			return nil, err
 		}
 	}
-	if p.operation != "" && !left.empty() {
-		if err := keep(sc.name, func(_ int, v parquet.Value) bool { return string(v.ByteArray()) == p.operation }); err != nil {
+	if p.operation != "" {
+		if err := keep(func(to bits) error { return b.dictionary(sc.name, is(p.operation), to) }); err != nil {
 			return nil, err
 		}
 	}
-	if p.kind >= 0 && !left.empty() {
-		want := kindName(p.kind)
-		if err := keep(sc.kind, func(_ int, v parquet.Value) bool { return string(v.ByteArray()) == want }); err != nil {
+	if p.kind >= 0 {
+		if err := keep(func(to bits) error { return b.dictionary(sc.kind, is(kindName(p.kind)), to) }); err != nil {
 			return nil, err
 		}
 	}
-	if (p.min > 0 || p.max != math.MaxUint64) && !left.empty() {
-		if err := keep(sc.duration, func(_ int, v parquet.Value) bool {
-			d := uint64(max(0, v.Int64())) //nolint:gosec // not negative
-			return d >= p.min && d <= p.max
-		}); err != nil {
+	if p.min > 0 || p.max != math.MaxUint64 {
+		lo := clamp(p.min)
+		if p.min == 0 { // spans without an end count as 0 long
+			lo = math.MinInt64
+		}
+		if err := keep(func(to bits) error { return b.ints(sc.duration, lo, clamp(p.max), to) }); err != nil {
 			return nil, err
 		}
 	}
-	if p.errors && !left.empty() {
-		reason := newBits(n, false)
-		if b.meta.Cols&(1<<reasonCol) != 0 {
-			if err := b.scan(sc.cols[reasonCol], whole, func(row int, v []parquet.Value) error {
-				if !v[0].IsNull() && len(v[0].ByteArray()) > 0 {
-					reason.set(row)
+	if p.errors {
+		if err := keep(func(to bits) error {
+			if b.meta.Cols&(1<<reasonCol) != 0 {
+				if err := b.dictionary(sc.cols[reasonCol], func(t []byte) bool { return len(t) > 0 }, to); err != nil {
+					return err
 				}
-				return nil
-			}); err != nil {
-				return nil, err
 			}
-		}
-		if err := keep(sc.status, func(row int, v parquet.Value) bool { return reason.has(row) || string(v.ByteArray()) == "error" }); err != nil {
+			return b.dictionary(sc.status, is("error"), to)
+		}); err != nil {
 			return nil, err
 		}
 	}
 	for i := range p.attrs {
-		if left.empty() {
-			break
-		}
 		a := &p.attrs[i]
-		present, equal := newBits(n, false), newBits(n, false)
-		if a.col >= 0 && b.meta.Cols&(1<<a.col) != 0 {
-			t := columns[a.col].typ
-			if err := b.scan(sc.cols[a.col], whole, func(row int, v []parquet.Value) error {
-				if v[0].IsNull() || !left.has(row) {
-					return nil
-				}
-				present.set(row)
-				ok := false
-				switch t {
-				case colInt:
-					ok = a.isNum && v[0].Int64() == a.num
-				case colBool:
-					ok = a.isBool && v[0].Boolean() == (a.Value == "true")
-				case colString, colText:
-					ok = string(v[0].ByteArray()) == a.Value
-				}
-				if ok {
-					equal.set(row)
-				}
-				return nil
-			}); err != nil {
+		if a.Op == "!=" {
+			if left.empty() {
+				break
+			}
+			clear(found)
+			if err := b.attribute(a, found); err != nil {
 				return nil, err
 			}
+			left.without(found)
+			continue
 		}
-		if b.meta.hasRest(a.Key) {
-			if err := b.matchRest(a, left, present, equal); err != nil {
-				return nil, err
+		if err := keep(func(to bits) error {
+			if all&(1<<i) != 0 {
+				if err := b.indexes(sc.resource, func(g int32) bool { return g >= 0 && int(g) < len(hits) && hits[g]&(1<<i) != 0 }, to); err != nil {
+					return err
+				}
 			}
-		}
-		for row := range n {
-			if left.has(row) && !a.settle(rowHits(row)&(1<<i) != 0, present.has(row), equal.has(row)) {
-				left.clear(row)
-			}
+			return b.attribute(a, to)
+		}); err != nil {
+			return nil, err
 		}
 	}
 	return left, nil
 }
 
-// matchRest looks a key up among the attributes without a column.
-func (b *blockFile) matchRest(a *attrMatch, left, present, equal bits) error {
+func clamp(v uint64) int64 { return int64(min(v, math.MaxInt64)) } //nolint:gosec // that is what it is for
+
+func is(want string) func([]byte) bool { return func(t []byte) bool { return string(t) == want } }
+
+// attribute adds the rows whose span has the attribute: with the value, or for "exists" with any.
+func (b *blockFile) attribute(a *attrMatch, to bits) error {
 	sc := schema()
-	var at []int32 // positions of the key in rows that have it, in row order: row, position
-	if err := b.scan(sc.attrKey, []rowRange{{0, b.meta.Spans}}, func(row int, v []parquet.Value) error {
-		if !left.has(row) {
-			return nil
+	if a.col >= 0 && b.meta.Cols&(1<<a.col) != 0 {
+		leaf := sc.cols[a.col]
+		var err error
+		switch t := columns[a.col].typ; {
+		case a.Op == "exists":
+			err = b.present(leaf, to)
+		case (t == colInt || t == colCount) && a.isNum:
+			err = b.ints(leaf, a.num, a.num, to)
+		case t == colBool && a.isBool:
+			err = b.bools(leaf, a.Value == "true", to)
+		case t == colString:
+			err = b.dictionary(leaf, is(a.Value), to)
+		case t == colText:
+			err = b.texts(leaf, a.Value, to)
 		}
-		for i := range v {
-			if !v[i].IsNull() && string(v[i].ByteArray()) == a.Key {
-				present.set(row)
-				at = append(at, int32(row), int32(i)) //nolint:gosec // bounded by the block
-			}
+		if err != nil {
+			return err
 		}
+	}
+	if !b.meta.hasRest(a.Key) {
 		return nil
-	}); err != nil {
+	}
+	places, err := b.rest(a.Key)
+	if err != nil || len(places) == 0 {
 		return err
 	}
-	if len(at) == 0 || a.Op == "exists" {
+	if a.Op == "exists" {
+		for _, p := range places {
+			to.set(int(p.row))
+		}
 		return nil
 	}
-	return b.scan(sc.attrValue, []rowRange{{0, b.meta.Spans}}, func(row int, v []parquet.Value) error {
-		for len(at) > 0 && int(at[0]) == row {
-			if i := int(at[1]); i < len(v) && string(v[i].ByteArray()) == a.Value {
-				equal.set(row)
+	var rows []rowRange
+	for _, p := range places {
+		if n := len(rows); n == 0 || rows[n-1].from != int(p.row) {
+			rows = append(rows, rowRange{int(p.row), int(p.row) + 1})
+		}
+	}
+	return b.scan(sc.attrValue, rows, func(row int, v []parquet.Value) error {
+		for len(places) > 0 && int(places[0].row) == row {
+			if i := int(places[0].at); i < len(v) && string(v[i].ByteArray()) == a.Value {
+				to.set(row)
 			}
-			at = at[2:]
+			places = places[1:]
 		}
 		return nil
 	})

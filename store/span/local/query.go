@@ -9,8 +9,11 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"os"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"go.opentelemetry.io/collector/pdata/ptrace"
@@ -133,10 +136,37 @@ func topHits(hs []hit, limit int) []hit {
 
 func (b *block) bounds() (lo, hi uint64, ok bool) { return b.meta.MinStart, b.meta.MaxStart, true }
 
-func (b *block) find(db *DB, p *predicate) ([]*part, error) {
+func (b *block) find(db *DB, p *predicate) (out []*part, err error) {
 	if !p.mayMatch(&b.meta.blockMeta) {
 		return nil, nil
 	}
+	if p.onlyService() {
+		return b.findByParts(db, p)
+	}
+	// Rows first: where none matches, which is the rule in a search through much, the summaries need not be read.
+	var rows bits
+	ok, err := db.use(b, func(bf *blockFile) (err error) { rows, err = bf.match(p); return err })
+	if err != nil || !ok || rows.empty() {
+		return nil, err
+	}
+	parts, err := db.parts(b)
+	if err != nil {
+		return nil, err
+	}
+	for _, pt := range parts {
+		if pt.row+pt.spans > b.meta.Spans {
+			_, err := db.outcome(b, fmt.Errorf("%w: a summary names rows that are not there", errBlock))
+			return nil, err
+		}
+		if rows.anyIn(pt.row, pt.row+pt.spans) {
+			out = append(out, pt)
+		}
+	}
+	return out, nil
+}
+
+// findByParts is find for what the summaries mostly decide.
+func (b *block) findByParts(db *DB, p *predicate) ([]*part, error) {
 	parts, err := db.parts(b)
 	if err != nil {
 		return nil, err
@@ -191,22 +221,40 @@ func (b *block) part(db *DB, id flow.TraceID) (*part, error) {
 	return nil, nil //nolint:nilnil // nothing known, no error
 }
 
-func (b *block) trace(db *DB, out []row, id flow.TraceID) ([]row, error) {
-	p, err := b.part(db, id)
+// locate names the rows of a trace, an empty range for none.
+func (b *block) locate(db *DB, id flow.TraceID) (rowRange, error) {
+	if !b.bloom.has(id) {
+		return rowRange{}, nil
+	}
+	if f, err := db.fs.OpenFile(b.idx(), os.O_RDONLY, 0); err == nil {
+		rows, known, err := findRows(f, id)
+		if cerr := f.Close(); err == nil && cerr == nil && known {
+			return rows, nil
+		}
+	}
+	p, err := b.part(db, id) // makes a sidecar anew that is lost or damaged
 	if err != nil || p == nil {
+		return rowRange{}, err
+	}
+	return rowRange{p.row, p.row + p.spans}, nil
+}
+
+func (b *block) trace(db *DB, out []row, id flow.TraceID) ([]row, error) {
+	at, err := b.locate(db, id)
+	if err != nil || at.from == at.to {
 		return out, err
 	}
 	_, err = db.use(b, func(bf *blockFile) error {
-		if p.row+p.spans > bf.meta.Spans {
+		if at.to > bf.meta.Spans {
 			return fmt.Errorf("%w: a summary names rows that are not there", errBlock)
 		}
-		rows, err := bf.rows([]rowRange{{p.row, p.row + p.spans}})
+		rows, err := bf.rows([]rowRange{at})
 		if err != nil {
 			return err
 		}
 		for i := range rows {
 			if rows[i].trace != id {
-				return fmt.Errorf("%w: rows %d to %d are not of trace %s", errBlock, p.row, p.row+p.spans, id)
+				return fmt.Errorf("%w: rows %d to %d are not of trace %s", errBlock, at.from, at.to, id)
 			}
 		}
 		out = append(out, rows...)
@@ -219,28 +267,35 @@ func (b *block) spans(db *DB, p *predicate, limit int) (out []hit, err error) {
 	if !p.mayMatch(&b.meta.blockMeta) {
 		return nil, nil
 	}
-	parts, err := db.parts(b)
-	if err != nil {
-		return nil, err
-	}
 	_, err = db.use(b, func(bf *blockFile) error {
 		rows, err := bf.match(p)
 		if err != nil || rows.empty() {
 			return err
 		}
-		i := 0
-		starts := newStarts(bf.meta.Spans)
-		if err := bf.keys(starts); err != nil {
+		parts, err := db.parts(b)
+		if err != nil {
 			return err
 		}
+		var ranges []rowRange
+		var traces []flow.TraceID
 		for _, pt := range parts {
 			for r := pt.row; r < min(pt.row+pt.spans, bf.meta.Spans); r++ {
 				if rows.has(r) {
-					out = append(out, hit{starts.start[r], pt.id, starts.id[r], b, r})
+					ranges, traces = addRow(ranges, r), append(traces, pt.id)
 				}
 			}
-			if i++; len(out) > 8*limit+1024 {
-				out = topHits(out, limit)
+		}
+		keys, err := bf.keys(ranges)
+		if err != nil {
+			return err
+		}
+		i := 0
+		for _, r := range ranges {
+			for row := r.from; row < r.to; row++ {
+				if out = append(out, hit{keys.start[i], traces[i], keys.id[i], b, row}); len(out) > 8*limit+1024 {
+					out = topHits(out, limit)
+				}
+				i++
 			}
 		}
 		return nil
@@ -249,6 +304,15 @@ func (b *block) spans(db *DB, p *predicate, limit int) (out []hit, err error) {
 		return nil, err
 	}
 	return topHits(out, limit), err
+}
+
+// addRow appends a row behind all of the ranges.
+func addRow(ranges []rowRange, row int) []rowRange {
+	if n := len(ranges); n > 0 && ranges[n-1].to == row {
+		ranges[n-1].to++
+		return ranges
+	}
+	return append(ranges, rowRange{row, row + 1})
 }
 
 // Trace returns every stored span of one trace.
@@ -283,6 +347,20 @@ func (db *DB) Trace(ctx context.Context, id flow.TraceID) (ptrace.Traces, error)
 		return none, fmt.Errorf("read trace %s: %w", id, err)
 	}
 	return td, nil
+}
+
+// together calls do for 0 to n-1 at once and returns the first error by index.
+func together(n int, do func(i int) error) error {
+	if n == 1 {
+		return do(0)
+	}
+	errs := make([]error, n)
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() { errs[i] = do(i) })
+	}
+	wg.Wait()
+	return cmp.Or(errs...)
 }
 
 // cursor is a place between two traces in the order of Summaries, as of commit W.
@@ -374,10 +452,11 @@ func (db *DB) Summaries(ctx context.Context, q store.TraceQuery) (store.TracePag
 	}
 	slices.SortStableFunc(order, func(a, b bounded) int { return cmp.Compare(b.hi, a.hi) })
 	var (
-		h    candidates
-		seen = map[flow.TraceID]bool{}
-		last cursor
-		next = 0
+		h     candidates
+		seen  = map[flow.TraceID]bool{}
+		last  cursor
+		next  = 0
+		width = 1 // how many sources are opened at once
 	)
 	page.Traces, page.LeftOut = []store.TraceSummary{}, leftOut(src, p.from, p.to)
 	for {
@@ -385,17 +464,21 @@ func (db *DB) Summaries(ctx context.Context, q store.TraceQuery) (store.TracePag
 			return store.TracePage{}, err
 		}
 		for next < len(order) && (len(h) == 0 || order[next].hi >= h[0].start) {
-			parts, err := order[next].find(db, p)
-			if err != nil {
+			at := order[next:min(len(order), next+width)]
+			found := make([][]*part, len(at))
+			if err := together(len(at), func(i int) (err error) { found[i], err = at[i].find(db, p); return err }); err != nil {
 				return store.TracePage{}, err
 			}
-			for _, pt := range parts {
-				if start, ok := pt.asOf(commit); ok { // otherwise it came after the first page
-					h = append(h, candidate{start: start, id: pt.id})
+			for _, parts := range found {
+				for _, pt := range parts {
+					if start, ok := pt.asOf(commit); ok { // otherwise it came after the first page
+						h = append(h, candidate{start: start, id: pt.id})
+					}
 				}
 			}
 			heap.Init(&h)
-			next++
+			next += len(at)
+			width = runtime.GOMAXPROCS(0) // the first was not enough
 			if err := ctx.Err(); err != nil {
 				return store.TracePage{}, err
 			}
@@ -527,18 +610,17 @@ func (db *DB) newest(ctx context.Context, q store.TraceQuery) ([]row, error) {
 	}
 	slices.SortStableFunc(order, func(a, b bounded) int { return cmp.Compare(b.hi, a.hi) })
 	var hits []hit
-	for _, s := range order {
+	for next, width := 0, 1; next < len(order) && (len(hits) < limit || hits[limit-1].start <= order[next].hi); width = runtime.GOMAXPROCS(0) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		if len(hits) == limit && hits[limit-1].start > s.hi {
-			break
-		}
-		more, err := s.spans(db, p, limit)
-		if err != nil {
+		at := order[next:min(len(order), next+width)]
+		more := make([][]hit, len(at))
+		if err := together(len(at), func(i int) (err error) { more[i], err = at[i].spans(db, p, limit); return err }); err != nil {
 			return nil, err
 		}
-		hits = topHits(append(hits, more...), limit)
+		hits = topHits(slices.Concat(append(more, hits)...), limit)
+		next += len(at)
 	}
 	// Read each source once.
 	out := make([]row, len(hits))

@@ -278,8 +278,7 @@ func (in *input) spanWorth(ops, edges *tally) (spanWorth, error) {
 		}
 	}
 	if err == nil && in.bf.meta.hasRest(keepAttr) {
-		present := newBits(n, false)
-		err = in.bf.matchRest(&attrMatch{AttributeMatch: keepMatch}, newBits(n, true), present, s.keep)
+		err = in.bf.attribute(&attrMatch{AttributeMatch: keepMatch, col: -1}, s.keep)
 	}
 	return s, err
 }

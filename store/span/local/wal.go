@@ -128,8 +128,8 @@ func readRecord(b []byte) (rec walRecord, size int, ok bool) {
 // records are buffers for newRecord, given back by whoever is the last to need one.
 var records = sync.Pool{New: func() any { return []byte(nil) }}
 
-// newRecord makes a record of a batch's OTLP, with room for its head; finishRecord fills sequence and checksum in. The log lives for a minute, and S2 costs a
-// quarter of zstd's time at a fifth more bytes (docs/adr/0038).
+// newRecord makes a record of a batch's OTLP, with room for its head; finishRecord fills sequence and checksum in. The log lives for a minute, and S2 takes two
+// fifths of zstd's time for a third more bytes (docs/adr/0038).
 func newRecord(raw []byte) []byte {
 	const head = recordHead + payloadHead
 	b := records.Get().([]byte)
