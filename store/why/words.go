@@ -169,6 +169,7 @@ var advice = map[flow.Reason][]string{
 	flow.ReasonRequestTimeout:   {"Find out what {to} was doing: it had the time. Raise the request timeout only if that is what it needs.", "tulle explain service/{to}"},
 	flow.ReasonTryTimeout:       {"Find out what {to} was doing: it had the time. Raise the try timeout only if that is what it needs.", "tulle explain service/{to}"},
 	flow.ReasonIdleTimeout:      {"Let whoever is silent send something more often, or raise the idle timeout.", "tulle explain service/{to}"},
+	flow.ReasonStreamTimeout:    {"Let {from} begin the stream anew, or raise how long streams to {to} may live.", "tulle explain service/{to}"},
 	flow.ReasonDownstreamReset:  {"Look at the timeout of {from}, and at what {to} needed the time for."},
 	flow.ReasonBadRequest:       {"Mend what {from} sends: it is no valid request, or its body did not come in time."},
 	flow.ReasonNoEndpoint:       {"Start an instance of {to}, or check that its endpoints are registered.", "tulle explain service/{to}"},
