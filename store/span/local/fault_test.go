@@ -30,6 +30,16 @@ type faulty struct {
 	match string
 	err   error
 	free  atomic.Uint64 // 0: plenty
+
+	slow string // writes to paths that contain it wait for gate
+	gate chan struct{}
+	held atomic.Int32 // writes that have waited
+}
+
+func (f *faulty) hold(slow string, gate chan struct{}) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.slow, f.gate = slow, gate
 }
 
 func (f *faulty) set(match string, err error) {
@@ -41,10 +51,33 @@ func (f *faulty) set(match string, err error) {
 func (f *faulty) fault(name string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.err != nil && strings.Contains(name, f.match) {
-		return &fs.PathError{Op: "write", Path: name, Err: f.err}
+	for _, m := range strings.Split(f.match, ",") {
+		if f.err != nil && strings.Contains(name, m) {
+			return &fs.PathError{Op: "write", Path: name, Err: f.err}
+		}
 	}
 	return nil
+}
+
+func (f *faulty) Rename(from, to string) error {
+	if err := f.fault(to + "#rename"); err != nil {
+		return err
+	}
+	return f.roomy.Rename(from, to)
+}
+
+func (f *faulty) Remove(name string) error {
+	if err := f.fault(name + "#remove"); err != nil {
+		return err
+	}
+	return f.roomy.Remove(name)
+}
+
+func (f *faulty) SyncDir(name string) error {
+	if err := f.fault(name + "#syncdir"); err != nil {
+		return err
+	}
+	return f.roomy.SyncDir(name)
 }
 
 func (f *faulty) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
@@ -73,7 +106,21 @@ type faultyFile struct {
 	name string
 }
 
+func (x *faultyFile) ReadAt(b []byte, off int64) (int, error) {
+	if err := x.f.fault(x.name + "#read"); err != nil {
+		return 0, err
+	}
+	return x.File.ReadAt(b, off)
+}
+
 func (x *faultyFile) Write(b []byte) (int, error) {
+	x.f.mu.Lock()
+	slow, gate := x.f.slow, x.f.gate
+	x.f.mu.Unlock()
+	if slow != "" && strings.Contains(x.name, slow) {
+		x.f.held.Add(1)
+		<-gate
+	}
 	if err := x.f.fault(x.name); err != nil {
 		n, _ := x.File.Write(b[:len(b)/2]) // torn
 		return n, err
@@ -330,6 +377,164 @@ func TestLostSidecarOnAFullDiskCostsNothing(t *testing.T) {
 	if db.Stats().Blocks != 2 || db.Stats().Corrupt != 0 || len(blockFiles(t, dir, ".damaged")) != 0 {
 		t.Fatalf("%+v", db.Stats())
 	}
+}
+
+// What goes wrong while blocks are merged costs nothing: the old blocks are served, the trouble is reported, nothing is left behind, and once it is over
+// they are merged.
+func TestMergeThatFailsCostsNothing(t *testing.T) {
+	for name, c := range map[string]struct {
+		match string
+		err   error
+	}{
+		"no space for the body":      {".1" + parquetSuffix, syscall.ENOSPC},
+		"no space for the sidecar":   {".1" + idxSuffix, syscall.ENOSPC},
+		"i/o error while written":    {".1" + parquetSuffix, syscall.EIO},
+		"fsync of the body fails":    {".1" + parquetSuffix + tmpSuffix + "#sync", syscall.EIO},
+		"fsync of the sidecar fails": {".1" + idxSuffix + tmpSuffix + "#sync", syscall.EIO},
+		"the rename fails":           {".1" + parquetSuffix + "#rename", syscall.EIO},
+		"fsync of the folder fails":  {"PARTITION#syncdir", syscall.EIO},
+		"a block cannot be read":     {parquetSuffix + "#read", syscall.EIO},
+		"removal fails, at first":    {".1" + parquetSuffix + "#rename,tmp#remove", syscall.EIO},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, files := sealed(t, 4)
+			fsys, ev := &faulty{}, &events{}
+			merging := eager
+			merging.retry = time.Millisecond
+			fsys.set(strings.Replace(c.match, "PARTITION", filepath.Base(filepath.Dir(files[0])), 1), c.err)
+			db := open(t, Config{Dir: dir, FS: fsys, SealAge: time.Hour, OnEvent: ev.add, compaction: merging})
+			until(t, "the trouble is noticed", func() bool {
+				db.wake(db.compact)
+				return strings.Contains(db.Stats().LastError, "cannot be merged")
+			})
+			if !ev.has(event.KindDisk, "cannot be merged") {
+				t.Error("no event")
+			}
+			var all []uint64
+			for n := range uint64(40) {
+				all = append(all, n)
+			}
+			if !strings.Contains(c.match, "#read") {
+				holds(t, db, all)
+			}
+			if s := db.Stats(); s.Blocks != 4 || s.Corrupt != 0 {
+				t.Errorf("%+v", s)
+			}
+			fsys.set("", nil)
+			until(t, "the blocks are merged", func() bool {
+				db.wake(db.compact)
+				return db.Stats().Blocks == 1 && db.Stats().LastError == "" && len(blockFiles(t, dir, parquetSuffix)) == 1
+			})
+			holds(t, db, all)
+			if left := blockFiles(t, dir, tmpSuffix); len(left) != 0 {
+				t.Errorf("left behind: %v", left)
+			}
+			if err := db.Close(); err != nil {
+				t.Fatal(err)
+			}
+			again := open(t, Config{Dir: dir, compaction: never})
+			holds(t, again, all)
+			if s := again.Stats(); s.Corrupt != 0 || s.Blocks != 1 {
+				t.Errorf("%+v", s)
+			}
+		})
+	}
+}
+
+// A block that is damaged is found when it is merged: it is set aside, and the others are merged without it.
+func TestDamageIsFoundByMerging(t *testing.T) {
+	for name, hurt := range map[string]func([]byte) []byte{
+		"page":      func(b []byte) []byte { b[64] ^= 0x10; return b },
+		"footer":    func(b []byte) []byte { b[len(b)-40] ^= 0x10; return b },
+		"truncated": func(b []byte) []byte { return b[:len(b)/2] },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, files := sealed(t, 4)
+			b, err := os.ReadFile(files[1])
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(files[1], hurt(b), 0o600); err != nil { //nolint:gosec // the test's own
+				t.Fatal(err)
+			}
+			ev := &events{}
+			db := open(t, Config{Dir: dir, OnEvent: ev.add, SealAge: time.Hour, compaction: eager})
+			until(t, "the others are merged", func() bool { db.wake(db.compact); return db.Stats().Blocks == 1 })
+			if len(blockFiles(t, dir, damagedSuffix)) != 1 || !ev.has(event.KindStore, "is damaged") || db.Stats().Corrupt != 1 {
+				t.Errorf("not reported: %+v", db.Stats())
+			}
+			var rest []uint64
+			for n := range uint64(40) {
+				if n/10 != 1 {
+					rest = append(rest, n)
+				}
+			}
+			holds(t, db, rest)
+		})
+	}
+}
+
+// A flipped bit in a block that is merged is never carried over: what the new block serves is what was written.
+func TestFlippedBitIsNeverMerged(t *testing.T) {
+	dir, files := sealed(t, 2)
+	whole, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := rand.New(rand.NewPCG(5, 5)) //nolint:gosec // reproducible on purpose
+	for round := range 30 {
+		copied := filepath.Join(t.TempDir(), "copy")
+		if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
+			t.Fatal(err)
+		}
+		b := append([]byte(nil), whole...)
+		at := r.IntN(len(b))
+		b[at] ^= 1 << r.IntN(8)
+		if err := os.WriteFile(blockFiles(t, copied, parquetSuffix)[0], b, 0o600); err != nil { //nolint:gosec // the test's own
+			t.Fatal(err)
+		}
+		db := open(t, Config{Dir: copied, SealAge: time.Hour, compaction: eager})
+		until(t, "it is merged or set aside", func() bool { db.wake(db.compact); return db.Stats().Blocks == 1 })
+		for n := range uint64(20) {
+			td, err := db.Trace(t.Context(), storetest.TraceID(n))
+			if errors.Is(err, store.ErrNotFound) && n < 10 {
+				continue
+			}
+			if err != nil {
+				t.Fatalf("round %d: byte %d: trace %d: %v", round, at, n, err)
+			}
+			if got, want := storetest.Canonical(td), storetest.Canonical(numbered(n)); !slices.Equal(got, want) {
+				t.Fatalf("round %d: byte %d: served\n%v\nwant\n%v", round, at, got, want)
+			}
+		}
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A disk on which every write takes its time delays merges, not what is written meanwhile.
+func TestSlowDiskDelaysOnlyMerges(t *testing.T) {
+	dir, _ := sealed(t, 4)
+	fsys := &faulty{}
+	gate := make(chan struct{})
+	fsys.hold(".1"+parquetSuffix, gate)
+	db := open(t, Config{Dir: dir, FS: fsys, SealSpans: 30, SealAge: time.Hour, compaction: eager})
+	until(t, "the merge hangs in a write", func() bool { db.wake(db.compact); return fsys.held.Load() > 0 })
+	var all []uint64
+	for n := range uint64(60) {
+		if n >= 40 {
+			for errors.Is(db.Write(t.Context(), numbered(n)), store.ErrBusy) {
+				<-time.NewTimer(time.Millisecond).C
+			}
+		}
+		all = append(all, n)
+	}
+	until(t, "what came meanwhile is sealed", func() bool { return db.Stats().Blocks == 6 })
+	holds(t, db, all)
+	close(gate)
+	until(t, "all is merged", func() bool { db.wake(db.compact); return db.Stats().Blocks <= 2 })
+	holds(t, db, all)
 }
 
 func TestRetention(t *testing.T) {
