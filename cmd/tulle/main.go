@@ -117,6 +117,7 @@ func commands() []*cobra.Command {
 		serverCommand(),
 		controllerCommand(),
 		observerCommand(),
+		storeCommand(),
 		topCommand(),
 		graphCommand(),
 		tapCommand(),

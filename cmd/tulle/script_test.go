@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -16,8 +17,12 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/tulle-mesh/tulle/store/span/local"
+	"github.com/tulle-mesh/tulle/store/storetest"
 )
 
 var rewrite = flag.Bool("rewrite", false, "rewrite what scripts expect with cmp")
@@ -33,6 +38,7 @@ func TestMain(m *testing.M) {
 //	occupy VAR                 listen on a free loopback port until the script ends and put the port in $VAR
 //	free VAR                   put a loopback port that nobody listens on in $VAR
 //	observer VAR               serve the files below api/ as an observer would its API and put host:port in $VAR
+//	spans DIR                  make a span store in DIR with one block of six spans and one batch in its log
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 filepath.Join("testdata", "script"),
@@ -49,6 +55,7 @@ func TestScripts(t *testing.T) {
 			"occupy":   cmdOccupy,
 			"free":     cmdFree,
 			"observer": cmdObserver,
+			"spans":    cmdSpans,
 		},
 	})
 }
@@ -122,4 +129,30 @@ func cmdObserver(ts *testscript.TestScript, _ bool, args []string) {
 	}))
 	ts.Defer(s.Close)
 	ts.Setenv(args[0], s.Listener.Addr().String())
+}
+
+func cmdSpans(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: spans DIR")
+	}
+	dir := ts.MkAbs(args[0])
+	begin := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	write := func(seal int, from, to uint64) {
+		db, err := local.Open(local.Config{Dir: dir, SealSpans: seal, SealAge: time.Hour})
+		ts.Check(err)
+		for n := from; n < to; n++ {
+			ts.Check(db.Write(context.Background(), storetest.Batch(
+				storetest.Span{Trace: n, ID: 2 * n, Service: "web", Name: "GET /", Start: begin.Add(time.Duration(n) * time.Second)},                             //nolint:gosec // small
+				storetest.Span{Trace: n, ID: 2*n + 1, Parent: 2 * n, Service: "catalog", Name: "GET /items", Start: begin.Add(time.Duration(n) * time.Second)}))) //nolint:gosec // small
+		}
+		for deadline := time.Now().Add(30 * time.Second); seal < 100 && db.Stats().Blocks == 0; {
+			if time.Now().After(deadline) {
+				ts.Fatalf("no block was sealed: %s", db.Stats().LastError)
+			}
+			<-time.NewTimer(time.Millisecond).C
+		}
+		ts.Check(db.Close())
+	}
+	write(6, 1, 4)
+	write(100, 4, 5)
 }

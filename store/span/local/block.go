@@ -33,6 +33,7 @@ const (
 	parquetSuffix = ".parquet"
 	idxSuffix     = ".idx"
 	tmpSuffix     = ".tmp"
+	damagedSuffix = ".damaged"
 )
 
 func (b *block) idx() string { return strings.TrimSuffix(b.path, parquetSuffix) + idxSuffix }
@@ -80,12 +81,7 @@ func (db *DB) loadBlocks() error {
 			}
 		}
 	}
-	slices.SortFunc(db.blocks, func(a, b *block) int {
-		if a.meta.FirstSeq < b.meta.FirstSeq {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(db.blocks, byFirstSeq)
 	db.dropReplaced()
 	return nil
 }
@@ -263,7 +259,7 @@ func (db *DB) damagedBlock(b *block, cause error) {
 	if b.replaced.Load() { // another block holds its spans: nothing is lost, and its files are about to go
 		return
 	}
-	aside := b.path + ".damaged"
+	aside := b.path + damagedSuffix
 	if err := db.fs.Rename(b.path, aside); err != nil {
 		db.log.Warn("span store: cannot rename a damaged block", "block", b.path, "error", err)
 	}

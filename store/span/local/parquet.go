@@ -398,7 +398,7 @@ func openParquet(f File, want *idxMeta) (bf *blockFile, err error) {
 	}
 	pf, err := parquet.OpenFile(f, st.Size(), parquet.SkipBloomFilters(true), parquet.ReadBufferSize(64<<10))
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errBlock, err)
+		return nil, blame(err)
 	}
 	if want != nil && want.IndexCRC != 0 {
 		crc, err := indexCRC(f, st.Size(), pf)
@@ -500,13 +500,13 @@ func (b *blockFile) scan(leaf int, ranges []rowRange, each func(row int, v []par
 			if row < 0 || want < row || want >= end {
 				if want != end || row < 0 {
 					if err := pages.SeekToRow(int64(want)); err != nil {
-						return fmt.Errorf("%w: %w", errBlock, err)
+						return blame(err)
 					}
 				}
 				free()
 				page, err = pages.ReadPage()
 				if err != nil {
-					return fmt.Errorf("%w: %w", errBlock, err)
+					return blame(err)
 				}
 				end = want + int(page.NumRows())
 				if page.NumRows() == 0 {
