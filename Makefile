@@ -126,6 +126,10 @@ churn: build ## a million connections of every kind through one sidecar: memory,
 crash: need-go ## the span store killed CRASH (default 200) times under load while it seals and merges: what was acknowledged is there, once
 	TULLE_CRASH_ROUNDS=$(or $(CRASH),200) $(GO) test -count 1 -timeout 1h -v -run 'TestKilledWriterLosesNothingItAcknowledged$$' ./store/span/local
 
+.PHONY: overload-store
+overload-store: need-go ## the span store offered several times what its disk takes, for OVERLOAD (default 60s): memory, refusals, nothing acknowledged lost
+	TULLE_OVERLOAD=$(or $(OVERLOAD),60s) $(GO) test -count 1 -timeout 10m -v -run 'TestOverloadIsRefusedAndCostsNothing$$' ./store/span/local
+
 .PHONY: hot-restart
 hot-restart: build ## 100,000 requests while both sidecars of a hop are replaced again and again: none may fail (HOTRESTART='-restarts 5' for less)
 	$(GO) build -o bin/life ./loadtest/life
