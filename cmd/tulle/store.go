@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tulle-mesh/tulle/client/show"
 	"github.com/tulle-mesh/tulle/store/backup"
 	"github.com/tulle-mesh/tulle/store/span/local"
 )
@@ -46,12 +47,11 @@ func onStore[T any](use, short string, args cobra.PositionalArgs, run func(c *co
 			if err != nil {
 				return err
 			}
-			if out.json() {
-				return printJSON(c, v)
-			}
-			w := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
-			table(w, v)
-			return w.Flush()
+			return out.print(c, v, func(w io.Writer, _ show.Style) error {
+				tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+				table(tw, v)
+				return tw.Flush()
+			})
 		},
 	}
 	out.flag(c)

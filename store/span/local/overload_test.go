@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -72,8 +73,9 @@ func TestOverloadIsRefusedAndCostsNothing(t *testing.T) {
 		if lasts, err = time.ParseDuration(s); err != nil {
 			t.Fatalf("%s=%s: %v", overloadFor, s, err)
 		}
-		cfg.SealSpans, limit, disk.rate = 0, 320<<20, 300<<10 // the observer's memory limit and the store's defaults
+		cfg.SealSpans, limit, disk.rate = 0, 320<<20, 40<<10 // the store's defaults, and the observer's memory limit
 	}
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(int64(limit))) //nolint:gosec // as the observer does
 	cfg.Dir, cfg.FS = t.TempDir(), disk
 	db := open(t, cfg)
 	runtime.GC()
@@ -103,7 +105,7 @@ func TestOverloadIsRefusedAndCostsNothing(t *testing.T) {
 						return
 					}
 					refused.Add(1)
-					<-time.NewTimer(5 * time.Millisecond).C
+					<-time.NewTimer(2 * time.Millisecond).C
 				}
 			}
 		})
@@ -120,6 +122,9 @@ func TestOverloadIsRefusedAndCostsNothing(t *testing.T) {
 	}
 	if refused.Load() == 0 {
 		t.Error("nothing was refused: there was no overload")
+	}
+	if lasts >= 10*time.Second && offered.Load() < 3*uint64(len(acked)) {
+		t.Errorf("%d batches were offered, %d taken: no threefold overload", offered.Load(), len(acked))
 	}
 	t.Logf("%d batches were offered, %d acknowledged; %d MiB of heap at most", offered.Load(), len(acked), most>>20)
 	check := func(db *DB) {

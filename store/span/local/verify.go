@@ -336,12 +336,12 @@ type Partition struct {
 
 // Description is what Describe says of a store.
 type Description struct {
-	Partition   // in sum; its name is the directory
-	Live        bool
-	WALBytes    int64
-	WALSegments int
-	Damaged     int // blocks that were set aside
-	Partitions  []Partition
+	Partition               // in sum; its name is the directory
+	Live        bool        `json:"live"`
+	WALBytes    int64       `json:"walBytes"`
+	WALSegments int         `json:"walSegments"`
+	Damaged     int         `json:"damaged"` // blocks that were set aside
+	Partitions  []Partition `json:"partitions"`
 }
 
 // Describe reads what the blocks in dir say of themselves. It changes nothing, and may run beside the process that uses the store.
