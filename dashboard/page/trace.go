@@ -34,6 +34,7 @@ type TraceView struct {
 	Errors   int
 	Services []string
 	Notes    []TraceNote
+	Why      *WhyView // nil when no sidecar has a Record of it
 	Ticks    []string
 	Details  bool   // details are in the page; otherwise a row is a link that opens its own
 	All      bool   // every row is shown
@@ -157,6 +158,7 @@ func Trace(d *Deps) http.HandlerFunc {
 		}
 		v.Details = len(v.Rows) <= inlineDetails
 		open := q.Get("span")
+		v.Why = d.why(ctx, td, open)
 		for i := range v.Rows {
 			row := &v.Rows[i]
 			row.Open = row.ID == open

@@ -5,23 +5,14 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/http"
-	"time"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/store"
-	"github.com/tulle-mesh/tulle/store/event"
 	"github.com/tulle-mesh/tulle/store/match"
-	"github.com/tulle-mesh/tulle/store/why"
 )
 
-const (
-	// before is how long before a request what happened to endpoints may matter for it: ejections end sooner.
-	before = time.Hour
-	// recent is how old the live graph may be to stand for the time of a request.
-	recent = 15 * time.Second
-	// lookedAt bounds how many spans are looked at for an id that no store finds by itself.
-	lookedAt = 500_000
-)
+// lookedAt bounds how many spans are looked at for an id that no store finds by itself.
+const lookedAt = 500_000
 
 // why explains what became of a request: by trace id (and ?span=), span id, or x-request-id.
 func (a *api) why(r *http.Request) (any, error) {
@@ -34,22 +25,10 @@ func (a *api) why(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	in := why.Input{Trace: td, Span: span}
-	e, ok := why.Explain(in) // first without what was known then, for its time
+	e, ok := a.Sources.Why(ctx, td, span)
 	if !ok {
 		return nil, fmt.Errorf("trace %s: %w: it has no Record of a sidecar%s", trace, store.ErrNotFound, of(span))
 	}
-	end := e.Start.Add(e.Duration)
-	if a.Events != nil {
-		// Without events the rest still holds: their store may be damaged when it is needed most.
-		in.Events, _, _ = a.Events.Query(ctx, event.Query{Start: e.Start.Add(-before), End: end.Add(time.Second), Limit: 10_000})
-	}
-	if live := a.Graph.Live(); live != nil && a.Clock().Sub(end) < recent {
-		in.Graph = live
-	} else if past, err := a.Graph.At(ctx, end); err == nil {
-		in.Graph = past
-	}
-	e, _ = why.Explain(in)
 	return e, nil
 }
 
