@@ -46,6 +46,7 @@ type WhyHop struct {
 type WhyNext struct {
 	Text    string
 	Command bool
+	Link    string // the page that shows the same as the command, "" when there is none
 }
 
 // maxWhyHops is how many calls the panel lists: those that matter come first.
@@ -91,7 +92,11 @@ func NewWhyView(e *why.Explanation, span flow.SpanID) *WhyView {
 		v.Hops = append(v.Hops, whyHop(e, i))
 	}
 	for _, n := range e.Next {
-		v.Next = append(v.Next, WhyNext{n, strings.HasPrefix(n, "tulle ")})
+		next := WhyNext{Text: n, Command: strings.HasPrefix(n, "tulle ")}
+		if expr, ok := strings.CutPrefix(n, "tulle requests '"); ok && strings.HasSuffix(expr, "'") {
+			next.Link = RequestsURL(strings.TrimSuffix(expr, "'"), "")
+		}
+		v.Next = append(v.Next, next)
 	}
 	return v
 }

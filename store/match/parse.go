@@ -559,6 +559,9 @@ func (c *comparison) text(int) string {
 	return c.field.Name + opText[c.op] + valueText(c.values[0].text)
 }
 
+// Is is the expression that a field has a value; "": that nothing is said of it.
+func Is(field, value string) string { return field + "=" + valueText(value) }
+
 // valueText quotes a value unless it reads as the same word without quotes.
 func valueText(v string) string {
 	plain := v != "" && strings.IndexFunc(v, func(r rune) bool {
