@@ -22,5 +22,6 @@ var pages = []struct {
 	{"GET /events", "Events", page.Events},
 	{"GET /alerts", "Alerts", page.Alerts},
 	{"GET /proxies", "Proxies", page.Proxies},
+	{"GET /tulle", "Tulle itself", page.Tulle},
 	{"POST /tidy", "Lay the topology out afresh", page.Tidy},
 }

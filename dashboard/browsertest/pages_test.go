@@ -26,6 +26,7 @@ var pages = []struct{ name, path string }{
 	{"events", "/events"},
 	{"alerts", "/alerts"},
 	{"proxies", "/proxies"},
+	{"tulle", "/tulle"},
 	{"nothing", "/no/such/page"},
 }
 

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"maps"
 	"math"
 	"slices"
@@ -39,7 +41,10 @@ func Sources(dir string, now func() time.Time) (s source.Sources, stop func() er
 	tick := time.NewTicker(time.Second)
 	s = source.Sources{
 		Spans: spans, Graph: &Graph{Ticks: tick.C, Now: now}, Events: NewEvents(now()), Alerts: &Alerts{now()}, Proxies: &Proxies{now()}, Now: now,
-		Banner: func() []source.Notice { return nil },
+		Banner: func() []source.Notice { return nil }, Version: "v0.9.0", Self: []func(io.Writer){selfText(now)},
+		Disk: func() (source.Disk, error) {
+			return source.Disk{Path: "/var/lib/tulle", Free: 62 << 30, Total: 100 << 30}, nil
+		},
 	}
 	stop = func() error { tick.Stop(); return nil }
 	if dir == "" {
@@ -56,6 +61,60 @@ func Sources(dir string, now func() time.Time) (s source.Sources, stop func() er
 		MaxSamples: 5_000_000, Timeout: 20 * time.Second, EnableAtModifier: true, EnableNegativeOffset: true,
 	})}
 	return s, func() error { tick.Stop(); return db.Close() }, nil
+}
+
+// selfText is what an observer that has run for two hours says of itself.
+func selfText(now func() time.Time) func(io.Writer) {
+	start := now().Add(-2 * time.Hour).Unix()
+	return func(w io.Writer) {
+		_, _ = fmt.Fprintf(w, `# HELP process_start_time_seconds As an observer says it.
+# TYPE process_start_time_seconds gauge
+process_start_time_seconds %d
+# HELP process_resident_memory_bytes As an observer says it.
+# TYPE process_resident_memory_bytes gauge
+process_resident_memory_bytes 1.84e+08
+# HELP process_cpu_seconds_total As an observer says it.
+# TYPE process_cpu_seconds_total counter
+process_cpu_seconds_total 612
+# HELP go_goroutines As an observer says it.
+# TYPE go_goroutines gauge
+go_goroutines 94
+# HELP process_open_fds As an observer says it.
+# TYPE process_open_fds gauge
+process_open_fds 71
+# HELP tulle_collector_spans_accepted_total As an observer says it.
+# TYPE tulle_collector_spans_accepted_total counter
+tulle_collector_spans_accepted_total 1.31e+06
+# HELP tulle_collector_points_accepted_total As an observer says it.
+# TYPE tulle_collector_points_accepted_total counter
+tulle_collector_points_accepted_total 8.4e+06
+# HELP tulle_collector_refused_total As an observer says it.
+# TYPE tulle_collector_refused_total counter
+tulle_collector_refused_total{reason="busy"} 3
+tulle_collector_refused_total{reason="full"} 0
+# HELP tulle_collector_dropped_total As an observer says it.
+# TYPE tulle_collector_dropped_total counter
+tulle_collector_dropped_total{reason="unauthenticated_metrics"} 41
+# HELP tulle_collector_altered_total As an observer says it.
+# TYPE tulle_collector_altered_total counter
+tulle_collector_altered_total{reason="private_removed"} 1207
+# HELP tulle_store_active_series As an observer says it.
+# TYPE tulle_store_active_series gauge
+tulle_store_active_series 1812
+# HELP tulle_store_series_budget As an observer says it.
+# TYPE tulle_store_series_budget gauge
+tulle_store_series_budget 200000
+# HELP tulle_store_events As an observer says it.
+# TYPE tulle_store_events gauge
+tulle_store_events 57
+# HELP tulle_evidence_connected As an observer says it.
+# TYPE tulle_evidence_connected gauge
+tulle_evidence_connected 1
+# HELP tulle_evidence_windows_sent_total As an observer says it.
+# TYPE tulle_evidence_windows_sent_total counter
+tulle_evidence_windows_sent_total 7190
+`, start)
+	}
 }
 
 // series writes 15 minutes of requests and durations for every call, with a fault in the last 80 s.

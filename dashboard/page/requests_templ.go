@@ -5,16 +5,13 @@ package page
 
 //lint:file-ignore SA4006 This context is only used if a nested component is present.
 
-import (
-	"github.com/a-h/templ"
-	templruntime "github.com/a-h/templ/runtime"
-)
+import "github.com/a-h/templ"
+import templruntime "github.com/a-h/templ/runtime"
 
 import (
-	"strconv"
-
 	"github.com/tulle-mesh/tulle/dashboard/part"
 	"github.com/tulle-mesh/tulle/store/requests"
+	"strconv"
 )
 
 func RequestsPage(v RequestsView) templ.Component {
@@ -634,7 +631,7 @@ func requestTable(v RequestsView) templ.Component {
 			return templ_7745c5c3_Err
 		}
 		for _, c := range v.Columns {
-			templ_7745c5c3_Var32 := []any{templ.KV("num", numeric(c))}
+			var templ_7745c5c3_Var32 = []any{templ.KV("num", numeric(c))}
 			templ_7745c5c3_Err = templ.RenderCSSItems(ctx, templ_7745c5c3_Buffer, templ_7745c5c3_Var32...)
 			if templ_7745c5c3_Err != nil {
 				return templ_7745c5c3_Err
@@ -811,7 +808,7 @@ func cellView(c Cell) templ.Component {
 				return templ_7745c5c3_Err
 			}
 		} else {
-			templ_7745c5c3_Var42 := []any{templ.KV("num", c.Number), "clip"}
+			var templ_7745c5c3_Var42 = []any{templ.KV("num", c.Number), "clip"}
 			templ_7745c5c3_Err = templ.RenderCSSItems(ctx, templ_7745c5c3_Buffer, templ_7745c5c3_Var42...)
 			if templ_7745c5c3_Err != nil {
 				return templ_7745c5c3_Err

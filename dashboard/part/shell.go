@@ -25,7 +25,7 @@ type Link struct{ Path, Title string }
 
 // Navigation is the order of the entries in the header.
 var Navigation = []Link{
-	{"/", "Topology"}, {"/traces", "Traces"}, {"/requests", "Requests"}, {"/events", "Events"}, {"/alerts", "Alerts"}, {"/proxies", "Proxies"},
+	{"/", "Topology"}, {"/traces", "Traces"}, {"/requests", "Requests"}, {"/events", "Events"}, {"/alerts", "Alerts"}, {"/proxies", "Proxies"}, {"/tulle", "Tulle"},
 }
 
 // Stat is one figure of the summary strip; Key makes it live.

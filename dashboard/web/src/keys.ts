@@ -7,7 +7,7 @@ export function keys(): void {
     if (e.ctrlKey || e.metaKey || e.altKey || t.closest("input, select, textarea")) return;
     if (g && Date.now() - g < 1000) {
       g = 0;
-      const to = ({ h: "/", t: "/traces", r: "/requests", e: "/events", a: "/alerts", p: "/proxies" } as Record<string, string>)[e.key];
+      const to = ({ h: "/", t: "/traces", r: "/requests", e: "/events", a: "/alerts", p: "/proxies", i: "/tulle" } as Record<string, string>)[e.key];
       if (to) {
         location.href = to;
         return;
