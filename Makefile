@@ -166,10 +166,15 @@ test-peers: build $(filter $(ENGINES)/%,$(PYTHON)) ## real peers: promtool and a
 	@command -v promtool >/dev/null && command -v prometheus >/dev/null || { echo "tulle: prometheus or promtool is missing. Debian/Ubuntu: apt-get install prometheus; others: https://prometheus.io/download/"; exit 1; }
 	@command -v victoria-metrics >/dev/null || { echo "tulle: victoria-metrics is missing. Debian/Ubuntu: apt-get install victoria-metrics; others: https://docs.victoriametrics.com/victoriametrics/quick-start/"; exit 1; }
 	$(GO) run ./loadtest/peer/parquet -python $(PYTHON)
+	$(MAKE) test-jaeger
 	$(GO) run ./loadtest/peer
 	$(GO) run ./loadtest/peer/smuggle
 	$(GO) run ./loadtest/peer/h2spec
 	$(GO) test -count 1 -tags peers -run 'Peers$$' ./sidecar ./dashboard/promapi
+
+.PHONY: test-jaeger
+test-jaeger: build ## Jaeger v1.62's own suite for storage backends on an observer, through Jaeger's client of remote storages
+	TULLE=$(CURDIR)/bin/tulle $(GO) -C loadtest/peer/jaegerstorage test -count 1 -timeout 10m ./...
 
 # Every fuzz target runs for FUZZTIME; what it finds is written to the package's testdata/fuzz, to be committed with the fix.
 .PHONY: fuzz

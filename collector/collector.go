@@ -26,6 +26,7 @@ import (
 	"go.opentelemetry.io/collector/confmap/provider/envprovider"
 	"go.opentelemetry.io/collector/otelcol"
 	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
@@ -34,6 +35,7 @@ import (
 	"github.com/tulle-mesh/tulle/collector/processor/backpressure"
 	"github.com/tulle-mesh/tulle/collector/processor/cardinality"
 	"github.com/tulle-mesh/tulle/collector/processor/enrich"
+	"github.com/tulle-mesh/tulle/collector/receiver/inside"
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/store"
 	"github.com/tulle-mesh/tulle/store/event"
@@ -94,6 +96,7 @@ type Collector struct {
 	cfg      Config
 	gate     *gate.Gate
 	pressed  backpressure.Counters
+	inside   inside.Inside
 	enriched enrich.Counters
 	stored   tullestore.Counters
 	folded   tally // altered by the cardinality guard
@@ -247,6 +250,12 @@ func (c *Collector) embedded() (*otelcol.Collector, error) {
 			},
 		}},
 	})
+}
+
+// Write takes spans that another part of this process was given: they go the way of all others and count as an application's. It returns when they are
+// stored; the collector may change td. The error wraps store.ErrClosed while Run does not run, and is permanent (consumererror) when trying again is of no use.
+func (c *Collector) Write(ctx context.Context, td ptrace.Traces) error {
+	return c.inside.Write(ctx, td)
 }
 
 // Stats may be called at any time.

@@ -34,6 +34,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	"github.com/tulle-mesh/tulle/collector"
@@ -386,6 +387,29 @@ func TestApplicationsSpansAreNoEvidence(t *testing.T) {
 	}
 	if len(metrics.got) != 0 || c.Stats().Dropped["unauthenticated_metrics"] != 1 {
 		t.Errorf("metrics without a reporter reached the sink, or were not counted: %+v", c.Stats())
+	}
+}
+
+// Spans that another part of the process hands over are an application's, even where the call that brought them came from the mesh.
+func TestSpansFromInsideAreNoEvidence(t *testing.T) {
+	db := openSpans(t, t.TempDir())
+	a := newAuthority(t)
+	c, stop := start(t, collector.Config{GRPC: "127.0.0.1:0", Identity: a.holder(t, observerID), Spans: db, Registry: registry{}})
+	ctx := peer.NewContext(t.Context(), &peer.Peer{AuthInfo: credentials.TLSInfo{State: tls.ConnectionState{PeerCertificates: []*x509.Certificate{a.holder(t, cartID).Get().Certificate.Leaf}}}})
+	if err := c.Write(ctx, batch()); err != nil {
+		t.Fatal(err)
+	}
+	res, attrs, _ := stored(t, db)
+	for _, m := range []map[string]any{res, attrs} {
+		for k, v := range m {
+			if strings.HasPrefix(k, "tulle.") {
+				t.Errorf("%s = %v was kept", k, v)
+			}
+		}
+	}
+	stop()
+	if err := c.Write(t.Context(), batch()); !errors.Is(err, store.ErrClosed) {
+		t.Errorf("after the end: %v", err)
 	}
 }
 

@@ -47,6 +47,7 @@ func (c *Collector) components() (otelcol.Factories, error) {
 		otlpreceiver.NewFactory(),
 		zipkin.NewFactory(c.listening),
 		jaeger.NewFactory(jaeger.Hooks{Listening: c.listening, Dropped: c.lost.add}),
+		c.inside.Factory(),
 	); err != nil {
 		return f, err
 	}
@@ -185,7 +186,7 @@ func (c *Collector) receivers() map[string]any {
 			"middlewares": []any{map[string]any{"id": "gate"}},
 		}
 	}
-	all := map[string]any{}
+	all := map[string]any{"inside": map[string]any{}}
 	protocols := map[string]any{}
 	if c.cfg.GRPC != "" {
 		protocols["grpc"] = grpc(c.cfg.GRPC, "gate")

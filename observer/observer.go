@@ -32,6 +32,7 @@ import (
 	"github.com/tulle-mesh/tulle/collector/processor/cardinality"
 	"github.com/tulle-mesh/tulle/collector/processor/enrich"
 	"github.com/tulle-mesh/tulle/dashboard"
+	"github.com/tulle-mesh/tulle/dashboard/jaegerapi"
 	"github.com/tulle-mesh/tulle/dashboard/source"
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/identity/join"
@@ -56,6 +57,9 @@ type Config struct {
 
 	// What applications send that do not speak OTLP; "" for none. See collector.Config.
 	Zipkin, JaegerGRPC, JaegerHTTP, JaegerCompact, JaegerBinary string
+
+	// JaegerQuery serves Jaeger's query and remote storage APIs over gRPC; "" for none. Elsewhere than on loopback callers need certificates of the mesh.
+	JaegerQuery string
 
 	// Export are backends that get a copy of all spans; ExportBytes bounds the queue of each in DataDir/export (0: 256 MiB).
 	Export      []collector.Export
@@ -129,6 +133,7 @@ type Observer struct {
 	collector *collector.Collector
 	alerting  *alert.Alerting
 	dashboard *dashboard.Dashboard
+	jaeger    *jaegerapi.RPC // nil for none
 	evidence  *Evidence
 
 	remote  metric.RemoteWrite
@@ -306,19 +311,23 @@ func (o *Observer) assemble() (err error) {
 	if o.evidence != nil {
 		o.evidence.cfg.Observations, o.evidence.cfg.Store, o.evidence.cfg.Registry = o.graph.Observations, o.events.Append, o.registry.Set
 	}
-	o.dashboard, err = dashboard.New(dashboard.Config{
-		Addr: o.cfg.HTTP, Hosts: o.cfg.HTTPHosts, Log: o.log.With("part", "dashboard"),
-		Sources: source.Sources{
-			Spans: o.spans, Graph: o.graph, Events: o.events,
-			Metrics: source.Metrics{Queryable: o.metrics, Exemplars: o.metrics, Engine: o.metrics.Engine(), Outside: o.metrics.Outside()},
-			Alerts:  alerts{o.alerting}, Rules: o.alerting, Proxies: proxies{o.registry, o.graph},
-			Tap:  o.live,
-			Self: []func(io.Writer){dashboard.Gatherer(o.reg)}, Ready: o.ready, Banner: o.notices,
-			Version: o.cfg.Version, Disk: o.disk,
-		},
-	})
-	if err != nil {
+	sources := source.Sources{
+		Spans: o.spans, Graph: o.graph, Events: o.events,
+		Metrics: source.Metrics{Queryable: o.metrics, Exemplars: o.metrics, Engine: o.metrics.Engine(), Outside: o.metrics.Outside()},
+		Alerts:  alerts{o.alerting}, Rules: o.alerting, Proxies: proxies{o.registry, o.graph},
+		Tap:  o.live,
+		Self: []func(io.Writer){dashboard.Gatherer(o.reg)}, Ready: o.ready, Banner: o.notices,
+		Version: o.cfg.Version, Disk: o.disk,
+	}
+	if o.dashboard, err = dashboard.New(dashboard.Config{Addr: o.cfg.HTTP, Hosts: o.cfg.HTTPHosts, Log: o.log.With("part", "dashboard"), Sources: sources}); err != nil {
 		return err
+	}
+	if o.cfg.JaegerQuery != "" {
+		if o.jaeger, err = jaegerapi.NewRPC(jaegerapi.RPCConfig{
+			Addr: o.cfg.JaegerQuery, Sources: &sources, Write: o.collector.Write, Identity: o.holder,
+		}); err != nil {
+			return err
+		}
 	}
 	o.registerMetrics()
 	return nil
@@ -339,6 +348,9 @@ func (o *Observer) actors(allReady func()) []run.Actor {
 		run.Actor{Name: "alert", Run: o.alerting.Run},
 		run.Actor{Name: "dashboard", Run: o.dashboard.Run},
 	)
+	if o.jaeger != nil {
+		list = append(list, run.Actor{Name: "jaeger", Run: o.jaeger.Run})
+	}
 	if o.evidence != nil {
 		list = append(list, run.Actor{Name: "evidence", Run: o.evidence.Run})
 	}

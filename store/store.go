@@ -78,7 +78,8 @@ type TraceQuery struct {
 	Cursor      string // opaque, from TracePage.Next
 }
 
-// AttributeMatch compares one span or resource attribute by its string form.
+// AttributeMatch compares one attribute of the span, of its resource or of one of its events by its string form; an event's name is its attribute "event".
+// "!=" holds for a span that has no such attribute with that value, so also for one that lacks it.
 type AttributeMatch struct {
 	Key   string
 	Value string

@@ -11,6 +11,19 @@ import (
 	"go.opentelemetry.io/collector/pdata/ptrace"
 )
 
+// Tags that stand for what OpenTelemetry has fields for.
+const (
+	tagKind         = "span.kind"
+	tagError        = "error"
+	tagStatus       = "otel.status_code"
+	tagDescription  = "otel.status_description"
+	tagTraceState   = "w3c.tracestate"
+	tagScope        = "otel.scope.name"
+	tagScopeVersion = "otel.scope.version"
+	tagEvent        = "event"                // a log's field: the name of an event
+	attrRefType     = "opentracing.ref_type" // a link's attribute: child_of or follows_from
+)
+
 // toModel maps OpenTelemetry's form to Jaeger's by OpenTelemetry's compatibility rules
 // (https://opentelemetry.io/docs/specs/otel/trace/sdk_exporters/jaeger/): kind, status and scope become tags.
 func toModel(td ptrace.Traces) *model.Trace {
@@ -53,48 +66,66 @@ func span(sp ptrace.Span, scope pcommon.InstrumentationScope, p *model.Process) 
 	start := sp.StartTimestamp().AsTime()
 	out := &model.Span{
 		TraceID: traceID(sp.TraceID()), SpanID: spanID(sp.SpanID()), OperationName: sp.Name(), StartTime: start,
-		Duration: max(sp.EndTimestamp().AsTime().Sub(start), 0), Flags: model.Flags(sp.Flags() & 0xff), Process: p,
+		Duration: max(sp.EndTimestamp().AsTime().Sub(start), 0), Flags: model.Flags(sp.Flags()), Process: p,
 	}
-	if !sp.ParentSpanID().IsEmpty() {
-		out.References = append(out.References, model.NewChildOfRef(out.TraceID, spanID(sp.ParentSpanID())))
-	}
-	for _, l := range sp.Links().All() {
-		out.References = append(out.References, model.NewFollowsFromRef(traceID(l.TraceID()), spanID(l.SpanID())))
-	}
+	out.References = references(sp, out.TraceID)
+	stated := false // by a tag, as Jaeger's own clients do
 	for k, v := range sp.Attributes().All() {
 		out.Tags = append(out.Tags, tag(k, v))
+		stated = stated || k == tagStatus || k == tagError && v.Type() == pcommon.ValueTypeBool && v.Bool()
 	}
 	if k := sp.Kind(); k != ptrace.SpanKindUnspecified {
-		out.Tags = append(out.Tags, model.String("span.kind", strings.ToLower(k.String())))
+		out.Tags = append(out.Tags, model.String(tagKind, strings.ToLower(k.String())))
 	}
-	switch sp.Status().Code() {
-	case ptrace.StatusCodeError:
-		out.Tags = append(out.Tags, model.Bool("error", true), model.String("otel.status_code", "ERROR"))
-	case ptrace.StatusCodeOk:
-		out.Tags = append(out.Tags, model.String("otel.status_code", "OK"))
+	switch code := sp.Status().Code(); {
+	case stated:
+	case code == ptrace.StatusCodeError:
+		out.Tags = append(out.Tags, model.Bool(tagError, true), model.String(tagStatus, "ERROR"))
+	case code == ptrace.StatusCodeOk:
+		out.Tags = append(out.Tags, model.String(tagStatus, "OK"))
 	}
 	if m := sp.Status().Message(); m != "" {
-		out.Tags = append(out.Tags, model.String("otel.status_description", m))
+		out.Tags = append(out.Tags, model.String(tagDescription, m))
 	}
 	if s := sp.TraceState().AsRaw(); s != "" {
-		out.Tags = append(out.Tags, model.String("w3c.tracestate", s))
+		out.Tags = append(out.Tags, model.String(tagTraceState, s))
 	}
 	if scope.Name() != "" {
-		out.Tags = append(out.Tags, model.String("otel.scope.name", scope.Name()))
+		out.Tags = append(out.Tags, model.String(tagScope, scope.Name()))
 	}
 	if scope.Version() != "" {
-		out.Tags = append(out.Tags, model.String("otel.scope.version", scope.Version()))
+		out.Tags = append(out.Tags, model.String(tagScopeVersion, scope.Version()))
 	}
 	sortTags(out.Tags)
 	for _, e := range sp.Events().All() {
 		log := model.Log{Timestamp: e.Timestamp().AsTime()}
 		if e.Name() != "" {
-			log.Fields = append(log.Fields, model.String("event", e.Name()))
+			log.Fields = append(log.Fields, model.String(tagEvent, e.Name()))
 		}
 		for k, v := range e.Attributes().All() {
 			log.Fields = append(log.Fields, tag(k, v))
 		}
 		out.Logs = append(out.Logs, log)
+	}
+	return out
+}
+
+// references are the parent, first, and the links. A link to the parent says what kind of parent it is.
+func references(sp ptrace.Span, trace model.TraceID) (out []model.SpanRef) {
+	parent := spanID(sp.ParentSpanID())
+	if parent != 0 {
+		out = append(out, model.NewChildOfRef(trace, parent))
+	}
+	for _, l := range sp.Links().All() {
+		ref := model.NewFollowsFromRef(traceID(l.TraceID()), spanID(l.SpanID()))
+		if v, ok := l.Attributes().Get(attrRefType); ok && v.AsString() == "child_of" {
+			ref.RefType = model.ChildOf
+		}
+		if parent != 0 && ref.TraceID == trace && ref.SpanID == parent {
+			out[0].RefType = ref.RefType
+			continue
+		}
+		out = append(out, ref)
 	}
 	return out
 }

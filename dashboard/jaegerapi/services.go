@@ -3,10 +3,12 @@ package jaegerapi
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"net/http"
 	"slices"
 	"time"
 
+	jaeger "github.com/jaegertracing/jaeger/model"
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql"
@@ -48,13 +50,19 @@ func (a *api) serviceOperations(w http.ResponseWriter, r *http.Request) {
 		fail(w, r, statusOf(err), err.Error())
 		return
 	}
+	names := operationNames(list)
+	writeJSON(w, r, http.StatusOK, envelope{Data: names, Total: len(names)})
+}
+
+// operationNames are the names of a sorted list, each once.
+func operationNames(list []store.Operation) []string {
 	names := []string{}
 	for _, o := range list {
 		if len(names) == 0 || names[len(names)-1] != o.Name {
 			names = append(names, o.Name)
 		}
 	}
-	writeJSON(w, r, http.StatusOK, envelope{Data: names, Total: len(names)})
+	return names
 }
 
 func (a *api) operations(w http.ResponseWriter, r *http.Request) {
@@ -139,6 +147,19 @@ func (a *api) dependencies(w http.ResponseWriter, r *http.Request) {
 		links = kept
 	}
 	writeJSON(w, r, http.StatusOK, envelope{Data: links, Total: len(links)})
+}
+
+// dependencyLinks are the links of a range in Jaeger's own type. Both ends are needed.
+func (a *api) dependencyLinks(ctx context.Context, from, to time.Time) ([]jaeger.DependencyLink, error) {
+	if !to.After(from) {
+		return nil, fmt.Errorf("%w: the range of dependencies ends before it begins", store.ErrBadQuery)
+	}
+	links, err := a.links(ctx, to, to.Sub(from))
+	out := make([]jaeger.DependencyLink, 0, len(links))
+	for _, l := range links {
+		out = append(out, jaeger.DependencyLink{Parent: l.Parent, Child: l.Child, CallCount: l.CallCount})
+	}
+	return out, err
 }
 
 func (a *api) links(ctx context.Context, end time.Time, lookback time.Duration) ([]ui.DependencyLink, error) {

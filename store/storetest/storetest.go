@@ -97,6 +97,7 @@ type Span struct {
 	Error             bool
 	Attrs             map[string]any
 	Res               map[string]any
+	Events            []map[string]any // attributes of each; "event" is its name
 }
 
 // TraceID spreads n over the 16 bytes.
@@ -145,6 +146,16 @@ func Batch(spans ...Span) ptrace.Traces {
 		}
 		for k, v := range s.Attrs {
 			_ = sp.Attributes().PutEmpty(k).FromRaw(v)
+		}
+		for _, attrs := range s.Events {
+			e := sp.Events().AppendEmpty()
+			for k, v := range attrs {
+				if k == "event" {
+					e.SetName(text(v))
+				} else {
+					_ = e.Attributes().PutEmpty(k).FromRaw(v)
+				}
+			}
 		}
 	}
 	return td
@@ -469,6 +480,9 @@ func random(r *rand.Rand, n int) []Span {
 		if r.IntN(9) == 0 {
 			s.Res["color"] = "red"
 		}
+		for r.IntN(4) == 0 {
+			s.Events = append(s.Events, map[string]any{"event": pick("retry", "note"), "color": []any{"blue", 7, true}[r.IntN(3)]})
+		}
 		out[i] = s
 	}
 	return out
@@ -500,7 +514,7 @@ func (s Span) matches(q store.TraceQuery) bool {
 		(q.Source == "" || s.Attrs[flow.AttrSourceService] == q.Source) && (q.Destination == "" || s.Attrs[flow.AttrDestService] == q.Destination)
 	for _, a := range q.Attributes {
 		present, equal := false, false
-		for _, m := range []map[string]any{s.Attrs, s.Res} {
+		for _, m := range append([]map[string]any{s.Attrs, s.Res}, s.Events...) {
 			if v, has := m[a.Key]; has {
 				present = true
 				equal = equal || text(v) == a.Value
@@ -555,7 +569,7 @@ func randomQuery(r *rand.Rand) store.TraceQuery {
 	}
 	for r.IntN(3) == 0 {
 		q.Attributes = append(q.Attributes, store.AttributeMatch{
-			Key: pick(flow.AttrStatus, flow.AttrAnswered, "color", "zone", "absent"), Value: pick("200", "404", "true", "false", "red", "7", "0.5", "a"), Op: pick("=", "=", "!=", "exists"),
+			Key: pick(flow.AttrStatus, flow.AttrAnswered, "color", "zone", "event", "absent"), Value: pick("200", "404", "true", "false", "red", "7", "0.5", "a", "retry"), Op: pick("=", "=", "!=", "exists"),
 		})
 	}
 	return q

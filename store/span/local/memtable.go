@@ -80,27 +80,28 @@ type memtable struct {
 	born     time.Time // when its first span came
 	seqs     *sequences
 
-	mu       sync.RWMutex
-	chunks   [][]liveSpan
-	count    int
-	bytes    int
-	texts    []text   // by sym
-	bodies   [][]byte // of the texts; their arrays never move
-	interned map[string]sym
-	recent   [maxStr]sym      // by slot: the latest value of a column, which the next span often repeats
-	order    [len64]keyColumn // by place in a span: the latest key there, for a sender's spans have theirs in one order
-	groups   []*group
-	groupIdx map[string]uint32
-	traces   map[flow.TraceID]*liveTrace
-	ops      map[opKey]struct{}
-	lastOp   opKey               // the latest of them, which the next span often repeats
-	keys     map[string]struct{} // attribute keys among the rest
-	cols     uint64              // columns that are used
-	firstSeq uint64              // 0 when empty
-	lastSeq  uint64
-	minStart uint64
-	maxStart uint64
-	received int64 // unix ns of the latest batch
+	mu        sync.RWMutex
+	chunks    [][]liveSpan
+	count     int
+	bytes     int
+	texts     []text   // by sym
+	bodies    [][]byte // of the texts; their arrays never move
+	interned  map[string]sym
+	recent    [maxStr]sym      // by slot: the latest value of a column, which the next span often repeats
+	order     [len64]keyColumn // by place in a span: the latest key there, for a sender's spans have theirs in one order
+	groups    []*group
+	groupIdx  map[string]uint32
+	traces    map[flow.TraceID]*liveTrace
+	ops       map[opKey]struct{}
+	lastOp    opKey               // the latest of them, which the next span often repeats
+	keys      map[string]struct{} // attribute keys among the rest
+	eventKeys map[string]struct{} // attribute keys of events
+	cols      uint64              // columns that are used
+	firstSeq  uint64              // 0 when empty
+	lastSeq   uint64
+	minStart  uint64
+	maxStart  uint64
+	received  int64 // unix ns of the latest batch
 }
 
 // liveTrace has room for what most traces need, so that they take one allocation.
@@ -126,7 +127,7 @@ const (
 func newMemtable() *memtable {
 	return &memtable{
 		texts: []text{{}}, interned: map[string]sym{"": 0}, groupIdx: map[string]uint32{}, traces: map[flow.TraceID]*liveTrace{},
-		ops: map[opKey]struct{}{}, keys: map[string]struct{}{}, minStart: ^uint64(0), seqs: newSequences(),
+		ops: map[opKey]struct{}{}, keys: map[string]struct{}{}, eventKeys: map[string]struct{}{}, minStart: ^uint64(0), seqs: newSequences(),
 	}
 }
 
@@ -318,6 +319,7 @@ func (m *memtable) insertSpanLocked(sp ptrace.Span, g uint32, seq uint64) error 
 		return err
 	}
 	ls.extra = m.text(string(extra))
+	m.noteEventsLocked(sp)
 	m.addLocked(ls, seq)
 	return nil
 }
@@ -442,6 +444,7 @@ type blockMeta struct {
 	Cols      uint64                `json:"-"`
 	ColNames  []string              `json:"columns,omitempty"` // attributes with a column of their own that are used
 	ResKeys   []string              `json:"resourceKeys,omitempty"`
+	Events    blockEvents           `json:"events,omitzero"`
 	Level     int                   `json:"level,omitempty"`    // how far compaction has come: 0 sealed, 1 merged in its hour, 2 in its window, 3 thinned
 	Replaces  []string              `json:"replaces,omitempty"` // files below blocks/ whose spans it holds
 
@@ -453,7 +456,7 @@ type blockMeta struct {
 func (m *memtable) metaLocked() blockMeta {
 	b := blockMeta{
 		Spans: m.count, Traces: len(m.traces), FirstSeq: m.firstSeq, LastSeq: m.lastSeq, MinStart: m.minStart, MaxStart: m.maxStart,
-		Received: m.received, Sequences: m.seqs.all(), AllOps: len(m.ops) <= maxOps, AllKeys: len(m.keys) <= maxKeys, Cols: m.cols,
+		Received: m.received, Sequences: m.seqs.all(), AllOps: len(m.ops) <= maxOps, AllKeys: len(m.keys) <= maxKeys, Events: m.blockEventsLocked(), Cols: m.cols,
 	}
 	for k := range m.ops {
 		b.Ops = append(b.Ops, k)

@@ -301,7 +301,7 @@ func (m *merger) interleave(ps []piece, keys []map[int]key) {
 func (m *merger) describe(spans int) {
 	d := blockMeta{
 		Spans: spans, Traces: len(m.parts), FirstSeq: m.job.in[0].meta.FirstSeq, LastSeq: m.job.in[len(m.job.in)-1].meta.LastSeq, MinStart: ^uint64(0),
-		Level: m.job.level, LeftTraces: m.leftTraces, LeftSpans: m.leftSpans, AllOps: true, AllKeys: true,
+		Level: m.job.level, LeftTraces: m.leftTraces, LeftSpans: m.leftSpans, AllOps: true, AllKeys: true, Events: blockEvents{Known: true},
 	}
 	for _, p := range m.parts {
 		d.MinStart, d.MaxStart = min(d.MinStart, p.start), max(d.MaxStart, p.lastStart)
@@ -318,6 +318,7 @@ func (m *merger) describe(spans int) {
 		d.Ops = append(d.Ops, x.Ops...)
 		d.Keys = append(d.Keys, x.Keys...)
 		d.ResKeys = append(d.ResKeys, x.ResKeys...)
+		d.Events = d.Events.joined(x.Events)
 		d.AllOps, d.AllKeys = d.AllOps && x.AllOps, d.AllKeys && x.AllKeys
 		d.Cols |= x.Cols
 		for _, g := range in.bf.groups {

@@ -25,7 +25,7 @@ type predicate struct {
 	attrs     []attrMatch
 }
 
-// attrMatch is one condition on an attribute of the span or of its resource. "!=" holds for a span that has no such attribute with that value, so
+// attrMatch is one condition on an attribute of the span, of its resource or of its events. "!=" holds for a span that has no such attribute with that value, so
 // also for one that lacks it.
 type attrMatch struct {
 	store.AttributeMatch
@@ -33,6 +33,7 @@ type attrMatch struct {
 	num    int64
 	isNum  bool // Value is the string form of num
 	isBool bool // Value is "true" or "false"
+	events bool // attributes of the span's events count too; not for those that only the mesh may state
 }
 
 const (
@@ -80,7 +81,7 @@ func compile(q store.TraceQuery, now time.Time) (p *predicate, limit int, err er
 			all = append(all, m)
 		}
 	}
-	for _, m := range all {
+	for i, m := range all {
 		switch m.Op {
 		case "":
 			m.Op = "="
@@ -91,7 +92,7 @@ func compile(q store.TraceQuery, now time.Time) (p *predicate, limit int, err er
 		if m.Key == "" {
 			return nil, 0, badQuery("an attribute condition has no key")
 		}
-		a := attrMatch{AttributeMatch: m, col: -1, isBool: m.Value == "true" || m.Value == "false"}
+		a := attrMatch{AttributeMatch: m, col: -1, isBool: m.Value == "true" || m.Value == "false", events: i < len(q.Attributes)}
 		if c, ok := columnByAttr[m.Key]; ok {
 			a.col = c
 		}
@@ -267,6 +268,10 @@ func (lm *liveMatcher) match(s *liveSpan) bool {
 				return true
 			})
 		}
+		if !equal && s.extra != 0 {
+			p, e := a.inEvents(m.at(s.extra))
+			present, equal = present || p, e
+		}
 		if !a.settle(g.hit&(1<<i) != 0, present, equal) {
 			return false
 		}
@@ -336,7 +341,7 @@ func (p *predicate) mayMatch(m *blockMeta) bool {
 	}
 	for i := range p.attrs {
 		a := &p.attrs[i]
-		if a.Op != "!=" && m.AllKeys && !m.hasRest(a.Key) && (a.col < 0 || m.Cols&(1<<a.col) == 0) {
+		if a.Op != "!=" && m.AllKeys && !m.hasRest(a.Key) && !(a.events && m.Events.may(a.Key)) && (a.col < 0 || m.Cols&(1<<a.col) == 0) {
 			if _, ok := slices.BinarySearch(m.ResKeys, a.Key); !ok {
 				return false
 			}
@@ -474,6 +479,11 @@ func (b *blockFile) attribute(a *attrMatch, to bits) error {
 			err = b.texts(leaf, a.Value, to)
 		}
 		if err != nil {
+			return err
+		}
+	}
+	if a.events && b.meta.Events.may(a.Key) {
+		if err := b.inEvents(a, to); err != nil {
 			return err
 		}
 	}

@@ -666,8 +666,8 @@ func (db *DB) newest(ctx context.Context, q store.TraceQuery) ([]row, error) {
 	return kept, nil
 }
 
-// eachMeta calls fn with the description of every source.
-func (db *DB) eachMeta(ctx context.Context, what string, fn func(ops []opKey, keys, cols, res []string)) error {
+// eachMeta calls fn with the operations of every source, and its attribute keys: of the map, the columns, resources and events.
+func (db *DB) eachMeta(ctx context.Context, what string, fn func(ops []opKey, keys ...[]string)) error {
 	leave, err := db.enter(ctx, what)
 	if err != nil {
 		return err
@@ -677,12 +677,12 @@ func (db *DB) eachMeta(ctx context.Context, what string, fn func(ops []opKey, ke
 	for _, s := range src {
 		switch s := s.(type) {
 		case *block:
-			fn(s.meta.Ops, s.meta.Keys, s.meta.ColNames, s.meta.ResKeys)
+			fn(s.meta.Ops, s.meta.Keys, s.meta.ColNames, s.meta.ResKeys, s.meta.Events.Keys)
 		case *memtable:
 			s.mu.RLock()
 			m := s.metaLocked()
 			s.mu.RUnlock()
-			fn(m.Ops, m.Keys, m.ColNames, m.ResKeys)
+			fn(m.Ops, m.Keys, m.ColNames, m.ResKeys, m.Events.Keys)
 		}
 	}
 	return ctx.Err()
@@ -700,7 +700,7 @@ func sorted[K cmp.Ordered](m map[K]struct{}) []K {
 // Services lists the services that have spans.
 func (db *DB) Services(ctx context.Context) ([]string, error) {
 	set := map[string]struct{}{}
-	err := db.eachMeta(ctx, "list services", func(ops []opKey, _, _, _ []string) {
+	err := db.eachMeta(ctx, "list services", func(ops []opKey, _ ...[]string) {
 		for _, o := range ops {
 			set[o.Service] = struct{}{}
 		}
@@ -711,7 +711,7 @@ func (db *DB) Services(ctx context.Context) ([]string, error) {
 // Operations lists the span names and kinds of one service, of all for "".
 func (db *DB) Operations(ctx context.Context, service string) ([]store.Operation, error) {
 	set := map[store.Operation]struct{}{}
-	err := db.eachMeta(ctx, "list operations", func(ops []opKey, _, _, _ []string) {
+	err := db.eachMeta(ctx, "list operations", func(ops []opKey, _ ...[]string) {
 		for _, o := range ops {
 			if service == "" || o.Service == service {
 				set[store.Operation{Name: o.Name, Kind: kindName(o.Kind)}] = struct{}{}
@@ -728,11 +728,11 @@ func (db *DB) Operations(ctx context.Context, service string) ([]store.Operation
 	return out, err
 }
 
-// AttributeKeys lists attribute names of spans and resources.
+// AttributeKeys lists attribute names of spans, resources and events.
 func (db *DB) AttributeKeys(ctx context.Context) ([]string, error) {
 	set := map[string]struct{}{}
-	err := db.eachMeta(ctx, "list attributes", func(_ []opKey, keys, cols, res []string) {
-		for _, l := range [][]string{keys, cols, res} {
+	err := db.eachMeta(ctx, "list attributes", func(_ []opKey, keys ...[]string) {
+		for _, l := range keys {
 			for _, k := range l {
 				set[k] = struct{}{}
 			}
