@@ -133,12 +133,9 @@ func summaryID(t store.TraceSummary) flow.TraceID {
 	return t.TraceID
 }
 
-// legacyQuery reads the parameters of /api/traces.
+// legacyQuery reads the parameters of /api/traces. Without a service all are searched, which Jaeger's own storages do not do.
 func legacyQuery(q url.Values) (store.TraceQuery, error) {
 	out := store.TraceQuery{Service: q.Get("service"), Operation: q.Get("operation"), Limit: defaultLimit}
-	if out.Service == "" {
-		return out, errors.New("parameter 'service' is required")
-	}
 	for name, to := range map[string]*time.Time{"start": &out.Start, "end": &out.End} {
 		if s := q.Get(name); s != "" {
 			t, err := unixUnit(s, time.Microsecond)
