@@ -204,8 +204,8 @@ func (v *Verified) block(dir string, b *block) error {
 	} else if sidecar != nil {
 		v.find(dir, b.idx(), true, sidecar.Error()+"; the next start makes it anew")
 	}
-	for leaf := range schema().all {
-		if err := bf.readColumn(leaf); err != nil {
+	for i := range bf.pf.RowGroups()[0].ColumnChunks() { // those of the file: an older one has fewer
+		if err := bf.readColumn(i); err != nil {
 			return err
 		}
 	}
@@ -233,10 +233,10 @@ func (v *Verified) block(dir string, b *block) error {
 	return nil
 }
 
-// readColumn reads every page of a column; the checksum of each is checked.
-func (b *blockFile) readColumn(leaf int) (err error) {
+// readColumn reads every page of the file's i-th column; the checksum of each is checked.
+func (b *blockFile) readColumn(i int) (err error) {
 	defer recoverDamage(&err)
-	pages := b.pf.RowGroups()[0].ColumnChunks()[leaf].Pages()
+	pages := b.pf.RowGroups()[0].ColumnChunks()[i].Pages()
 	defer func() { err = errors.Join(err, pages.Close()) }()
 	rows := int64(0)
 	for {
@@ -251,7 +251,7 @@ func (b *blockFile) readColumn(leaf int) (err error) {
 		parquet.Release(p)
 	}
 	if rows != int64(b.meta.Spans) {
-		return fmt.Errorf("%w: column %d has %d rows of %d", errBlock, leaf, rows, b.meta.Spans)
+		return fmt.Errorf("%w: column %d has %d rows of %d", errBlock, i, rows, b.meta.Spans)
 	}
 	return nil
 }
