@@ -52,7 +52,7 @@ func (c *Collector) exporters() (map[string]any, error) {
 				"enabled": true, "storage": storageID, "sizer": "bytes", "queue_size": c.cfg.ExportBytes, "num_consumers": 4, "block_on_overflow": false,
 			},
 		}
-		name := ""
+		var name string
 		switch u.Scheme {
 		case "grpc", "grpcs":
 			if _, _, err := net.SplitHostPort(u.Host); err != nil || strings.Trim(u.Path, "/") != "" {

@@ -145,7 +145,7 @@ func TestEverythingStoredIsExported(t *testing.T) {
 	for _, scheme := range []string{"grpc", "http"} {
 		t.Run(scheme, func(t *testing.T) {
 			p := newPeer()
-			url := ""
+			var url string
 			if scheme == "grpc" {
 				url = "grpc://" + servePeer(t, p, "127.0.0.1:0")
 			} else {

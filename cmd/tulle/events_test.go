@@ -14,7 +14,8 @@ import (
 
 // --watch shows each event once, the old ones first, and ends without an error when it is told to.
 func TestEventsAreFollowed(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
+	var ctx context.Context
+	var cancel context.CancelFunc
 	asked := 0
 	event := func(id, second string) string {
 		return fmt.Sprintf(`{"id":"%s","time":"2026-01-02T03:04:%sZ","kind":"deploy","severity":"info","service":"web","message":"event %s"}`, id, second, id)

@@ -29,7 +29,7 @@ func matchArg(c *cobra.Command, args []string) (string, error) {
 	_, err := match.Parse(args[0])
 	var wrong *match.Error
 	if errors.As(err, &wrong) {
-		return "", usageError{fmt.Errorf("%s\n\n%s", wrong, indented(wrong.Pointer()))}
+		return "", usageError{fmt.Errorf("%w\n\n%s", wrong, indented(wrong.Pointer()))}
 	}
 	return args[0], err
 }

@@ -53,13 +53,12 @@ func (a *api) named(ctx context.Context, id, within string) (trace flow.TraceID,
 	if isHex && len(b) == len(trace) {
 		return flow.TraceID(b), span, nil
 	}
-	expr, q, budget := match.Expr{}, store.TraceQuery{}, 1
+	expr, q, budget := match.Expr{}, store.TraceQuery{}, lookedAt
 	switch {
 	case isHex && len(b) == len(span):
 		if expr, err = match.Parse("span=" + flow.SpanID(b).String()); err != nil {
 			return trace, span, err
 		}
-		budget = lookedAt
 	case len(id) > 256:
 		return trace, span, bad("id", id[:32]+"…", "a trace id, a span id or an x-request-id")
 	default:

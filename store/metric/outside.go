@@ -177,7 +177,7 @@ func (a *outsideAppender) AppendHistogram(_ storage.SeriesRef, l labels.Labels, 
 func (a *outsideAppender) AppendExemplar(_ storage.SeriesRef, l labels.Labels, e exemplar.Exemplar) (storage.SeriesRef, error) {
 	l, err := a.admit(l)
 	if err != nil {
-		return 0, nil // its samples have said so
+		return 0, nil //nolint:nilerr // its samples have said so
 	}
 	return a.Appender.AppendExemplar(0, l, e)
 }
@@ -185,7 +185,7 @@ func (a *outsideAppender) AppendExemplar(_ storage.SeriesRef, l labels.Labels, e
 func (a *outsideAppender) AppendSTZeroSample(_ storage.SeriesRef, l labels.Labels, t, st int64) (storage.SeriesRef, error) {
 	l, err := a.admit(l)
 	if err != nil {
-		return 0, nil
+		return 0, nil //nolint:nilerr // the same
 	}
 	return a.Appender.AppendSTZeroSample(0, l, t, st)
 }
@@ -193,7 +193,7 @@ func (a *outsideAppender) AppendSTZeroSample(_ storage.SeriesRef, l labels.Label
 func (a *outsideAppender) AppendHistogramSTZeroSample(_ storage.SeriesRef, l labels.Labels, t, st int64, h *histogram.Histogram, fh *histogram.FloatHistogram) (storage.SeriesRef, error) {
 	l, err := a.admit(l)
 	if err != nil {
-		return 0, nil
+		return 0, nil //nolint:nilerr // the same
 	}
 	return a.Appender.AppendHistogramSTZeroSample(0, l, t, st, h, fh)
 }

@@ -651,10 +651,10 @@ func one(x *exchange) verdict {
 	if x.reached() && x.server.Reason != flow.ReasonNone && x.server.Reason != flow.ReasonDownstreamReset {
 		return verdict{x, x.server.Reason, atServer(x.server), x.server}
 	}
-	switch r := n.Reason; {
-	case r == flow.ReasonNone, r == flow.ReasonUpstreamStatus, r == flow.ReasonUpstreamReset, r == flow.ReasonUpstreamProtocol:
+	switch r := n.Reason; r {
+	case flow.ReasonNone, flow.ReasonUpstreamStatus, flow.ReasonUpstreamReset, flow.ReasonUpstreamProtocol:
 		return verdict{x, r, ByApplication, n}
-	case r == flow.ReasonDownstreamReset, r == flow.ReasonBadRequest:
+	case flow.ReasonDownstreamReset, flow.ReasonBadRequest:
 		return verdict{x, r, ByCaller, n}
 	}
 	if x.client == nil {

@@ -148,7 +148,7 @@ func listSegments(dir string) ([]string, error) {
 }
 
 // readMeta reads what a block says of itself: from its sidecar, or else from its file.
-func readMeta(b *block) (parts []*part, sidecar error, err error) { //nolint:revive // two different things
+func readMeta(b *block) (parts []*part, sidecar error, err error) {
 	st, err := os.Stat(b.path)
 	if err != nil {
 		return nil, nil, err

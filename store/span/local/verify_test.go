@@ -114,7 +114,7 @@ func TestBackupOfARunningStore(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for n := uint64(0); n < 500; n++ {
+		for n := range uint64(500) {
 			for errors.Is(db.Write(t.Context(), numbered(n)), store.ErrBusy) {
 				<-time.NewTimer(time.Millisecond).C
 			}
