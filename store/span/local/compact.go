@@ -30,7 +30,7 @@ type compaction struct {
 	maxInputs int           // files merged at once
 	fanIn     int           // sealed blocks of the present hour that are merged without waiting for its end
 	grace     time.Duration // after the end of an hour, until no block of it is to come
-	share     float64       // of one core, (0, 1]
+	share     float64       // of one core, (0, 1]; 1 does not wait for the sealer either
 	every     time.Duration // between two looks
 	retry     time.Duration // after a failure
 	window    time.Duration // that a merged block may span; 0: by the retention, see window
@@ -471,10 +471,10 @@ func (p *pace) step() error {
 		if err := p.pause(time.Duration(float64(worked) * (1 - s) / s)); err != nil {
 			return err
 		}
-	}
-	for waited := time.Duration(0); waited < paceMost*worked && p.db.sealing(); waited += paceWait {
-		if err := p.pause(paceWait); err != nil {
-			return err
+		for waited := time.Duration(0); waited < paceMost*worked && p.db.sealing(); waited += paceWait {
+			if err := p.pause(paceWait); err != nil {
+				return err
+			}
 		}
 	}
 	p.since = time.Now()

@@ -193,13 +193,14 @@ func TestMergeChangesNothing(t *testing.T) {
 // Whoever reads while blocks are merged finds every trace, whole and once, at any moment.
 func TestReadersSeeEveryTraceWhileBlocksAreMerged(t *testing.T) {
 	db := open(t, Config{Dir: t.TempDir(), SealSpans: 30, SealAge: time.Hour, compaction: eager})
-	const batches = 300
+	const batches, merges = 300, 10
 	var acked atomic.Uint64
+	var over atomic.Bool
 	var readers sync.WaitGroup
 	for range 3 {
 		readers.Go(func() {
 			r := rand.New(rand.NewPCG(1, 1)) //nolint:gosec // reproducible on purpose
-			for n := acked.Load(); n < batches; n = acked.Load() {
+			for n := acked.Load(); !over.Load(); n = acked.Load() {
 				if n == 0 {
 					continue
 				}
@@ -228,8 +229,13 @@ func TestReadersSeeEveryTraceWhileBlocksAreMerged(t *testing.T) {
 		}
 		acked.Store(n + 1)
 	}
+	deadline := time.Now().Add(30 * time.Second)
+	for db.compacted.Load() < merges && time.Now().Before(deadline) && !t.Failed() {
+		<-time.After(5 * time.Millisecond) // readers go on until enough was merged
+	}
+	over.Store(true)
 	readers.Wait()
-	if db.compacted.Load() < 10 {
+	if db.compacted.Load() < merges {
 		t.Errorf("only %d blocks were merged meanwhile", db.compacted.Load())
 	}
 }
