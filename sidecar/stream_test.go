@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,6 +24,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/policy"
 	"github.com/tulle-mesh/tulle/internal/route"
 	"github.com/tulle-mesh/tulle/internal/testmesh"
+	"github.com/tulle-mesh/tulle/sidecar/exchange"
 )
 
 // streamed is what became of one exchange.
@@ -142,6 +144,31 @@ func beats(kind string, n int) http.HandlerFunc {
 	}
 }
 
+// download is an answer of known length in 13 parts, one each 5 s; of those it sends n, and waits for so many seconds then.
+func download(n, wait int) http.HandlerFunc {
+	part := bytes.Repeat([]byte("x"), exchange.BulkBytes/13+1)
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", strconv.Itoa(13*len(part)))
+		for i := range n {
+			if i > 0 {
+				select {
+				case <-time.After(5 * time.Second):
+				case <-r.Context().Done():
+					return
+				}
+			}
+			if _, err := w.Write(part); err != nil {
+				return
+			}
+			w.(http.Flusher).Flush()
+		}
+		select {
+		case <-time.After(time.Duration(wait) * time.Second):
+		case <-r.Context().Done():
+		}
+	}
+}
+
 func toEnd(r io.Reader) (int, error) {
 	b, err := io.ReadAll(r)
 	return len(b), err
@@ -170,6 +197,8 @@ func TestStreams(t *testing.T) {
 		{"but where its rule says so", beats("text/plain", 13), route.Timeouts{Stream: -1}, -1, get, toEnd, 60 * time.Second, bytesOf13, flow.ReasonNone},
 		{"or for so long", beats("text/plain", 13), route.Timeouts{Stream: 42 * time.Second}, -1, get, toEnd, 42 * time.Second, 9 * 9, flow.ReasonStreamTimeout},
 		{"events for so long", beats(events, 13), route.Timeouts{Stream: 12 * time.Second}, -1, get, toEnd, 12 * time.Second, 3 * 9, flow.ReasonStreamTimeout},
+		{"a download", download(13, 0), route.Timeouts{}, 0, get, toEnd, 60 * time.Second, exchange.BulkBytes, flow.ReasonNone},
+		{"a download that stops", download(4, 1000), route.Timeouts{}, 0, get, toEnd, 30 * time.Second, exchange.BulkBytes / 13, flow.ReasonIdleTimeout},
 		{"silence", func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", events)
 			w.(http.Flusher).Flush()

@@ -709,7 +709,7 @@ func (x *Exchange) WhyAborted() (flow.Reason, string) {
 	case flow.ReasonDownstreamReset:
 		return r, "the caller left before it was answered"
 	case flow.ReasonIdleTimeout:
-		return r, "no byte moved for " + x.Idle().String()
+		return r, "no byte moved for " + time.Duration(x.stream.quiet.Load()).String()
 	}
 	return x.Aborted(), "the sidecar is stopping"
 }

@@ -11,8 +11,29 @@ import (
 // EventStream is the media type of server-sent events, by which an answer says that it is a stream.
 const EventStream = "text/event-stream"
 
-// streaming is what bounds an exchange that has become a stream: its answer has begun, and it is a call of gRPC, or the answer is an event stream, or policy bounds streams of its
-// rule or service by themselves. The deadlines of request and try are over then: how long it may live and how long it may be silent count in their place.
+// BulkBytes is the Content-Length from which on an answer is Bulk: what takes so long is its size.
+const BulkBytes = 1 << 20
+
+// Nature is what an answer is by itself, whatever policy says.
+type Nature uint8
+
+// The natures of answers.
+const (
+	Ordinary Nature = iota
+	Endless         // a stream: of gRPC, or of events
+	Bulk            // long, and it says how long: it may take its time, as long as something moves
+)
+
+// NatureOf is that of an answer with a Content-Length, that is none.
+func NatureOf(length int64) Nature {
+	if length >= BulkBytes {
+		return Bulk
+	}
+	return Ordinary
+}
+
+// streaming is what bounds an exchange that has become a stream: its answer has begun, and it is a call of gRPC, or the answer is an event stream or bulk, or policy bounds streams
+// of its rule or service by themselves. The deadlines of request and try are over then: how long it may live and how long it may be silent count in their place.
 //
 // Invariants:
 //
@@ -23,14 +44,15 @@ type streaming struct {
 	until atomic.Int64  // after Exchange.Start, in ns; -1: without limit; 0: it is no stream
 	idle  atomic.Int64  // how long it may be silent, in ns; 0: nobody looks. From above 0 to 0 under Exchange.mu
 	over  atomic.Uint32 // the flow.Reason of its end, if it was silent for too long
+	quiet atomic.Int64  // what idle was, for people
 }
 
 // Stream is told that the final answer to x has begun, before its head goes on, and reports whether x is a stream from here on; then End and Until have moved, and who waits until
-// them waits anew. nature says that the answer is a stream by what it is, whatever policy says. It is called once, by the goroutine of the exchange or by one that keeps it waiting
+// them waits anew. It is called once, by the goroutine of the exchange or by one that keeps it waiting
 // meanwhile; a sender that has called it calls Unwatch when the try has ended.
-func (x *Exchange) Stream(nature bool) bool {
+func (x *Exchange) Stream(n Nature) bool {
 	limit := x.StreamTimeout()
-	if limit == 0 && !nature || x.Head.Mirror {
+	if limit == 0 && n == Ordinary || x.Head.Mirror {
 		return false
 	}
 	until := int64(-1)
@@ -41,7 +63,14 @@ func (x *Exchange) Stream(nature bool) bool {
 		until = t
 	}
 	x.stream.until.Store(until)
-	if idle := x.Idle(); idle > 0 {
+	idle := x.Idle()
+	if n == Bulk && limit == 0 && !x.Deadline.IsZero() { // what its request had for all of it, each byte has
+		if t := x.Deadline.Sub(x.Start); idle <= 0 || t < idle {
+			idle = t
+		}
+	}
+	if idle > 0 {
+		x.stream.quiet.Store(int64(idle))
 		x.stream.idle.Store(int64(idle))
 	}
 	return true
@@ -126,5 +155,6 @@ func (s *streaming) reset() {
 		s.until.Store(0)
 		s.idle.Store(0)
 		s.over.Store(0)
+		s.quiet.Store(0)
 	}
 }

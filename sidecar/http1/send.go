@@ -380,7 +380,13 @@ func unwritten(x *exchange.Exchange, err error) (flow.Reason, string) {
 
 // streams tells x, unless the answer is whole already, that it has begun, and gives the try the time of a stream if it is one.
 func (t *try) streams(framed framing, down net.Conn) {
-	nature := t.x.Protocol == flow.ProtocolGRPC || framed != framedLength && t.w.resp.eventStream()
+	nature := exchange.Ordinary
+	switch {
+	case t.x.Protocol == flow.ProtocolGRPC, framed != framedLength && t.w.resp.eventStream():
+		nature = exchange.Endless
+	case framed == framedLength:
+		nature = exchange.NatureOf(t.w.resp.length)
+	}
 	if t.x.Stream(nature) {
 		t.x.Prolong(down)
 	}

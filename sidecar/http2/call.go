@@ -603,17 +603,23 @@ func (k *call) commit(r *response, fields []field, end, mesh bool, d *dirty) {
 	}
 }
 
-// streams reports whether a response with a body is a stream by what it is.
-func (k *call) streams(fields []field) bool {
-	if k.req.grpc || k.out.length >= 0 {
-		return k.req.grpc
+// streams is what a response with a body is.
+func (k *call) streams(fields []field) exchange.Nature {
+	switch {
+	case k.req.grpc:
+		return exchange.Endless
+	case k.out.length >= 0:
+		return exchange.NatureOf(k.out.length)
 	}
 	for i := range fields {
 		if f := &fields[i]; f.id == fieldContentType {
-			return len(f.value) >= len(exchange.EventStream) && strings.EqualFold(f.value[:len(exchange.EventStream)], exchange.EventStream)
+			if len(f.value) >= len(exchange.EventStream) && strings.EqualFold(f.value[:len(exchange.EventStream)], exchange.EventStream) {
+				return exchange.Endless
+			}
+			break
 		}
 	}
-	return false
+	return exchange.Ordinary
 }
 
 // tellLocked writes the last field of a final head for a sidecar that called.
