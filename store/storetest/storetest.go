@@ -715,8 +715,15 @@ func testPagingWhileWriting(t *testing.T, s store.Spans) {
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
+	// What is written while one goes through the pages is bounded: pages would grow for as long as somebody reads them.
+	room := make(chan struct{}, 300)
 	wg.Go(func() {
-		for i := uint64(0); ctx.Err() == nil; i++ {
+		for i := uint64(0); ; i++ {
+			select {
+			case <-room:
+			case <-ctx.Done():
+				return
+			}
 			err := s.Write(ctx, Batch(
 				Span{Trace: 1000 + i, ID: 1, Service: "a", Name: "new", Start: base.Add(time.Duration(i%(2*n)) * time.Second)},              // new traces everywhere
 				Span{Trace: i % n, ID: 2 + i, Service: "a", Name: "late", Start: base.Add(time.Duration(i%n)*time.Second - 30*time.Second)}, // old ones grow backwards
@@ -727,6 +734,9 @@ func testPagingWhileWriting(t *testing.T, s store.Spans) {
 		}
 	})
 	for range 5 {
+		for len(room) < cap(room) {
+			room <- struct{}{}
+		}
 		seen := map[flow.TraceID]int{}
 		for _, x := range allPages(t, s, store.TraceQuery{Limit: 7}, 1_000_000) {
 			seen[x.TraceID]++
