@@ -38,7 +38,7 @@ const domain = "tulle.local"
 // listener on port 0.
 var ports = func() *atomic.Uint32 {
 	p := &atomic.Uint32{}
-	p.Store(uint32(os.Getpid()))
+	p.Store(uint32(os.Getpid() * 97)) // processes that start one after another begin far apart
 	return p
 }()
 
