@@ -350,7 +350,7 @@ spec:
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.spans["web exchange client"] != 3 || o.spans["late exchange client"] != 1 || o.spans["cart exchange server"] != 4 {
-		t.Errorf("spans: %v", o.spans)
+		t.Errorf("spans: %v\n%s", o.spans, n.log.String())
 	}
 	for _, service := range []string{"web", "cart", "late"} {
 		if want := []string{"spiffe://tulle.local/ns/shop/sa/" + service}; !slices.Equal(o.reporters[service], want) || !o.metrics.goodbye[service] {
