@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -212,21 +213,38 @@ func onDisk(dir string) (n int64, err error) {
 	return n, err
 }
 
-// feed sends copies [from, to) of the corpus to send, in writers' turns: each goroutine has its own batches and sends one after the other.
+// feed sends copies [from, to) of the corpus to send, in the order in which they were recorded: each of the writers takes the next batch when it has sent one. So spans
+// of one trace come at about the same time, as they do from sidecars, however far one writer is held up.
 func feed(c *corpus, writers int, from, to, base uint64, send func(td ptrace.Traces) error) error {
-	errs := make([]error, writers)
-	var wg sync.WaitGroup
+	type slot struct {
+		sync.Mutex // held while a copy of it is on its way
+		*stamper
+	}
+	slots := make([]slot, len(c.batches))
+	for i := range slots {
+		slots[i].stamper = newStamper(c, c.batches[i])
+	}
+	var (
+		next atomic.Uint64
+		stop atomic.Bool
+		errs = make([]error, writers)
+		wg   sync.WaitGroup
+	)
 	for w := range writers {
 		wg.Go(func() {
-			var mine []*stamper
-			for i := w; i < len(c.batches); i += writers {
-				mine = append(mine, newStamper(c, c.batches[i]))
-			}
-			for k := from; k < to && errs[w] == nil; k++ {
-				for _, s := range mine {
-					if errs[w] = send(s.to(k, base)); errs[w] != nil {
-						break
-					}
+			for !stop.Load() {
+				n := next.Add(1) - 1
+				k, i := from+n/uint64(len(slots)), n%uint64(len(slots))
+				if k >= to {
+					return
+				}
+				s := &slots[i]
+				s.Lock()
+				err := send(s.to(k, base))
+				s.Unlock()
+				if err != nil {
+					errs[w] = err
+					stop.Store(true)
 				}
 			}
 		})

@@ -1,7 +1,7 @@
 package local
 
 import (
-	"container/list"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -149,7 +148,7 @@ func (db *DB) writeIndex(b *block, parts []*part) error {
 	for _, p := range parts {
 		b.bloom.add(p.id)
 	}
-	data, err := encodeIndex(b.meta, b.bloom, parts)
+	data, err := encodeIndex(b.meta, b.bloom, parts, cmp.Or(db.cfg.perChunk, chunkTraces))
 	if err != nil {
 		return err
 	}
@@ -283,28 +282,89 @@ func (db *DB) use(b *block, fn func(*blockFile) error) (ok bool, err error) {
 	return db.outcome(b, err)
 }
 
-// parts are the block's trace summaries, in file order.
-func (db *DB) parts(b *block) ([]*part, error) {
-	ps, err := db.cache.parts(b)
+// traces says which traces the block has; nil when it is gone. A sidecar that is lost or damaged is made anew.
+func (db *DB) traces(b *block) (*traces, error) {
+	t, err := db.cache.traces(b)
 	if errors.Is(err, errIndex) {
-		db.log.Warn("span store: the sidecar of a block is damaged and is derived anew", "block", b.path, "error", err)
-		_, err = db.use(b, func(bf *blockFile) error {
-			var err error
-			if ps, err = bf.rebuild(); err != nil {
-				return err
-			}
-			if err := db.writeIndex(&block{path: b.path, meta: idxMeta{blockMeta: bf.meta, FileSize: b.meta.FileSize, FooterCRC: b.meta.FooterCRC, IndexCRC: b.meta.IndexCRC}}, ps); err != nil {
-				db.log.Warn("span store: cannot write a sidecar anew", "block", b.path, "error", err)
-			}
-			return nil
-		})
-		if err == nil {
-			db.cache.keepParts(b, ps)
+		if t, err = db.remake(b, err); err == nil {
+			return t, nil
 		}
-		return ps, err
+	}
+	if ok, err := db.outcome(b, err); !ok {
+		return nil, err
+	}
+	return t, nil
+}
+
+// chunk are the summaries of the k-th chunk of traces; none when the block is gone.
+func (db *DB) chunk(b *block, t *traces, k int) ([]*part, error) {
+	if t.whole != nil {
+		return t.whole, nil
+	}
+	ps, err := db.cache.chunk(b, t, k)
+	if errors.Is(err, errIndex) {
+		per := t.per
+		if t, err = db.remake(b, err); err == nil && t != nil {
+			return t.whole[min(k*per, len(t.whole)):min((k+1)*per, len(t.whole))], nil
+		}
 	}
 	_, err = db.outcome(b, err)
 	return ps, err
+}
+
+// summaryAt is the summary of the trace at a place; nil when the block is gone.
+func (db *DB) summaryAt(b *block, t *traces, i int) (*part, error) {
+	if t.whole != nil {
+		return t.whole[i], nil
+	}
+	ps, err := db.chunk(b, t, i/t.per)
+	if err != nil || i%t.per >= len(ps) {
+		return nil, err
+	}
+	return ps[i%t.per], nil
+}
+
+// parts are all summaries of the block, in file order; they are not kept.
+func (db *DB) parts(b *block) ([]*part, error) {
+	f, err := db.fs.OpenFile(b.idx(), os.O_RDONLY, 0)
+	if err != nil {
+		err = fmt.Errorf("%w: %w", errIndex, err)
+	} else {
+		var ps []*part
+		ps, err = readIndexParts(f)
+		if err = errors.Join(err, f.Close()); err == nil {
+			return ps, nil
+		}
+	}
+	if errors.Is(err, errIndex) {
+		var t *traces
+		if t, err = db.remake(b, err); err == nil && t != nil {
+			return t.whole, nil
+		}
+	}
+	_, err = db.outcome(b, err)
+	return nil, err
+}
+
+// remake derives the summaries from the block and writes its sidecar anew. They are kept in memory until the cache has no room: then the new sidecar is read. It is nil
+// when the block is gone.
+func (db *DB) remake(b *block, cause error) (t *traces, err error) {
+	db.log.Warn("span store: the sidecar of a block is damaged and is derived anew", "block", b.path, "error", cause)
+	_, err = db.use(b, func(bf *blockFile) error {
+		ps, err := bf.rebuild()
+		if err != nil {
+			return err
+		}
+		if err := db.writeIndex(&block{path: b.path, meta: idxMeta{blockMeta: bf.meta, FileSize: b.meta.FileSize, FooterCRC: b.meta.FooterCRC, IndexCRC: b.meta.IndexCRC}}, ps); err != nil {
+			db.log.Warn("span store: cannot write a sidecar anew", "block", b.path, "error", err)
+		}
+		t = tracesOf(ps)
+		return nil
+	})
+	if err == nil && t != nil {
+		db.cache.remade(b, t)
+	}
+	return t, err
 }
 
 // blame says what a failure of the Parquet reader means: what the file system refused is no damage of the block.
@@ -327,144 +387,5 @@ func (db *DB) outcome(b *block, err error) (bool, error) {
 		return false, nil
 	default:
 		return false, fmt.Errorf("read block %s: %w", b.path, err)
-	}
-}
-
-// cache bounds what is kept of blocks in memory: open files with their footers, and decoded trace summaries.
-type cache struct {
-	fs FS
-
-	mu       sync.Mutex
-	files    map[*block]*list.Element // of *blockFile, most recent first
-	fileLRU  *list.List
-	sums     map[*block]*list.Element
-	sumLRU   *list.List
-	sumTotal int // traces in sums
-}
-
-const (
-	maxOpenFiles = 48
-	maxSums      = 100_000 // traces, about 250 bytes each
-)
-
-type fileEntry struct {
-	b  *block
-	bf *blockFile
-}
-
-type sumEntry struct {
-	b     *block
-	parts []*part
-}
-
-func newCache(fsys FS) *cache {
-	return &cache{fs: fsys, files: map[*block]*list.Element{}, fileLRU: list.New(), sums: map[*block]*list.Element{}, sumLRU: list.New()}
-}
-
-func (c *cache) open(b *block) (*blockFile, error) {
-	c.mu.Lock()
-	if e, ok := c.files[b]; ok {
-		c.fileLRU.MoveToFront(e)
-		bf := e.Value.(*fileEntry).bf
-		bf.refs++
-		c.mu.Unlock()
-		return bf, nil
-	}
-	c.mu.Unlock()
-	f, err := c.fs.OpenFile(b.path, os.O_RDONLY, 0)
-	if err != nil {
-		return nil, err
-	}
-	bf, err := openParquet(f, &b.meta)
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	bf.refs = 1
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if _, ok := c.files[b]; ok || b.gone.Load() { // somebody else was faster: use ours once
-		bf.evict = true
-		return bf, nil
-	}
-	c.files[b] = c.fileLRU.PushFront(&fileEntry{b, bf})
-	for c.fileLRU.Len() > maxOpenFiles {
-		c.evictLocked(c.fileLRU.Back())
-	}
-	return bf, nil
-}
-
-func (c *cache) evictLocked(e *list.Element) {
-	fe := c.fileLRU.Remove(e).(*fileEntry)
-	delete(c.files, fe.b)
-	fe.bf.evict = true
-	if fe.bf.refs == 0 {
-		_ = fe.bf.f.Close()
-	}
-}
-
-func (c *cache) release(bf *blockFile) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if bf.refs--; bf.refs == 0 && bf.evict {
-		_ = bf.f.Close()
-	}
-}
-
-func (c *cache) parts(b *block) ([]*part, error) {
-	c.mu.Lock()
-	if e, ok := c.sums[b]; ok {
-		c.sumLRU.MoveToFront(e)
-		c.mu.Unlock()
-		return e.Value.(*sumEntry).parts, nil
-	}
-	c.mu.Unlock()
-	f, err := c.fs.OpenFile(b.idx(), os.O_RDONLY, 0)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errIndex, err)
-	}
-	defer f.Close()
-	ps, err := readIndexParts(f)
-	if err != nil {
-		return nil, err
-	}
-	c.keepParts(b, ps)
-	return ps, nil
-}
-
-func (c *cache) keepParts(b *block, ps []*part) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if _, ok := c.sums[b]; ok || b.gone.Load() {
-		return
-	}
-	c.sums[b] = c.sumLRU.PushFront(&sumEntry{b, ps})
-	c.sumTotal += len(ps)
-	for c.sumTotal > maxSums && c.sumLRU.Len() > 1 {
-		c.dropSumsLocked(c.sumLRU.Back())
-	}
-}
-
-func (c *cache) dropSumsLocked(e *list.Element) {
-	s := c.sumLRU.Remove(e).(*sumEntry)
-	delete(c.sums, s.b)
-	c.sumTotal -= len(s.parts)
-}
-
-func (c *cache) drop(b *block) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if e, ok := c.files[b]; ok {
-		c.evictLocked(e)
-	}
-	if e, ok := c.sums[b]; ok {
-		c.dropSumsLocked(e)
-	}
-}
-
-func (c *cache) close() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for c.fileLRU.Len() > 0 {
-		c.evictLocked(c.fileLRU.Back())
 	}
 }

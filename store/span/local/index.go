@@ -6,18 +6,23 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"math"
+	bits64 "math/bits"
+	"slices"
+	"sync"
+	"sync/atomic"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/store"
 )
 
 // A sidecar (NAME.idx beside NAME.parquet) holds what is derived from a block: its description, a bloom filter of its trace ids, those ids with the rows
-// that they have, and one summary per trace, so that pages of search results never touch span bodies. It can be rebuilt from the block at any time.
-// Specified in docs/format/spans.md.
+// that they have, and one summary per trace, so that pages of search results never touch span bodies. Summaries come in chunks, each of which is read for itself.
+// It can be rebuilt from the block at any time. Specified in docs/format/spans.md.
 const (
 	idxMagic    = "TULLEIDX"
-	idxVersion  = 2
-	idxSections = 4
+	idxVersion  = 3
+	chunkTraces = 512 // summaries in a chunk, as this build writes them
 )
 
 // Sections of a sidecar.
@@ -25,8 +30,12 @@ const (
 	sectionMeta = iota
 	sectionBloom
 	sectionIDs   // version 1: the summaries
-	sectionParts // version 1: none
+	sectionParts // version 1: none; version 2: the summaries; since then one entry for each chunk of them
+	sectionChunks
 )
+
+// idxSections is how many sections the versions have.
+var idxSections = [idxVersion + 1]int{1: 3, 2: 4, 3: 5}
 
 // idxHead is the length of a head: magic, version, for each section length and crc32c, and the crc32c of all that.
 func idxHead(sections int) int { return 8 + 4 + sections*8 + 4 }
@@ -41,12 +50,13 @@ type idxMeta struct {
 
 var errIndex = errors.New("sidecar is damaged")
 
-func encodeIndex(m idxMeta, b bloom, parts []*part) ([]byte, error) {
+func encodeIndex(m idxMeta, b bloom, parts []*part, perChunk int) ([]byte, error) {
 	mj, err := json.Marshal(m)
 	if err != nil {
 		return nil, err
 	}
-	sections := [idxSections][]byte{mj, b, encodeIDs(parts), compress(encodeParts(parts))}
+	directory, chunks := encodeChunks(parts, perChunk)
+	sections := [][]byte{mj, b, encodeIDs(parts), directory, chunks}
 	out := append([]byte(idxMagic), 0, 0, 0, 0)
 	binary.LittleEndian.PutUint32(out[8:], idxVersion)
 	for _, s := range sections {
@@ -68,20 +78,23 @@ type index struct {
 }
 
 func openIndex(f File) (*index, error) {
-	x := &index{f: f, head: make([]byte, idxHead(idxSections))}
+	x := &index{f: f, head: make([]byte, idxHead(idxSections[idxVersion]))}
 	n, err := f.ReadAt(x.head, 0)
-	if n < idxHead(3) {
+	if n < idxHead(idxSections[1]) {
 		return nil, fmt.Errorf("%w: its head: %w", errIndex, err)
 	}
-	if x.version = binary.LittleEndian.Uint32(x.head[8:]); x.version == 1 {
-		x.head = x.head[:idxHead(3)]
+	x.version = binary.LittleEndian.Uint32(x.head[8:])
+	if string(x.head[:8]) == idxMagic && (x.version == 0 || x.version > idxVersion) {
+		return nil, fmt.Errorf("%w: version %d, this build reads 1 to %d", errIndex, x.version, idxVersion)
 	}
-	if size := len(x.head); n < size || string(x.head[:8]) != idxMagic || crc32.Checksum(x.head[:size-4], castagnoli) != binary.LittleEndian.Uint32(x.head[size-4:]) {
+	size := len(x.head)
+	if string(x.head[:8]) == idxMagic {
+		size = idxHead(idxSections[x.version])
+	}
+	if n < size || string(x.head[:8]) != idxMagic || crc32.Checksum(x.head[:size-4], castagnoli) != binary.LittleEndian.Uint32(x.head[size-4:size]) {
 		return nil, fmt.Errorf("%w: its head", errIndex)
 	}
-	if x.version != 1 && x.version != idxVersion {
-		return nil, fmt.Errorf("%w: version %d, this build reads 1 and %d", errIndex, x.version, idxVersion)
-	}
+	x.head = x.head[:size]
 	return x, nil
 }
 
@@ -105,12 +118,21 @@ func readIndexFront(f File) (m idxMeta, b bloom, err error) {
 	return m, b, err
 }
 
-func (x *index) section(n int) ([]byte, error) {
-	off := int64(len(x.head))
+// place is where a section begins, and its length.
+func (x *index) place(n int) (off int64, size uint32) {
+	off = int64(len(x.head))
 	for i := range n {
 		off += int64(binary.LittleEndian.Uint32(x.head[12+8*i:]))
 	}
-	size := binary.LittleEndian.Uint32(x.head[12+8*n:])
+	return off, binary.LittleEndian.Uint32(x.head[12+8*n:])
+}
+
+func (x *index) section(n int) ([]byte, error) {
+	off, size := x.place(n)
+	return x.read(off, size, binary.LittleEndian.Uint32(x.head[16+8*n:]), fmt.Sprintf("section %d", n))
+}
+
+func (x *index) read(off int64, size, crc uint32, what string) ([]byte, error) {
 	st, err := x.f.Stat()
 	if err != nil {
 		return nil, err
@@ -122,18 +144,38 @@ func (x *index) section(n int) ([]byte, error) {
 	if _, err := x.f.ReadAt(b, off); err != nil {
 		return nil, fmt.Errorf("%w: %w", errIndex, err)
 	}
-	if crc32.Checksum(b, castagnoli) != binary.LittleEndian.Uint32(x.head[16+8*n:]) {
-		return nil, fmt.Errorf("%w: checksum of section %d", errIndex, n)
+	if crc32.Checksum(b, castagnoli) != crc {
+		return nil, fmt.Errorf("%w: checksum of %s", errIndex, what)
 	}
 	return b, nil
 }
 
-// readIndexParts reads the trace summaries, in file order (by start, then trace id).
+// readIndexParts reads all trace summaries, in file order (by start, then trace id).
 func readIndexParts(f File) ([]*part, error) {
 	x, err := openIndex(f)
 	if err != nil {
 		return nil, err
 	}
+	if x.version < 3 {
+		return x.whole()
+	}
+	t, err := x.traces()
+	if err != nil {
+		return nil, err
+	}
+	parts := make([]*part, 0, t.len())
+	for k := range t.chunks {
+		ps, err := x.chunk(t, k)
+		if err != nil {
+			return nil, err
+		}
+		parts = append(parts, ps...)
+	}
+	return parts, nil
+}
+
+// whole reads the summaries of versions 1 and 2, which are one piece.
+func (x *index) whole() ([]*part, error) {
 	if x.version == 1 {
 		b, err := x.unpack(sectionIDs)
 		if err != nil {
@@ -149,7 +191,15 @@ func readIndexParts(f File) ([]*part, error) {
 	if err != nil {
 		return nil, err
 	}
-	return decodeParts(ids, b)
+	t, err := parseIDs(ids)
+	if err != nil {
+		return nil, err
+	}
+	d := &decoder{b: b} // the tables come first
+	if err := t.parseTables(d); err != nil {
+		return nil, err
+	}
+	return decodeParts(t, 0, t.len(), d.b)
 }
 
 func (x *index) unpack(section int) ([]byte, error) {
@@ -164,35 +214,202 @@ func (x *index) unpack(section int) ([]byte, error) {
 	return b, nil
 }
 
-// findRows finds the rows of a trace without reading summaries; none when the block does not have it. known is false for a sidecar that cannot tell (version 1).
-func findRows(f File, id flow.TraceID) (rows rowRange, known bool, err error) {
+// readTraces reads which traces a block has, and where their summaries are.
+func readTraces(f File) (*traces, error) {
 	x, err := openIndex(f)
-	if err != nil || x.version == 1 {
-		return rowRange{}, false, err
+	if err != nil {
+		return nil, err
 	}
+	if x.version < 3 {
+		parts, err := x.whole()
+		if err != nil {
+			return nil, err
+		}
+		return tracesOf(parts), nil
+	}
+	return x.traces()
+}
+
+func (x *index) traces() (*traces, error) {
 	b, err := x.section(sectionIDs)
 	if err != nil {
-		return rowRange{}, false, err
+		return nil, err
 	}
-	n, d, err := splitIDs(b)
+	t, err := parseIDs(b)
 	if err != nil {
-		return rowRange{}, false, err
+		return nil, err
 	}
-	for i := range n {
-		if string(b[4+16*i:4+16*i+16]) != string(id[:]) {
-			continue
-		}
-		row := 0
-		for range i {
-			row += d.int()
-		}
-		spans := d.int()
-		if d.bad {
-			return rowRange{}, false, fmt.Errorf("%w: counts of spans", errIndex)
-		}
-		return rowRange{row, row + spans}, true, nil
+	if b, err = x.section(sectionParts); err != nil {
+		return nil, err
 	}
-	return rowRange{}, true, nil
+	if len(b) >= 4 {
+		t.per, b = int(binary.LittleEndian.Uint32(b)), b[4:]
+	}
+	if t.per == 0 || len(b)/chunkEntry < (t.len()+t.per-1)/t.per {
+		return nil, fmt.Errorf("%w: its chunks are not those of %d traces", errIndex, t.len())
+	}
+	entries := chunkEntry * ((t.len() + t.per - 1) / t.per)
+	tables, err := decompress(b[entries:])
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errIndex, err)
+	}
+	if err := t.parseTables(&decoder{b: tables}); err != nil {
+		return nil, err
+	}
+	off, size := x.place(sectionChunks)
+	end := off + int64(size)
+	for b = b[:entries]; len(b) > 0; b = b[chunkEntry:] {
+		c := chunkAt{off, binary.LittleEndian.Uint32(b), binary.LittleEndian.Uint32(b[4:]), binary.LittleEndian.Uint64(b[8:])}
+		t.chunks = append(t.chunks, c)
+		if off += int64(c.size); off > end {
+			return nil, fmt.Errorf("%w: its chunks are longer than their section", errIndex)
+		}
+	}
+	return t, nil
+}
+
+// readChunk reads the summaries of one chunk.
+func readChunk(f File, t *traces, k int) ([]*part, error) {
+	x, err := openIndex(f)
+	if err != nil {
+		return nil, err
+	}
+	return x.chunk(t, k)
+}
+
+func (x *index) chunk(t *traces, k int) ([]*part, error) {
+	c := t.chunks[k]
+	z, err := x.read(c.off, c.size, c.crc, fmt.Sprintf("chunk %d", k))
+	if err != nil {
+		return nil, err
+	}
+	b, err := decompress(z)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errIndex, err)
+	}
+	return decodeParts(t, k*t.per, min((k+1)*t.per, t.len()), b)
+}
+
+// traces is what is kept of a sidecar in memory: which traces the block has, in file order, their rows, and where their summaries are. Immutable, but for the order by id.
+type traces struct {
+	ids    []byte   // 16 of each
+	rows   []uint32 // the first of each, and behind the last
+	chunks []chunkAt
+	per    int     // traces in a chunk
+	serial uint64  // no two tables have the same
+	whole  []*part // all summaries, where there is no sidecar with chunks
+
+	texts    []string // tables that summaries refer to
+	services [][]store.ServiceCount
+
+	asked atomic.Bool // once, so that the next time is worth an order by id
+
+	once   sync.Once // of what find then needs
+	first  []uint32  // by bucket of ids: its first in sorted; and behind the last
+	sorted []uint32
+}
+
+var serials atomic.Uint64 // of traces
+
+// chunkAt is the place of a chunk of summaries in a sidecar.
+type chunkAt struct {
+	off  int64
+	size uint32
+	crc  uint32
+	hi   uint64 // nothing in this chunk or in one before it was ever known to start later
+}
+
+const chunkEntry = 16
+
+func (t *traces) len() int { return len(t.ids) / 16 }
+
+func (t *traces) id(i int) flow.TraceID { return flow.TraceID(t.ids[16*i : 16*i+16]) }
+
+// bytes is about what it takes in memory.
+func (t *traces) bytes() int {
+	n := 26*t.len() + 24*len(t.chunks) + partBytes*len(t.whole)
+	for _, s := range t.texts {
+		n += 16 + len(s)
+	}
+	for _, s := range t.services {
+		n += 24 + 32*len(s)
+	}
+	return n
+}
+
+// partBytes is about what a summary takes in memory.
+const partBytes = 250
+
+// find gives the place of a trace, -1 for none. Safe for concurrent use.
+func (t *traces) find(id flow.TraceID) int {
+	n := t.len()
+	if !t.asked.Swap(true) {
+		for i := range n {
+			if string(t.ids[16*i:16*i+16]) == string(id[:]) {
+				return i
+			}
+		}
+		return -1
+	}
+	t.once.Do(func() {
+		t.first, t.sorted = make([]uint32, n/4+2), make([]uint32, n)
+		of := make([]uint32, n)
+		for i := range n {
+			of[i] = uint32(t.bucket(t.id(i))) //nolint:gosec // below a length
+			t.first[of[i]+1]++
+		}
+		for k := 1; k < len(t.first); k++ {
+			t.first[k] += t.first[k-1]
+		}
+		at := slices.Clone(t.first)
+		for i := range n {
+			t.sorted[at[of[i]]] = uint32(i) //nolint:gosec // bounded by the seal size
+			at[of[i]]++
+		}
+	})
+	k := t.bucket(id)
+	for _, i := range t.sorted[t.first[k]:t.first[k+1]] {
+		if string(t.ids[16*i:16*i+16]) == string(id[:]) {
+			return int(i)
+		}
+	}
+	return -1
+}
+
+// bucket spreads ids evenly, also those of which somebody chose the bytes.
+func (t *traces) bucket(id flow.TraceID) int {
+	a, _ := bloomHash(id)
+	hi, _ := bits64.Mul64(a, uint64(len(t.first)-1)) //nolint:gosec // a length
+	return int(hi)                                   //nolint:gosec // below a length
+}
+
+// span gives the rows of the trace at a place.
+func (t *traces) span(i int) rowRange { return rowRange{int(t.rows[i]), int(t.rows[i+1])} }
+
+// pieces is how many pieces the summaries are in.
+func (t *traces) pieces() int {
+	if t.whole != nil {
+		return 1
+	}
+	return len(t.chunks)
+}
+
+// piece gives the rows from which and before which the traces of a piece are.
+func (t *traces) piece(k int) (from, to int) {
+	if t.whole != nil {
+		return 0, int(t.rows[t.len()])
+	}
+	return int(t.rows[k*t.per]), int(t.rows[min((k+1)*t.per, t.len())])
+}
+
+// tracesOf is for summaries that are all in memory.
+func tracesOf(parts []*part) *traces {
+	t := &traces{serial: serials.Add(1), whole: parts, rows: make([]uint32, 1, len(parts)+1)}
+	for _, p := range parts {
+		t.ids = append(t.ids, p.id[:]...)
+		t.rows = append(t.rows, uint32(p.row+p.spans)) //nolint:gosec // bounded by the seal size
+	}
+	return t
 }
 
 // encodeIDs is the section of trace ids in row order, and how many spans each has.
@@ -207,20 +424,48 @@ func encodeIDs(parts []*part) []byte {
 	return b
 }
 
-// splitIDs gives the number of ids, which begin at byte 4, and the counts behind them.
-func splitIDs(b []byte) (n int, counts *decoder, err error) {
+func parseIDs(b []byte) (*traces, error) {
+	n := 0
 	if len(b) >= 4 {
 		n = int(binary.LittleEndian.Uint32(b))
 	}
 	if len(b) < 4 || n > (len(b)-4)/17 { // an id and a count of one byte at least
-		return 0, nil, fmt.Errorf("%w: trace ids", errIndex)
+		return nil, fmt.Errorf("%w: trace ids", errIndex)
 	}
-	return n, &decoder{b: b[4+16*n:]}, nil
+	t := &traces{serial: serials.Add(1), ids: b[4 : 4+16*n : 4+16*n], rows: make([]uint32, n+1)}
+	counts := decoder{b: b[4+16*n:]}
+	row := uint64(0)
+	for i := range n {
+		row += counts.uvarint()
+		if counts.bad || row > math.MaxInt32 {
+			return nil, fmt.Errorf("%w: counts of spans", errIndex)
+		}
+		t.rows[i+1] = uint32(row) //nolint:gosec // checked
+	}
+	return t, nil
 }
 
-// encodeParts is the section of summaries, field by field: what is alike lies together. The parts' ids, counts of spans and rows are in the section of ids.
-func encodeParts(parts []*part) []byte {
+// encodeChunks gives the directory of the chunks of summaries, which ends with their tables, and the chunks.
+func encodeChunks(parts []*part, n int) (directory, chunks []byte) {
 	var texts, patterns table
+	entries := binary.LittleEndian.AppendUint32(nil, uint32(n)) //nolint:gosec // small
+	hi := uint64(0)
+	for chunk := range slices.Chunk(parts, n) {
+		for _, p := range chunk {
+			hi = max(hi, p.history[0].start) // the later it became known, the earlier it starts
+		}
+		z := compress(encodeParts(chunk, &texts, &patterns))
+		entries = binary.LittleEndian.AppendUint32(entries, uint32(len(z))) //nolint:gosec // bounded by the seal size
+		entries = binary.LittleEndian.AppendUint32(entries, crc32.Checksum(z, castagnoli))
+		entries = binary.LittleEndian.AppendUint64(entries, hi)
+		chunks = append(chunks, z...)
+	}
+	return append(entries, compress(patterns.append(texts.append(nil)))...), chunks
+}
+
+// encodeParts is a chunk of summaries, field by field: what is alike lies together. The parts' ids, counts of spans and rows are in the section of ids, their texts and
+// patterns of services in the tables.
+func encodeParts(parts []*part, texts, patterns *table) []byte {
 	var col [partColumns][]byte
 	u := func(c int, n uint64) { col[c] = binary.AppendUvarint(col[c], n) }
 	var start, seq uint64
@@ -255,7 +500,7 @@ func encodeParts(parts []*part) []byte {
 		}
 		col[9] = append(col[9], p.rootSpan[:rootSpanBytes]...)
 	}
-	out := patterns.append(texts.append(nil))
+	var out []byte
 	for _, c := range col {
 		out = binary.AppendUvarint(out, uint64(len(c)))
 		out = append(out, c...)
@@ -304,29 +549,40 @@ func (d *decoder) table() []string {
 	return out
 }
 
-func decodeParts(ids, b []byte) ([]*part, error) {
-	n, counts, err := splitIDs(ids)
-	if err != nil {
-		return nil, err
-	}
-	d := &decoder{b: b}
+// parseTables reads the tables that summaries refer to.
+func (t *traces) parseTables(d *decoder) error {
 	texts, patterns := d.table(), d.table()
 	bad := d.bad
+	t.texts, t.services = texts, make([][]store.ServiceCount, len(patterns))
+	for i, p := range patterns {
+		s := &decoder{b: []byte(p)}
+		t.services[i] = make([]store.ServiceCount, s.count())
+		for k := range t.services[i] {
+			at := s.uvarint()
+			if bad = bad || at >= uint64(len(texts)); bad {
+				return fmt.Errorf("%w: its tables", errIndex)
+			}
+			t.services[i][k] = store.ServiceCount{Service: texts[at], Spans: s.int(), Errors: s.int()}
+		}
+		bad = bad || s.bad
+	}
+	if bad {
+		return fmt.Errorf("%w: its tables", errIndex)
+	}
+	return nil
+}
+
+// decodeParts decodes the summaries of the traces from one place to before another.
+func decodeParts(t *traces, from, to int, b []byte) ([]*part, error) {
+	n := to - from
+	d := &decoder{b: b}
+	bad := false
 	text := func(i uint64) string {
-		if i < uint64(len(texts)) {
-			return texts[i]
+		if i < uint64(len(t.texts)) {
+			return t.texts[i]
 		}
 		bad = true
 		return ""
-	}
-	services := make([][]store.ServiceCount, len(patterns)) // shared between parts, which are immutable
-	for i, p := range patterns {
-		s := &decoder{b: []byte(p)}
-		services[i] = make([]store.ServiceCount, s.count())
-		for k := range services[i] {
-			services[i][k] = store.ServiceCount{Service: text(s.uvarint()), Spans: s.int(), Errors: s.int()}
-		}
-		bad = bad || s.bad
 	}
 	var col [partColumns]decoder
 	for i := range col {
@@ -334,14 +590,12 @@ func decodeParts(ids, b []byte) ([]*part, error) {
 	}
 	all := make([]part, n)
 	parts := make([]*part, n)
-	row := 0
 	var start, seq uint64
 	for i := range all {
 		p := &all[i]
 		parts[i] = p
-		copy(p.id[:], ids[4+16*i:])
-		p.spans, p.row = counts.int(), row
-		row += p.spans
+		at := t.span(from + i)
+		p.id, p.row, p.spans = t.id(from+i), at.from, at.to-at.from
 		start += col[0].uvarint()
 		p.start = start
 		p.lastStart, p.end = start+col[1].uvarint(), start+col[2].uvarint()
@@ -349,8 +603,8 @@ func decodeParts(ids, b []byte) ([]*part, error) {
 		r := col[4].uvarint()
 		p.rooted, p.rootStart = r&1 == 1, start+r>>1
 		p.rootName, p.rootOwner = text(col[5].uvarint()), text(col[5].uvarint())
-		if k := col[6].uvarint(); k < uint64(len(services)) {
-			p.services = services[k]
+		if k := col[6].uvarint(); k < uint64(len(t.services)) {
+			p.services = t.services[k]
 		} else {
 			bad = true
 		}
@@ -371,7 +625,7 @@ func decodeParts(ids, b []byte) ([]*part, error) {
 	for i := range col {
 		bad = bad || col[i].bad
 	}
-	if bad || d.bad || counts.bad {
+	if bad || d.bad {
 		return nil, fmt.Errorf("%w: a trace summary", errIndex)
 	}
 	return parts, nil

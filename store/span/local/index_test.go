@@ -3,10 +3,13 @@ package local
 import (
 	"encoding/binary"
 	"encoding/json"
+	"fmt"
 	"hash/crc32"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"reflect"
+	"sync"
 	"testing"
 	"time"
 
@@ -52,7 +55,16 @@ func TestPartsRoundTrip(t *testing.T) {
 	for seed := range uint64(50) {
 		r := rand.New(rand.NewPCG(seed, 3)) //nolint:gosec // reproducible on purpose
 		parts := randomParts(r, r.IntN(200))
-		got, err := decodeParts(encodeIDs(parts), encodeParts(parts))
+		ids, err := parseIDs(encodeIDs(parts))
+		if err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		var texts, patterns table
+		b := encodeParts(parts, &texts, &patterns)
+		if err := ids.parseTables(&decoder{b: patterns.append(texts.append(nil))}); err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		got, err := decodeParts(ids, 0, ids.len(), b)
 		if err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
@@ -69,12 +81,109 @@ func TestPartsRoundTrip(t *testing.T) {
 
 func FuzzDecodeParts(f *testing.F) {
 	parts := randomParts(rand.New(rand.NewPCG(1, 3)), 5) //nolint:gosec // reproducible on purpose
-	f.Add(encodeIDs(parts), encodeParts(parts))
-	f.Fuzz(func(_ *testing.T, ids, b []byte) { _, _ = decodeParts(ids, b) }) // no panic, no great allocation
+	var texts, patterns table
+	b := encodeParts(parts, &texts, &patterns)
+	f.Add(encodeIDs(parts), patterns.append(texts.append(nil)), b)
+	f.Fuzz(func(_ *testing.T, ids, tables, b []byte) { // no panic, no great allocation
+		if t, err := parseIDs(ids); err == nil && t.parseTables(&decoder{b: tables}) == nil {
+			_, _ = decodeParts(t, 0, t.len(), b)
+		}
+	})
+}
+
+// What is kept of a sidecar finds every trace and its rows, and every chunk by itself; and nothing starts later than a chunk's bound says.
+func TestChunksAndTheirTable(t *testing.T) {
+	for seed := range uint64(30) {
+		r := rand.New(rand.NewPCG(seed, 5)) //nolint:gosec // reproducible on purpose
+		parts := randomParts(r, r.IntN(60))
+		per := 1 + r.IntN(20)
+		data, err := encodeIndex(idxMeta{}, newBloom(len(parts)), parts, per)
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(t.TempDir(), "x.idx")
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.Open(path) //nolint:gosec // the test's own
+		if err != nil {
+			t.Fatal(err)
+		}
+		all, err := readIndexParts(f)
+		if err != nil || len(all) != len(parts) {
+			t.Fatalf("seed %d: %d of %d summaries, %v", seed, len(all), len(parts), err)
+		}
+		table, err := readTraces(f)
+		if err != nil || table.len() != len(parts) || table.pieces() != (len(parts)+per-1)/per {
+			t.Fatalf("seed %d: %d traces in %d chunks, %v", seed, table.len(), table.pieces(), err)
+		}
+		var wg sync.WaitGroup
+		for range 3 { // the second who asks makes the order by id
+			wg.Go(func() {
+				for i, p := range parts {
+					if got := table.find(p.id); got != i {
+						t.Errorf("seed %d: trace %d is found at %d", seed, i, got)
+					}
+					if got := table.span(i); got != (rowRange{p.row, p.row + p.spans}) {
+						t.Errorf("seed %d: the rows of trace %d are said to be %v", seed, i, got)
+					}
+				}
+				if got := table.find(flow.TraceID{1, 2, 3}); got != -1 {
+					t.Errorf("seed %d: a trace that is nowhere is found at %d", seed, got)
+				}
+			})
+		}
+		wg.Wait()
+		for k := table.pieces() - 1; k >= 0; k-- { // each for itself
+			chunk, err := readChunk(f, table, k)
+			if err != nil {
+				t.Fatal(err)
+			}
+			from, to := table.piece(k)
+			if want := parts[k*per : min((k+1)*per, len(parts))]; !reflect.DeepEqual(chunk, want) || from != want[0].row || to != want[len(want)-1].row+want[len(want)-1].spans {
+				t.Errorf("seed %d: chunk %d of rows %d to %d is %+v, want %+v", seed, k, from, to, chunk, want)
+			}
+			for _, p := range parts[:min((k+1)*per, len(parts))] {
+				if start, ok := p.asOf(p.history[0].seq); !ok || start > table.chunks[k].hi {
+					t.Errorf("seed %d: a trace of chunk %d or before was known to start at %d, its bound is %d", seed, k, start, table.chunks[k].hi)
+				}
+			}
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Ids of which somebody has chosen most bytes are found as quickly as others.
+func TestBucketsOfChosenIDs(t *testing.T) {
+	var parts []*part
+	for i := range 4000 {
+		p := &part{spans: 1, row: i}
+		binary.BigEndian.PutUint64(p.id[8:], uint64(i)) //nolint:gosec // small
+		parts = append(parts, p)
+	}
+	table := tracesOf(parts)
+	for i, p := range parts {
+		if got := table.find(p.id); got != i {
+			t.Fatalf("trace %d is found at %d", i, got)
+		}
+	}
+	for k := range len(table.first) - 1 {
+		if n := table.first[k+1] - table.first[k]; n > 32 {
+			t.Errorf("a bucket has %d of %d ids", n, len(parts))
+		}
+	}
 }
 
 // A sidecar that a version before wrote is read: its summaries, and its traces by id.
 func TestOldSidecarIsRead(t *testing.T) {
+	for version := byte(1); version < idxVersion; version++ {
+		t.Run(fmt.Sprint(version), func(t *testing.T) { testOldSidecar(t, version) })
+	}
+}
+
+func testOldSidecar(t *testing.T, version byte) {
 	dir := t.TempDir()
 	now := time.Now().Add(-time.Minute)
 	cfg := Config{Dir: dir, SealSpans: 20, SealAge: time.Hour, compaction: never}
@@ -113,7 +222,12 @@ func TestOldSidecarIsRead(t *testing.T) {
 			t.Fatal(err)
 		}
 		sections := [][]byte{mj, filter, compress(encodeParts1(parts))}
-		out := append([]byte(idxMagic), 1, 0, 0, 0)
+		if version == 2 {
+			var texts, patterns table
+			columns := encodeParts(parts, &texts, &patterns)
+			sections = [][]byte{mj, filter, encodeIDs(parts), compress(append(patterns.append(texts.append(nil)), columns...))}
+		}
+		out := append([]byte(idxMagic), version, 0, 0, 0)
 		for _, s := range sections {
 			out = binary.LittleEndian.AppendUint32(out, uint32(len(s))) //nolint:gosec // small
 			out = binary.LittleEndian.AppendUint32(out, crc32.Checksum(s, castagnoli))

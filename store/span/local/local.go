@@ -57,6 +57,7 @@ type Config struct {
 	FS           FS                // default: the operating system's; tests inject faults
 
 	compaction compaction // tests change it; zero: compactionDefaults
+	perChunk   int        // tests change it; zero: chunkTraces
 }
 
 const (

@@ -66,6 +66,7 @@ func open(t *testing.T, cfg Config) *DB {
 	if cfg.FS == nil {
 		cfg.FS = roomy{}
 	}
+	cfg.perChunk = 3 // small blocks have several chunks too
 	db, err := Open(cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -11,9 +11,12 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"runtime"
 	"slices"
+	"sort"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"unsafe"
 
 	"github.com/parquet-go/parquet-go"
@@ -396,7 +399,7 @@ func openParquet(f File, want *idxMeta) (bf *blockFile, err error) {
 			return nil, fmt.Errorf("%w: checksum of its footer", errBlock)
 		}
 	}
-	pf, err := parquet.OpenFile(f, st.Size(), parquet.SkipBloomFilters(true), parquet.ReadBufferSize(64<<10))
+	pf, err := parquet.OpenFile(f, st.Size(), parquet.SkipBloomFilters(true), parquet.ReadBufferSize(16<<10))
 	if err != nil {
 		return nil, blame(err)
 	}
@@ -495,8 +498,20 @@ func (b *blockFile) scan(leaf int, ranges []rowRange, each func(row int, v []par
 		}
 	)
 	defer func() { free() }()
+	nulls, err := b.nulls(leaf, chunk)
+	if err != nil {
+		return err
+	}
 	for k, r := range ranges {
 		for want := r.from; want < r.to; {
+			if to, all := nulls.upTo(want); all {
+				for ; want < min(to, r.to); want++ {
+					if err := each(want, nulls.value[:]); err != nil {
+						return err
+					}
+				}
+				continue
+			}
 			if row < 0 || want < row || want >= end {
 				if want != end || row < 0 {
 					if err := pages.SeekToRow(int64(want)); err != nil {
@@ -541,6 +556,38 @@ func (b *blockFile) scan(leaf int, ranges []rowRange, each func(row int, v []par
 	return nil
 }
 
+// nulls tells of pages of an optional column that hold no value: they need not be read.
+type nulls struct {
+	bounds parquet.ColumnIndex
+	at     parquet.OffsetIndex
+	rows   int
+	value  [1]parquet.Value
+}
+
+func (b *blockFile) nulls(leaf int, chunk parquet.ColumnChunk) (n nulls, err error) {
+	if n.bounds, err = chunk.ColumnIndex(); err != nil {
+		return n, blame(err)
+	}
+	if n.at, err = chunk.OffsetIndex(); err != nil {
+		return n, blame(err)
+	}
+	n.rows, n.value[0] = b.meta.Spans, parquet.NullValue().Level(0, 0, leaf)
+	return n, nil
+}
+
+// upTo says that all is null from a row to before another.
+func (n *nulls) upTo(row int) (to int, all bool) {
+	pages := n.at.NumPages()
+	k := sort.Search(pages, func(i int) bool { return int(n.at.FirstRowIndex(i)) > row }) - 1
+	if k < 0 || !n.bounds.NullPage(k) {
+		return 0, false
+	}
+	if k+1 < pages {
+		return int(n.at.FirstRowIndex(k + 1)), true
+	}
+	return n.rows, true
+}
+
 // lastBefore is the end of the last row of the ranges before row end.
 func lastBefore(ranges []rowRange, end int) int {
 	last := 0
@@ -553,7 +600,7 @@ func lastBefore(ranges []rowRange, end int) int {
 	return last
 }
 
-// rows reads whole spans.
+// rows reads whole spans. Columns are read at once, on as many cores as there are: each has its own fields of the rows.
 func (b *blockFile) rows(ranges []rowRange) ([]row, error) {
 	sc := schema()
 	n := 0
@@ -565,60 +612,51 @@ func (b *blockFile) rows(ranges []rowRange) ([]row, error) {
 	for i := range out {
 		out[i].cols = cols[i*len(columns) : (i+1)*len(columns)]
 	}
-	var err error
-	read := func(leaf int, set func(r *row, v []parquet.Value) error) {
-		if err != nil {
-			return
-		}
+	// text keeps equal texts of a column once.
+	type text func(v parquet.Value) string
+	var todo []func(text) error
+	read := func(leaf int, set func(r *row, v []parquet.Value) error) error {
 		i := 0
-		err = b.scan(leaf, ranges, func(_ int, v []parquet.Value) error {
+		return b.scan(leaf, ranges, func(_ int, v []parquet.Value) error {
 			i++
 			return set(&out[i-1], v)
 		})
 	}
-	one := func(leaf int, set func(r *row, v parquet.Value)) {
-		read(leaf, func(r *row, v []parquet.Value) error {
-			if len(v) != 1 {
-				return fmt.Errorf("%w: %d values in one row", errBlock, len(v))
-			}
-			if !v[0].IsNull() {
-				set(r, v[0])
-			}
-			return nil
+	one := func(leaf int, set func(r *row, v parquet.Value, text text)) {
+		todo = append(todo, func(text text) error {
+			return read(leaf, func(r *row, v []parquet.Value) error {
+				if len(v) != 1 {
+					return fmt.Errorf("%w: %d values in one row", errBlock, len(v))
+				}
+				if !v[0].IsNull() {
+					set(r, v[0], text)
+				}
+				return nil
+			})
 		})
 	}
-	texts := map[string]string{} // shared between rows
-	text := func(v parquet.Value) string {
-		k := v.ByteArray()
-		s, ok := texts[string(k)]
-		if !ok {
-			s = string(k)
-			texts[s] = s
-		}
-		return s
-	}
-	one(sc.traceID, func(r *row, v parquet.Value) { copy(r.trace[:], v.ByteArray()) })
-	one(sc.spanID, func(r *row, v parquet.Value) { copy(r.id[:], v.ByteArray()) })
-	one(sc.parentID, func(r *row, v parquet.Value) { copy(r.parent[:], v.ByteArray()) })
-	one(sc.start, func(r *row, v parquet.Value) { r.start = uint64(v.Int64()) })                   //nolint:gosec // round trip
-	one(sc.duration, func(r *row, v parquet.Value) { r.end = uint64(int64(r.start) + v.Int64()) }) //nolint:gosec // round trip
-	one(sc.name, func(r *row, v parquet.Value) { r.name = text(v) })
-	one(sc.kind, func(r *row, v parquet.Value) { r.kind = indexOf(kindNames, string(v.ByteArray())) })
-	one(sc.status, func(r *row, v parquet.Value) { r.status = indexOf(statusNames, string(v.ByteArray())) })
-	one(sc.statusMsg, func(r *row, v parquet.Value) { r.statusMsg = text(v) })
-	one(sc.traceState, func(r *row, v parquet.Value) { r.traceState = text(v) })
-	one(sc.flags, func(r *row, v parquet.Value) { r.flags = uint32(v.Int32()) }) //nolint:gosec // round trip
-	one(sc.resource, func(r *row, v parquet.Value) {
+	one(sc.traceID, func(r *row, v parquet.Value, _ text) { copy(r.trace[:], v.ByteArray()) })
+	one(sc.spanID, func(r *row, v parquet.Value, _ text) { copy(r.id[:], v.ByteArray()) })
+	one(sc.parentID, func(r *row, v parquet.Value, _ text) { copy(r.parent[:], v.ByteArray()) })
+	one(sc.start, func(r *row, v parquet.Value, _ text) { r.start = uint64(v.Int64()) })  //nolint:gosec // round trip
+	one(sc.duration, func(r *row, v parquet.Value, _ text) { r.end = uint64(v.Int64()) }) //nolint:gosec // round trip; the start is added below
+	one(sc.name, func(r *row, v parquet.Value, text text) { r.name = text(v) })
+	one(sc.kind, func(r *row, v parquet.Value, _ text) { r.kind = indexOf(kindNames, string(v.ByteArray())) })
+	one(sc.status, func(r *row, v parquet.Value, _ text) { r.status = indexOf(statusNames, string(v.ByteArray())) })
+	one(sc.statusMsg, func(r *row, v parquet.Value, text text) { r.statusMsg = text(v) })
+	one(sc.traceState, func(r *row, v parquet.Value, text text) { r.traceState = text(v) })
+	one(sc.flags, func(r *row, v parquet.Value, _ text) { r.flags = uint32(v.Int32()) }) //nolint:gosec // round trip
+	one(sc.resource, func(r *row, v parquet.Value, _ text) {
 		if i := int(v.Int32()); i >= 0 && i < len(b.groups) {
 			r.group = b.groups[i]
 		}
 	})
-	one(sc.extra, func(r *row, v parquet.Value) { r.extra = string(v.ByteArray()) })
+	one(sc.extra, func(r *row, v parquet.Value, _ text) { r.extra = string(v.ByteArray()) })
 	for i, c := range columns {
 		if b.meta.Cols&(1<<i) == 0 {
 			continue
 		}
-		one(sc.cols[i], func(r *row, v parquet.Value) {
+		one(sc.cols[i], func(r *row, v parquet.Value, text text) {
 			cv := colValue{set: true}
 			switch c.typ {
 			case colInt, colCount:
@@ -634,40 +672,69 @@ func (b *blockFile) rows(ranges []rowRange) ([]row, error) {
 		})
 	}
 	if len(b.meta.Keys) > 0 {
-		many := func(leaf int, set func(a *attr, v parquet.Value)) {
-			read(leaf, func(r *row, v []parquet.Value) error {
-				if len(v) == 1 && v[0].DefinitionLevel() == 0 {
-					return nil
-				}
-				if r.attrs == nil {
-					r.attrs = make([]attr, len(v))
-				}
-				if len(v) != len(r.attrs) {
-					return fmt.Errorf("%w: attributes of different length", errBlock)
-				}
-				for i := range v {
-					if !v[i].IsNull() {
-						set(&r.attrs[i], v[i])
+		todo = append(todo, func(text text) error {
+			many := func(leaf int, set func(a *attr, v parquet.Value)) error {
+				return read(leaf, func(r *row, v []parquet.Value) error {
+					if len(v) == 1 && v[0].DefinitionLevel() == 0 {
+						return nil
 					}
-				}
-				return nil
-			})
-		}
-		many(sc.attrKey, func(a *attr, v parquet.Value) { a.key = text(v) })
-		many(sc.attrValue, func(a *attr, v parquet.Value) { a.value = text(v) })
-		many(sc.attrType, func(a *attr, v parquet.Value) { a.typ = attrType(v.Int32()) }) //nolint:gosec // 0 to 7
-		many(sc.attrRaw, func(a *attr, v parquet.Value) { a.raw = slices.Clone(v.ByteArray()) })
+					if r.attrs == nil {
+						r.attrs = make([]attr, len(v))
+					}
+					if len(v) != len(r.attrs) {
+						return fmt.Errorf("%w: attributes of different length", errBlock)
+					}
+					for i := range v {
+						if !v[i].IsNull() {
+							set(&r.attrs[i], v[i])
+						}
+					}
+					return nil
+				})
+			}
+			return cmp.Or(
+				many(sc.attrKey, func(a *attr, v parquet.Value) { a.key = text(v) }),
+				many(sc.attrValue, func(a *attr, v parquet.Value) { a.value = text(v) }),
+				many(sc.attrType, func(a *attr, v parquet.Value) { a.typ = attrType(v.Int32()) }), //nolint:gosec // 0 to 7
+				many(sc.attrRaw, func(a *attr, v parquet.Value) { a.raw = slices.Clone(v.ByteArray()) }),
+			)
+		})
 	}
-	if err != nil {
+	workers := min(runtime.GOMAXPROCS(0), len(todo), maxReaders)
+	var next atomic.Int64
+	if err := together(workers, func(int) error {
+		texts := map[string]string{} // shared between rows and columns
+		for {
+			k := int(next.Add(1)) - 1
+			if k >= len(todo) {
+				return nil
+			}
+			if err := todo[k](func(v parquet.Value) string {
+				k := v.ByteArray()
+				s, ok := texts[string(k)]
+				if !ok {
+					s = string(k)
+					texts[s] = s
+				}
+				return s
+			}); err != nil {
+				return err
+			}
+		}
+	}); err != nil {
 		return nil, err
 	}
 	for i := range out {
+		out[i].end += out[i].start
 		if out[i].group == nil {
 			return nil, fmt.Errorf("%w: a span names a resource that is not there", errBlock)
 		}
 	}
 	return out, nil
 }
+
+// maxReaders bounds on how many cores one trace is read.
+const maxReaders = 4
 
 // rebuild derives the trace summaries from the bodies, for a lost or damaged sidecar. The history of starts is not in the bodies: every part
 // counts as known since the block's first commit.

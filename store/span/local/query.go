@@ -9,7 +9,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
-	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -26,14 +25,22 @@ import (
 type source interface {
 	// bounds are the earliest and latest span start; ok is false when it is empty.
 	bounds() (lo, hi uint64, ok bool)
-	// find returns the parts that have a span which matches, in any order.
-	find(db *DB, p *predicate) ([]*part, error)
+	// find begins to look for the parts that have a span which matches.
+	find(db *DB, p *predicate) (finder, error)
 	// part is what it knows of one trace, nil for nothing.
 	part(db *DB, id flow.TraceID) (*part, error)
 	// trace appends all spans of one trace.
 	trace(db *DB, out []row, id flow.TraceID) ([]row, error)
 	// spans returns matching spans, at least the newest limit of them that are newer than after; full rows come from rows().
 	spans(db *DB, p *predicate, limit int) ([]hit, error)
+}
+
+// finder gives the parts that match, a piece at a time: about from the newest to the oldest. It is not for concurrent use.
+type finder interface {
+	// bound is what no part that is still to come was ever known to start after; more is false when none comes.
+	bound() (hi uint64, more bool)
+	// next are some of the parts.
+	next() ([]*part, error)
 }
 
 // hit is a matching span's place in the order of Spans, and how to read it.
@@ -80,15 +87,28 @@ func (m *memtable) bounds() (lo, hi uint64, ok bool) {
 	return m.minStart, m.maxStart, m.count > 0
 }
 
-func (m *memtable) find(_ *DB, p *predicate) ([]*part, error) {
+// all is a finder that has found everything.
+type all struct {
+	parts []*part
+	hi    uint64
+}
+
+func (a *all) bound() (uint64, bool) { return a.hi, len(a.parts) > 0 }
+
+func (a *all) next() (parts []*part, _ error) {
+	parts, a.parts = a.parts, nil
+	return parts, nil
+}
+
+func (m *memtable) find(_ *DB, p *predicate) (finder, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	lm := m.matcherLocked(p)
-	var out []*part
+	out := &all{hi: m.maxStart}
 	for id, t := range m.traces {
 		for _, i := range t.spans {
 			if lm.match(m.span(i)) {
-				out = append(out, m.partLocked(id, t))
+				out.parts = append(out.parts, m.partLocked(id, t))
 				break
 			}
 		}
@@ -136,114 +156,115 @@ func topHits(hs []hit, limit int) []hit {
 
 func (b *block) bounds() (lo, hi uint64, ok bool) { return b.meta.MinStart, b.meta.MaxStart, true }
 
-func (b *block) find(db *DB, p *predicate) (out []*part, err error) {
+// found is a finder in a block: it takes one chunk of summaries after the other, and only those that it needs.
+type found struct {
+	db    *DB
+	b     *block
+	p     *predicate
+	t     *traces
+	ready bool // rows says which spans match; else the summaries may be enough
+	rows  bits
+	left  int // chunks
+}
+
+func (b *block) find(db *DB, p *predicate) (finder, error) {
 	if !p.mayMatch(&b.meta.blockMeta) {
-		return nil, nil
+		return &all{}, nil
 	}
-	if p.onlyService() {
-		return b.findByParts(db, p)
-	}
+	f := &found{db: db, b: b, p: p}
 	// Rows first: where none matches, which is the rule in a search through much, the summaries need not be read.
-	var rows bits
-	ok, err := db.use(b, func(bf *blockFile) (err error) { rows, err = bf.match(p); return err })
-	if err != nil || !ok || rows.empty() {
-		return nil, err
+	if !p.onlyService() {
+		if err := f.match(); err != nil || f.rows.empty() {
+			return &all{}, err
+		}
 	}
-	parts, err := db.parts(b)
+	t, err := db.traces(b)
+	if err != nil || t == nil {
+		return &all{}, err
+	}
+	if f.t = t; int(t.rows[t.len()]) > b.meta.Spans {
+		_, err := db.outcome(b, fmt.Errorf("%w: a summary names rows that are not there", errBlock))
+		return &all{}, err
+	}
+	f.left = t.pieces()
+	f.skip()
+	return f, nil
+}
+
+// match looks which spans match; none do in a block that is gone.
+func (f *found) match() error {
+	ok, err := f.db.use(f.b, func(bf *blockFile) (err error) { f.rows, err = bf.match(f.p); return err })
+	if f.ready = true; !ok {
+		f.rows = nil
+	}
+	return err
+}
+
+// skip leaves out chunks without a row that matches.
+func (f *found) skip() {
+	for f.ready && f.left > 0 && !f.rows.anyIn(f.t.piece(f.left-1)) {
+		f.left--
+	}
+}
+
+func (f *found) bound() (uint64, bool) {
+	if f.left == 0 {
+		return 0, false
+	}
+	if f.t.whole != nil {
+		return f.b.meta.MaxStart, true
+	}
+	return f.t.chunks[f.left-1].hi, true
+}
+
+func (f *found) next() (out []*part, err error) {
+	f.left--
+	parts, err := f.db.chunk(f.b, f.t, f.left)
 	if err != nil {
 		return nil, err
 	}
 	for _, pt := range parts {
-		if pt.row+pt.spans > b.meta.Spans {
-			_, err := db.outcome(b, fmt.Errorf("%w: a summary names rows that are not there", errBlock))
-			return nil, err
+		match, known := false, false
+		if !f.ready {
+			if match, known = f.p.byPart(pt); !known {
+				if err := f.match(); err != nil {
+					return nil, err
+				}
+			}
 		}
-		if rows.anyIn(pt.row, pt.row+pt.spans) {
+		if match || !known && f.rows.anyIn(pt.row, pt.row+pt.spans) {
 			out = append(out, pt)
 		}
 	}
+	f.skip()
 	return out, nil
 }
 
-// findByParts is find for what the summaries mostly decide.
-func (b *block) findByParts(db *DB, p *predicate) ([]*part, error) {
-	parts, err := db.parts(b)
-	if err != nil {
-		return nil, err
-	}
-	var out, doubt []*part
-	for _, pt := range parts {
-		match, known := p.byPart(pt)
-		switch {
-		case match:
-			out = append(out, pt)
-		case !known:
-			doubt = append(doubt, pt)
-		}
-	}
-	if len(doubt) == 0 {
-		return out, nil
-	}
-	_, err = db.use(b, func(bf *blockFile) error {
-		rows, err := bf.match(p)
-		if err != nil {
-			return err
-		}
-		for _, pt := range doubt {
-			if pt.row+pt.spans > bf.meta.Spans {
-				return fmt.Errorf("%w: a summary names rows that are not there", errBlock)
-			}
-			if rows.anyIn(pt.row, pt.row+pt.spans) {
-				out = append(out, pt)
-			}
-		}
-		return nil
-	})
-	if b.gone.Load() {
-		out = nil
-	}
-	return out, err
-}
-
 func (b *block) part(db *DB, id flow.TraceID) (*part, error) {
-	if !b.bloom.has(id) {
-		return nil, nil //nolint:nilnil // nothing known, no error
-	}
-	parts, err := db.parts(b)
-	if err != nil {
+	t, at, err := b.locate(db, id)
+	if err != nil || at < 0 {
 		return nil, err
 	}
-	for _, p := range parts {
-		if p.id == id {
-			return p, nil
-		}
-	}
-	return nil, nil //nolint:nilnil // nothing known, no error
+	return db.summaryAt(b, t, at)
 }
 
-// locate names the rows of a trace, an empty range for none.
-func (b *block) locate(db *DB, id flow.TraceID) (rowRange, error) {
+// locate gives the place of a trace, below zero for none.
+func (b *block) locate(db *DB, id flow.TraceID) (t *traces, at int, err error) {
 	if !b.bloom.has(id) {
-		return rowRange{}, nil
+		return nil, -1, nil
 	}
-	if f, err := db.fs.OpenFile(b.idx(), os.O_RDONLY, 0); err == nil {
-		rows, known, err := findRows(f, id)
-		if cerr := f.Close(); err == nil && cerr == nil && known {
-			return rows, nil
-		}
+	if t, err = db.traces(b); err != nil || t == nil {
+		return nil, -1, err
 	}
-	p, err := b.part(db, id) // makes a sidecar anew that is lost or damaged
-	if err != nil || p == nil {
-		return rowRange{}, err
-	}
-	return rowRange{p.row, p.row + p.spans}, nil
+	return t, t.find(id), nil
 }
 
 func (b *block) trace(db *DB, out []row, id flow.TraceID) ([]row, error) {
-	at, err := b.locate(db, id)
-	if err != nil || at.from == at.to {
+	t, i, err := b.locate(db, id)
+	if err != nil || i < 0 {
 		return out, err
 	}
+	at := t.span(i)
 	_, err = db.use(b, func(bf *blockFile) error {
 		if at.to > bf.meta.Spans {
 			return fmt.Errorf("%w: a summary names rows that are not there", errBlock)
@@ -272,16 +293,17 @@ func (b *block) spans(db *DB, p *predicate, limit int) (out []hit, err error) {
 		if err != nil || rows.empty() {
 			return err
 		}
-		parts, err := db.parts(b)
-		if err != nil {
+		t, err := db.traces(b)
+		if err != nil || t == nil {
 			return err
 		}
 		var ranges []rowRange
-		var traces []flow.TraceID
-		for _, pt := range parts {
-			for r := pt.row; r < min(pt.row+pt.spans, bf.meta.Spans); r++ {
+		var of []flow.TraceID
+		for i := range t.len() {
+			at := t.span(i)
+			for r := at.from; r < min(at.to, bf.meta.Spans); r++ {
 				if rows.has(r) {
-					ranges, traces = addRow(ranges, r), append(traces, pt.id)
+					ranges, of = addRow(ranges, r), append(of, t.id(i))
 				}
 			}
 		}
@@ -292,7 +314,7 @@ func (b *block) spans(db *DB, p *predicate, limit int) (out []hit, err error) {
 		i := 0
 		for _, r := range ranges {
 			for row := r.from; row < r.to; row++ {
-				if out = append(out, hit{keys.start[i], traces[i], keys.id[i], b, row}); len(out) > 8*limit+1024 {
+				if out = append(out, hit{keys.start[i], of[i], keys.id[i], b, row}); len(out) > 8*limit+1024 {
 					out = topHits(out, limit)
 				}
 				i++
@@ -390,17 +412,22 @@ func parseCursor(s string) (c cursor, err error) {
 	return c, nil
 }
 
-// candidate is a trace on its way to a page. Unresolved, it stands at the place of one of its parts; resolved, at its own.
+// candidate is a trace on its way to a page. Unresolved, it stands at the place of one of its parts; resolved, at its own. Or it is a source that has more to come,
+// at its bound.
 type candidate struct {
-	start    uint64
-	id       flow.TraceID
-	resolved bool
+	start uint64
+	id    flow.TraceID
+	parts []*part // what all sources know of it; nil: unresolved
+	more  finder
 }
 
 type candidates []candidate
 
 func (h candidates) Len() int { return len(h) }
 func (h candidates) Less(i, j int) bool {
+	if h[i].start == h[j].start && (h[i].more != nil) != (h[j].more != nil) {
+		return h[i].more != nil // it may have one that is before the other
+	}
 	return newerFirst(h[i].start, h[i].id, h[j].start, h[j].id) < 0
 }
 func (h candidates) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
@@ -418,8 +445,8 @@ func (h *candidates) Pop() any {
 // start as known at that commit and leaves out traces that were unknown then. So a trace that is complete before the first page appears exactly once,
 // and one that grows meanwhile at most once; what a summary counts is as of the page's own time.
 //
-// Sources are opened newest first, and only as far as the page needs: the candidates of a source stand at their part's start; when one comes up, its
-// parts elsewhere are looked up (bloom filters) and it moves to the trace's start, or is taken if it stands there already.
+// Sources are opened newest first, and only as far as the page needs, each a piece at a time: the candidates of a piece stand at their part's start; when one comes
+// up, its parts elsewhere are looked up (bloom filters) and it moves to the trace's start, or is taken if it stands there already.
 func (db *DB) Summaries(ctx context.Context, q store.TraceQuery) (store.TracePage, error) {
 	var page store.TracePage
 	leave, err := db.search(ctx, "list traces")
@@ -465,18 +492,15 @@ func (db *DB) Summaries(ctx context.Context, q store.TraceQuery) (store.TracePag
 		}
 		for next < len(order) && (len(h) == 0 || order[next].hi >= h[0].start) {
 			at := order[next:min(len(order), next+width)]
-			found := make([][]*part, len(at))
-			if err := together(len(at), func(i int) (err error) { found[i], err = at[i].find(db, p); return err }); err != nil {
+			begun := make([]finder, len(at))
+			if err := together(len(at), func(i int) (err error) { begun[i], err = at[i].find(db, p); return err }); err != nil {
 				return store.TracePage{}, err
 			}
-			for _, parts := range found {
-				for _, pt := range parts {
-					if start, ok := pt.asOf(commit); ok { // otherwise it came after the first page
-						h = append(h, candidate{start: start, id: pt.id})
-					}
+			for _, f := range begun {
+				if hi, more := f.bound(); more {
+					heap.Push(&h, candidate{start: hi, more: f})
 				}
 			}
-			heap.Init(&h)
 			next += len(at)
 			width = runtime.GOMAXPROCS(0) // the first was not enough
 			if err := ctx.Err(); err != nil {
@@ -487,16 +511,28 @@ func (db *DB) Summaries(ctx context.Context, q store.TraceQuery) (store.TracePag
 			return page, nil
 		}
 		c := heap.Pop(&h).(candidate)
-		if !c.resolved {
+		if c.more != nil {
+			parts, err := c.more.next()
+			if err != nil {
+				return store.TracePage{}, err
+			}
+			for _, pt := range parts {
+				if start, ok := pt.asOf(commit); ok && !seen[pt.id] { // otherwise it came after the first page
+					heap.Push(&h, candidate{start: start, id: pt.id})
+				}
+			}
+			if hi, more := c.more.bound(); more {
+				heap.Push(&h, candidate{start: min(hi, c.start), more: c.more})
+			}
+			continue
+		}
+		if c.parts == nil {
 			if seen[c.id] {
 				continue
 			}
 			seen[c.id] = true
 			start, known := ^uint64(0), false
 			for i := range order {
-				if order[i].lo > c.start && known { // cannot be earlier
-					continue
-				}
 				pt, err := order[i].part(db, c.id)
 				if err != nil {
 					return store.TracePage{}, err
@@ -504,6 +540,7 @@ func (db *DB) Summaries(ctx context.Context, q store.TraceQuery) (store.TracePag
 				if pt == nil {
 					continue
 				}
+				c.parts = append(c.parts, pt)
 				if s, ok := pt.asOf(commit); ok {
 					start, known = min(start, s), true
 				}
@@ -511,8 +548,8 @@ func (db *DB) Summaries(ctx context.Context, q store.TraceQuery) (store.TracePag
 			if !known {
 				continue
 			}
-			c.start, c.resolved = start, true
-			if len(h) > 0 && newerFirst(c.start, c.id, h[0].start, h[0].id) > 0 || next < len(order) && order[next].hi >= c.start {
+			c.start = start
+			if len(h) > 0 && !(candidates{c, h[0]}).Less(0, 1) || next < len(order) && order[next].hi >= c.start {
 				heap.Push(&h, c)
 				continue
 			}
@@ -524,20 +561,7 @@ func (db *DB) Summaries(ctx context.Context, q store.TraceQuery) (store.TracePag
 			page.Next = last.String()
 			return page, nil
 		}
-		var parts []*part
-		for i := range order {
-			pt, err := order[i].part(db, c.id)
-			if err != nil {
-				return store.TracePage{}, err
-			}
-			if pt != nil {
-				parts = append(parts, pt)
-			}
-		}
-		if len(parts) == 0 {
-			continue // expired meanwhile
-		}
-		page.Traces = append(page.Traces, summary(parts))
+		page.Traces = append(page.Traces, summary(c.parts))
 		last = cursor{commit, c.start, c.id}
 	}
 }
