@@ -50,19 +50,19 @@ type query struct {
 	Limit              int
 }
 
-var contenders = map[string]func(dir string) (contender, error){"tulle": openTulle, "badger": openBadger, "memory": openMemory}
+var contenders = map[string]func(job) (contender, error){"tulle": openTulle, "badger": openBadger, "memory": openMemory}
 
 type tulle struct {
 	dir string
 	db  *local.DB
 }
 
-func openTulle(dir string) (contender, error) {
-	db, err := local.Open(local.Config{Dir: dir, RetainBytes: math.MaxUint64, RetainAge: 365 * 24 * time.Hour, SealAge: 10 * time.Second})
+func openTulle(j job) (contender, error) {
+	db, err := local.Open(local.Config{Dir: j.Dir, Unmerged: j.Unmerged, RetainBytes: math.MaxUint64, RetainAge: 365 * 24 * time.Hour, SealAge: 10 * time.Second})
 	if err != nil {
 		return nil, err
 	}
-	return &tulle{dir, db}, nil
+	return &tulle{j.Dir, db}, nil
 }
 
 func (t *tulle) prepare(td ptrace.Traces) (any, error) { return td, nil }
@@ -119,10 +119,10 @@ type jaeger struct {
 	done func() error
 }
 
-func openBadger(dir string) (contender, error) {
+func openBadger(j job) (contender, error) {
 	cfg := badger.DefaultConfig()
 	cfg.Ephemeral = false
-	cfg.Directories = badger.Directories{Keys: filepath.Join(dir, "keys"), Values: filepath.Join(dir, "values")}
+	cfg.Directories = badger.Directories{Keys: filepath.Join(j.Dir, "keys"), Values: filepath.Join(j.Dir, "values")}
 	f, err := badger.NewFactoryWithConfig(*cfg, metrics.NullFactory, zap.NewNop())
 	if err != nil {
 		return nil, err
@@ -135,12 +135,12 @@ func openBadger(dir string) (contender, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &jaeger{dir: dir, w: w, r: r, done: f.Close}, nil
+	return &jaeger{dir: j.Dir, w: w, r: r, done: f.Close}, nil
 }
 
-func openMemory(dir string) (contender, error) {
+func openMemory(j job) (contender, error) {
 	s := memory.NewStore()
-	return &jaeger{dir: dir, w: s, r: s, done: func() error { return nil }}, nil
+	return &jaeger{dir: j.Dir, w: s, r: s, done: func() error { return nil }}, nil
 }
 
 func (j *jaeger) prepare(td ptrace.Traces) (any, error) { return jaegertranslator.ProtoFromTraces(td) }

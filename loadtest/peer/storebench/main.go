@@ -32,6 +32,7 @@ type job struct {
 	Copies    uint64 // of the corpus
 	Batch     int    // least spans in a batch; 0: as recorded
 	Decode    bool   // the batches come as OTLP bytes
+	Unmerged  bool   // Tulle's blocks stay as they were sealed
 	Writers   int
 	Rounds    int // of each query
 	Base      uint64
@@ -154,7 +155,7 @@ func writeJob(j job) (out outcome, err error) {
 	if err := os.RemoveAll(j.Dir); err != nil {
 		return out, err
 	}
-	s, err := contenders[j.Contender](j.Dir)
+	s, err := contenders[j.Contender](j)
 	if err != nil {
 		return out, err
 	}
@@ -198,7 +199,7 @@ func buildJob(j job) (out outcome, err error) {
 	if err != nil {
 		return out, err
 	}
-	s, err := contenders[j.Contender](j.Dir)
+	s, err := contenders[j.Contender](j)
 	if err != nil {
 		return out, err
 	}

@@ -60,7 +60,7 @@ func sidecarSizes(path string, to map[string]int64) error {
 	if err != nil {
 		return err
 	}
-	sections := []string{"description", "filter", "trace ids", "summaries"}
+	sections := []string{"description", "filter", "trace ids", "directory of summaries", "summaries"}
 	if len(data) < 12+8*len(sections) {
 		return fmt.Errorf("%s is %d bytes long", path, len(data))
 	}

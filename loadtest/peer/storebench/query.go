@@ -50,7 +50,7 @@ func queryJob(j job) (out outcome, err error) {
 		return out, err
 	}
 	out.Spans = c.spans * int(j.Copies) //nolint:gosec // small
-	s, err := contenders[j.Contender](j.Dir)
+	s, err := contenders[j.Contender](j)
 	if err != nil {
 		return out, err
 	}
@@ -75,7 +75,7 @@ func queryJob(j job) (out outcome, err error) {
 			if err := forget(j.Dir); err != nil {
 				return out, err
 			}
-			if s, err = contenders[j.Contender](j.Dir); err != nil {
+			if s, err = contenders[j.Contender](j); err != nil {
 				return out, err
 			}
 			if err := forget(j.Dir); err != nil {
@@ -94,7 +94,7 @@ func queryJob(j job) (out outcome, err error) {
 		}
 		cold.finish(walls, spent)
 		out.Queries = append(out.Queries, cold)
-		if s, err = contenders[j.Contender](j.Dir); err != nil {
+		if s, err = contenders[j.Contender](j); err != nil {
 			return out, err
 		}
 	}

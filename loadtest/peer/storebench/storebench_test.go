@@ -74,7 +74,7 @@ func BenchmarkWrite(b *testing.B) {
 		b.Fatal(err)
 	}
 	c.merge(512)
-	s, err := openTulle(b.TempDir())
+	s, err := openTulle(job{Dir: b.TempDir()})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package local
 import (
 	"errors"
 	"fmt"
+	"math"
 	"io/fs"
 	"path/filepath"
 	"slices"
@@ -151,6 +152,9 @@ func (b *block) settled() bool { return len(b.leftover) == 0 }
 var errStale = errors.New("a block went out of service while it was merged")
 
 var errStopped = errors.New("the store is being closed")
+
+// unmerged plans nothing.
+var unmerged = compaction{maxSpans: 1, maxInputs: 1, fanIn: math.MaxInt32, share: 1, every: time.Hour, retry: time.Hour}
 
 // compactor merges blocks until the store is closed.
 func (db *DB) compactor() {

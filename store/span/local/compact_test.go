@@ -24,7 +24,7 @@ import (
 var eager = compaction{maxSpans: 1 << 18, maxBytes: 256 << 20, maxInputs: 64, fanIn: 2, grace: time.Hour, share: 1, every: time.Hour, retry: 10 * time.Millisecond}
 
 // never merges nothing by itself.
-var never = compaction{maxSpans: 1, maxInputs: 1, fanIn: 1 << 30, share: 1, every: time.Hour, retry: time.Hour}
+var never = unmerged
 
 // scattered is span k of trace n, whose spans come in several batches, some of them late.
 func scattered(n, k uint64) storetest.Span {

@@ -52,6 +52,7 @@ type Config struct {
 	ThinBytes    uint64            // sealed bytes above which ordinary old traces are left out (thin.go); default three quarters of RetainBytes
 	ThinAfter    time.Duration     // since the end of the window (at most a day) in which they arrived; default 24 h
 	ThinKeep     int               // of ordinary traces one in so many stays, by trace id; 1: nothing is ever left out; default 10
+	Unmerged     bool              // blocks stay as they were sealed; measurements tell by it what merging costs
 	Log          *slog.Logger      // default: none
 	OnEvent      func(event.Event) // damage, disk pressure; must not block and must not call the store; may be nil
 	FS           FS                // default: the operating system's; tests inject faults
@@ -179,6 +180,9 @@ func Open(cfg Config) (*DB, error) {
 	}
 	if cfg.compaction.every == 0 {
 		cfg.compaction = compactionDefaults
+	}
+	if cfg.Unmerged {
+		cfg.compaction = unmerged
 	}
 	db := &DB{
 		cfg: cfg, log: cfg.Log, fs: cfg.FS, queue: make(chan *pending, 1024), stop: make(chan struct{}), seal: make(chan struct{}, 1),
