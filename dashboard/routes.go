@@ -13,6 +13,7 @@ import (
 	"github.com/tulle-mesh/tulle/dashboard/page"
 	"github.com/tulle-mesh/tulle/dashboard/part"
 	"github.com/tulle-mesh/tulle/dashboard/promapi"
+	"github.com/tulle-mesh/tulle/dashboard/tempoapi"
 	"github.com/tulle-mesh/tulle/dashboard/tulleapi"
 )
 
@@ -46,6 +47,7 @@ func (d *Dashboard) routes() (http.Handler, error) {
 	mux.HandleFunc("GET /metrics", own.handler(&d.cfg.Sources))
 	jaegerapi.Register(mux, &d.cfg.Sources)
 	promapi.Register(mux, &d.cfg.Sources, d.log)
+	tempoapi.Register(mux, &d.cfg.Sources)
 	tulleapi.Register(mux, &d.cfg.Sources, nil)
 	for _, p := range pages {
 		mux.Handle(p.pattern, p.handler(deps))
