@@ -34,6 +34,8 @@ type contender interface {
 	write(b any) error
 	// settle returns when everything is where it stays.
 	settle() error
+	// rest returns when the storage does nothing any more by itself.
+	rest() error
 	trace(id flow.TraceID) (spans int, err error)
 	find(q query) (traces int, err error)
 	close() error
@@ -88,6 +90,20 @@ func (t *tulle) settle() error {
 			return fmt.Errorf("%d bytes of log are not sealed: %s", s.WALBytes, s.LastError)
 		}
 	}
+}
+
+// rest waits until nothing is merged any more.
+func (t *tulle) rest() error {
+	merged, since := t.db.Stats().Merged, time.Now()
+	for deadline := time.Now().Add(30 * time.Minute); time.Since(since) < 10*time.Second; time.Sleep(100 * time.Millisecond) {
+		if n := t.db.Stats().Merged; n != merged {
+			merged, since = n, time.Now()
+		}
+		if time.Now().After(deadline) {
+			return errors.New("blocks are still merged after 30 minutes")
+		}
+	}
+	return nil
 }
 
 func (t *tulle) trace(id flow.TraceID) (int, error) {
@@ -160,6 +176,7 @@ func (j *jaeger) write(b any) error {
 }
 
 func (j *jaeger) settle() error { return nil }
+func (j *jaeger) rest() error   { return nil }
 
 func (j *jaeger) trace(id flow.TraceID) (int, error) {
 	t, err := j.r.GetTrace(context.Background(), jaegerID(id))

@@ -207,7 +207,7 @@ func buildJob(j job) (out outcome, err error) {
 	if err := feed(c, j.Writers, 0, j.Copies, j.Base, sender(s, false, true)); err != nil {
 		return out, errors.Join(err, s.close())
 	}
-	if err := errors.Join(s.settle(), s.close()); err != nil {
+	if err := errors.Join(s.settle(), s.rest(), s.close()); err != nil {
 		return out, err
 	}
 	out.Spans, out.CPU, out.Wall = c.spans*int(j.Copies), cpu()-begin, time.Since(wall) //nolint:gosec // small

@@ -98,8 +98,8 @@ func queryJob(j job) (out outcome, err error) {
 			return out, err
 		}
 	}
-	measure := func(name string, n int, one func() (int, error)) error {
-		for range min(n, 3) { // warm
+	measure := func(name string, warm, n int, one func() (int, error)) error {
+		for range warm {
 			if _, err := one(); err != nil {
 				return fmt.Errorf("%s: %w", name, err)
 			}
@@ -119,7 +119,7 @@ func queryJob(j job) (out outcome, err error) {
 		out.Queries = append(out.Queries, t)
 		return nil
 	}
-	if err := measure("trace by id, warm", 50*j.Rounds, byID); err != nil {
+	if err := measure("trace by id, warm", 50*j.Rounds, 50*j.Rounds, byID); err != nil {
 		return out, err
 	}
 	from := time.Unix(0, int64(j.Base)) //nolint:gosec // a date
@@ -129,7 +129,7 @@ func queryJob(j job) (out outcome, err error) {
 			continue
 		}
 		q.query.From, q.query.To, q.query.Limit = from, to, 20
-		if err := measure(q.name, j.Rounds, func() (int, error) { return s.find(q.query) }); err != nil {
+		if err := measure(q.name, 3, j.Rounds, func() (int, error) { return s.find(q.query) }); err != nil {
 			return out, err
 		}
 	}

@@ -3,8 +3,8 @@ package local
 import (
 	"errors"
 	"fmt"
-	"math"
 	"io/fs"
+	"math"
 	"path/filepath"
 	"slices"
 	"sync"

@@ -385,6 +385,9 @@ func together(n int, do func(i int) error) error {
 	return cmp.Or(errs...)
 }
 
+// wider is how many sources are opened next: twice as many each time, so that a search through everything keeps all cores busy and one that ends soon reads at most as much again.
+func wider(width int) int { return min(2*width, 8*runtime.GOMAXPROCS(0)) }
+
 // cursor is a place between two traces in the order of Summaries, as of commit W.
 type cursor struct {
 	commit uint64
@@ -502,7 +505,7 @@ func (db *DB) Summaries(ctx context.Context, q store.TraceQuery) (store.TracePag
 				}
 			}
 			next += len(at)
-			width = runtime.GOMAXPROCS(0) // the first was not enough
+			width = wider(width) // what there is was not enough
 			if err := ctx.Err(); err != nil {
 				return store.TracePage{}, err
 			}
@@ -634,7 +637,7 @@ func (db *DB) newest(ctx context.Context, q store.TraceQuery) ([]row, error) {
 	}
 	slices.SortStableFunc(order, func(a, b bounded) int { return cmp.Compare(b.hi, a.hi) })
 	var hits []hit
-	for next, width := 0, 1; next < len(order) && (len(hits) < limit || hits[limit-1].start <= order[next].hi); width = runtime.GOMAXPROCS(0) {
+	for next, width := 0, 1; next < len(order) && (len(hits) < limit || hits[limit-1].start <= order[next].hi); width = wider(width) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
