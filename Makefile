@@ -165,12 +165,13 @@ $(ENGINES)/bin/python:
 test-peers: build $(filter $(ENGINES)/%,$(PYTHON)) ## real peers: promtool and a W3C/OTLP client on a demo, a Prometheus that is asked the same, Prometheus and VictoriaMetrics as backends of remote write, DuckDB and ClickHouse's engine on our blocks, nginx and node behind a sidecar, PROXY protocol with HAProxy and nginx, h2spec against net/http and Envoy (says what to install)
 	@command -v promtool >/dev/null && command -v prometheus >/dev/null || { echo "tulle: prometheus or promtool is missing. Debian/Ubuntu: apt-get install prometheus; others: https://prometheus.io/download/"; exit 1; }
 	@command -v victoria-metrics >/dev/null || { echo "tulle: victoria-metrics is missing. Debian/Ubuntu: apt-get install victoria-metrics; others: https://docs.victoriametrics.com/victoriametrics/quick-start/"; exit 1; }
+	@command -v amtool >/dev/null || { echo "tulle: amtool is missing. Debian/Ubuntu: apt-get install prometheus-alertmanager; others: https://prometheus.io/download/"; exit 1; }
 	$(GO) run ./loadtest/peer/parquet -python $(PYTHON)
 	$(MAKE) test-jaeger
 	$(GO) run ./loadtest/peer
 	$(GO) run ./loadtest/peer/smuggle
 	$(GO) run ./loadtest/peer/h2spec
-	$(GO) test -count 1 -tags peers -run 'Peers$$' ./sidecar ./dashboard/promapi
+	$(GO) test -count 1 -tags peers -run 'Peers$$' ./sidecar ./dashboard/promapi ./alert
 
 .PHONY: test-jaeger
 test-jaeger: build ## Jaeger v1.62's own suite for storage backends on an observer, through Jaeger's client of remote storages

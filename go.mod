@@ -72,6 +72,10 @@ require (
 
 require (
 	github.com/cenkalti/backoff/v7 v7.0.0 // indirect
+	github.com/docker/go-units v0.5.0 // indirect
+	github.com/go-openapi/runtime v0.33.0 // indirect
+	github.com/go-openapi/runtime/server-middleware v0.33.0 // indirect
+	github.com/jessevdk/go-flags v1.6.1 // indirect
 	go.etcd.io/bbolt v1.5.0 // indirect
 	go.opentelemetry.io/collector/config/configretry v1.68.0 // indirect
 	go.opentelemetry.io/collector/consumer/consumererror/xconsumererror v0.162.0 // indirect

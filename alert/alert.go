@@ -15,12 +15,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/alertmanager/config"
@@ -119,6 +121,9 @@ type Alerting struct {
 	mu     sync.Mutex
 	firing map[model.Fingerprint]*firing
 	sink   *mem.Alerts // while Run runs
+
+	api    atomic.Pointer[http.Handler] // while Run runs
+	saving sync.Mutex                   // one writes silences at a time
 }
 
 // New checks everything that can be wrong in rules and configuration, and opens the state in DataDir.
@@ -279,6 +284,11 @@ func (a *Alerting) Run(ctx context.Context, ready func()) error {
 	dispatcher.WaitForLoading()
 	defer dispatcher.Stop()
 	defer a.end()
+	unserve, err := a.serve(alerts, dispatcher, groups, inhibitor)
+	if err != nil {
+		return fmt.Errorf("alert: the API: %w", err)
+	}
+	defer unserve()
 
 	if err := a.manager.Update(a.cfg.Interval, a.ruleFiles, labels.EmptyLabels(), a.cfg.ExternalURL, nil); err != nil {
 		return fmt.Errorf("alert: rules: %w", err)

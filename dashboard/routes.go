@@ -48,6 +48,9 @@ func (d *Dashboard) routes() (http.Handler, error) {
 	jaegerapi.Register(mux, &d.cfg.Sources)
 	promapi.Register(mux, &d.cfg.Sources, d.log)
 	tempoapi.Register(mux, &d.cfg.Sources)
+	if d.cfg.Alertmanager != nil {
+		mux.Handle("/api/v2/", d.cfg.Alertmanager)
+	}
 	tulleapi.Register(mux, &d.cfg.Sources, nil)
 	for _, p := range pages {
 		mux.Handle(p.pattern, p.handler(deps))

@@ -314,7 +314,7 @@ func (o *Observer) assemble() (err error) {
 	sources := source.Sources{
 		Spans: o.spans, Graph: o.graph, Events: o.events,
 		Metrics: source.Metrics{Queryable: o.metrics, Exemplars: o.metrics, Engine: o.metrics.Engine(), Outside: o.metrics.Outside()},
-		Alerts:  alerts{o.alerting}, Rules: o.alerting, Proxies: proxies{o.registry, o.graph},
+		Alerts:  alerts{o.alerting}, Rules: o.alerting, Alertmanager: o.alerting.API(), Proxies: proxies{o.registry, o.graph},
 		Tap:  o.live,
 		Self: []func(io.Writer){dashboard.Gatherer(o.reg)}, Ready: o.ready, Banner: o.notices,
 		Version: o.cfg.Version, Disk: o.disk,

@@ -6,6 +6,7 @@ package source
 import (
 	"context"
 	"io"
+	"net/http"
 	"time"
 
 	"github.com/prometheus/prometheus/promql"
@@ -135,8 +136,10 @@ type Sources struct {
 	// Tap shows spans as they come in; nil: it cannot be watched.
 	Tap Tap
 	// Rules gives the Prometheus API (/api/v1/rules, /api/v1/alerts) the rule manager's groups.
-	Rules   RulesRetriever
-	Proxies Proxies
+	Rules RulesRetriever
+	// Alertmanager answers below /api/v2/ as Alertmanager does, silences included; nil: nothing does.
+	Alertmanager http.Handler
+	Proxies      Proxies
 	// Self are further writers of Prometheus text for /metrics, called in order; each writes complete families with HELP and TYPE.
 	Self []func(io.Writer)
 	// Health and Ready answer /healthz and /readyz: nil means fine, an error says what is not.
