@@ -18,6 +18,7 @@ var pages = []struct {
 	{"GET /traces", "Traces", page.Traces},
 	{"GET /traces/find", "Find a trace or a service", page.Find},
 	{"GET /trace/{id}", "Trace", page.Trace},
+	{"GET /compare", "Compare two traces", page.Compare},
 	{"GET /requests", "Requests", page.Requests},
 	{"GET /events", "Events", page.Events},
 	{"GET /alerts", "Alerts", page.Alerts},

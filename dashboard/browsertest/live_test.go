@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 )
@@ -41,9 +42,9 @@ func TestTimeTravel(t *testing.T) {
 	p := open(t, "/", look{width: 1440, height: 1000})
 	p.press("h")
 	p.until("the strip is open", `document.querySelector('[data-role="timeline"]') && location.search.includes("span=1h")`)
-	p.do(chromedp.Click(`.choices a:first-child`, chromedp.NodeVisible))
+	p.click(`.choices a:first-child`)
 	p.until("the strip covers a quarter of an hour", `location.search.includes("span=15m")`)
-	p.do(chromedp.Click(`[data-action="step-back"]`, chromedp.NodeVisible))
+	p.click(`[data-action="step-back"]`)
 	p.until("a past instant is drawn", `document.querySelector('[data-swap="title"]').textContent.includes("Topology at")`)
 
 	// From here on nothing is loaded anew: a mark on the window survives.
@@ -66,18 +67,18 @@ func TestTimeTravel(t *testing.T) {
 		slide(back)
 	}
 	p.until("the last wish is drawn", `document.querySelector('[data-role="timeline"] input[type="range"]').valueAsNumber === Number(document.querySelector('[data-role="timeline"] input[type="range"]').max) - 300`)
-	p.do(chromedp.Click(`[data-action="play"]`, chromedp.NodeVisible))
+	p.click(`[data-action="play"]`)
 	at := eval[float64](p, `document.querySelector('[data-role="timeline"] input[type="range"]').valueAsNumber`)
 	p.until("it plays", `document.querySelector('[data-role="timeline"] input[type="range"]').valueAsNumber > `+ftoa(at)+` + 15`)
-	p.do(chromedp.Click(`[data-action="play"]`, chromedp.NodeVisible))
+	p.click(`[data-action="play"]`)
 	p.until("it has stopped", `document.querySelector('[data-action="play"]').textContent === "Play"`)
 
-	p.do(chromedp.Click(`[aria-label="Compare with an earlier instant"] a`, chromedp.NodeVisible))
+	p.click(`[aria-label="Compare with an earlier instant"] a`)
 	p.until("what changed is listed", `document.querySelector('[data-swap="changes"] h2')`)
 	if !eval[bool](p, `window.same === true`) {
 		t.Error("the page was loaded anew")
 	}
-	p.do(chromedp.Click(`[data-action="live-again"]`, chromedp.NodeVisible))
+	p.click(`[data-action="live-again"]`)
 	p.until("it is live", `document.body.dataset.live !== "" && location.search === ""`)
 }
 
@@ -97,6 +98,25 @@ func TestShortcuts(t *testing.T) {
 	p.press("g")
 	p.press("t")
 	p.until("g t opens the traces", `location.pathname === "/traces"`)
+}
+
+// TestPalette: what is typed is found, and Enter goes there.
+func TestPalette(t *testing.T) {
+	p := open(t, "/events", look{width: 1280, height: 900})
+	p.do(chromedp.KeyEvent("k", chromedp.KeyModifiers(input.ModifierCtrl)))
+	p.until("it is open, with the pages", `document.querySelector("dialog.palette[open]") && document.activeElement.closest("dialog") && [...document.querySelectorAll(".palette li")].some((e) => e.textContent.startsWith("Topology"))`)
+	p.press("ctlg") // nothing is called so, but it may be a service that is not known (yet)
+	p.until("what is typed can be searched by", `document.querySelectorAll(".palette li").length === 1 && document.querySelector(".palette li").textContent.includes("Traces of service ctlg")`)
+	p.do(chromedp.KeyEvent(kb.Escape))
+	p.until("Escape closes it", `!document.querySelector("dialog.palette[open]")`)
+	p.press("?")
+	p.until("? shows the keys too", `!!document.querySelector("dialog.palette[open] dl:not([hidden]) kbd")`)
+	accessible(p)
+	p.press(kb.Backspace) // the driver types what the page has taken
+	p.press("cata")
+	p.until("the service is found", `document.querySelector('.palette li[aria-selected="true"]').textContent.startsWith("catalog")`)
+	p.do(chromedp.KeyEvent(kb.Enter))
+	p.until("Enter opens it", `location.pathname === "/service/catalog"`)
 }
 
 func itoa(n int) string { return strconv.Itoa(n) }

@@ -220,6 +220,20 @@ func (p *tab) until(what, expression string) {
 	p.t.Fatalf("%s: not within 20 s: %s (%v)", what, expression, err)
 }
 
+// click clicks what a selector finds. What is drawn anew just then is found anew.
+func (p *tab) click(selector string) {
+	p.t.Helper()
+	var err error
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
+		if err = chromedp.Run(p.ctx, chromedp.Click(selector, chromedp.NodeVisible)); err == nil || !strings.Contains(err.Error(), "node") {
+			break
+		}
+	}
+	if err != nil {
+		p.t.Fatalf("click %s: %v", selector, err)
+	}
+}
+
 // press types keys into this tab, which is the one that is seen then: a hidden page is not live.
 func (p *tab) press(keys string) {
 	p.t.Helper()

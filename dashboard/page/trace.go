@@ -34,7 +34,9 @@ type TraceView struct {
 	Errors   int
 	Services []string
 	Notes    []TraceNote
-	Why      *WhyView // nil when no sidecar has a Record of it
+	Why      *WhyView   // nil when no sidecar has a Record of it
+	Path     []Fact     // what the whole waited for longest, and how long
+	Flame    *FlameView // instead of the waterfall; nil: the waterfall
 	Ticks    []string
 	Details  bool   // details are in the page; otherwise a row is a link that opens its own
 	All      bool   // every row is shown
@@ -57,7 +59,8 @@ type SpanRow struct {
 	X, W                            float64 // of 1000
 	NetX1, NetW1, NetX2, NetW2      float64 // network before and after the server's part of an attempt
 	Network                         time.Duration
-	Split                           []SplitPart // of a client exchange whose far side said how long it took
+	Waited                          time.Duration // by the whole for this: its part of the critical path
+	Split                           []SplitPart   // of a client exchange whose far side said how long it took
 	Error                           bool
 	Reason, Status, Message         string
 	Protocol, GRPC                  string   // GRPC: name of the gRPC status
@@ -151,6 +154,9 @@ func Trace(d *Deps) http.HandlerFunc {
 		v.ID = id.String()
 		q := r.URL.Query()
 		v.Shell, v.Now = d.shell(ctx, v.Title, "/traces", ""), d.Clock()
+		if q.Get("view") == "flame" {
+			v.Flame = newFlame(v.Rows, func(span string) string { return TraceURL(v.ID) + "?all=1&span=" + span + "#s-" + span })
+		}
 		v.All = q.Get("all") != "" || len(v.Rows) <= firstRows
 		v.AllURL = TraceURL(v.ID) + "?all=1"
 		if !v.All {
@@ -266,6 +272,7 @@ func NewTraceView(td ptrace.Traces, live *graph.Snapshot) TraceView {
 			roots = append(roots, n)
 		}
 	}
+	v.waits()
 	v.Title = roots[0].row.Service + " " + roots[0].row.Name
 	for s := range services {
 		v.Services = append(v.Services, s)
@@ -276,6 +283,35 @@ func NewTraceView(td ptrace.Traces, live *graph.Snapshot) TraceView {
 	}
 	v.Notes = traceNotes(roots, all, live)
 	return v
+}
+
+// waits marks the critical path.
+func (v *TraceView) waits() {
+	timed := make([]store.Timed, len(v.Rows))
+	for i := range v.Rows {
+		r := &v.Rows[i]
+		timed[i] = store.Timed{ID: r.ID, Parent: r.Parent, Start: v.Start.Add(r.Start), Duration: r.Duration}
+	}
+	path := store.CriticalPath(timed)
+	total := time.Duration(0)
+	for _, d := range path {
+		total += d
+	}
+	var on []*SpanRow
+	for i := range v.Rows {
+		r := &v.Rows[i]
+		if r.Waited = path[r.ID]; r.Waited == 0 {
+			continue
+		}
+		on = append(on, r)
+		if share := float64(r.Waited) / float64(total); share >= .01 {
+			r.Says = append(r.Says, "The whole waited "+part.Span(r.Waited)+" ("+part.Percent(share)+") for what this did itself.")
+		}
+	}
+	slices.SortStableFunc(on, func(a, b *SpanRow) int { return cmp.Compare(b.Waited, a.Waited) })
+	for _, r := range on[:min(len(on), 3)] {
+		v.Path = append(v.Path, Fact{r.Service + " " + r.Name, part.Span(r.Waited) + " (" + part.Percent(float64(r.Waited)/float64(total)) + ")"})
+	}
 }
 
 func newSpanNode(sp ptrace.Span, service string, res []Fact) *spanNode {
@@ -482,6 +518,14 @@ func kindWords(kind string) string {
 		return "application span"
 	}
 	return kind
+}
+
+// current is aria-current of a link to what is shown.
+func current(is bool) string {
+	if is {
+		return "true"
+	}
+	return "false"
 }
 
 func firstServices(s []store.ServiceCount) []store.ServiceCount { return s[:min(6, len(s))] }

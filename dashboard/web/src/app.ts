@@ -5,9 +5,11 @@ import { graph } from "./graph";
 import { tables } from "./table";
 import { keys } from "./keys";
 import { travel } from "./time";
+import { palette } from "./palette";
 
 theme();
 keys();
+palette();
 tables();
 const redraw = graph();
 travel(redraw);
