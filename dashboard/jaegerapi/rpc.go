@@ -60,6 +60,7 @@ var services = []struct {
 	register func(*grpc.Server, *api, *RPCConfig)
 }{
 	{"jaeger.api_v2.QueryService", registerQueryV2},
+	{serviceV3, registerQueryV3},
 	{"jaeger.storage.v1.SpanReaderPlugin", registerStorageReader},
 	{"jaeger.storage.v1.SpanWriterPlugin", registerStorageWriter},
 	{"jaeger.storage.v1.StreamingSpanWriterPlugin", registerStorageStream},
