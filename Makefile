@@ -197,6 +197,11 @@ bench-store: need-go ## the span store beside Jaeger's badger and memory storage
 	$(GO) -C loadtest/peer/storebench build -o $(CURDIR)/bin/storebench .
 	bin/storebench $(STORE)
 
+.PHONY: endure-store
+endure-store: build ## a whole observer that takes spans for ENDURE (default 30m): its memory at 20,000 spans/s, and how many one core of it takes
+	$(GO) -C loadtest/peer/storebench build -o $(CURDIR)/bin/storebench .
+	bin/storebench -only observer -page '' -last $(or $(ENDURE),30m)
+
 .PHONY: words
 words: build ## how long every command takes to its first output on a demo: at most 150 ms (WORDS='-rounds 5 -warm 20s' for a quick look)
 	$(GO) run ./loadtest/words $(WORDS)

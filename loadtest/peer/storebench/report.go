@@ -20,6 +20,10 @@ import (
 type options struct {
 	corpus, page, dir, keep, only string
 	spans, write, peer, rounds    int
+
+	observer string
+	rate     int
+	last     time.Duration
 }
 
 const (
@@ -70,6 +74,11 @@ func measure(o options) error {
 	}
 	if parts["queries"] {
 		if err := reportQueries(&b, o, dir, []string{"tulle"}, c, copies(o.spans)); err != nil {
+			return err
+		}
+	}
+	if parts["observer"] {
+		if err := reportObserver(&b, o, dir, c); err != nil {
 			return err
 		}
 	}

@@ -1,0 +1,219 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.opentelemetry.io/collector/pdata/ptrace"
+)
+
+// sustained is what a whole observer did while spans came for a time: collector, store with merging and thinning, graph, series and alerts.
+type sustained struct {
+	acknowledged int64
+	refused      int64 // batches that were told to come again, and came again
+	lasted, cpu  time.Duration
+	rss          []int64 // once a second, bytes
+}
+
+// reportObserver sends recorded spans to an observer of its own, over OTLP/HTTP on loopback: at a rate, and as fast as one core of it takes them.
+func reportObserver(b *strings.Builder, o options, dir string, c *corpus) error {
+	bin, err := filepath.Abs(o.observer)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(bin); err != nil {
+		return fmt.Errorf("%w: make build makes it, or name it with -observer", err)
+	}
+	fmt.Fprintf(b, "\n### A whole observer for %s, OTLP/HTTP, batches as recorded\n\n| | spans/s, acknowledged | spans/s of a core | cores used | RSS, median MiB | peak RSS, MiB | batches told to come again | bar |\n|---|---|---|---|---|---|---|---|\n", o.last)
+	for _, w := range []struct {
+		title string
+		rate  int
+		procs string
+		bar   func(s sustained) string
+	}{
+		{fmt.Sprintf("%d spans/s", o.rate), o.rate, "", func(s sustained) string {
+			peak := slices.Max(s.rss) >> 20
+			return "RSS ≤ 500 MiB " + verdict(peak <= 500)
+		}},
+		{"as fast as one core takes them", 0, "1", func(s sustained) string {
+			return "≥ 50000 spans/s of a core " + verdict(float64(s.acknowledged)/s.cpu.Seconds() >= 50_000)
+		}},
+	} {
+		s, err := sustain(bin, filepath.Join(dir, "observer"), w.procs, w.rate, o.last, c)
+		if err != nil {
+			return fmt.Errorf("%s: %w", w.title, err)
+		}
+		slices.Sort(s.rss)
+		fmt.Fprintf(b, "| %s | %.0f | %.0f | %.2f | %d | %d | %d | %s |\n", w.title, float64(s.acknowledged)/s.lasted.Seconds(), float64(s.acknowledged)/s.cpu.Seconds(),
+			s.cpu.Seconds()/s.lasted.Seconds(), s.rss[len(s.rss)/2]>>20, s.rss[len(s.rss)-1]>>20, s.refused, w.bar(s))
+	}
+	return nil
+}
+
+// freePort is a port of loopback nobody listens on now.
+func freePort() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return l.Addr().String(), l.Close()
+}
+
+func sustain(bin, dir, procs string, rate int, last time.Duration, c *corpus) (s sustained, err error) {
+	if err := os.RemoveAll(dir); err != nil {
+		return s, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	var at [3]string
+	for i := range at {
+		if at[i], err = freePort(); err != nil {
+			return s, err
+		}
+	}
+	cmd := exec.Command(bin, "observer", "--data-dir", dir, "--controller", "", "--http", at[0], "--otlp-http", at[1], "--otlp-grpc", at[2], "--log-level", "warn") //nolint:gosec // the build
+	cmd.Env = os.Environ()
+	if procs != "" {
+		cmd.Env = append(cmd.Env, "GOMAXPROCS="+procs)
+	}
+	var log bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &log, &log
+	if err := cmd.Start(); err != nil {
+		return s, err
+	}
+	defer func() {
+		err = errors.Join(err, cmd.Process.Signal(os.Interrupt))
+		if werr := cmd.Wait(); werr != nil && err == nil {
+			err = fmt.Errorf("%w\n%s", werr, log.String())
+		}
+	}()
+	client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: writers}}
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		if res, err := client.Get("http://" + at[0] + "/readyz"); err == nil {
+			_ = res.Body.Close()
+			if res.StatusCode == http.StatusOK {
+				break
+			}
+		}
+		if time.Now().After(deadline) {
+			return s, fmt.Errorf("the observer is not ready after 30 s:\n%s", log.String())
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), last)
+	defer cancel()
+	used := func() (time.Duration, int64, error) { return usage(cmd.Process.Pid) }
+	before, _, err := used()
+	if err != nil {
+		return s, err
+	}
+	begin := time.Now()
+	var (
+		wg      sync.WaitGroup
+		sent    atomic.Int64 // spans that are on their way or there
+		refused atomic.Int64
+		base    = uint64(begin.UnixNano()) - c.length //nolint:gosec // a date
+		m       ptrace.ProtoMarshaler
+	)
+	wg.Go(func() {
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		for {
+			if _, rss, err := used(); err == nil {
+				s.rss = append(s.rss, rss)
+			}
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	post := func(body []byte) error {
+		for {
+			req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+at[1]+"/v1/traces", bytes.NewReader(body))
+			if err != nil {
+				return err
+			}
+			req.Header.Set("Content-Type", "application/x-protobuf")
+			res, err := client.Do(req)
+			if err != nil {
+				return err
+			}
+			_, _ = io.Copy(io.Discard, res.Body)
+			_ = res.Body.Close()
+			switch res.StatusCode {
+			case http.StatusOK:
+				return nil
+			case http.StatusServiceUnavailable, http.StatusTooManyRequests:
+				refused.Add(1)
+				time.Sleep(100 * time.Millisecond)
+			default:
+				return fmt.Errorf("status %d", res.StatusCode)
+			}
+		}
+	}
+	var acknowledged atomic.Int64
+	err = feed(c, writers, 0, 1<<40, base, func(td ptrace.Traces) error {
+		n := int64(td.SpanCount())
+		if rate > 0 { // not before its time
+			due := begin.Add(time.Duration(float64(sent.Add(n)) / float64(rate) * float64(time.Second)))
+			time.Sleep(time.Until(due))
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		body, err := m.MarshalTraces(td)
+		if err == nil {
+			if err = post(body); err == nil {
+				acknowledged.Add(n)
+			}
+		}
+		return err
+	})
+	if ctx.Err() != nil {
+		err = nil // its time is over
+	}
+	cancel()
+	wg.Wait()
+	after, _, uerr := used()
+	s.acknowledged, s.refused, s.lasted, s.cpu = acknowledged.Load(), refused.Load(), time.Since(begin), after-before
+	return s, errors.Join(err, uerr)
+}
+
+// usage is the CPU time of a process, and its resident memory, by proc(5).
+func usage(pid int) (cpu time.Duration, rss int64, err error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, 0, err
+	}
+	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:])) // behind the name, which may have spaces
+	if len(f) < 22 {
+		return 0, 0, fmt.Errorf("/proc/%d/stat has %d fields", pid, len(f))
+	}
+	var ticks int64
+	for _, i := range []int{11, 12} { // user and system
+		n, err := strconv.ParseInt(f[i], 10, 64)
+		if err != nil {
+			return 0, 0, err
+		}
+		ticks += n
+	}
+	pages, err := strconv.ParseInt(f[21], 10, 64)
+	const hz = 100 // USER_HZ of every Linux
+	return time.Duration(ticks) * time.Second / hz, pages * int64(os.Getpagesize()), err
+}
