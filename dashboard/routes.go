@@ -10,6 +10,7 @@ import (
 	"github.com/tulle-mesh/tulle/dashboard/jaegerapi"
 	"github.com/tulle-mesh/tulle/dashboard/layout"
 	"github.com/tulle-mesh/tulle/dashboard/live"
+	"github.com/tulle-mesh/tulle/dashboard/lokiapi"
 	"github.com/tulle-mesh/tulle/dashboard/page"
 	"github.com/tulle-mesh/tulle/dashboard/part"
 	"github.com/tulle-mesh/tulle/dashboard/promapi"
@@ -48,6 +49,7 @@ func (d *Dashboard) routes() (http.Handler, error) {
 	jaegerapi.Register(mux, &d.cfg.Sources)
 	promapi.Register(mux, &d.cfg.Sources, d.log)
 	tempoapi.Register(mux, &d.cfg.Sources)
+	lokiapi.Register(mux, &d.cfg.Sources)
 	if d.cfg.Alertmanager != nil {
 		mux.Handle("/api/v2/", d.cfg.Alertmanager)
 	}
