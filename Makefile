@@ -68,6 +68,11 @@ test-browser: need-go need-browser $(TOOLS)/axe-core/node_modules/axe-core/axe.m
 	$(GO) build -o bin/preview ./dashboard/dashboardtest/preview
 	$(GO) -C dashboard/browsertest test -count 1 -timeout 10m ./...
 
+.PHONY: bench-browser
+bench-browser: need-go need-browser $(TOOLS)/axe-core/node_modules/axe-core/axe.min.js ## how fast the dashboard is in Chromium: figures for docs/benchmarks.md
+	$(GO) build -o bin/preview ./dashboard/dashboardtest/preview
+	$(GO) -C dashboard/browsertest test -run '^$$' -bench . -benchtime 5x -timeout 20m ./...
+
 .PHONY: random
 random: need-go need-cc ## random exchanges through two sidecars, RANDOM_SEEDS (default 500) seeds from RANDOM_SEED (default 1) on
 	cd sidecar && RANDOM_SEEDS=$(or $(RANDOM_SEEDS),500) RANDOM_SEED=$(or $(RANDOM_SEED),1) CGO_ENABLED=1 $(GO) test -race -count 1 -timeout 6h -run 'TestRandom$$' -v . | grep -v '^=== RUN'

@@ -18,6 +18,8 @@ var pages = []struct {
 	{"GET /traces", "Traces", page.Traces},
 	{"GET /traces/find", "Find a trace or a service", page.Find},
 	{"GET /trace/{id}", "Trace", page.Trace},
+	{"GET /trace/{id}/columns", "A trace as columns", page.TraceColumns},
+	{"GET /trace/{id}/span/{span}", "Details of a span", page.TraceSpan},
 	{"GET /compare", "Compare two traces", page.Compare},
 	{"GET /requests", "Requests", page.Requests},
 	{"GET /events", "Events", page.Events},

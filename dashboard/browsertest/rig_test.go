@@ -122,7 +122,7 @@ type look struct {
 
 // tab is one open page, and what the browser complained of.
 type tab struct {
-	t   *testing.T
+	t   testing.TB
 	ctx context.Context
 
 	mu       sync.Mutex
@@ -130,7 +130,7 @@ type tab struct {
 }
 
 // open loads a page in a new tab. What its scripts throw, what the browser refuses and what the console calls an error fails the test at its end.
-func open(t *testing.T, path string, l look) *tab {
+func open(t testing.TB, path string, l look) *tab {
 	t.Helper()
 	ctx, end := chromedp.NewContext(browser.ctx)
 	ctx, cancel := context.WithTimeout(ctx, pageTime)
@@ -156,10 +156,18 @@ func open(t *testing.T, path string, l look) *tab {
 		cdplog.Enable(),
 		emulation.SetDeviceMetricsOverride(l.width, l.height, 1, l.width < 600),
 		emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}, {Name: "prefers-reduced-motion", Value: motion}}),
-		chromedp.Navigate(browser.url+path),
+		chromedp.Navigate(addressOf(path)),
 		chromedp.WaitReady("main"),
 	)
 	return p
+}
+
+// addressOf is the address of a path of the preview; what is one already stays.
+func addressOf(path string) string {
+	if strings.HasPrefix(path, "http://") {
+		return path
+	}
+	return browser.url + path
 }
 
 func (p *tab) hear(e any) {

@@ -39,6 +39,7 @@ type TraceView struct {
 	Flame    *FlameView // instead of the waterfall; nil: the waterfall
 	Ticks    []string
 	Details  bool   // details are in the page; otherwise a row is a link that opens its own
+	Drawn    bool   // the browser may draw all of it on a canvas
 	All      bool   // every row is shown
 	AllURL   string // shows every row
 	Now      time.Time
@@ -70,6 +71,9 @@ type SpanRow struct {
 	Events                          []SpanEvent
 	Open                            bool
 	Link                            string
+
+	depth         int // without a bound
+	orphan, clock bool
 }
 
 // SplitPart is one part of where a span's time went, as a bar of 1000 and in words.
@@ -110,7 +114,7 @@ const (
 	// inlineDetails is how many rows carry their details in the page; longer traces open one at a time.
 	inlineDetails = 300
 	// firstRows is how many rows are shown before "show all".
-	firstRows = 1000
+	firstRows = 300
 	// maxIndent bounds how far deep rows are indented.
 	maxIndent = 14
 )
@@ -155,15 +159,20 @@ func Trace(d *Deps) http.HandlerFunc {
 		q := r.URL.Query()
 		v.Shell, v.Now = d.shell(ctx, v.Title, "/traces", ""), d.Clock()
 		if q.Get("view") == "flame" {
-			v.Flame = newFlame(v.Rows, func(span string) string { return TraceURL(v.ID) + "?all=1&span=" + span + "#s-" + span })
+			v.Flame = newFlame(v.Rows, func(span string) string { return TraceURL(v.ID) + "?span=" + span + "#s-" + span })
 		}
+		open := q.Get("span")
 		v.All = q.Get("all") != "" || len(v.Rows) <= firstRows
 		v.AllURL = TraceURL(v.ID) + "?all=1"
 		if !v.All {
-			v.Rows = v.Rows[:firstRows]
+			rest := v.Rows[firstRows:]
+			v.Rows = v.Rows[:firstRows:firstRows]
+			if i := slices.IndexFunc(rest, func(r SpanRow) bool { return r.ID == open }); i >= 0 {
+				v.Rows = append(v.Rows, rest[i])
+			}
 		}
-		v.Details = len(v.Rows) <= inlineDetails
-		open := q.Get("span")
+		v.Details = v.Total <= inlineDetails
+		v.Drawn = !v.Details && q.Get("all") == ""
 		v.Why = d.why(ctx, td, open)
 		for i := range v.Rows {
 			row := &v.Rows[i]
@@ -364,7 +373,7 @@ const clockSlack = time.Millisecond
 // finish fills what needs the tree: places, the network's share, sentences.
 func (n *spanNode) finish(v *TraceView, depth int) {
 	r := &n.row
-	r.Depth = min(depth, maxIndent)
+	r.Depth, r.depth, r.orphan, r.clock = min(depth, maxIndent), depth, n.orphan, n.clock > 0
 	r.Start, r.Duration = n.start.Sub(v.Start), n.end.Sub(n.start)
 	scale := 1000 / float64(v.Duration)
 	r.X, r.W = float64(r.Start)*scale, min(1000, max(float64(r.Duration)*scale, 1.5))

@@ -21,16 +21,17 @@ func main() {
 	addr := flag.String("addr", "127.0.0.1:8649", "listen address")
 	bare := flag.Bool("empty", false, "show a mesh without traffic")
 	banner := flag.Bool("banner", false, "show a banner")
+	long := flag.Int("long", 0, "store a trace of so many spans too")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, *addr, *bare, *banner); err != nil {
+	if err := run(ctx, *addr, *bare, *banner, *long); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, addr string, bare, banner bool) error {
+func run(ctx context.Context, addr string, bare, banner bool, long int) error {
 	dir, err := os.MkdirTemp("", "preview")
 	if err != nil {
 		return err
@@ -41,6 +42,9 @@ func run(ctx context.Context, addr string, bare, banner bool) error {
 		return err
 	}
 	defer func() { _ = closeAll() }()
+	if spans, ok := s.Spans.(*dashboardtest.Spans); ok && long > 0 {
+		dashboardtest.Long(spans, long, time.Now())
+	}
 	if bare {
 		s = source.Sources{Spans: dashboardtest.NewSpans(), Graph: &dashboardtest.Graph{Empty: true}, Events: &dashboardtest.Events{}}
 	}

@@ -6,11 +6,13 @@ import { tables } from "./table";
 import { keys } from "./keys";
 import { travel } from "./time";
 import { palette } from "./palette";
+import { fall } from "./fall";
 
 theme();
 keys();
 palette();
 tables();
+void fall();
 const redraw = graph();
 travel(redraw);
 
