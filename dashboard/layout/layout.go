@@ -4,10 +4,11 @@
 // Compute runs in two phases that know nothing of each other. Placement gives every node a rectangle: fresh (cycle breaking, capped
 // longest-path layers, barycentre ordering, exact one-dimensional alignment) or, when most nodes have a remembered place, by leaving those where
 // they are and putting each new node into the free gap nearest its neighbours. Routing then draws every edge around the rectangles and
-// looks for a place for its label.
+// looks for a place for its label. A drawing that is Bundled has no routes: hundreds of lines are told apart by where they end, not by how
+// they go around others, so who shows it draws them as Curve says.
 //
 // What must stay true, and is tested: no two nodes overlap; a label marked as fitting overlaps no node and no other such label; a node with
-// a remembered place does not move unless the drawing is fresh.
+// a remembered place does not move unless the drawing is fresh; a line whose ends stay and that nothing new stands in the way of stays too.
 package layout
 
 import (
@@ -48,8 +49,11 @@ type Route struct {
 type Drawing struct {
 	Width, Height float64
 	Nodes         map[string]Place
-	Edges         map[string]Route
-	Fresh         bool // placement started over
+	Edges         map[string]Route // nil of a Bundled one
+	Fresh         bool             // placement started over
+	Vertical      bool             // callers stand above callees
+
+	lines map[string]line // how Edges were drawn, for the next drawing
 }
 
 // Options are sizes in pixels. Zero fields take Defaults.
@@ -62,6 +66,8 @@ type Options struct {
 	MaxRows        int // 0: by the number of nodes, so that the drawing stays wider than tall
 	// Vertical draws callers above callees instead of left of them.
 	Vertical bool
+	// Bundled leaves the lines to who shows the drawing (Curve); it is for graphs of many nodes.
+	Bundled bool
 }
 
 // Defaults are the sizes the topology page draws with.
@@ -94,7 +100,11 @@ func (o Options) columnX(layer int) float64 { return o.Margin + float64(layer)*(
 
 // Compute draws g. Nodes found in old keep their place when they are at least half of g; otherwise, and when old is empty, the drawing is
 // fresh.
-func Compute(g Graph, old map[string]Place, opt Options) Drawing {
+func Compute(g Graph, old map[string]Place, opt Options) Drawing { return Redraw(g, old, nil, opt) }
+
+// Redraw is Compute where the drawing before is known: lines of it that still fit are taken over. last may be nil; it must have been made with the same
+// sizes and is only read.
+func Redraw(g Graph, old map[string]Place, last *Drawing, opt Options) Drawing {
 	opt = opt.withDefaults()
 	if opt.Vertical {
 		opt = opt.transposed()
@@ -105,9 +115,15 @@ func Compute(g Graph, old map[string]Place, opt Options) Drawing {
 		old = turned
 	}
 	w := newWork(g, opt)
-	d := Drawing{Nodes: make(map[string]Place, len(w.ids)), Edges: make(map[string]Route, len(w.edges))}
+	d := Drawing{Nodes: make(map[string]Place, len(w.ids)), Vertical: opt.Vertical}
 	kept := w.keep(old)
-	if len(kept) == 0 || 2*len(kept) < len(w.ids) {
+	count := 0
+	for _, k := range kept {
+		if k {
+			count++
+		}
+	}
+	if count == 0 || 2*count < len(w.ids) {
 		d.Fresh = true
 		w.placeFresh()
 	} else {
@@ -118,7 +134,12 @@ func Compute(g Graph, old map[string]Place, opt Options) Drawing {
 		d.Width = max(d.Width, w.place[i].X+opt.NodeW+opt.Margin)
 		d.Height = max(d.Height, w.place[i].Y+opt.NodeH+opt.Margin)
 	}
-	w.route(&d)
+	if !opt.Bundled {
+		if d.Fresh {
+			last = nil
+		}
+		w.route(&d, last)
+	}
 	if opt.Vertical {
 		d.Width, d.Height = d.Height, d.Width
 		for id, p := range d.Nodes {
@@ -155,40 +176,79 @@ type work struct {
 }
 
 func newWork(g Graph, opt Options) *work {
-	w := &work{opt: opt, index: make(map[string]int, len(g.Nodes))}
+	w := &work{opt: opt, index: make(map[string]int, len(g.Nodes)), ids: make([]string, 0, len(g.Nodes)), edges: make([]link, 0, len(g.Edges))}
 	for _, n := range g.Nodes {
 		w.ids = append(w.ids, n.ID)
 	}
-	slices.Sort(w.ids)
+	if !slices.IsSorted(w.ids) {
+		slices.Sort(w.ids)
+	}
 	w.ids = slices.Compact(w.ids)
 	for i, id := range w.ids {
 		w.index[id] = i
 	}
 	n := len(w.ids)
-	w.out, w.in, w.place = make([][]int, n), make([][]int, n), make([]Place, n)
-	for _, e := range g.Edges {
-		f, ok1 := w.index[e.From]
-		t, ok2 := w.index[e.To]
-		if ok1 && ok2 {
-			w.edges = append(w.edges, link{e.ID, f, t})
+	w.place = make([]Place, n)
+	from, fromIndex := "", -1
+	for i, e := range g.Edges {
+		if e.From != from || i == 0 {
+			from = e.From
+			var ok bool
+			if fromIndex, ok = w.index[from]; !ok {
+				fromIndex = -1
+			}
+		}
+		if t, ok := w.index[e.To]; ok && fromIndex >= 0 {
+			w.edges = append(w.edges, link{e.ID, fromIndex, t})
 		}
 	}
-	slices.SortFunc(w.edges, func(a, b link) int {
-		return cmp.Or(cmp.Compare(a.from, b.from), cmp.Compare(a.to, b.to), cmp.Compare(a.id, b.id))
-	})
-	for i, e := range w.edges {
-		if e.from == e.to || (i > 0 && w.edges[i-1].from == e.from && w.edges[i-1].to == e.to) {
-			continue
-		}
-		w.out[e.from] = append(w.out[e.from], e.to)
-		w.in[e.to] = append(w.in[e.to], e.from)
+	order := func(a, b link) int { return cmp.Or(a.from-b.from, a.to-b.to, cmp.Compare(a.id, b.id)) }
+	if !slices.IsSortedFunc(w.edges, order) {
+		slices.SortFunc(w.edges, order)
 	}
+	w.out, w.in = w.neighbours()
 	return w
 }
 
-// keep returns the remembered places that are still usable: known nodes, on the grid of columns, not on top of each other.
-func (w *work) keep(old map[string]Place) map[int]Place {
-	kept := make(map[int]Place, len(old))
+// neighbours are the callees and the callers of every node, each once and in the order of nodes.
+func (w *work) neighbours() (out, in [][]int) {
+	n := len(w.ids)
+	single := func(i int) bool { // not a loop, and not the same as the edge before
+		e := &w.edges[i]
+		return e.from != e.to && (i == 0 || w.edges[i-1].from != e.from || w.edges[i-1].to != e.to)
+	}
+	outs, ins, total := make([]int, n), make([]int, n), 0
+	for i := range w.edges {
+		if single(i) {
+			outs[w.edges[i].from]++
+			ins[w.edges[i].to]++
+			total++
+		}
+	}
+	flat := make([]int, 2*total)
+	cut := func(counts []int) [][]int {
+		lists := make([][]int, n)
+		for v, c := range counts {
+			lists[v], flat = flat[:0:c], flat[c:]
+		}
+		return lists
+	}
+	out, in = cut(outs), cut(ins)
+	for i := range w.edges {
+		if e := &w.edges[i]; single(i) {
+			out[e.from] = append(out[e.from], e.to)
+			in[e.to] = append(in[e.to], e.from)
+		}
+	}
+	return out, in
+}
+
+// keep takes over the remembered places that are still usable: known nodes, on the grid of columns, not on top of each other; it reports which.
+func (w *work) keep(old map[string]Place) []bool {
+	kept := make([]bool, len(w.ids))
+	if len(old) == 0 {
+		return kept
+	}
 	byLayer := map[int][]float64{}
 	for i, id := range w.ids {
 		p, ok := old[id]
@@ -199,32 +259,28 @@ func (w *work) keep(old map[string]Place) map[int]Place {
 			continue
 		}
 		byLayer[p.Layer] = append(byLayer[p.Layer], p.Y)
-		kept[i] = p
+		kept[i], w.place[i] = true, p
 	}
 	return kept
 }
 
 // placeAround keeps the given places and puts every other node into the free gap nearest its placed neighbours, those with placed
 // neighbours first.
-func (w *work) placeAround(kept map[int]Place) {
-	for i, p := range kept {
-		w.place[i] = p
-	}
+func (w *work) placeAround(kept []bool) {
 	var todo []int
-	for i := range w.ids {
-		if _, ok := kept[i]; !ok {
+	column := map[int][]float64{}
+	for i, k := range kept {
+		if k {
+			column[w.place[i].Layer] = append(column[w.place[i].Layer], w.place[i].Y)
+		} else {
 			todo = append(todo, i)
 		}
 	}
-	column := map[int][]float64{}
-	for _, p := range kept {
-		column[p.Layer] = append(column[p.Layer], p.Y)
-	}
+	placed := func(u int) bool { return kept[u] }
 	for len(todo) > 0 {
 		at := 0 // first node with a placed neighbour, else the first of all
 		for k, v := range todo {
-			if slices.ContainsFunc(w.in[v], func(u int) bool { _, ok := kept[u]; return ok }) ||
-				slices.ContainsFunc(w.out[v], func(u int) bool { _, ok := kept[u]; return ok }) {
+			if slices.ContainsFunc(w.in[v], placed) || slices.ContainsFunc(w.out[v], placed) {
 				at = k
 				break
 			}
@@ -233,15 +289,15 @@ func (w *work) placeAround(kept map[int]Place) {
 		todo = slices.Delete(todo, at, at+1)
 		layer, sum, n := -1, 0.0, 0
 		for _, u := range w.in[v] {
-			if p, ok := kept[u]; ok {
-				layer, sum, n = max(layer, p.Layer+1), sum+p.Y, n+1
+			if kept[u] {
+				layer, sum, n = max(layer, w.place[u].Layer+1), sum+w.place[u].Y, n+1
 			}
 		}
 		if layer < 0 {
 			lowest := math.MaxInt
 			for _, u := range w.out[v] {
-				if p, ok := kept[u]; ok {
-					lowest, sum, n = min(lowest, p.Layer-1), sum+p.Y, n+1
+				if kept[u] {
+					lowest, sum, n = min(lowest, w.place[u].Layer-1), sum+w.place[u].Y, n+1
 				}
 			}
 			if n > 0 {
@@ -255,7 +311,7 @@ func (w *work) placeAround(kept map[int]Place) {
 		}
 		p := Place{X: w.opt.columnX(layer), Y: w.freeSlot(column[layer], want), Layer: layer}
 		column[layer] = append(column[layer], p.Y)
-		kept[v], w.place[v] = p, p
+		kept[v], w.place[v] = true, p
 	}
 }
 

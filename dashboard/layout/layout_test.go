@@ -1,10 +1,13 @@
 package layout
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"math/rand/v2"
 	"reflect"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -243,18 +246,146 @@ func TestMemory(t *testing.T) {
 	}
 }
 
+// change makes one of the changes of a live mesh: a service comes, goes, comes back, or calls another.
+func change(r *rand.Rand, g *Graph, gone *[]Node, i int) {
+	switch r.IntN(4) {
+	case 0:
+		id := fmt.Sprintf("new-%03d", i)
+		g.Edges = append(g.Edges, Edge{"n" + id, g.Nodes[r.IntN(len(g.Nodes))].ID, id})
+		g.Nodes = append(g.Nodes, Node{id})
+	case 1:
+		k := r.IntN(len(g.Nodes))
+		id := g.Nodes[k].ID
+		*gone = append(*gone, g.Nodes[k])
+		g.Nodes = slices.Delete(slices.Clone(g.Nodes), k, k+1)
+		g.Edges = slices.DeleteFunc(slices.Clone(g.Edges), func(e Edge) bool { return e.From == id || e.To == id })
+	case 2:
+		g.Edges = append(g.Edges, Edge{fmt.Sprintf("x%d", i), g.Nodes[r.IntN(len(g.Nodes))].ID, g.Nodes[r.IntN(len(g.Nodes))].ID})
+	case 3:
+		if n := len(*gone); n > 0 {
+			g.Edges = append(g.Edges, Edge{fmt.Sprintf("b%d", i), g.Nodes[r.IntN(len(g.Nodes))].ID, (*gone)[n-1].ID})
+			g.Nodes = append(g.Nodes, (*gone)[n-1])
+			*gone = (*gone)[:n-1]
+		}
+	}
+	slices.SortFunc(g.Nodes, func(a, b Node) int { return strings.Compare(a.ID, b.ID) })
+}
+
+// TestLiveMeshStays makes 100 random changes of a mesh that is watched, small and routed or large and bundled: a node that is there before and after
+// stands where it stood (the bar is 5 px; it is 0), even when one that was gone comes back, and nothing ever overlaps.
+func TestLiveMeshStays(t *testing.T) {
+	for _, c := range []struct {
+		nodes, edges int
+		opt          Options
+	}{{40, 90, Options{}}, {400, 1600, Options{Bundled: true}}} {
+		for seed := range uint64(5) {
+			r := rand.New(rand.NewPCG(seed, 9))
+			m, g, gone := &Memory{}, random(r, c.nodes, c.edges), []Node(nil)
+			now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+			before := m.Draw(g, now, c.opt)
+			for i := range 100 {
+				change(r, &g, &gone, i)
+				after := m.Draw(g, now, c.opt)
+				if after != before && after.Fresh {
+					t.Fatalf("change %d started the drawing over", i)
+				}
+				for id, p := range after.Nodes {
+					if old, ok := before.Nodes[id]; ok && old != p {
+						t.Fatalf("seed %d: change %d moved %s from %v to %v", seed, i, id, old, p)
+					}
+				}
+				if !c.opt.Bundled {
+					check(t, g, *after)
+				}
+				before = after
+			}
+		}
+	}
+}
+
+// TestLinesStay: what nothing new stands in the way of is drawn as it was.
+func TestLinesStay(t *testing.T) {
+	g := shop()
+	d := Compute(g, nil, Options{})
+	g.Nodes = append(g.Nodes, Node{"zz"})
+	g.Edges = append(g.Edges, Edge{"bank>zz", "bank", "zz"})
+	next := Redraw(g, d.Nodes, &d, Options{})
+	check(t, g, next)
+	same := 0
+	for id, e := range d.Edges {
+		if next.Edges[id] == e {
+			same++
+		}
+	}
+	if same < len(d.Edges)-4 {
+		t.Errorf("%d of %d lines stayed when a node came at the edge of the drawing", same, len(d.Edges))
+	}
+}
+
+func TestBundledHasPlacesOnly(t *testing.T) {
+	g := random(rand.New(rand.NewPCG(5, 6)), 1000, 5000)
+	d := Compute(g, nil, Options{Bundled: true})
+	if len(d.Nodes) != 1000 || d.Edges != nil {
+		t.Errorf("%d nodes, %d lines", len(d.Nodes), len(d.Edges))
+	}
+	if shape := d.Width / d.Height; shape < 0.8 || shape > 4 {
+		t.Errorf("the drawing of 1,000 nodes is %gx%g", d.Width, d.Height)
+	}
+	columns := map[int]int{}
+	for _, p := range d.Nodes {
+		columns[p.Layer]++
+	}
+	for l, n := range columns {
+		if n > 45 {
+			t.Errorf("column %d has %d nodes", l, n)
+		}
+	}
+	// The line leaves the one at its right and reaches the other at its left, and stands out even where it goes back.
+	a, b := g.Edges[0].From, g.Edges[0].To
+	for _, c := range [][4]Point{d.Curve(a, b, Options{}), d.Curve(b, a, Options{})} {
+		if c[1].X <= c[0].X || c[2].X >= c[3].X {
+			t.Errorf("%v", c)
+		}
+	}
+	if r := d.CurveRoute(a, b, Options{}); r.Path == "" || r.Fits {
+		t.Errorf("%+v", r)
+	}
+}
+
+// A layout of 1,000 services and 5,000 edges; the bar is 100 ms.
 func BenchmarkCompute1000(b *testing.B) {
 	g := random(rand.New(rand.NewPCG(5, 6)), 1000, 5000)
+	for b.Loop() {
+		Compute(g, nil, Options{Bundled: true})
+	}
+}
+
+// The same with lines, for the drawing that is exported.
+func BenchmarkComputeRouted100(b *testing.B) {
+	g := random(rand.New(rand.NewPCG(5, 6)), 100, 250)
 	for b.Loop() {
 		Compute(g, nil, Options{})
 	}
 }
 
+// One service comes into a drawing that is watched; the bar is 1 ms.
 func BenchmarkInsertOne(b *testing.B) {
-	g := random(rand.New(rand.NewPCG(5, 6)), 300, 900)
-	d := Compute(g, nil, Options{})
-	g.Nodes = append(g.Nodes, Node{"zz"})
-	for b.Loop() {
-		Compute(g, d.Nodes, Options{})
+	for _, c := range []struct {
+		name         string
+		nodes, edges int
+		opt          Options
+	}{{"100routed", 100, 250, Options{}}, {"300bundled", 300, 1500, Options{Bundled: true}}, {"1000bundled", 1000, 5000, Options{Bundled: true}}} {
+		b.Run(c.name, func(b *testing.B) {
+			g := random(rand.New(rand.NewPCG(5, 6)), c.nodes, c.edges)
+			slices.SortFunc(g.Edges, func(a, b Edge) int {
+				return cmp.Or(strings.Compare(a.From, b.From), strings.Compare(a.To, b.To), strings.Compare(a.ID, b.ID))
+			})
+			d := Compute(g, nil, c.opt)
+			g.Nodes = append(g.Nodes, Node{"zz"})
+			g.Edges = append(g.Edges, Edge{"zz", g.Nodes[c.nodes/2].ID, "zz"})
+			for b.Loop() {
+				Redraw(g, d.Nodes, &d, c.opt)
+			}
+		})
 	}
 }

@@ -1,6 +1,7 @@
 package layout
 
 import (
+	"math"
 	"sync"
 	"time"
 )
@@ -22,7 +23,7 @@ type Memory struct {
 // maxRemembered bounds the memory; beyond it only the nodes of the current graph are remembered.
 const maxRemembered = 5000
 
-// Draw returns the drawing of g at the time now. The result is shared: do not change it.
+// Draw returns the drawing of g at the time now. The result is shared: do not change it. All drawings of one Memory have the same sizes in their Options.
 func (m *Memory) Draw(g Graph, now time.Time, opt Options) *Drawing {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -37,8 +38,8 @@ func (m *Memory) Draw(g Graph, now time.Time, opt Options) *Drawing {
 		old = nil
 	}
 	opt.Vertical = m.turned
-	d := Compute(g, old, opt)
-	if d.Fresh {
+	d := Redraw(g, old, m.drawn, opt)
+	if d.Fresh && !opt.Bundled {
 		d, m.turned = orient(g, d, opt)
 	}
 	if m.places == nil || d.Fresh || len(m.places) > maxRemembered {
@@ -47,8 +48,28 @@ func (m *Memory) Draw(g Graph, now time.Time, opt Options) *Drawing {
 	for id, p := range d.Nodes {
 		m.places[id] = p
 	}
+	m.vacate(&d, opt)
 	m.last, m.drawn = g, &d
 	return &d
+}
+
+// vacate forgets the places of nodes that are gone where another stands now: who comes back gives way to who stayed.
+func (m *Memory) vacate(d *Drawing, opt Options) {
+	if len(m.places) == len(d.Nodes) {
+		return
+	}
+	opt = opt.withDefaults()
+	for id, p := range m.places {
+		if _, here := d.Nodes[id]; here {
+			continue
+		}
+		for _, q := range d.Nodes {
+			if p.Layer == q.Layer && math.Abs(p.X-q.X) < opt.NodeW+grid && math.Abs(p.Y-q.Y) < opt.NodeH+grid {
+				delete(m.places, id)
+				break
+			}
+		}
+	}
 }
 
 // wide is the width up to which a drawing is read comfortably beside the panel of events.

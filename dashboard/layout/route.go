@@ -47,12 +47,45 @@ func bezier(c [4]Point, t float64) Point {
 	return Point{a*c[0].X + b*c[1].X + d*c[2].X + e*c[3].X, a*c[0].Y + b*c[1].Y + d*c[2].Y + e*c[3].Y}
 }
 
-// route draws every edge and places labels, in the edges' order.
-func (w *work) route(d *Drawing) {
+// line is how an edge was drawn: what its path rests on, so that the next drawing can tell whether it still holds. Never turned.
+type line struct {
+	from, to   Point
+	layers     [2]int
+	pieces     [][4]Point
+	lanes      []float64 // by columns passed
+	labelPlace Point
+}
+
+// holds reports whether a line still fits between the same ends with nothing of fresh in its way.
+func (l *line) holds(from, to Point, a, b Place, fresh []Place, w *work) bool {
+	if l.from != from || l.to != to || l.layers != [2]int{a.Layer, b.Layer} {
+		return false
+	}
+	for _, n := range fresh {
+		x0, y0, x1, y1 := n.X-clearance, n.Y-clearance, n.X+w.opt.NodeW+clearance, n.Y+w.opt.NodeH+clearance
+		if lw, lh := w.opt.LabelW/2+2, w.opt.LabelH/2+2; l.labelPlace.X+lw > n.X && l.labelPlace.X-lw < n.X+w.opt.NodeW && l.labelPlace.Y+lh > n.Y && l.labelPlace.Y-lh < n.Y+w.opt.NodeH {
+			return false
+		}
+		for i, c := range l.pieces {
+			end := c[3]
+			if i+1 < len(l.pieces) {
+				end = l.pieces[i+1][0] // and straight on through the column
+			}
+			left, right, top, bottom := min(c[0].X, c[1].X, c[2].X, end.X), max(c[0].X, c[1].X, c[2].X, end.X), min(c[0].Y, c[3].Y, end.Y), max(c[0].Y, c[3].Y, end.Y)
+			if left < x1 && right > x0 && top < y1 && bottom > y0 {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// route draws every edge and places labels, in the edges' order. Lines of last that hold are taken over.
+func (w *work) route(d, last *Drawing) {
+	d.Edges, d.lines = make(map[string]Route, len(w.edges)), make(map[string]line, len(w.edges))
 	type ends struct{ from, to Point }
 	pts := make([]ends, len(w.edges))
 	w.ports(func(i int, from, to Point) { pts[i] = ends{from, to} })
-
 	columns := map[int][]float64{} // sorted tops
 	for _, p := range w.place {
 		columns[p.Layer] = append(columns[p.Layer], p.Y)
@@ -61,12 +94,64 @@ func (w *work) route(d *Drawing) {
 		slices.Sort(columns[l])
 	}
 	lanes := map[int]map[int][]float64{} // by column, then by y in steps of lanePitch
-	paths := make([]path, len(w.edges))
+	lanesOf := func(l int) map[int][]float64 {
+		if lanes[l] == nil {
+			lanes[l] = map[int][]float64{}
+		}
+		return lanes[l]
+	}
+	taken := &labels{w: w.opt.LabelW + 2, h: w.opt.LabelH + 2, at: map[[2]int][]Point{}}
+	keep := func(id string, l line, r Route) {
+		d.Edges[id], d.lines[id] = r, l
+		if r.Fits {
+			taken.add(l.labelPlace)
+		}
+		for _, c := range l.pieces {
+			for _, q := range c {
+				d.Width, d.Height = max(d.Width, q.X+w.opt.Margin), max(d.Height, q.Y+w.opt.Margin)
+			}
+		}
+	}
+	var fresh []Place
+	if last != nil {
+		for i, id := range w.ids {
+			p := w.place[i]
+			if w.opt.Vertical {
+				p = p.turned()
+			}
+			if was, ok := last.Nodes[id]; !ok || was != p {
+				fresh = append(fresh, w.place[i])
+			}
+		}
+	}
+	var todo []int
 	for i, e := range w.edges {
+		if last != nil {
+			a, b := w.place[e.from], w.place[e.to]
+			if l, ok := last.lines[e.id]; ok && l.holds(pts[i].from, pts[i].to, a, b, fresh, w) {
+				step := 1
+				if b.Layer < a.Layer {
+					step = -1
+				}
+				for k, y := range l.lanes {
+					used := lanesOf(a.Layer + step*(k+1))
+					used[laneBucket(y)] = append(used[laneBucket(y)], y)
+				}
+				keep(e.id, l, last.Edges[e.id])
+				continue
+			}
+		}
+		todo = append(todo, i)
+	}
+	paths := make([]path, len(w.edges))
+	drawn := make([]line, len(w.edges))
+	for _, i := range todo {
+		e := w.edges[i]
 		a, b := w.place[e.from], w.place[e.to]
 		p := &paths[i]
 		p.turned = w.opt.Vertical
 		from, to := pts[i].from, pts[i].to
+		drawn[i] = line{from: from, to: to, layers: [2]int{a.Layer, b.Layer}}
 		p.move(from)
 		switch {
 		case e.from == e.to:
@@ -88,33 +173,23 @@ func (w *work) route(d *Drawing) {
 					x0, x1 = x1, x0
 				}
 				straight := from.Y + (to.Y-from.Y)*(x0-from.X)/(to.X-from.X)
-				if lanes[l] == nil {
-					lanes[l] = map[int][]float64{}
-				}
-				y := w.lane(columns[l], lanes[l], straight)
+				y := w.lane(columns[l], lanesOf(l), straight)
+				drawn[i].lanes = append(drawn[i].lanes, y)
 				p.curve(at, Point{x0, y})
 				p.line(Point{x1, y})
 				at = Point{x1, y}
 			}
 			p.curve(at, to)
 		}
+		drawn[i].pieces = p.pieces
 	}
-
-	taken := &labels{w: w.opt.LabelW + 2, h: w.opt.LabelH + 2, at: map[[2]int][]Point{}}
-	for i, e := range w.edges {
+	for _, i := range todo {
 		label, fits := w.label(&paths[i], columns, taken)
-		if fits {
-			taken.add(label)
-		}
+		drawn[i].labelPlace = label
 		if w.opt.Vertical {
 			label = Point{label.Y, label.X}
 		}
-		d.Edges[e.id] = Route{Path: string(paths[i].data), Label: label, Fits: fits}
-		for _, c := range paths[i].pieces {
-			for _, q := range c {
-				d.Width, d.Height = max(d.Width, q.X+w.opt.Margin), max(d.Height, q.Y+w.opt.Margin)
-			}
-		}
+		keep(w.edges[i].id, drawn[i], Route{Path: string(paths[i].data), Label: label, Fits: fits})
 	}
 }
 
@@ -171,6 +246,8 @@ func (w *work) ports(set func(edge int, from, to Point)) {
 	}
 }
 
+func laneBucket(y float64) int { return int(math.Floor(y / lanePitch)) }
+
 // lane returns the y nearest to want at which a line passes a column without touching a node, apart from lines already there if the gap
 // has room.
 func (w *work) lane(tops []float64, used map[int][]float64, want float64) float64 {
@@ -178,9 +255,8 @@ func (w *work) lane(tops []float64, used map[int][]float64, want float64) float6
 		i, _ := slices.BinarySearch(tops, y-w.opt.NodeH-clearance)
 		return i < len(tops) && tops[i] < y+clearance
 	}
-	bucket := func(y float64) int { return int(math.Floor(y / lanePitch)) }
 	crowded := func(y float64) bool {
-		k := bucket(y)
+		k := laneBucket(y)
 		for _, list := range [3][]float64{used[k-1], used[k], used[k+1]} {
 			if slices.ContainsFunc(list, func(u float64) bool { return math.Abs(u-y) < lanePitch-0.01 }) {
 				return true
@@ -189,7 +265,7 @@ func (w *work) lane(tops []float64, used map[int][]float64, want float64) float6
 		return false
 	}
 	take := func(y float64) float64 {
-		if k := bucket(y); len(used[k]) < 4 { // more would say nothing new
+		if k := laneBucket(y); len(used[k]) < 4 { // more would say nothing new
 			used[k] = append(used[k], y)
 		}
 		return y
@@ -292,3 +368,30 @@ func (l *labels) touches(p Point) bool {
 }
 
 func round(p Point) Point { return Point{math.Round(p.X), math.Round(p.Y)} }
+
+// Curve is the line of an edge of a Bundled drawing, from the right side of a node to the left side of another, both at half height: all lines to a
+// node end in one point and come together before it. A cubic: from, two handles, to.
+func (d *Drawing) Curve(from, to string, opt Options) [4]Point {
+	opt = opt.withDefaults()
+	a, b := d.Nodes[from], d.Nodes[to]
+	if d.Vertical {
+		p, q := Point{a.X + opt.NodeW/2, a.Y + opt.NodeH}, Point{b.X + opt.NodeW/2, b.Y}
+		h := bend(q.Y-p.Y, opt.GapY)
+		return [4]Point{p, {p.X, p.Y + h}, {q.X, q.Y - h}, q}
+	}
+	p, q := Point{a.X + opt.NodeW, a.Y + opt.NodeH/2}, Point{b.X, b.Y + opt.NodeH/2}
+	h := bend(q.X-p.X, opt.GapX)
+	return [4]Point{p, {p.X + h, p.Y}, {q.X - h, q.Y}, q}
+}
+
+// CurveRoute is the same as a Route; its label is at the middle, and said not to fit.
+func (d *Drawing) CurveRoute(from, to string, opt Options) Route {
+	c := d.Curve(from, to, opt)
+	p := path{}
+	p.move(c[0])
+	p.cubic(c[0], c[1], c[2], c[3])
+	return Route{Path: string(p.data), Label: round(bezier(c, 0.5))}
+}
+
+// bend is how far the handles of a curve stand out: half of the way, and enough to be seen to turn back where the other end lies behind.
+func bend(way, gap float64) float64 { return max(way/2, gap*0.6) }

@@ -66,7 +66,17 @@ type GraphView struct {
 	Structure     string // changes when the client must fetch the drawing anew
 }
 
-const maxDots = 6
+const (
+	maxDots = 6
+	// manyNodes is from how many nodes on lines are bundled by where they lead, and not routed around cards; beyond manyLabels none has its words beside
+	// it until it is pointed at.
+	manyNodes, manyLabels = 100, 300
+)
+
+// drawingOptions are how a graph is drawn.
+func drawingOptions(g layout.Graph) layout.Options {
+	return layout.Options{Bundled: len(g.Nodes) > manyNodes}
+}
 
 // NewGraphView makes the drawing of a snapshot; draw may be nil when only texts are needed.
 func NewGraphView(s *graph.Snapshot, draw *layout.Drawing) GraphView {
@@ -146,7 +156,11 @@ func NewGraphView(s *graph.Snapshot, draw *layout.Drawing) GraphView {
 		}
 		ev.Title = edgeTitle(e, &ev)
 		if draw != nil {
-			ev.Route = draw.Edges[e.ID]
+			var routed bool
+			if ev.Route, routed = draw.Edges[e.ID]; !routed {
+				ev.Route = draw.CurveRoute(e.Source, e.Destination, layout.Options{})
+				ev.Route.Fits = rank(ev.Fig.Level) >= rank(part.Warn) && len(s.Nodes) <= manyLabels // of many lines only those keep their words that need a person
+			}
 		}
 		v.Edges = append(v.Edges, ev)
 	}

@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/tulle-mesh/tulle/dashboard/layout"
 	"github.com/tulle-mesh/tulle/dashboard/part"
 	"github.com/tulle-mesh/tulle/store/event"
 	"github.com/tulle-mesh/tulle/store/graph"
@@ -16,19 +15,24 @@ import (
 
 // TopologyView is the home page.
 type TopologyView struct {
-	Shell  part.Shell
-	Stats  []part.Stat
-	Graph  GraphView
-	Rows   []EdgeView // worst first
-	Events []event.Event
-	At     time.Time // of a past instant, zero when live
-	From   time.Time // what it is compared with, zero: with nothing
+	Shell part.Shell
+	Stats []part.Stat
+	Graph GraphView
+	Rows  []EdgeView // worst first, at most maxRows
+	// MoreRows is how many edges the table leaves out.
+	MoreRows int
+	Events   []event.Event
+	At       time.Time // of a past instant, zero when live
+	From     time.Time // what it is compared with, zero: with nothing
 	// Changes are what differs from From, gravest first.
 	Changes []ChangeView
 	Time    *Timeline // nil when it is not asked for
 	Error   string
 	Now     time.Time
 }
+
+// maxRows is how many edges the table has: more would make the page heavy, and nobody reads them. The API has all.
+const maxRows = 500
 
 // moment is what "ago" counts from: now, or the instant that is drawn.
 func (v *TopologyView) moment() time.Time {
@@ -69,7 +73,8 @@ func Topology(d *Deps) http.HandlerFunc {
 		if before != nil {
 			drawn = union(before, s)
 		}
-		v.Graph = NewGraphView(drawn, d.Places.Draw(graphInput(drawn), d.Clock(), layout.Options{}))
+		in := graphInput(drawn)
+		v.Graph = NewGraphView(drawn, d.Places.Draw(in, d.Clock(), drawingOptions(in)))
 		if before != nil {
 			diff := graph.Diff(before, s)
 			v.Graph.mark(diff)
@@ -79,6 +84,8 @@ func Topology(d *Deps) http.HandlerFunc {
 			v.Time = d.timeline(ctx, i)
 		}
 		v.Rows = worstFirst(v.Graph.Edges)
+		v.MoreRows = max(0, len(v.Rows)-maxRows)
+		v.Rows = v.Rows[:len(v.Rows)-v.MoreRows]
 		v.Events, _ = d.events(ctx, "", i.at, 12)
 		render(w, r, status, TopologyPage(v))
 	}
