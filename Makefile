@@ -179,7 +179,8 @@ test-peers: build $(filter $(ENGINES)/%,$(PYTHON)) ## real peers: promtool and a
 	$(GO) test -count 1 -tags peers -run 'Peers$$' ./sidecar ./dashboard/promapi ./alert
 
 .PHONY: test-jaeger
-test-jaeger: build ## Jaeger v1.62's own suite for storage backends on an observer, through Jaeger's client of remote storages
+test-jaeger: build ## Jaeger v1.62's own suite for storage backends on an observer, through Jaeger's client of remote storages; its query service on the goldens of ours
+	$(GO) -C loadtest/peer/jaegerallinone test -count 1 .
 	TULLE=$(CURDIR)/bin/tulle $(GO) -C loadtest/peer/jaegerstorage test -count 1 -timeout 10m ./...
 
 # Every fuzz target runs for FUZZTIME; what it finds is written to the package's testdata/fuzz, to be committed with the fix.

@@ -206,7 +206,19 @@ func (a *api) errorRates(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-func (*api) minStep(w http.ResponseWriter, r *http.Request) {
+// noMetrics answers in the place of series where none are kept, in the words by which Jaeger's UI knows it.
+func (a *api) noMetrics(w http.ResponseWriter, r *http.Request) bool {
+	if a.Metrics.Engine != nil && a.Metrics.Queryable != nil {
+		return false
+	}
+	fail(w, r, http.StatusNotImplemented, "metrics querying is currently disabled: this observer keeps no series")
+	return true
+}
+
+func (a *api) minStep(w http.ResponseWriter, r *http.Request) {
+	if a.noMetrics(w, r) {
+		return
+	}
 	writeJSON(w, r, http.StatusOK, envelope{Data: metricsMinStep})
 }
 
@@ -217,8 +229,7 @@ func (a *api) family(w http.ResponseWriter, r *http.Request, name, help string, 
 		fail(w, r, http.StatusBadRequest, err.Error())
 		return
 	}
-	if a.Metrics.Engine == nil || a.Metrics.Queryable == nil {
-		fail(w, r, http.StatusNotImplemented, "metrics querying is currently disabled: this observer keeps no series")
+	if a.noMetrics(w, r) {
 		return
 	}
 	out := family{Name: "service_" + name, Type: "GAUGE", Help: help}

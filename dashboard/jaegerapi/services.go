@@ -54,9 +54,8 @@ func (a *api) serviceOperations(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, r, http.StatusOK, envelope{Data: names, Total: len(names)})
 }
 
-// operationNames are the names of a sorted list, each once.
-func operationNames(list []store.Operation) []string {
-	names := []string{}
+// operationNames are the names of a sorted list, each once; nil for none, which Jaeger writes as null.
+func operationNames(list []store.Operation) (names []string) {
 	for _, o := range list {
 		if len(names) == 0 || names[len(names)-1] != o.Name {
 			names = append(names, o.Name)

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/ptrace"
 
 	conv "github.com/jaegertracing/jaeger/model/converter/json"
@@ -81,7 +82,7 @@ func (a *api) search(w http.ResponseWriter, r *http.Request) {
 	add := func(id flow.TraceID) error {
 		td, err := a.Spans.Trace(r.Context(), id)
 		if errors.Is(err, store.ErrNotFound) {
-			faults = append(faults, fault{Msg: "trace not found", TraceID: id.String()})
+			faults = append(faults, fault{Msg: "trace not found", TraceID: traceID(pcommon.TraceID(id)).String()})
 			return nil
 		}
 		if err != nil {

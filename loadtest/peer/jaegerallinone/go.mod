@@ -1,4 +1,4 @@
-// Jaeger v1.62, which the comparison (loadtest/peer/bench) runs behind Envoy. A module of its own, so that Tulle's stays without it.
+// Jaeger v1.62, which the comparison (loadtest/peer/bench) runs behind Envoy, and whose query service is asked what dashboard/jaegerapi is. A module of its own, so that Tulle's stays without it.
 module github.com/tulle-mesh/tulle/loadtest/peer/jaegerallinone
 
 go 1.26.0
