@@ -32,6 +32,7 @@ type Timeline struct {
 	Forward    string
 	Compare    []SpanLink
 	Note       string
+	Lens       lens
 }
 
 // SpanLink is a choice.
@@ -77,6 +78,7 @@ var compareWith = []struct {
 type instants struct {
 	at, from time.Time // zero: not given
 	span     int       // index into spans; -1: no strip is asked for
+	lens     lens      // which part is drawn, for links
 }
 
 // parseInstants reads at, from and span. A time is RFC 3339, unix seconds, or how long before now (at) or before at (from): "-15m".
@@ -131,6 +133,7 @@ func instant(s string, base time.Time) (time.Time, error) {
 // url is the topology at other instants; the zero time leaves one out.
 func (i instants) url(at, from time.Time) string {
 	q := url.Values{}
+	i.lens.set(q)
 	if !at.IsZero() {
 		q.Set("at", part.ISO(at))
 	}
@@ -146,11 +149,28 @@ func (i instants) url(at, from time.Time) string {
 	return "/?" + q.Encode()
 }
 
+// whole is the same instants without a lens.
+func (i instants) whole() string {
+	i.lens = lens{kiosk: i.lens.kiosk}
+	return i.url(i.at, i.from)
+}
+
+// opened is now with the strip, closed now without; both through the same lens.
+func (i instants) opened() string {
+	i.span = defaultSpan
+	return i.url(time.Time{}, time.Time{})
+}
+
+func (i instants) closed() string {
+	i.span = -1
+	return i.url(time.Time{}, time.Time{})
+}
+
 // timeline fills the strip for i.
 func (d *Deps) timeline(ctx context.Context, i instants) *Timeline {
 	now := d.Clock().UTC()
 	sp := spans[i.span]
-	t := &Timeline{At: i.at, From: i.from, Step: sp.step, Span: sp.name}
+	t := &Timeline{At: i.at, From: i.from, Step: sp.step, Span: sp.name, Lens: i.lens}
 	at := i.at
 	if at.IsZero() {
 		at = now.Truncate(time.Second)

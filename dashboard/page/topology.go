@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/tulle-mesh/tulle/dashboard/layout"
 	"github.com/tulle-mesh/tulle/dashboard/part"
 	"github.com/tulle-mesh/tulle/store/event"
 	"github.com/tulle-mesh/tulle/store/graph"
@@ -29,7 +30,13 @@ type TopologyView struct {
 	Time    *Timeline // nil when it is not asked for
 	Error   string
 	Now     time.Time
+	Lens    lens
+	Names   []string // of services, to choose from; at most maxNames
+	Times   instants
 }
+
+// maxNames bounds the names that are offered to choose from.
+const maxNames = 300
 
 // maxRows is how many edges the table has: more would make the page heavy, and nobody reads them. The API has all.
 const maxRows = 500
@@ -53,6 +60,11 @@ func Topology(d *Deps) http.HandlerFunc {
 		if err != nil {
 			v.Error, i, status = err.Error(), instants{span: -1}, http.StatusBadRequest
 		}
+		if v.Lens, err = parseLens(r.URL.Query()); err != nil {
+			v.Error, status = err.Error(), http.StatusBadRequest
+		}
+		i.lens = v.Lens
+		v.Times = i
 		s, before := d.live(), (*graph.Snapshot)(nil)
 		if !i.at.IsZero() {
 			if past, err := d.Graph.At(ctx, i.at); err != nil {
@@ -73,8 +85,26 @@ func Topology(d *Deps) http.HandlerFunc {
 		if before != nil {
 			drawn = union(before, s)
 		}
+		for k := range min(maxNames, len(drawn.Nodes)) {
+			v.Names = append(v.Names, drawn.Nodes[k].ID)
+		}
+		whole := drawn
+		if drawn, err = v.Lens.apply(drawn); err != nil {
+			v.Error, status, v.Lens = err.Error(), http.StatusNotFound, lens{kiosk: v.Lens.kiosk}
+			i.lens, v.Times.lens = v.Lens, v.Lens
+		}
 		in := graphInput(drawn)
-		v.Graph = NewGraphView(drawn, d.Places.Draw(in, d.Clock(), drawingOptions(in)))
+		var drawing *layout.Drawing
+		if drawn == whole {
+			drawing = d.Places.Draw(in, d.Clock(), drawingOptions(in))
+		} else { // a part has no places to keep but its own, and its drawing is the same for the same part
+			made := layout.Compute(in, nil, drawingOptions(in))
+			drawing = &made
+			if v.Shell.Live != "" {
+				v.Shell.Live = "events reload" // the feed speaks of the whole
+			}
+		}
+		v.Graph = NewGraphView(drawn, drawing)
 		if before != nil {
 			diff := graph.Diff(before, s)
 			v.Graph.mark(diff)

@@ -13,7 +13,9 @@ export function travel(redraw: () => void): void {
   const strip = (): HTMLFormElement | null => document.querySelector<HTMLFormElement>('[data-role="timeline"]');
   const url = (at: number): string => {
     const s = strip()!;
-    const q = new URLSearchParams({ at: new Date(at * 1000).toISOString(), span: s.dataset.span! });
+    const q = new URLSearchParams(location.search); // with the part that is drawn
+    q.set("at", new Date(at * 1000).toISOString());
+    q.set("span", s.dataset.span!);
     if (s.dataset.from) q.set("from", s.dataset.from);
     return `/?${q}`;
   };

@@ -1,0 +1,167 @@
+package page
+
+import (
+	"errors"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/tulle-mesh/tulle/store/graph"
+)
+
+// lens is which part of the graph is drawn. The zero value is all of it.
+type lens struct {
+	focus string // a service; "" with show cycles, or for all
+	show  string // a word of shows
+	to    string // with show path: where it ends
+	kiosk bool   // the graph alone, for a screen on a wall
+}
+
+// shows are the parts of the graph that can be looked at.
+var shows = []struct{ word, title string }{
+	{"near", "and its neighbours"},
+	{"up", "and all that depend on it"},
+	{"down", "and all it depends on"},
+	{"both", "and both, up and down"},
+	{"path", "and the ways to"},
+	{"cycles", "all cycles"},
+}
+
+// parseLens reads focus, show, to and kiosk.
+func parseLens(q url.Values) (lens, error) {
+	l := lens{focus: strings.TrimSpace(q.Get("focus")), show: q.Get("show"), to: strings.TrimSpace(q.Get("to")), kiosk: q.Has("kiosk")}
+	if l.show == "" && l.focus != "" {
+		l.show = "near"
+		if l.to != "" {
+			l.show = "path"
+		}
+	}
+	known := l.show == ""
+	words := make([]string, len(shows))
+	for i, s := range shows {
+		words[i] = s.word
+		known = known || s.word == l.show
+	}
+	switch {
+	case !known:
+		return lens{kiosk: l.kiosk}, errors.New("the part " + strconv.Quote(l.show) + " is none of " + strings.Join(words, ", "))
+	case l.show == "path" && l.focus != "" && l.to == "":
+		return lens{kiosk: l.kiosk}, errors.New("a path has two ends: name the service it leads to as well")
+	case l.show != "cycles" && l.focus == "":
+		l.show, l.to = "", ""
+	case l.show == "cycles":
+		l.focus, l.to = "", ""
+	}
+	return l, nil
+}
+
+// part reports whether less than the whole graph is meant.
+func (l lens) part() bool { return l.show != "" }
+
+// set writes the lens into a query.
+func (l lens) set(q url.Values) {
+	for k, v := range map[string]string{"focus": l.focus, "show": l.show, "to": l.to} {
+		if v != "" {
+			q.Set(k, v)
+		}
+	}
+	if l.kiosk {
+		q.Set("kiosk", "")
+	}
+}
+
+// apply returns the part of s that is looked at, in a new snapshot; s is not changed. An edge is in it when both of its ends are; of neighbours only the
+// edges of the one in focus.
+func (l lens) apply(s *graph.Snapshot) (*graph.Snapshot, error) {
+	if !l.part() {
+		return s, nil
+	}
+	index := make(map[string]int, len(s.Nodes))
+	for i := range s.Nodes {
+		index[s.Nodes[i].ID] = i
+	}
+	at := -1
+	if l.focus != "" {
+		var ok bool
+		if at, ok = index[l.focus]; !ok {
+			return s, errors.New("there is no service " + strconv.Quote(l.focus) + " in this graph; the whole is drawn")
+		}
+	}
+	out, in := make([][]int, len(s.Nodes)), make([][]int, len(s.Nodes))
+	for i := range s.Edges {
+		a, ok1 := index[s.Edges[i].Source]
+		b, ok2 := index[s.Edges[i].Destination]
+		if ok1 && ok2 {
+			out[a], in[b] = append(out[a], b), append(in[b], a)
+		}
+	}
+	var seen []bool
+	switch l.show {
+	case "near":
+		seen = make([]bool, len(s.Nodes))
+		seen[at] = true
+		for _, v := range slices.Concat(out[at], in[at]) {
+			seen[v] = true
+		}
+	case "up":
+		seen = reach(in, at)
+	case "down":
+		seen = reach(out, at)
+	case "both":
+		seen = merge(reach(in, at), reach(out, at), func(a, b bool) bool { return a || b })
+	case "path":
+		end, ok := index[l.to]
+		if !ok {
+			return s, errors.New("there is no service " + strconv.Quote(l.to) + " in this graph; the whole is drawn")
+		}
+		seen = merge(reach(out, at), reach(in, end), func(a, b bool) bool { return a && b })
+	case "cycles":
+		seen = make([]bool, len(s.Nodes))
+		for v := range out {
+			if slices.ContainsFunc(out[v], func(u int) bool { return u == v || !seen[v] && reach(out, u)[v] }) {
+				seen[v] = true
+			}
+		}
+	}
+	p := *s
+	p.Nodes, p.Edges = nil, nil
+	for i := range s.Nodes {
+		if seen[i] {
+			p.Nodes = append(p.Nodes, s.Nodes[i])
+		}
+	}
+	for i := range s.Edges {
+		e := &s.Edges[i]
+		a, ok1 := index[e.Source]
+		b, ok2 := index[e.Destination]
+		if ok1 && ok2 && seen[a] && seen[b] && (l.show != "near" || a == at || b == at) {
+			p.Edges = append(p.Edges, *e)
+		}
+	}
+	return &p, nil
+}
+
+// reach is what is reached from a node along next, itself too.
+func reach(next [][]int, from int) []bool {
+	seen := make([]bool, len(next))
+	seen[from] = true
+	for todo := []int{from}; len(todo) > 0; {
+		v := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		for _, u := range next[v] {
+			if !seen[u] {
+				seen[u] = true
+				todo = append(todo, u)
+			}
+		}
+	}
+	return seen
+}
+
+func merge(a, b []bool, by func(a, b bool) bool) []bool {
+	for i := range a {
+		a[i] = by(a[i], b[i])
+	}
+	return a
+}
