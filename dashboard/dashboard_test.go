@@ -23,9 +23,6 @@ import (
 
 	"github.com/tulle-mesh/tulle/dashboard/dashboardtest"
 	"github.com/tulle-mesh/tulle/dashboard/source"
-	"github.com/tulle-mesh/tulle/internal/flow"
-	"github.com/tulle-mesh/tulle/store/event"
-	"github.com/tulle-mesh/tulle/store/graph"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -151,32 +148,9 @@ func TestEveryPageWithoutAnything(t *testing.T) {
 	}
 }
 
-// nasty are names that an attacker or an accident may give to anything.
-var nasty = []string{
-	`"><script>alert(1)</script>`, `<img src=x onerror=alert(1)>`, `'onmouseover='alert(1)`, `javascript:alert(1)`, "a\x00b", "шоп\u202ekcab", strings.Repeat("Ω", 300),
-	`</title><svg onload=alert(1)>`, `{{7*7}}`, "👩‍👩‍👧‍👦 family", "a/b c?d#e%2F", `x" y="`,
-}
-
 func TestNastyNamesAreText(t *testing.T) {
-	now := dashboardtest.Epoch
-	spans := dashboardtest.NewSpans()
-	snap := &graph.Snapshot{Sequence: 1, At: now, Window: 10 * time.Second}
-	ev := &dashboardtest.Events{}
-	for i, n := range nasty {
-		v := &graph.View{Requests: 10, Rate: 1, Errors: 5, ErrorRatio: .5, P50: 1, Reasons: map[string]uint64{n: 3}}
-		snap.Nodes = append(snap.Nodes, graph.Node{
-			ID: n, Name: n, Namespace: n, Kind: graph.KindService, Versions: []graph.Version{{Version: n, Rate: 1}, {Version: n + "2", Rate: 1}},
-			Endpoints: []graph.Endpoint{{Address: n, Instance: n, State: "ejected", Reason: n, Override: n}}, Reporters: []graph.Reporter{{Instance: n, Identity: n}}, Inbound: *v,
-		})
-		snap.Edges = append(snap.Edges, graph.Edge{ID: n + "→" + nasty[0], Source: n, Destination: nasty[0], Protocol: "http/1.1", State: graph.BothSides, Client: v, Server: v, Gap: &graph.Gap{}})
-		ev.List = append(ev.List, event.Event{ID: n, Time: now, Kind: event.KindEjected, Severity: "error", Service: n, Instance: n, Endpoint: n, Message: n, Reason: n, Evidence: map[string]string{n: n}, Traces: []string{n}})
-		spans.Put(dashboardtest.TraceID(i), now, dashboardtest.SpanSpec{
-			ID: "a", Service: n, Name: n, End: time.Millisecond, Error: n, Attr: map[string]any{n: n, flow.AttrReason: n, flow.AttrStatus: n, flow.AttrSourceService: n, flow.AttrKind: "exchange", flow.AttrSide: n},
-		})
-	}
-	h := handler(t, source.Sources{Spans: spans, Graph: fixed{snap}, Events: ev, Now: func() time.Time { return now }, Banner: func() []source.Notice {
-		return []source.Notice{{Severity: "error", Message: nasty[0], Action: nasty[1]}}
-	}})
+	nasty := dashboardtest.Nasty
+	h := handler(t, dashboardtest.NastySources(dashboardtest.Epoch))
 	paths := []string{"/", "/traces?service=" + url.QueryEscape(nasty[0]), "/events?service=" + url.QueryEscape(nasty[0]), "/proxies", "/alerts"}
 	for i, n := range nasty {
 		paths = append(paths, "/service/"+url.PathEscape(n), "/edge?"+url.Values{"source": {n}, "destination": {nasty[0]}}.Encode(), "/trace/"+dashboardtest.TraceID(i).String(),
@@ -191,18 +165,6 @@ func TestNastyNamesAreText(t *testing.T) {
 		}
 	}
 }
-
-// fixed is a graph that never changes.
-type fixed struct{ s *graph.Snapshot }
-
-func (f fixed) Live() *graph.Snapshot { return f.s }
-func (f fixed) Subscribe(ctx context.Context) <-chan *graph.Snapshot {
-	ch := make(chan *graph.Snapshot, 1)
-	ch <- f.s
-	go func() { <-ctx.Done(); close(ch) }()
-	return ch
-}
-func (f fixed) At(context.Context, time.Time) (*graph.Snapshot, error) { return f.s, nil }
 
 func TestGuard(t *testing.T) {
 	d, err := New(Config{Addr: "127.0.0.1:0", Hosts: []string{"mesh.example.com"}, Sources: shop(t, "")})

@@ -338,7 +338,7 @@ func EdgePage(v EdgeDetail) templ.Component {
 					return templ_7745c5c3_Err
 				}
 			}
-			templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 36, "<section class=\"panel\"><div class=\"panel-head\"><h2>Why requests failed</h2><p class=\"muted\">Last 10 s.</p></div><div data-swap=\"reasons\">")
+			templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 36, "<section class=\"panel\"><div class=\"panel-head\"><h2>Why requests failed</h2><p class=\"muted\">Last 10 s.</p></div><div class=\"scroll\" data-swap=\"reasons\">")
 			if templ_7745c5c3_Err != nil {
 				return templ_7745c5c3_Err
 			}

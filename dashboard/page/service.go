@@ -1,8 +1,10 @@
 package page
 
 import (
+	"cmp"
 	"context"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/tulle-mesh/tulle/dashboard/part"
@@ -13,19 +15,23 @@ import (
 
 // ServiceView is the page of one service.
 type ServiceView struct {
-	Shell    part.Shell
-	Node     NodeView
-	Source   graph.Node
-	Stats    []part.Stat
-	Charts   []*part.Chart
-	Callers  []EdgeView
-	Callees  []EdgeView
-	Events   []event.Event
-	Failures []TraceRow
-	Explain  string // what is odd about this service, in a sentence
-	Advice   string
-	Now      time.Time
-	Gone     bool // known from traces only
+	Shell  part.Shell
+	Node   NodeView
+	Source graph.Node
+	// Endpoints are those of Source; of very many, unless all were asked for, the worst, and how many are left out.
+	Endpoints []graph.Endpoint
+	Others    int
+	AllURL    string
+	Stats     []part.Stat
+	Charts    []*part.Chart
+	Callers   []EdgeView
+	Callees   []EdgeView
+	Events    []event.Event
+	Failures  []TraceRow
+	Explain   string // what is odd about this service, in a sentence
+	Advice    string
+	Now       time.Time
+	Gone      bool // known from traces only
 }
 
 // Service shows one service: what it takes, what it calls, its endpoints, versions, events and failures.
@@ -55,6 +61,10 @@ func Service(d *Deps) http.HandlerFunc {
 			}
 			v.Gone = true
 			v.Node = NodeView{ID: name, Name: name, Key: "n:" + name, Kind: graph.KindService, Fig: Figures{Level: part.Quiet}}
+		}
+		v.AllURL = ServiceURL(name) + "?endpoints=all#endpoints"
+		if v.Endpoints = v.Source.Endpoints; r.URL.Query().Get("endpoints") != "all" {
+			v.Endpoints, v.Others = worstEndpoints(v.Source.Endpoints)
 		}
 		for _, e := range g.Edges {
 			if e.Destination == name {
@@ -176,4 +186,26 @@ func kindText(k graph.NodeKind) string {
 		return "callers without identity"
 	}
 	return "service"
+}
+
+// endpointRows is how many endpoints are shown before "show all": a table of ten thousand rows takes a browser seconds to sort.
+const endpointRows = 500
+
+// worstEndpoints are all endpoints, as they come; or of more than endpointRows those that somebody would look for: what the mesh has acted on, then the highest error ratio, then
+// the slowest. It says how many are left out, and leaves list as it is.
+func worstEndpoints(list []graph.Endpoint) (shown []graph.Endpoint, others int) {
+	if len(list) <= endpointRows {
+		return list, 0
+	}
+	acted := func(e graph.Endpoint) int {
+		if e.State == "healthy" || e.State == "" {
+			return 1
+		}
+		return 0
+	}
+	shown = slices.Clone(list)
+	slices.SortStableFunc(shown, func(a, b graph.Endpoint) int {
+		return cmp.Or(cmp.Compare(acted(a), acted(b)), cmp.Compare(b.Errors, a.Errors), cmp.Compare(b.P99, a.P99))
+	})
+	return shown[:endpointRows], len(list) - endpointRows
 }

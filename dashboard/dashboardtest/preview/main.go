@@ -22,16 +22,17 @@ func main() {
 	bare := flag.Bool("empty", false, "show a mesh without traffic")
 	banner := flag.Bool("banner", false, "show a banner")
 	long := flag.Int("long", 0, "store a trace of so many spans too")
+	nasty := flag.Bool("nasty", false, "show a mesh in which everything has a hostile name")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, *addr, *bare, *banner, *long); err != nil {
+	if err := run(ctx, *addr, *bare, *banner, *nasty, *long); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, addr string, bare, banner bool, long int) error {
+func run(ctx context.Context, addr string, bare, banner, nasty bool, long int) error {
 	dir, err := os.MkdirTemp("", "preview")
 	if err != nil {
 		return err
@@ -47,6 +48,9 @@ func run(ctx context.Context, addr string, bare, banner bool, long int) error {
 	}
 	if bare {
 		s = source.Sources{Spans: dashboardtest.NewSpans(), Graph: &dashboardtest.Graph{Empty: true}, Events: &dashboardtest.Events{}}
+	}
+	if nasty {
+		s = dashboardtest.NastySources(time.Now())
 	}
 	if banner {
 		s.Banner = func() []source.Notice {
