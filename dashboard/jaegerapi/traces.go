@@ -28,6 +28,9 @@ const (
 	maxLimit     = 1500
 )
 
+// searchSpans is how many spans an answer over HTTP, which is made in memory, has before no further trace is added. A variable for tests.
+var searchSpans = 200_000
+
 // unixUnit reads an integer number of unit since the epoch.
 func unixUnit(s string, unit time.Duration) (time.Time, error) {
 	n, err := strconv.ParseInt(s, 10, 64)
@@ -78,8 +81,17 @@ func (a *api) search(w http.ResponseWriter, r *http.Request) {
 	var (
 		out    = []*ui.Trace{}
 		faults []fault
+		spans  int
+		cut    bool
 	)
 	add := func(id flow.TraceID) error {
+		if spans >= searchSpans {
+			if !cut {
+				faults = append(faults, fault{Msg: fmt.Sprintf("not all: the first %d traces have %d spans, and an answer takes no further trace from %d on; narrow the search or lower limit", len(out), spans, searchSpans)})
+			}
+			cut = true
+			return nil
+		}
 		td, err := a.Spans.Trace(r.Context(), id)
 		if errors.Is(err, store.ErrNotFound) {
 			faults = append(faults, fault{Msg: "trace not found", TraceID: traceID(pcommon.TraceID(id)).String()})
@@ -88,6 +100,7 @@ func (a *api) search(w http.ResponseWriter, r *http.Request) {
 		if err != nil {
 			return err
 		}
+		spans += td.SpanCount()
 		out = append(out, uiTrace(td))
 		return nil
 	}
@@ -308,7 +321,11 @@ func (a *api) collect(ctx context.Context, q store.TraceQuery) (ptrace.Traces, e
 	if err != nil {
 		return out, err
 	}
-	for _, t := range page.Traces {
+	spans := 0
+	for i, t := range page.Traces {
+		if spans >= searchSpans { // API v3 has no mark for what is not all
+			return out, fmt.Errorf("%w: %d traces match, and the first %d have %d spans already, more than the %d of an answer; narrow the search or lower query.searchDepth", store.ErrBadQuery, len(page.Traces), i, spans, searchSpans)
+		}
 		td, err := a.Spans.Trace(ctx, summaryID(t))
 		if errors.Is(err, store.ErrNotFound) {
 			continue // expired in between
@@ -316,6 +333,7 @@ func (a *api) collect(ctx context.Context, q store.TraceQuery) (ptrace.Traces, e
 		if err != nil {
 			return out, err
 		}
+		spans += td.SpanCount()
 		td.ResourceSpans().MoveAndAppendTo(out.ResourceSpans())
 	}
 	return out, nil
