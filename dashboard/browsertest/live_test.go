@@ -119,6 +119,21 @@ func TestPalette(t *testing.T) {
 	p.until("Enter opens it", `location.pathname === "/service/catalog"`)
 }
 
+// TestCopyAsCurl: what the palette offers to copy is what the API answers.
+func TestCopyAsCurl(t *testing.T) {
+	for _, path := range []string{
+		"/", "/service/catalog", "/traces?status=error", "/trace/{trace}", "/requests?match=dst%3Dcatalog", "/requests?by=dst,status&last=5m", "/events", "/alerts", "/proxies", "/tulle",
+	} {
+		p := open(t, address(t, path), look{width: 1280, height: 900})
+		p.click(`[data-action="palette"]`)
+		p.press("curl")
+		p.until("curl is offered on "+path, `document.querySelector(".palette li")?.textContent.startsWith("Copy as curl: curl -sS 'http")`)
+		if status := eval[int](p, `fetch(document.querySelector(".palette li bdi").textContent.split("'")[1]).then(r => r.status)`); status != 200 {
+			t.Errorf("%s: the API answers %d to %s", path, status, eval[string](p, `document.querySelector(".palette li").textContent`))
+		}
+	}
+}
+
 func itoa(n int) string { return strconv.Itoa(n) }
 
 func ftoa(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) }

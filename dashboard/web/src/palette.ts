@@ -41,6 +41,8 @@ function fixed(): Entry[] {
   }
   const copy = (text: string) => (): void => void navigator.clipboard?.writeText(text);
   out.push({ label: "Copy the address of this page", hint: "here", run: copy(location.href) });
+  const command = curl();
+  if (command) out.push({ label: "Copy as curl: " + command, hint: "terminal", run: copy(command) });
   for (const code of document.querySelectorAll("main code")) {
     const text = code.textContent?.trim() ?? "";
     if (/^(tulle|curl) /.test(text) && !seen.has(text)) {
@@ -49,6 +51,23 @@ function fixed(): Entry[] {
     }
   }
   return out;
+}
+
+// curl asks the API for what this page shows; "" where no API has it. The address stands in single quotes, so it may have none.
+function curl(): string {
+  const api = "/api/tulle/v1/";
+  const [, page, name] = location.pathname.split("/");
+  const query = new URLSearchParams(location.search);
+  let path = "";
+  if (page === "") path = "graph";
+  else if (page === "service" && name) path = "services/" + name;
+  else if (page === "trace" && name) path = "traces/" + name;
+  else if (page === "requests") path = query.get("by") ? "requests/count" : "requests";
+  else if (["traces", "events", "alerts", "proxies"].includes(page) && !name) path = page;
+  else if (page === "tulle") path = "stats";
+  else return "";
+  const asks = ["traces", "events", "requests"].includes(page) ? location.search : "";
+  return "curl -sS '" + (location.origin + api + path + asks).replaceAll("'", "%27") + "'";
 }
 
 // typed are entries made of what was typed.
