@@ -34,6 +34,23 @@ func TestTheTopologyIsLive(t *testing.T) {
 	p.until("it goes on", rate+` !== `+quote(was))
 }
 
+// TestWhoIsSlowIsTold: a snapshot that comes in place of pictures that were left out says how many, until the next picture comes in its turn.
+func TestWhoIsSlowIsTold(t *testing.T) {
+	p := open(t, "/", look{width: 1280, height: 900})
+	const button = `document.querySelector('[data-action="live"]')`
+	p.until("the feed is open", button+`.dataset.state === "live"`)
+	p.press(" ")
+	p.until("it is paused", button+`.dataset.state === "paused"`)
+	eval[any](p, `window.WebSocket = class { constructor() { window.feed = this; setTimeout(() => this.onopen()); } send() {} close() {} }; null`)
+	p.press(" ")
+	p.until("it goes on", `window.feed && `+button+`.dataset.state === "live"`)
+	say := func(frame string) { eval[any](p, `window.feed.onmessage({data: `+quote(frame)+`}); null`) }
+	say(`{"type":"snapshot","topic":"graph","seq":9,"missed":3,"items":{}}`)
+	p.until("what was left out is said", button+`.textContent.includes("3 left out")`)
+	say(`{"type":"delta","topic":"graph","seq":10,"items":{}}`)
+	p.until("it is live as before", `!`+button+`.textContent.includes("left out")`)
+}
+
 func quote(s string) string { return `"` + strings.ReplaceAll(s, `"`, `\"`) + `"` }
 
 // TestTimeTravel: a key opens the strip, the slider and the steps redraw the page in place, play goes forward by itself, and the address says what

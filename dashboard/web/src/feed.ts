@@ -3,6 +3,7 @@ export interface Frame {
   type: "snapshot" | "delta";
   topic: string;
   seq: number;
+  missed?: number; // pictures that came too fast for this browser and were left out
   items: Record<string, unknown>;
   gone?: string[];
 }
@@ -36,6 +37,13 @@ export function feed(o: Options): void {
     }
   };
 
+  // What was left out is said until pictures come one by one again.
+  const behind = (missed: number): void => {
+    if (!label || button?.dataset.state !== "live") return;
+    const text = missed > 0 ? `Live, ${missed} left out` : "Live";
+    if (label.textContent !== text) label.textContent = text;
+  };
+
   const close = (): void => {
     clearTimeout(retry);
     const s = socket;
@@ -54,6 +62,7 @@ export function feed(o: Options): void {
     };
     s.onmessage = (e) => {
       const f = JSON.parse(e.data as string) as Frame;
+      behind(f.missed ?? 0);
       if (f.items) requestAnimationFrame(() => !paused && o.frame(f));
     };
     s.onclose = () => {
