@@ -53,13 +53,20 @@ func Load() (*Set, error) {
 	return s, err
 }
 
-// URL is the address of the file that was built from NAME.EXT.
+// URL is the address of the file that was built from NAME.EXT. Two of them are an error: what two changes have built, joined without building again.
 func (s *Set) URL(name string) (string, error) {
 	stem, ext, _ := strings.Cut(name, ".")
+	found := ""
 	for f := range s.files {
 		if strings.HasPrefix(f, stem+"-") && strings.HasSuffix(f, "."+ext) {
-			return Prefix + f, nil
+			if found != "" {
+				return "", fmt.Errorf("asset %s is in the bundle twice, as %s and %s; run: make generate", name, min(found, f), max(found, f))
+			}
+			found = f
 		}
+	}
+	if found != "" {
+		return Prefix + found, nil
 	}
 	return "", fmt.Errorf("asset %s is not in the bundle; run: make generate", name)
 }
