@@ -71,4 +71,3 @@ func CriticalPath(spans []Timed) map[string]time.Duration {
 	walk(root, root.Start, end(root))
 	return path
 }
-

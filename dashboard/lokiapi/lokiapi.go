@@ -481,7 +481,7 @@ func (a *api) tail(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return // it has answered
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	go func() { // the client says nothing but that it leaves
 		defer cancel()
 		for {

@@ -129,12 +129,12 @@ func TestLines(t *testing.T) {
 		`{level="info", dst="cart"}`:  "3 1",
 		`{} |= "/levels"`:             "4",
 		`{} != "/levels" |~ "c[a]rt"`: "3 2 1",
-		"{} !~ `lev|team-3`":           "2 1",
+		"{} !~ `lev|team-3`":          "2 1",
 		`{} | json | status >= 400`:   "4 2",
 		`{} | json | status = 404 or path = "/cart" and side = "client"`: "3", // from the left
 		`{} | json | path =~ "/cart.*", status < 500`:                    "3 1",
 		`{} | json | durationNs > 10ms | level = "error"`:                "2",
-		`{} | json | fields_http_request_header_x_team = "team-3"`:  "3",
+		`{} | json | fields_http_request_header_x_team = "team-3"`:       "3",
 		`{} | drop __error__, foo | json | method != "GET"`:              "",
 		`{nothing="x"}`:             "",
 		`{nothing=""} | status > 1`: "", // not without json

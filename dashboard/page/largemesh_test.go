@@ -68,7 +68,7 @@ func TestLargeMesh(t *testing.T) {
 		w := httptest.NewRecorder()
 		Topology(d)(w, httptest.NewRequest("GET", "/", nil))
 		body := w.Body.String()
-		table := body[strings.Index(body, "<tbody>"):]
+		_, table, _ := strings.Cut(body, "<tbody>")
 		if n := strings.Count(table, "<tr "); n != c.rows {
 			t.Errorf("the table has %d rows", n)
 		}
