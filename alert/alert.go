@@ -187,7 +187,13 @@ func New(cfg Config) (*Alerting, error) {
 
 // openState opens what has been sent, the silences, and the alerts that fired at the end.
 func (a *Alerting) openState() error {
-	var err error
+	left, err := filepath.Glob(filepath.Join(a.cfg.DataDir, "silences.*.tmp")) // of a crash while they were written
+	for _, f := range left {
+		err = errors.Join(err, os.Remove(f))
+	}
+	if err != nil {
+		return fmt.Errorf("alert: remove what a crash has left in %s: %w", a.cfg.DataDir, err)
+	}
 	a.notifLog, err = nflog.New(nflog.Options{SnapshotFile: filepath.Join(a.cfg.DataDir, "nflog"), Retention: retention, Logger: a.log, Metrics: a.reg})
 	if err != nil {
 		return fmt.Errorf("alert: read the log of sent notifications %s (remove the file to start anew; alerts that fire are then sent again): %w",
@@ -259,7 +265,9 @@ func (a *Alerting) Run(ctx context.Context, ready func()) error {
 	var wg sync.WaitGroup
 	stop := make(chan struct{})
 	wg.Go(func() { a.notifLog.Maintenance(snapshotEvery, filepath.Join(a.cfg.DataDir, "nflog"), stop, nil) })
-	wg.Go(func() { a.silences.Maintenance(snapshotEvery, filepath.Join(a.cfg.DataDir, "silences"), stop, nil) })
+	wg.Go(func() {
+		a.silences.Maintenance(snapshotEvery, filepath.Join(a.cfg.DataDir, "silences"), stop, a.keepSilences)
+	})
 	defer func() { close(stop); wg.Wait() }()
 
 	groups := marker.NewGroupMarker()

@@ -51,7 +51,7 @@ func (a *Alerting) serve(alerts provider.Alerts, d *dispatch.Dispatcher, groups 
 		held := &heldAnswer{ResponseWriter: w}
 		api.Handler.ServeHTTP(held, r)
 		if held.status < 300 {
-			if err := a.saveSilences(); err != nil {
+			if _, err := a.saveSilences(); err != nil {
 				a.log.Error("silences cannot be written; they are in force until the end of the process", "dir", a.cfg.DataDir, "err", err)
 				http.Error(w, "it is in force, but cannot be written to disk and ends with the process: "+err.Error(), http.StatusInternalServerError)
 				return
@@ -90,21 +90,28 @@ func (h *heldAnswer) send() {
 	_, _ = h.ResponseWriter.Write(h.body)
 }
 
-// saveSilences writes all silences now; Maintenance would within 15 seconds.
-func (a *Alerting) saveSilences() (err error) {
+// keepSilences forgets those that ended long ago, and writes the others. It is the only way to the file: what was written later has all that was acknowledged before.
+func (a *Alerting) keepSilences() (size int64, err error) {
+	if _, err := a.silences.GC(); err != nil {
+		return 0, err
+	}
+	return a.saveSilences()
+}
+
+// saveSilences writes all silences.
+func (a *Alerting) saveSilences() (size int64, err error) {
 	a.saving.Lock()
 	defer a.saving.Unlock()
-	path := filepath.Join(a.cfg.DataDir, "silences")
 	f, err := os.CreateTemp(a.cfg.DataDir, "silences.*.tmp")
 	if err != nil {
-		return err
+		return 0, err
 	}
-	_, err = a.silences.Snapshot(f)
+	size, err = a.silences.Snapshot(f)
 	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
+		err = os.Rename(f.Name(), filepath.Join(a.cfg.DataDir, "silences"))
 	}
 	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
+		return size, errors.Join(err, os.Remove(f.Name()))
 	}
-	return nil
+	return size, nil
 }

@@ -457,6 +457,9 @@ func (a *api) buildInfo(w http.ResponseWriter, _ *http.Request) error {
 const (
 	tailPerSecond = 500 // lines for one client
 	tailWrite     = 10 * time.Second
+	tailPing      = 20 * time.Second
+	tailSilence   = 50 * time.Second // of a client that does not answer to that
+	maxDropped    = 100              // that are named in one message
 )
 
 // tail shows lines as they come in, over a WebSocket, until the client leaves.
@@ -482,7 +485,11 @@ func (a *api) tail(w http.ResponseWriter, r *http.Request) {
 		return // it has answered
 	}
 	defer func() { _ = conn.Close() }()
-	go func() { // the client says nothing but that it leaves
+	conn.SetReadLimit(1 << 10)
+	alive := func(string) error { return conn.SetReadDeadline(time.Now().Add(tailSilence)) }
+	conn.SetPongHandler(alive)
+	_ = alive("")
+	go func() { // the client says nothing but that it is there, and that it leaves
 		defer cancel()
 		for {
 			if _, _, err := conn.ReadMessage(); err != nil {
@@ -490,8 +497,9 @@ func (a *api) tail(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 	}()
-	second := time.NewTicker(time.Second)
+	second, ping := time.NewTicker(time.Second), time.NewTicker(tailPing)
 	defer second.Stop()
+	defer ping.Stop()
 	left := tailPerSecond
 	var dropped []map[string]any
 	for {
@@ -509,6 +517,9 @@ func (a *api) tail(w http.ResponseWriter, r *http.Request) {
 				if !q.match(&e) {
 					continue
 				}
+				if left == 0 && len(dropped) == maxDropped {
+					continue
+				}
 				if left == 0 {
 					dropped = append(dropped, map[string]any{"labels": e.labels, "timestamp": strconv.FormatInt(e.at.UnixNano(), 10)})
 					continue
@@ -518,6 +529,10 @@ func (a *api) tail(w http.ResponseWriter, r *http.Request) {
 			}
 		case <-second.C:
 			left = tailPerSecond
+		case <-ping.C:
+			if conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(tailWrite)) != nil {
+				return
+			}
 		case <-ctx.Done():
 			return
 		}
@@ -526,7 +541,7 @@ func (a *api) tail(w http.ResponseWriter, r *http.Request) {
 		}
 		msg := map[string]any{"streams": streams(list)}
 		if len(dropped) > 0 && left > 0 {
-			msg["dropped_entries"] = dropped[:min(len(dropped), 100)]
+			msg["dropped_entries"] = dropped
 			dropped = nil
 		}
 		_ = conn.SetWriteDeadline(time.Now().Add(tailWrite))

@@ -98,8 +98,11 @@ type Series struct {
 // MaxPoints bounds the steps of Range.
 const MaxPoints = 11_000
 
-// maxSeries bounds the lines of Range.
-const maxSeries = 1000
+// maxSeries bounds the lines of Range, maxCells their steps together.
+const (
+	maxSeries = 1000
+	maxCells  = 1_000_000
+)
 
 // Range makes the series of a query for series: of every step from start on, before end, what its spans that start in it are together. It looks at o.Budget traces at
 // most; of Options only Budget is used.
@@ -151,7 +154,7 @@ func Range(ctx context.Context, spans store.Spans, q *Query, start, end time.Tim
 				}
 				l := lines[k]
 				if l == nil {
-					if len(order) == maxSeries {
+					if len(order) == maxSeries || (len(order)+1)*n > maxCells {
 						tooMany = true
 						continue
 					}

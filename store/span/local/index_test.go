@@ -155,6 +155,50 @@ func TestChunksAndTheirTable(t *testing.T) {
 	}
 }
 
+// A block that goes while a search is at it has nothing more to give.
+func TestBlockGoesDuringASearch(t *testing.T) {
+	dir := t.TempDir()
+	db := open(t, Config{Dir: dir, SealSpans: 40, SealAge: time.Hour, compaction: never})
+	now := time.Now().Add(-time.Hour)
+	for n := range uint64(40) { // traces of two spans, between which the search ends
+		s := storetest.Span{Trace: n % 20, ID: n + 1, Service: "web", Name: "op", Start: now.Add(time.Duration(n%20) * time.Second), Duration: time.Millisecond}
+		if n >= 20 {
+			s.Start = now.Add(time.Minute)
+		}
+		if err := db.Write(t.Context(), storetest.Batch(s)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	until(t, "a block", func() bool { return db.Stats().Blocks == 1 })
+	p, _, err := compile(store.TraceQuery{Service: "web", Start: now.Add(-time.Second), End: now.Add(30 * time.Second)}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	db.mu.RLock()
+	b := db.blocks[0]
+	db.mu.RUnlock()
+	f, err := b.find(db, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if parts, err := f.next(); err != nil || len(parts) == 0 {
+		t.Fatalf("%d parts, %v", len(parts), err)
+	}
+	g, err := b.find(db, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db.removeBlock(b)
+	for {
+		if _, more := g.bound(); !more {
+			break
+		}
+		if parts, err := g.next(); err != nil || len(parts) > 0 {
+			t.Fatalf("%d parts, %v", len(parts), err)
+		}
+	}
+}
+
 // Ids of which somebody has chosen most bytes are found as quickly as others.
 func TestBucketsOfChosenIDs(t *testing.T) {
 	var parts []*part

@@ -195,7 +195,7 @@ func (b *block) find(db *DB, p *predicate) (finder, error) {
 func (f *found) match() error {
 	ok, err := f.db.use(f.b, func(bf *blockFile) (err error) { f.rows, err = bf.match(f.p); return err })
 	if f.ready = true; !ok {
-		f.rows = nil
+		f.rows = newBits(f.b.meta.Spans, false)
 	}
 	return err
 }
