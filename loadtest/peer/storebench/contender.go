@@ -230,17 +230,54 @@ func onDisk(dir string) (n int64, err error) {
 	return n, err
 }
 
+// batch is one sender's, decoded or as OTLP bytes. It is the source's own, and changes when send returns.
+type batch struct {
+	td    ptrace.Traces
+	raw   []byte
+	spans int
+}
+
+// source makes copies of a corpus.
+type source struct{ slots []slot }
+
+type slot struct {
+	mu    *sync.Mutex // held while a copy of it is on its way
+	s     *stamper
+	w     *wire // in place of s
+	spans int
+}
+
+// newSource takes the corpus' batches; with raw it gives bytes, and nothing decoded stays in the heap.
+func newSource(c *corpus, raw bool) (*source, error) {
+	f := &source{}
+	for i, td := range c.batches {
+		one := slot{mu: &sync.Mutex{}, s: newStamper(c, td), spans: td.SpanCount()}
+		if raw {
+			w, err := newWire(one.s)
+			if err != nil {
+				return nil, fmt.Errorf("batch %d of the corpus: %w", i, err)
+			}
+			one.s, one.w = nil, w
+		}
+		f.slots = append(f.slots, one)
+	}
+	c.batches = nil
+	return f, nil
+}
+
+func (o *slot) to(k, base uint64) (b batch, err error) {
+	b.spans = o.spans
+	if o.w != nil {
+		b.raw, err = o.w.to(k, base)
+		return b, err
+	}
+	b.td = o.s.to(k, base)
+	return b, nil
+}
+
 // feed sends copies [from, to) of the corpus to send, in the order in which they were recorded: each of the writers takes the next batch when it has sent one. So spans
 // of one trace come at about the same time, as they do from sidecars, however far one writer is held up.
-func feed(c *corpus, writers int, from, to, base uint64, send func(td ptrace.Traces) error) error {
-	type slot struct {
-		sync.Mutex // held while a copy of it is on its way
-		*stamper
-	}
-	slots := make([]slot, len(c.batches))
-	for i := range slots {
-		slots[i].stamper = newStamper(c, c.batches[i])
-	}
+func (f *source) feed(writers int, from, to, base uint64, send func(batch) error) error {
 	var (
 		next atomic.Uint64
 		stop atomic.Bool
@@ -251,14 +288,17 @@ func feed(c *corpus, writers int, from, to, base uint64, send func(td ptrace.Tra
 		wg.Go(func() {
 			for !stop.Load() {
 				n := next.Add(1) - 1
-				k, i := from+n/uint64(len(slots)), n%uint64(len(slots))
+				k, i := from+n/uint64(len(f.slots)), n%uint64(len(f.slots))
 				if k >= to {
 					return
 				}
-				s := &slots[i]
-				s.Lock()
-				err := send(s.to(k, base))
-				s.Unlock()
+				s := &f.slots[i]
+				s.mu.Lock()
+				b, err := s.to(k, base)
+				if err == nil {
+					err = send(b)
+				}
+				s.mu.Unlock()
 				if err != nil {
 					errs[w] = err
 					stop.Store(true)
@@ -270,31 +310,22 @@ func feed(c *corpus, writers int, from, to, base uint64, send func(td ptrace.Tra
 	return errors.Join(errs...)
 }
 
-// sender makes what feed calls: with decode, each batch becomes OTLP bytes first and is decoded again where a collector does it; without store, nothing happens to it then.
-func sender(s contender, decode, store bool) func(ptrace.Traces) error {
-	var (
-		m  ptrace.ProtoMarshaler
-		um ptrace.ProtoUnmarshaler
-	)
-	return func(td ptrace.Traces) error {
-		var b any = td
-		var err error
-		switch {
-		case decode:
-			raw, err := m.MarshalTraces(td)
-			if err != nil || !store {
+// sender makes what feed calls: OTLP bytes are decoded as a collector does it; without store, nothing happens to a batch.
+func sender(s contender, store bool) func(batch) error {
+	var um ptrace.ProtoUnmarshaler
+	return func(in batch) error {
+		if in.raw != nil {
+			if !store {
+				return nil
+			}
+			var err error
+			if in.td, err = um.UnmarshalTraces(in.raw); err != nil {
 				return err
 			}
-			if td, err = um.UnmarshalTraces(raw); err != nil {
-				return err
-			}
-			if b, err = s.prepare(td); err != nil {
-				return err
-			}
-		default:
-			if b, err = s.prepare(td); err != nil || !store {
-				return err
-			}
+		}
+		b, err := s.prepare(in.td)
+		if err != nil || !store {
+			return err
 		}
 		return s.write(b)
 	}

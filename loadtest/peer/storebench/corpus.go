@@ -139,6 +139,7 @@ type original struct {
 	request       pcommon.Value
 	requestID     [16]byte
 	hasRequest    bool
+	model         string // a request id, for its form
 	sourceAddress pcommon.Value
 	hasSource     bool
 	host          string
@@ -155,7 +156,7 @@ func newStamper(c *corpus, td ptrace.Traces) *stamper {
 		if v, ok := sp.Attributes().Get(flow.AttrRequestID); ok {
 			n, err := hex.Decode(o.requestID[:], []byte(strings.ReplaceAll(v.Str(), "-", "")))
 			o.hasRequest = err == nil && n == 16
-			o.request = v
+			o.request, o.model = v, v.Str()
 		}
 		if v, ok := sp.Attributes().Get(flow.AttrSourceAddress); ok {
 			if host, port, ok := strings.Cut(v.Str(), ":"); ok {
@@ -201,6 +202,12 @@ func (c *corpus) merge(spans int) {
 // batchesPerCopy is more than any sender of a corpus sends in it.
 const batchesPerCopy = 1 << 20
 
+// sequence is what the nth batch of a sender has in copy k. All have as many digits to the base of 128, up to copy 32,511.
+func sequence(k uint64, n int64) uint64 { return 1<<28 + k*batchesPerCopy + uint64(n) } //nolint:gosec // positive
+
+// port is what a caller's becomes in copy k; all have five digits.
+func port(p, k uint64) uint64 { return 32768 + mix(p+k<<16)%28000 }
+
 // to makes the batch that of copy k; copy 0 begins at base, unix ns. Request ids and callers' ports are fresh as well, for they
 // are random in life; a port stays the same as long as it did (a kept connection).
 func (s *stamper) to(k, base uint64) ptrace.Traces {
@@ -218,15 +225,15 @@ func (s *stamper) to(k, base uint64) ptrace.Traces {
 		}
 		if o.hasRequest {
 			id := freshTrace(o.requestID, k)
-			o.request.SetStr(uuidLike(id, o.request.Str()))
+			o.request.SetStr(uuidLike(id, o.model))
 		}
 		if o.hasSource {
-			o.sourceAddress.SetStr(o.host + ":" + strconv.FormatUint(32768+mix(o.port+k<<16)%28000, 10))
+			o.sourceAddress.SetStr(o.host + ":" + strconv.FormatUint(port(o.port, k), 10))
 		}
 	})
 	for j, rs := range s.td.ResourceSpans().All() {
 		if s.boot[j] > 0 {
-			rs.Resource().Attributes().PutInt(flow.AttrSequence, int64(k)*batchesPerCopy+s.boot[j]) //nolint:gosec // small
+			rs.Resource().Attributes().PutInt(flow.AttrSequence, int64(sequence(k, s.boot[j]))) //nolint:gosec // small
 		}
 	}
 	return s.td

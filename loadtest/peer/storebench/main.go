@@ -162,10 +162,14 @@ func writeJob(j job) (out outcome, err error) {
 	if err != nil {
 		return out, err
 	}
+	from, err := newSource(c, j.Decode)
+	if err != nil {
+		return out, err
+	}
 	pass := func(k uint64, store bool) (time.Duration, error) {
 		runtime.GC()
 		begin := cpu()
-		err := feed(c, j.Writers, k, k+j.Copies, j.Base, sender(s, j.Decode, store))
+		err := from.feed(j.Writers, k, k+j.Copies, j.Base, sender(s, store))
 		if err == nil && store {
 			err = s.settle()
 		}
@@ -206,8 +210,12 @@ func buildJob(j job) (out outcome, err error) {
 	if err != nil {
 		return out, err
 	}
+	from, err := newSource(c, false)
+	if err != nil {
+		return out, err
+	}
 	begin, wall := cpu(), time.Now()
-	if err := feed(c, j.Writers, 0, j.Copies, j.Base, sender(s, false, true)); err != nil {
+	if err := from.feed(j.Writers, 0, j.Copies, j.Base, sender(s, true)); err != nil {
 		return out, errors.Join(err, s.close())
 	}
 	if err := errors.Join(s.settle(), s.rest(), s.close()); err != nil {

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
@@ -20,7 +19,11 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.opentelemetry.io/collector/pdata/ptrace"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/status"
 )
 
 // sustained is what a whole observer did while spans came for a time: collector, store with merging and thinning, graph, series and alerts.
@@ -31,7 +34,7 @@ type sustained struct {
 	rss          []int64 // once a second, bytes
 }
 
-// reportObserver sends recorded spans to an observer of its own, over OTLP/HTTP on loopback: at a rate, and as fast as one core of it takes them.
+// reportObserver sends recorded spans to an observer of its own, over OTLP/gRPC on loopback: at a rate, and as fast as one core of it takes them.
 func reportObserver(b *strings.Builder, o options, dir string, c *corpus) error {
 	bin, err := filepath.Abs(o.observer)
 	if err != nil {
@@ -41,7 +44,11 @@ func reportObserver(b *strings.Builder, o options, dir string, c *corpus) error 
 		return fmt.Errorf("%w: make build makes it, or name it with -observer", err)
 	}
 	c.merge(512) // as sidecars send when they have more to say
-	fmt.Fprintf(b, "\n### A whole observer for %s, OTLP/HTTP, batches of 512\n\n| | spans/s, acknowledged | spans/s of a core | cores used | RSS, median MiB | peak RSS, MiB | batches told to come again | bar |\n|---|---|---|---|---|---|---|---|\n", o.last)
+	from, err := newSource(c, true)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(b, "\n### A whole observer for %s, OTLP/gRPC, batches of 512\n\n| | spans/s, acknowledged | spans/s of a core | cores used | RSS, median MiB | peak RSS, MiB | batches told to come again | bar |\n|---|---|---|---|---|---|---|---|\n", o.last)
 	for _, w := range []struct {
 		title string
 		rate  int
@@ -56,7 +63,7 @@ func reportObserver(b *strings.Builder, o options, dir string, c *corpus) error 
 			return "≥ 50000 spans/s of a core " + verdict(float64(s.acknowledged)/s.cpu.Seconds() >= 50_000)
 		}},
 	} {
-		s, err := sustain(bin, filepath.Join(dir, "observer"), w.procs, w.rate, o.last, c)
+		s, err := sustain(bin, filepath.Join(dir, "observer"), w.procs, w.rate, o.last, c, from)
 		if err != nil {
 			return fmt.Errorf("%s: %w", w.title, err)
 		}
@@ -76,7 +83,7 @@ func freePort() (string, error) {
 	return l.Addr().String(), l.Close()
 }
 
-func sustain(bin, dir, procs string, rate int, last time.Duration, c *corpus) (s sustained, err error) {
+func sustain(bin, dir, procs string, rate int, last time.Duration, c *corpus, from *source) (s sustained, err error) {
 	if err := os.RemoveAll(dir); err != nil {
 		return s, err
 	}
@@ -103,7 +110,12 @@ func sustain(bin, dir, procs string, rate int, last time.Duration, c *corpus) (s
 			err = fmt.Errorf("%w\n%s", werr, log.String())
 		}
 	}()
-	client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: writers}}
+	conn, err := grpc.NewClient(at[2], grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.ForceCodecV2(bytesCodec{})))
+	if err != nil {
+		return s, err
+	}
+	defer conn.Close()
+	client := &http.Client{Timeout: 30 * time.Second}
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
 		if res, err := client.Get("http://" + at[0] + "/readyz"); err == nil {
 			_ = res.Body.Close()
@@ -128,7 +140,6 @@ func sustain(bin, dir, procs string, rate int, last time.Duration, c *corpus) (s
 		sent    atomic.Int64 // spans that are on their way or there
 		refused atomic.Int64
 		base    = uint64(begin.UnixNano()) - c.length //nolint:gosec // a date
-		m       ptrace.ProtoMarshaler
 	)
 	wg.Go(func() {
 		tick := time.NewTicker(time.Second)
@@ -146,31 +157,22 @@ func sustain(bin, dir, procs string, rate int, last time.Duration, c *corpus) (s
 	})
 	post := func(body []byte) error {
 		for {
-			req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+at[1]+"/v1/traces", bytes.NewReader(body))
-			if err != nil {
-				return err
-			}
-			req.Header.Set("Content-Type", "application/x-protobuf")
-			res, err := client.Do(req)
-			if err != nil {
-				return err
-			}
-			_, _ = io.Copy(io.Discard, res.Body)
-			_ = res.Body.Close()
-			switch res.StatusCode {
-			case http.StatusOK:
+			var answer []byte
+			err := conn.Invoke(ctx, "/opentelemetry.proto.collector.trace.v1.TraceService/Export", body, &answer)
+			switch status.Code(err) {
+			case codes.OK:
 				return nil
-			case http.StatusServiceUnavailable, http.StatusTooManyRequests:
+			case codes.Unavailable, codes.ResourceExhausted:
 				refused.Add(1)
 				time.Sleep(100 * time.Millisecond)
 			default:
-				return fmt.Errorf("status %d", res.StatusCode)
+				return err
 			}
 		}
 	}
 	var acknowledged atomic.Int64
-	err = feed(c, writers, 0, 1<<40, base, func(td ptrace.Traces) error {
-		n := int64(td.SpanCount())
+	err = from.feed(writers, 0, 32_000, base, func(b batch) error {
+		n := int64(b.spans)
 		if rate > 0 { // not before its time
 			due := begin.Add(time.Duration(float64(sent.Add(n)) / float64(rate) * float64(time.Second)))
 			time.Sleep(time.Until(due))
@@ -178,11 +180,9 @@ func sustain(bin, dir, procs string, rate int, last time.Duration, c *corpus) (s
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		body, err := m.MarshalTraces(td)
+		err := post(b.raw)
 		if err == nil {
-			if err = post(body); err == nil {
-				acknowledged.Add(n)
-			}
+			acknowledged.Add(n)
 		}
 		return err
 	})
@@ -195,6 +195,28 @@ func sustain(bin, dir, procs string, rate int, last time.Duration, c *corpus) (s
 	s.acknowledged, s.refused, s.lasted, s.cpu = acknowledged.Load(), refused.Load(), time.Since(begin), after-before
 	return s, errors.Join(err, uerr)
 }
+
+// bytesCodec sends and takes messages that are bytes already.
+type bytesCodec struct{}
+
+func (bytesCodec) Marshal(v any) (mem.BufferSlice, error) {
+	b, ok := v.([]byte)
+	if !ok {
+		return nil, fmt.Errorf("a %T is not bytes", v)
+	}
+	return mem.BufferSlice{mem.SliceBuffer(b)}, nil
+}
+
+func (bytesCodec) Unmarshal(b mem.BufferSlice, v any) error {
+	out, ok := v.(*[]byte)
+	if !ok {
+		return fmt.Errorf("a %T is not bytes", v)
+	}
+	*out = b.Materialize()
+	return nil
+}
+
+func (bytesCodec) Name() string { return "proto" }
 
 // usage is the CPU time of a process, and its resident memory, by proc(5).
 func usage(pid int) (cpu time.Duration, rss int64, err error) {

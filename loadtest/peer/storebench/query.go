@@ -55,7 +55,11 @@ func queryJob(j job) (out outcome, err error) {
 		return out, err
 	}
 	if j.Contender == "memory" { // it has nothing on disk
-		if err := feed(c, 1, 0, j.Copies, j.Base, sender(s, false, true)); err != nil {
+		from, err := newSource(c, false)
+		if err != nil {
+			return out, err
+		}
+		if err := from.feed(1, 0, j.Copies, j.Base, sender(s, true)); err != nil {
 			return out, err
 		}
 	}

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"runtime"
 	"testing"
 	"time"
@@ -67,6 +68,43 @@ func TestCopies(t *testing.T) {
 	}
 }
 
+// Bytes of a copy are those of the same copy, marshalled.
+func TestWireCopies(t *testing.T) {
+	c, err := readCorpus(shop)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.merge(512)
+	var m ptrace.ProtoMarshaler
+	for i, td := range c.batches {
+		var want [3][]byte
+		copies, base := [3]uint64{0, 7, 32_000}, uint64(time.Now().UnixNano()) //nolint:gosec // a date
+		s := newStamper(c, td)
+		for n, k := range copies {
+			if want[n], err = m.MarshalTraces(s.to(k, base)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w, err := newWire(s)
+		if err != nil {
+			t.Fatalf("batch %d: %v", i, err)
+		}
+		for n, k := range copies {
+			got, err := w.to(k, base)
+			if err != nil {
+				t.Fatalf("batch %d, copy %d: %v", i, k, err)
+			}
+			if !bytes.Equal(got, want[n]) {
+				j := 0
+				for j < min(len(got), len(want[n])) && got[j] == want[n][j] {
+					j++
+				}
+				t.Fatalf("batch %d, copy %d: the bytes are not those of the decoded copy from byte %d on: %q, not %q", i, k, j, got[j:min(j+60, len(got))], want[n][j:min(j+60, len(want[n]))])
+			}
+		}
+	}
+}
+
 // BenchmarkWrite is for profiles: decoded spans, batches of 512.
 func BenchmarkWrite(b *testing.B) {
 	c, err := readCorpus(shop)
@@ -78,11 +116,15 @@ func BenchmarkWrite(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
+	source, err := newSource(c, false)
+	if err != nil {
+		b.Fatal(err)
+	}
 	runtime.GC()
 	base := uint64(time.Now().Add(-time.Hour).UnixNano())
 	from := cpu()
 	copies := uint64(b.N) //nolint:gosec // positive
-	if err := feed(c, writers, 0, copies, base, sender(s, false, true)); err != nil {
+	if err := source.feed(writers, 0, copies, base, sender(s, true)); err != nil {
 		b.Fatal(err)
 	}
 	if err := s.settle(); err != nil {
