@@ -349,7 +349,7 @@ func (db *DB) parts(b *block) ([]*part, error) {
 // remake derives the summaries from the block and writes its sidecar anew. They are kept in memory until the cache has no room: then the new sidecar is read. It is nil
 // when the block is gone.
 func (db *DB) remake(b *block, cause error) (t *traces, err error) {
-	db.log.Warn("span store: the sidecar of a block is damaged and is derived anew", "block", b.path, "error", cause)
+	db.log.Warn("span store: the sidecar of a block cannot be used and is derived anew", "block", b.path, "error", cause)
 	_, err = db.use(b, func(bf *blockFile) error {
 		ps, err := bf.rebuild()
 		if err != nil {

@@ -12,76 +12,86 @@ type colType uint8
 const (
 	colString colType = iota // low cardinality: dictionary
 	colText                  // high cardinality: plain
-	colInt                   // nanoseconds and the like: delta
+	colInt
 	colBool
-	colCount // small integers that often repeat: plain, which zstd makes smaller than deltas
+)
+
+// packing is how a block holds a column where its type does not say so.
+type packing uint8
+
+const (
+	asTyped packing = iota // integers, which are nanoseconds and the like: delta
+	often                  // small integers that often repeat: plain, which zstd makes smaller than deltas
+	few                    // integers of few values, such as microseconds given in nanoseconds: dictionary
+	alike                  // texts each of which is like others: compressed better
 )
 
 // column is a span attribute that has a typed column of its own in memory and on disk. A span whose attribute of that name has another type keeps it
 // among the rest.
 type column struct {
-	attr string
-	typ  colType
+	attr    string
+	typ     colType
+	packing packing
 }
 
 // columns is the only list of them: the fields of docs/format/record.md. Their name on disk is the attribute's with "_" for "." and "-".
 // At most 64. New ones go to the end; blocks that were written without them have such attributes among the rest.
 var columns = []column{
-	{flow.AttrKind, colString},
-	{flow.AttrPhase, colString},
-	{flow.AttrSide, colString},
-	{flow.AttrProtocol, colString},
-	{flow.AttrReason, colString},
-	{flow.AttrDelivered, colBool},
-	{flow.AttrAnswered, colBool},
-	{flow.AttrProbe, colBool},
-	{flow.AttrTraceBegun, colBool},
-	{flow.AttrAttempt, colCount},
-	{flow.AttrAttempts, colCount},
-	{flow.AttrRevision, colString},
-	{flow.AttrOverride, colString},
-	{flow.AttrRoute, colString},
-	{flow.AttrEndpoint, colString},
-	{flow.AttrRequestID, colText},
-	{flow.AttrSourceService, colString},
-	{flow.AttrSourceNamespace, colString},
-	{flow.AttrSourceVersion, colString},
-	{flow.AttrSourceInstance, colString},
-	{flow.AttrSourceIdentity, colString},
-	{flow.AttrSourceAddress, colText},
-	{flow.AttrDestService, colString},
-	{flow.AttrDestNamespace, colString},
-	{flow.AttrDestVersion, colString},
-	{flow.AttrDestInstance, colString},
-	{flow.AttrDestIdentity, colString},
-	{flow.AttrDestAddress, colString},
-	{flow.AttrMethod, colString},
-	{flow.AttrPath, colText},
-	{flow.AttrAuthority, colString},
-	{flow.AttrUserAgent, colString},
-	{flow.AttrStatus, colCount},
-	{flow.AttrBytesIn, colCount},
-	{flow.AttrBytesOut, colCount},
-	{flow.AttrDetail, colText},
-	{flow.AttrLegHeadParsed, colCount},
-	{flow.AttrLegQueued, colCount},
-	{flow.AttrLegConnected, colCount},
-	{flow.AttrLegSecured, colCount},
-	{flow.AttrLegSent, colInt},
-	{flow.AttrLegFirstByte, colInt},
-	{flow.AttrLegLastByte, colInt},
-	{flow.AttrFarHeadParsed, colCount},
-	{flow.AttrFarQueued, colCount},
-	{flow.AttrFarSent, colInt},
-	{flow.AttrFarFirstByte, colInt},
-	{flow.AttrRPCSystem, colString},
-	{flow.AttrRPCMethod, colString},
-	{flow.AttrGRPC, colString},
-	{flow.AttrMessagesIn, colCount},
-	{flow.AttrMessagesOut, colCount},
-	{flow.AttrMirror, colBool},
-	{flow.AttrFlags, colString},
-	{flow.AttrEnded, colString},
+	{flow.AttrKind, colString, asTyped},
+	{flow.AttrPhase, colString, asTyped},
+	{flow.AttrSide, colString, asTyped},
+	{flow.AttrProtocol, colString, asTyped},
+	{flow.AttrReason, colString, asTyped},
+	{flow.AttrDelivered, colBool, asTyped},
+	{flow.AttrAnswered, colBool, asTyped},
+	{flow.AttrProbe, colBool, asTyped},
+	{flow.AttrTraceBegun, colBool, asTyped},
+	{flow.AttrAttempt, colInt, often},
+	{flow.AttrAttempts, colInt, often},
+	{flow.AttrRevision, colString, asTyped},
+	{flow.AttrOverride, colString, asTyped},
+	{flow.AttrRoute, colString, asTyped},
+	{flow.AttrEndpoint, colString, asTyped},
+	{flow.AttrRequestID, colText, asTyped},
+	{flow.AttrSourceService, colString, asTyped},
+	{flow.AttrSourceNamespace, colString, asTyped},
+	{flow.AttrSourceVersion, colString, asTyped},
+	{flow.AttrSourceInstance, colString, asTyped},
+	{flow.AttrSourceIdentity, colString, asTyped},
+	{flow.AttrSourceAddress, colText, alike},
+	{flow.AttrDestService, colString, asTyped},
+	{flow.AttrDestNamespace, colString, asTyped},
+	{flow.AttrDestVersion, colString, asTyped},
+	{flow.AttrDestInstance, colString, asTyped},
+	{flow.AttrDestIdentity, colString, asTyped},
+	{flow.AttrDestAddress, colString, asTyped},
+	{flow.AttrMethod, colString, asTyped},
+	{flow.AttrPath, colText, alike},
+	{flow.AttrAuthority, colString, asTyped},
+	{flow.AttrUserAgent, colString, asTyped},
+	{flow.AttrStatus, colInt, often},
+	{flow.AttrBytesIn, colInt, often},
+	{flow.AttrBytesOut, colInt, often},
+	{flow.AttrDetail, colText, asTyped},
+	{flow.AttrLegHeadParsed, colInt, often},
+	{flow.AttrLegQueued, colInt, often},
+	{flow.AttrLegConnected, colInt, often},
+	{flow.AttrLegSecured, colInt, often},
+	{flow.AttrLegSent, colInt, asTyped},
+	{flow.AttrLegFirstByte, colInt, asTyped},
+	{flow.AttrLegLastByte, colInt, asTyped},
+	{flow.AttrFarHeadParsed, colInt, few},
+	{flow.AttrFarQueued, colInt, few},
+	{flow.AttrFarSent, colInt, few},
+	{flow.AttrFarFirstByte, colInt, asTyped},
+	{flow.AttrRPCSystem, colString, asTyped},
+	{flow.AttrRPCMethod, colString, asTyped},
+	{flow.AttrGRPC, colString, asTyped},
+	{flow.AttrMessagesIn, colInt, often},
+	{flow.AttrMessagesOut, colInt, often},
+	{flow.AttrMirror, colBool, asTyped},
+	{flow.AttrFlags, colString, asTyped},
+	{flow.AttrEnded, colString, asTyped},
 }
 
 // name is the column's name on disk.
@@ -106,7 +116,7 @@ var _ = func() bool {
 		case colString, colText:
 			slot[i] = stringCols
 			stringCols++
-		case colInt, colCount:
+		case colInt:
 			slot[i] = intCols
 			intCols++
 		case colBool:

@@ -2,6 +2,7 @@ package local
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"testing"
 	"time"
@@ -117,4 +118,77 @@ func TestBlockWithoutNewColumns(t *testing.T) {
 	db = open(t, sealing)
 	until(t, "they are merged", func() bool { return db.Stats().Blocks == 1 })
 	check(db)
+}
+
+// From where a dictionary would be too long, pages are plain: what is there, and before, and nowhere is found as ever.
+func TestLongDictionaries(t *testing.T) {
+	const n = 24_000
+	db := open(t, Config{Dir: t.TempDir(), SealSpans: n, SealAge: time.Hour, compaction: never})
+	now := time.Now().Add(-time.Hour)
+	key := func(i uint64) string { return fmt.Sprintf("an attribute that only one span has, %d", i) }
+	var batch []storetest.Span
+	for i := range uint64(n) {
+		s := storetest.Span{
+			Trace: i, ID: i + 1, Name: fmt.Sprintf("operation %d", i), Start: now.Add(time.Duration(i) * time.Millisecond), Duration: time.Millisecond,
+			Attrs: map[string]any{flow.AttrFarQueued: int64(i) * 1000, flow.AttrEndpoint: fmt.Sprintf("10.1.0.1:%d", i), key(i): "here"}, //nolint:gosec // small
+		}
+		if batch = append(batch, s); len(batch) == 1000 {
+			if err := db.Write(t.Context(), storetest.Batch(batch...)); err != nil {
+				t.Fatal(err)
+			}
+			batch = batch[:0]
+		}
+	}
+	until(t, "a block", func() bool { return db.Stats().Blocks == 1 })
+	plain := map[string]bool{}
+	db.mu.RLock()
+	b := db.blocks[0]
+	db.mu.RUnlock()
+	if _, err := db.use(b, func(bf *blockFile) error {
+		sc := schema()
+		for name, leaf := range map[string]int{"operations": sc.name, "integers": sc.cols[columnByAttr[flow.AttrFarQueued]], "endpoints": sc.cols[columnByAttr[flow.AttrEndpoint]], "keys": sc.attrKey} {
+			if err := bf.pages(leaf, nil, func(_ int, page parquet.Page) error {
+				plain[name] = plain[name] || page.Dictionary() == nil
+				return nil
+			}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range []uint64{0, 7, n / 2, n - 1} {
+		for name, q := range map[string]store.TraceQuery{
+			"operations": {Operation: fmt.Sprintf("operation %d", i)},
+			"integers":   {Attributes: []store.AttributeMatch{{Key: flow.AttrFarQueued, Value: fmt.Sprint(i * 1000), Op: "="}}},
+			"endpoints":  {Attributes: []store.AttributeMatch{{Key: flow.AttrEndpoint, Value: fmt.Sprintf("10.1.0.1:%d", i), Op: "="}}},
+			"keys":       {Attributes: []store.AttributeMatch{{Key: key(i), Op: "exists"}}},
+		} {
+			if !plain[name] {
+				t.Errorf("no page of %s is plain", name)
+			}
+			p, err := db.Summaries(t.Context(), q)
+			if err != nil || len(p.Traces) != 1 || p.Traces[0].TraceID != storetest.TraceID(i) {
+				t.Errorf("%s, span %d: %d traces, %v", name, i, len(p.Traces), err)
+			}
+		}
+		td, err := db.Trace(t.Context(), storetest.TraceID(i))
+		if err != nil || td.SpanCount() != 1 {
+			t.Fatal(td.SpanCount(), err)
+		}
+		s := td.ResourceSpans().At(0).ScopeSpans().At(0).Spans().At(0)
+		if v, _ := s.Attributes().Get(flow.AttrFarQueued); s.Name() != fmt.Sprintf("operation %d", i) || v.Int() != int64(i)*1000 { //nolint:gosec // small
+			t.Errorf("span %d came back as %s with %d", i, s.Name(), v.Int())
+		}
+	}
+	for name, q := range map[string]store.TraceQuery{
+		"operations": {Operation: "operation none"},
+		"integers":   {Attributes: []store.AttributeMatch{{Key: flow.AttrFarQueued, Value: "1", Op: "="}}},
+		"keys":       {Attributes: []store.AttributeMatch{{Key: key(n), Op: "exists"}}},
+	} {
+		if p, err := db.Summaries(t.Context(), q); err != nil || len(p.Traces) != 0 {
+			t.Errorf("%s that is nowhere: %d traces, %v", name, len(p.Traces), err)
+		}
+	}
 }

@@ -21,7 +21,7 @@ import (
 // It can be rebuilt from the block at any time. Specified in docs/format/spans.md.
 const (
 	idxMagic    = "TULLEIDX"
-	idxVersion  = 3
+	idxVersion  = 4
 	chunkTraces = 512 // summaries in a chunk, as this build writes them
 )
 
@@ -29,16 +29,14 @@ const (
 const (
 	sectionMeta = iota
 	sectionBloom
-	sectionIDs   // version 1: the summaries
-	sectionParts // version 1: none; version 2: the summaries; since then one entry for each chunk of them
+	sectionIDs
+	sectionParts // one entry for each chunk of summaries, and their tables
 	sectionChunks
+	idxSections
 )
 
-// idxSections is how many sections the versions have.
-var idxSections = [idxVersion + 1]int{1: 3, 2: 4, 3: 5}
-
 // idxHead is the length of a head: magic, version, for each section length and crc32c, and the crc32c of all that.
-func idxHead(sections int) int { return 8 + 4 + sections*8 + 4 }
+const idxHead = 8 + 4 + idxSections*8 + 4
 
 // idxMeta is the first section of a sidecar.
 type idxMeta struct {
@@ -72,29 +70,23 @@ func encodeIndex(m idxMeta, b bloom, parts []*part, perChunk int) ([]byte, error
 
 // index is an open sidecar.
 type index struct {
-	f       File
-	head    []byte
-	version uint32
+	f    File
+	head []byte
 }
 
+// openIndex refuses another version: what this build needs is derived from the block then.
 func openIndex(f File) (*index, error) {
-	x := &index{f: f, head: make([]byte, idxHead(idxSections[idxVersion]))}
+	x := &index{f: f, head: make([]byte, idxHead)}
 	n, err := f.ReadAt(x.head, 0)
-	if n < idxHead(idxSections[1]) {
+	if n < 12 {
 		return nil, fmt.Errorf("%w: its head: %w", errIndex, err)
 	}
-	x.version = binary.LittleEndian.Uint32(x.head[8:])
-	if string(x.head[:8]) == idxMagic && (x.version == 0 || x.version > idxVersion) {
-		return nil, fmt.Errorf("%w: version %d, this build reads 1 to %d", errIndex, x.version, idxVersion)
+	if v := binary.LittleEndian.Uint32(x.head[8:]); string(x.head[:8]) == idxMagic && v != idxVersion {
+		return nil, fmt.Errorf("%w: version %d, this build reads %d", errIndex, v, idxVersion)
 	}
-	size := len(x.head)
-	if string(x.head[:8]) == idxMagic {
-		size = idxHead(idxSections[x.version])
-	}
-	if n < size || string(x.head[:8]) != idxMagic || crc32.Checksum(x.head[:size-4], castagnoli) != binary.LittleEndian.Uint32(x.head[size-4:size]) {
+	if n < idxHead || string(x.head[:8]) != idxMagic || crc32.Checksum(x.head[:idxHead-4], castagnoli) != binary.LittleEndian.Uint32(x.head[idxHead-4:]) {
 		return nil, fmt.Errorf("%w: its head", errIndex)
 	}
-	x.head = x.head[:size]
 	return x, nil
 }
 
@@ -156,9 +148,6 @@ func readIndexParts(f File) ([]*part, error) {
 	if err != nil {
 		return nil, err
 	}
-	if x.version < 3 {
-		return x.whole()
-	}
 	t, err := x.traces()
 	if err != nil {
 		return nil, err
@@ -174,58 +163,11 @@ func readIndexParts(f File) ([]*part, error) {
 	return parts, nil
 }
 
-// whole reads the summaries of versions 1 and 2, which are one piece.
-func (x *index) whole() ([]*part, error) {
-	if x.version == 1 {
-		b, err := x.unpack(sectionIDs)
-		if err != nil {
-			return nil, err
-		}
-		return decodeParts1(b)
-	}
-	ids, err := x.section(sectionIDs)
-	if err != nil {
-		return nil, err
-	}
-	b, err := x.unpack(sectionParts)
-	if err != nil {
-		return nil, err
-	}
-	t, err := parseIDs(ids)
-	if err != nil {
-		return nil, err
-	}
-	d := &decoder{b: b} // the tables come first
-	if err := t.parseTables(d); err != nil {
-		return nil, err
-	}
-	return decodeParts(t, 0, t.len(), d.b)
-}
-
-func (x *index) unpack(section int) ([]byte, error) {
-	z, err := x.section(section)
-	if err != nil {
-		return nil, err
-	}
-	b, err := decompress(z)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errIndex, err)
-	}
-	return b, nil
-}
-
 // readTraces reads which traces a block has, and where their summaries are.
 func readTraces(f File) (*traces, error) {
 	x, err := openIndex(f)
 	if err != nil {
 		return nil, err
-	}
-	if x.version < 3 {
-		parts, err := x.whole()
-		if err != nil {
-			return nil, err
-		}
-		return tracesOf(parts), nil
 	}
 	return x.traces()
 }
@@ -283,11 +225,7 @@ func (x *index) chunk(t *traces, k int) ([]*part, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, err := decompress(z)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errIndex, err)
-	}
-	return decodeParts(t, k*t.per, min((k+1)*t.per, t.len()), b)
+	return decodeParts(t, k*t.per, min((k+1)*t.per, t.len()), z)
 }
 
 // traces is what is kept of a sidecar in memory: which traces the block has, in file order, their rows, and where their summaries are. Immutable, but for the order by id.
@@ -454,7 +392,7 @@ func encodeChunks(parts []*part, n int) (directory, chunks []byte) {
 		for _, p := range chunk {
 			hi = max(hi, p.history[0].start) // the later it became known, the earlier it starts
 		}
-		z := compress(encodeParts(chunk, &texts, &patterns))
+		z := encodeParts(chunk, &texts, &patterns)
 		entries = binary.LittleEndian.AppendUint32(entries, uint32(len(z))) //nolint:gosec // bounded by the seal size
 		entries = binary.LittleEndian.AppendUint32(entries, crc32.Checksum(z, castagnoli))
 		entries = binary.LittleEndian.AppendUint64(entries, hi)
@@ -466,52 +404,114 @@ func encodeChunks(parts []*part, n int) (directory, chunks []byte) {
 // encodeParts is a chunk of summaries, field by field: what is alike lies together. The parts' ids, counts of spans and rows are in the section of ids, their texts and
 // patterns of services in the tables.
 func encodeParts(parts []*part, texts, patterns *table) []byte {
-	var col [partColumns][]byte
-	u := func(c int, n uint64) { col[c] = binary.AppendUvarint(col[c], n) }
+	var col [partColumns][]uint64
+	u := func(c int, n uint64) { col[c] = append(col[c], n) }
 	var start, seq uint64
 	var pattern []byte
 	for _, p := range parts {
-		u(0, p.start-start) // ascending
+		u(colStart, p.start-start) // ascending
 		start = p.start
-		u(1, p.lastStart-p.start)
-		u(2, p.end-p.start)
-		u(3, uint64(p.errors)) //nolint:gosec // counts
+		u(colEnd, p.end-p.start)
+		u(colErrors, uint64(p.errors)) //nolint:gosec // counts
 		rooted := uint64(0)
 		if p.rooted {
 			rooted = 1
 		}
-		u(4, (p.rootStart-p.start)<<1|rooted)
-		u(5, texts.id(p.rootName))
-		u(5, texts.id(p.rootOwner))
+		u(colRoot, (p.rootStart-p.start)<<1|rooted)
+		u(colName, texts.id(p.rootName))
+		u(colOwner, texts.id(p.rootOwner))
 		pattern = binary.AppendUvarint(pattern[:0], uint64(len(p.services)))
 		for _, s := range p.services {
 			pattern = binary.AppendUvarint(pattern, texts.id(s.Service))
 			pattern = binary.AppendUvarint(pattern, uint64(s.Spans))  //nolint:gosec // counts
 			pattern = binary.AppendUvarint(pattern, uint64(s.Errors)) //nolint:gosec // counts
 		}
-		u(6, patterns.id(string(pattern)))
-		u(7, uint64(len(p.history)))
-		for _, h := range p.history {
-			if len(p.history) > 1 { // else it is the start
-				u(7, h.start-p.start)
+		u(colServices, patterns.id(string(pattern)))
+		u(colHistory, uint64(len(p.history)))
+		for k, h := range p.history {
+			if k > 0 {
+				u(colEarlier, p.history[k-1].start-h.start) // descending
 			}
-			col[8] = binary.AppendVarint(col[8], int64(h.seq-seq)) //nolint:gosec // wraps and back
+			d := int64(h.seq - seq)               //nolint:gosec // wraps and back
+			u(colSeq, uint64(d)<<1^uint64(d>>63)) //nolint:gosec // zigzag
 			seq = h.seq
 		}
-		col[9] = append(col[9], p.rootSpan[:rootSpanBytes]...)
 	}
-	var out []byte
+	var out planes
 	for _, c := range col {
-		out = binary.AppendUvarint(out, uint64(len(c)))
-		out = append(out, c...)
+		out.add(c)
 	}
-	return out
+	z := compress(out.packed)
+	return append(append(binary.AppendUvarint(nil, uint64(len(z))), z...), out.raw...)
 }
 
-// rootSpanBytes of the span that names a part are kept: they break ties between parts of one trace whose first spans start in the same nanosecond.
-const rootSpanBytes = 2
+// Columns of a chunk of summaries.
+const (
+	colStart = iota // after the start of the trace before
+	colEnd          // after the start
+	colErrors
+	colRoot // its start after the trace's, × 2, plus 1 when it is there
+	colName
+	colOwner
+	colServices // pattern of them
+	colHistory  // how many entries; the last has the trace's start
+	colEarlier  // of each entry but a trace's first: how much earlier than the entry before
+	colSeq      // of each entry: after that of the entry before, zigzag
+	partColumns
+)
 
-const partColumns = 10
+// planes are columns as bytes: of each column all lowest bytes, then all second ones and so on, as many as its largest value has. A column begins with that number and
+// with a bit for each plane of which no byte is frequent, in packed; those planes lie in raw, for nothing makes them smaller, and they would spoil what zstd finds in the others.
+type planes struct{ packed, raw []byte }
+
+func (w *planes) add(vals []uint64) {
+	all := uint64(0)
+	for _, v := range vals {
+		all |= v
+	}
+	n := (bits64.Len64(all) + 7) / 8
+	head := len(w.packed)
+	w.packed = append(w.packed, byte(n), 0)
+	plane := make([]byte, len(vals))
+	for p := range n {
+		var count [256]int
+		most := 0
+		for i, v := range vals {
+			b := byte(v >> (8 * p)) //nolint:gosec // that byte
+			plane[i] = b
+			count[b]++
+			most = max(most, count[b])
+		}
+		if most <= 4+len(vals)/64 { // of even ones each is there every 256th time
+			w.packed[head+1] |= 1 << p
+			w.raw = append(w.raw, plane...)
+			continue
+		}
+		w.packed = append(w.packed, plane...)
+	}
+}
+
+// planeReader reads planes, column by column.
+type planeReader struct{ packed, raw decoder }
+
+func (d *planeReader) next(n int) []uint64 {
+	vals := make([]uint64, n)
+	head := d.packed.bytes(2)
+	if d.packed.bad || head[0] > 8 {
+		d.packed.bad = true
+		return vals
+	}
+	for p := range int(head[0]) {
+		from := &d.packed
+		if head[1]>>p&1 == 1 {
+			from = &d.raw
+		}
+		for i, v := range from.bytes(n) {
+			vals[i] |= uint64(v) << (8 * p)
+		}
+	}
+	return vals
+}
 
 // table numbers strings in order of appearance.
 type table struct {
@@ -575,7 +575,13 @@ func (t *traces) parseTables(d *decoder) error {
 // decodeParts decodes the summaries of the traces from one place to before another.
 func decodeParts(t *traces, from, to int, b []byte) ([]*part, error) {
 	n := to - from
-	d := &decoder{b: b}
+	size := &decoder{b: b}
+	z := size.bytes(size.count())
+	packed, err := decompress(z)
+	if err != nil || size.bad {
+		return nil, fmt.Errorf("%w: a trace summary: %w", errIndex, err)
+	}
+	d := planeReader{packed: decoder{b: packed}, raw: decoder{b: size.b}}
 	bad := false
 	text := func(i uint64) string {
 		if i < uint64(len(t.texts)) {
@@ -584,11 +590,22 @@ func decodeParts(t *traces, from, to int, b []byte) ([]*part, error) {
 		bad = true
 		return ""
 	}
-	var col [partColumns]decoder
-	for i := range col {
-		col[i].b = d.bytes(d.count())
+	var col [partColumns][]uint64
+	for c := range colEarlier {
+		col[c] = d.next(n)
 	}
-	all := make([]part, n)
+	entries := 0
+	for _, h := range col[colHistory] {
+		if entries += int(h & math.MaxInt32); h == 0 || h > math.MaxInt32 || entries > len(d.packed.b)+len(d.raw.b)+n { //nolint:gosec // masked
+			return nil, fmt.Errorf("%w: a trace summary", errIndex)
+		}
+	}
+	col[colEarlier] = d.next(entries - n)
+	col[colSeq] = d.next(entries)
+	if d.packed.bad || d.raw.bad {
+		return nil, fmt.Errorf("%w: a trace summary", errIndex)
+	}
+	all, history := make([]part, n), make([]startAt, entries)
 	parts := make([]*part, n)
 	var start, seq uint64
 	for i := range all {
@@ -596,81 +613,36 @@ func decodeParts(t *traces, from, to int, b []byte) ([]*part, error) {
 		parts[i] = p
 		at := t.span(from + i)
 		p.id, p.row, p.spans = t.id(from+i), at.from, at.to-at.from
-		start += col[0].uvarint()
+		start += col[colStart][i]
 		p.start = start
-		p.lastStart, p.end = start+col[1].uvarint(), start+col[2].uvarint()
-		p.errors = col[3].int()
-		r := col[4].uvarint()
+		p.end = start + col[colEnd][i]
+		p.errors = int(col[colErrors][i] & math.MaxInt32) //nolint:gosec // masked
+		r := col[colRoot][i]
 		p.rooted, p.rootStart = r&1 == 1, start+r>>1
-		p.rootName, p.rootOwner = text(col[5].uvarint()), text(col[5].uvarint())
-		if k := col[6].uvarint(); k < uint64(len(t.services)) {
+		p.rootName, p.rootOwner = text(col[colName][i]), text(col[colOwner][i])
+		if k := col[colServices][i]; k < uint64(len(t.services)) {
 			p.services = t.services[k]
 		} else {
 			bad = true
 		}
-		h := col[7].int()
-		if bad = bad || h == 0 || h > len(col[8].b); bad {
-			break
+		h := int(col[colHistory][i]) //nolint:gosec // checked
+		p.history, history = history[:h:h], history[h:]
+		for k := range h {
+			z := col[colSeq][k]
+			seq += z>>1 ^ -(z & 1)
+			p.history[k].seq = seq
 		}
-		p.history = make([]startAt, h)
-		for k := range p.history {
-			seq += uint64(col[8].varint()) //nolint:gosec // wraps and back
-			p.history[k] = startAt{seq, p.start}
-			if h > 1 {
-				p.history[k].start += col[7].uvarint()
+		known := p.start
+		for k := h - 1; k >= 0; k-- {
+			p.history[k].start = known
+			if k > 0 {
+				known += col[colEarlier][k-1]
 			}
 		}
-		copy(p.rootSpan[:rootSpanBytes], col[9].bytes(rootSpanBytes))
+		col[colSeq], col[colEarlier] = col[colSeq][h:], col[colEarlier][h-1:]
 	}
-	for i := range col {
-		bad = bad || col[i].bad
-	}
-	if bad || d.bad {
+	if bad {
 		return nil, fmt.Errorf("%w: a trace summary", errIndex)
-	}
-	return parts, nil
-}
-
-// decodeParts1 reads what version 1 wrote.
-func decodeParts1(b []byte) (parts []*part, err error) {
-	d := decoder{b: b}
-	texts := make([]string, d.count())
-	for i := range texts {
-		texts[i] = string(d.bytes(d.count()))
-	}
-	text := func() string {
-		if i := d.uvarint(); i < uint64(len(texts)) {
-			return texts[i]
-		}
-		d.bad = true
-		return ""
-	}
-	n := d.count()
-	parts = make([]*part, 0, n)
-	for range n {
-		p := &part{}
-		copy(p.id[:], d.bytes(16))
-		p.start = d.uvarint()
-		p.lastStart = p.start + d.uvarint()
-		p.end = p.start + d.uvarint()
-		p.spans, p.errors = d.int(), d.int()
-		p.rooted = d.uvarint() == 1
-		p.rootStart = p.start + d.uvarint()
-		copy(p.rootSpan[:], d.bytes(8))
-		p.rootName, p.rootOwner = text(), text()
-		p.row = d.int()
-		p.services = make([]store.ServiceCount, d.count())
-		for i := range p.services {
-			p.services[i] = store.ServiceCount{Service: text(), Spans: d.int(), Errors: d.int()}
-		}
-		p.history = make([]startAt, d.count())
-		for i := range p.history {
-			p.history[i] = startAt{d.uvarint(), p.start + d.uvarint()}
-		}
-		if d.bad {
-			return nil, fmt.Errorf("%w: a trace summary", errIndex)
-		}
-		parts = append(parts, p)
 	}
 	return parts, nil
 }
@@ -683,16 +655,6 @@ type decoder struct {
 
 func (d *decoder) uvarint() uint64 {
 	n, w := binary.Uvarint(d.b)
-	if w <= 0 {
-		d.bad, d.b = true, nil
-		return 0
-	}
-	d.b = d.b[w:]
-	return n
-}
-
-func (d *decoder) varint() int64 {
-	n, w := binary.Varint(d.b)
 	if w <= 0 {
 		d.bad, d.b = true, nil
 		return 0

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 	"unsafe"
@@ -41,13 +42,11 @@ type startAt struct{ seq, start uint64 }
 type part struct {
 	id        flow.TraceID
 	start     uint64 // earliest span start
-	lastStart uint64 // latest span start
 	end       uint64 // latest span end
 	spans     int
 	errors    int
 	rooted    bool // a span without parent is here
 	rootStart uint64
-	rootSpan  flow.SpanID
 	rootName  string // of the root, or of the earliest span when there is none
 	rootOwner string // its service
 	services  []store.ServiceCount
@@ -282,7 +281,7 @@ func (m *memtable) insertSpanLocked(sp ptrace.Span, g uint32, seq uint64) error 
 		at++
 		if c := m.column(at, k); c >= 0 {
 			switch t := columns[c].typ; {
-			case (t == colInt || t == colCount) && v.Type() == pcommon.ValueTypeInt:
+			case t == colInt && v.Type() == pcommon.ValueTypeInt:
 				ls.num[slot[c]] = v.Int()
 				ls.set |= 1 << c
 				continue
@@ -353,18 +352,14 @@ func (m *memtable) addLocked(ls *liveSpan, seq uint64) {
 // partLocked summarises one trace.
 func (m *memtable) partLocked(id flow.TraceID, t *liveTrace) *part {
 	p := &part{id: id, start: ^uint64(0), spans: len(t.spans), history: slices.Clone(t.history)}
-	var first *liveSpan
-	for _, i := range t.spans {
+	for k, i := range t.spans {
 		s := m.span(i)
 		p.add(s.start, s.end, isError(s.status, m.at(s.str[slot[reasonCol]])), m.groups[s.group].service)
 		root := s.parent.IsZero()
-		if first == nil || better(root, s.start, s.id, p.rooted, p.rootStart, p.rootSpan) {
-			first = s
-			p.rooted, p.rootStart, p.rootSpan = root, s.start, s.id
+		name, owner := m.at(s.name), m.groups[s.group].service
+		if k == 0 || better(root, s.start, owner, name, p) {
+			p.rooted, p.rootStart, p.rootOwner, p.rootName = root, s.start, owner, name
 		}
-	}
-	if first != nil {
-		p.rootName, p.rootOwner = m.at(first.name), m.groups[first.group].service
 	}
 	sortServices(p)
 	return p
@@ -374,19 +369,17 @@ func sortServices(p *part) {
 	slices.SortFunc(p.services, func(a, b store.ServiceCount) int { return cmp.Compare(a.Service, b.Service) })
 }
 
-// better decides which of two spans names the trace: a root before others, then the earlier, then the smaller id.
-func better(root bool, start uint64, id flow.SpanID, curRoot bool, curStart uint64, curID flow.SpanID) bool {
-	if root != curRoot {
+// better says that a span names the trace rather than the one that names p: a root before others, then the earlier, then by service and name. So pieces of a trace give
+// the same in any order.
+func better(root bool, start uint64, owner, name string, p *part) bool {
+	if root != p.rooted {
 		return root
 	}
-	if start != curStart {
-		return start < curStart
-	}
-	return slices.Compare(id[:], curID[:]) < 0
+	return cmp.Or(cmp.Compare(start, p.rootStart), strings.Compare(owner, p.rootOwner), strings.Compare(name, p.rootName)) < 0
 }
 
 func (p *part) add(start, end uint64, isErr bool, service string) {
-	p.start, p.lastStart, p.end = min(p.start, start), max(p.lastStart, start), max(p.end, end, start)
+	p.start, p.end = min(p.start, start), max(p.end, end, start)
 	e := 0
 	if isErr {
 		e = 1
@@ -414,7 +407,7 @@ func (m *memtable) row(s *liveSpan) row {
 		}
 		v := colValue{set: true}
 		switch c.typ {
-		case colInt, colCount:
+		case colInt:
 			v.num = s.num[slot[i]]
 		case colBool:
 			v.num = int64(s.bools >> i & 1) //nolint:gosec // 0 or 1

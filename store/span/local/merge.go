@@ -183,14 +183,14 @@ func (m *merger) add(in int32, from, n int) {
 	m.runs = append(m.runs, run{in, int32(from), int32(n)}) //nolint:gosec // bounded by maxSpans
 }
 
-// overlap says that the pieces, sorted by start, are not one behind the other. It sorts them.
+// overlap says that the pieces, sorted by start, may not be one behind the other. It sorts them.
 func overlap(ps []piece) bool {
 	if len(ps) == 1 {
 		return false
 	}
 	slices.SortStableFunc(ps, func(a, b piece) int { return cmp.Compare(a.p.start, b.p.start) })
 	for i := 1; i < len(ps); i++ {
-		if ps[i-1].p.lastStart >= ps[i].p.start {
+		if ps[i-1].p.end >= ps[i].p.start {
 			return true
 		}
 	}
@@ -206,11 +206,11 @@ func joinParts(ps []piece) *part {
 	out.services, out.history = slices.Clone(out.services), slices.Clone(out.history)
 	for _, x := range ps[1:] {
 		p := x.p
-		out.start, out.lastStart, out.end = min(out.start, p.start), max(out.lastStart, p.lastStart), max(out.end, p.end)
+		out.start, out.end = min(out.start, p.start), max(out.end, p.end)
 		out.spans += p.spans
 		out.errors += p.errors
-		if better(p.rooted, p.rootStart, p.rootSpan, out.rooted, out.rootStart, out.rootSpan) {
-			out.rooted, out.rootStart, out.rootSpan, out.rootName, out.rootOwner = p.rooted, p.rootStart, p.rootSpan, p.rootName, p.rootOwner
+		if better(p.rooted, p.rootStart, p.rootOwner, p.rootName, &out) {
+			out.rooted, out.rootStart, out.rootName, out.rootOwner = p.rooted, p.rootStart, p.rootName, p.rootOwner
 		}
 		for _, s := range p.services {
 			i := slices.IndexFunc(out.services, func(o store.ServiceCount) bool { return o.Service == s.Service })
@@ -304,13 +304,13 @@ func (m *merger) describe(spans int) {
 		Level: m.job.level, LeftTraces: m.leftTraces, LeftSpans: m.leftSpans, AllOps: true, AllKeys: true, Events: blockEvents{Known: true},
 	}
 	for _, p := range m.parts {
-		d.MinStart, d.MaxStart = min(d.MinStart, p.start), max(d.MaxStart, p.lastStart)
+		d.MinStart = min(d.MinStart, p.start)
 	}
 	seqs := newSequences()
 	byKey := map[string]int32{}
 	for _, in := range m.in {
 		x := &in.bf.meta
-		d.Received = max(d.Received, x.Received)
+		d.Received, d.MaxStart = max(d.Received, x.Received), max(d.MaxStart, x.MaxStart) // of a thinned block: nothing is later
 		d.Replaces = append(d.Replaces, in.b.name())
 		d.LeftTraces += x.LeftTraces
 		d.LeftSpans += x.LeftSpans

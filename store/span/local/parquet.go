@@ -77,16 +77,20 @@ var schema = sync.OnceValue(func() spanSchema {
 	}
 	for _, c := range columns {
 		var n parquet.Node
-		switch c.typ {
-		case colString:
+		switch {
+		case c.typ == colString:
 			n = dict(parquet.String())
-		case colText:
+		case c.packing == alike:
+			n = parquet.Compressed(plain(parquet.String()), &zstd.Codec{Level: zstd.SpeedBetterCompression})
+		case c.typ == colText:
 			n = plain(parquet.String())
-		case colInt:
-			n = delta(parquet.Int(64))
-		case colCount:
+		case c.packing == often:
 			n = plain(parquet.Int(64))
-		case colBool:
+		case c.packing == few:
+			n = dict(parquet.Int(64))
+		case c.typ == colInt:
+			n = delta(parquet.Int(64))
+		case c.typ == colBool:
 			n = parquet.Leaf(parquet.BooleanType)
 		}
 		g[c.name()] = parquet.Optional(n)
@@ -145,6 +149,7 @@ func newParquetWriter(w io.Writer, meta blockMeta, groups []*group) (*parquet.Ge
 		parquet.BloomFilters(parquet.SplitBlockFilter(bloomBits(&meta), "trace_id")),
 		parquet.DataPageStatistics(false), // the column index has them
 		parquet.PageBufferSize(4<<20),     // pages are cut by rows
+		parquet.DictionaryMaxBytes(maxDictionary),
 		parquet.WriteBufferSize(0),
 		parquet.CreatedBy("tulle", "1", ""),
 		parquet.KeyValueMetadata(kvFormat, formatName),
@@ -152,6 +157,9 @@ func newParquetWriter(w io.Writer, meta blockMeta, groups []*group) (*parquet.Ge
 		parquet.KeyValueMetadata(kvResources, base64.StdEncoding.EncodeToString(res)),
 	), nil
 }
+
+// maxDictionary is the length of a column's dictionary, in bytes, from which on its pages are plain: who wants one page of a column reads all of the dictionary.
+const maxDictionary = 128 << 10
 
 // writeParquet writes a frozen memtable and returns its trace summaries in file order.
 func writeParquet(w io.Writer, m *memtable, meta blockMeta) ([]*part, error) {
@@ -271,7 +279,7 @@ func (m *pageWriter) write(spans []*liveSpan) (err error) {
 			v := null
 			if s.set&bit != 0 {
 				switch col.typ {
-				case colInt, colCount:
+				case colInt:
 					v = parquet.Int64Value(s.num[at]).Level(0, 1, c)
 				case colBool:
 					v = parquet.BooleanValue(s.bools&bit != 0).Level(0, 1, c)
@@ -659,7 +667,7 @@ func (b *blockFile) rows(ranges []rowRange) ([]row, error) {
 		one(sc.cols[i], func(r *row, v parquet.Value, text text) {
 			cv := colValue{set: true}
 			switch c.typ {
-			case colInt, colCount:
+			case colInt:
 				cv.num = v.Int64()
 			case colBool:
 				if v.Boolean() {
@@ -758,8 +766,8 @@ func (b *blockFile) rebuild() ([]*part, error) {
 			p.spans++
 			p.add(r.start, r.end, isError(r.status, r.cols[reasonCol].str), r.group.service)
 			root := r.parent.IsZero()
-			if fresh || better(root, r.start, r.id, p.rooted, p.rootStart, p.rootSpan) {
-				p.rooted, p.rootStart, p.rootSpan, p.rootName, p.rootOwner = root, r.start, r.id, r.name, r.group.service
+			if fresh || better(root, r.start, r.group.service, r.name, p) {
+				p.rooted, p.rootStart, p.rootName, p.rootOwner = root, r.start, r.name, r.group.service
 			}
 		}
 	}

@@ -121,7 +121,7 @@ func (p *predicate) onlyService() bool {
 
 // byPart decides from a summary whether the part has a matching span, when it can.
 func (p *predicate) byPart(pt *part) (match, known bool) {
-	if pt.lastStart < p.from || pt.start >= p.to {
+	if pt.end < p.from || pt.start >= p.to { // no span starts after the end
 		return false, true
 	}
 	if p.service != "" && !slices.ContainsFunc(pt.services, func(s store.ServiceCount) bool { return s.Service == p.service }) {
@@ -136,13 +136,7 @@ func (p *predicate) byPart(pt *part) (match, known bool) {
 	if !p.onlyService() {
 		return false, false
 	}
-	if p.service == "" { // the first and the last span are known
-		if pt.start >= p.from && pt.start < p.to || pt.lastStart >= p.from && pt.lastStart < p.to {
-			return true, true
-		}
-		return false, false
-	}
-	if pt.start >= p.from && pt.lastStart < p.to {
+	if pt.start >= p.from && (p.service == "" || pt.end < p.to) { // the first span is known, and all are
 		return true, true
 	}
 	return false, false
@@ -177,7 +171,7 @@ func (p *predicate) resource(g *group) (ok bool, hit uint64) {
 
 func (a *attrMatch) column(t colType, v colValue) bool {
 	switch t {
-	case colInt, colCount:
+	case colInt:
 		return a.isNum && v.num == a.num
 	case colBool:
 		return a.isBool && (v.num != 0) == (a.Value == "true")
@@ -250,7 +244,7 @@ func (lm *liveMatcher) match(s *liveSpan) bool {
 			t := columns[a.col].typ
 			v := colValue{set: true}
 			switch t {
-			case colInt, colCount:
+			case colInt:
 				v.num = s.num[slot[a.col]]
 			case colBool:
 				v.num = int64(s.bools >> a.col & 1) //nolint:gosec // 0 or 1
@@ -469,7 +463,7 @@ func (b *blockFile) attribute(a *attrMatch, to bits) error {
 		switch t := columns[a.col].typ; {
 		case a.Op == "exists":
 			err = b.present(leaf, to)
-		case (t == colInt || t == colCount) && a.isNum:
+		case t == colInt && a.isNum:
 			err = b.ints(leaf, a.num, a.num, to)
 		case t == colBool && a.isBool:
 			err = b.bools(leaf, a.Value == "true", to)

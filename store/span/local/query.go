@@ -583,7 +583,7 @@ func summary(parts []*part) store.TraceSummary {
 			t := services[c.Service]
 			services[c.Service] = store.ServiceCount{Service: c.Service, Spans: t.Spans + c.Spans, Errors: t.Errors + c.Errors}
 		}
-		if better(p.rooted, p.rootStart, p.rootSpan, first.rooted, first.rootStart, first.rootSpan) {
+		if better(p.rooted, p.rootStart, p.rootOwner, p.rootName, first) {
 			first = p
 		}
 	}

@@ -320,7 +320,7 @@ func (r *row) toSpan(sp ptrace.Span) error {
 			continue
 		}
 		switch c.typ {
-		case colInt, colCount:
+		case colInt:
 			m.PutInt(c.attr, v.num)
 		case colBool:
 			m.PutBool(c.attr, v.num != 0)
@@ -373,7 +373,7 @@ func (r *row) flat() store.Span {
 
 func (v colValue) text(t colType) string {
 	switch t {
-	case colInt, colCount:
+	case colInt:
 		return strconv.FormatInt(v.num, 10)
 	case colBool:
 		return strconv.FormatBool(v.num != 0)

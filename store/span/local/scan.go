@@ -88,11 +88,23 @@ func (r *rowOf) find(value int) int {
 
 // ints adds the rows whose integer is in [lo, hi].
 func (b *blockFile) ints(leaf int, lo, hi int64, to bits) error {
+	var hit []bool
 	return b.pages(leaf, func(x parquet.ColumnIndex, page int) bool {
 		return x.MinValue(page).Int64() <= hi && x.MaxValue(page).Int64() >= lo
 	}, func(row int, page parquet.Page) error {
 		rows := rowOf{levels: page.DefinitionLevels()}
 		data := page.Data()
+		if d := page.Dictionary(); d != nil {
+			if hit == nil {
+				hit, _ = matching(d, func(v parquet.Value) bool { return v.Int64() >= lo && v.Int64() <= hi })
+			}
+			for i, v := range data.Int32() {
+				if hit[v] {
+					to.set(row + rows.find(i))
+				}
+			}
+			return nil
+		}
 		for i, v := range data.Int64() {
 			if v >= lo && v <= hi {
 				to.set(row + rows.find(i))
@@ -117,19 +129,30 @@ func (b *blockFile) bools(leaf int, want bool, to bits) error {
 	})
 }
 
-// dictionary adds the rows of a dictionary encoded column whose text ok accepts. Each text is looked at once in a block.
+// dictionary adds the rows of a column of texts with a dictionary whose text ok accepts. Each text of the dictionary is looked at once in a block; where the dictionary
+// became too long, the pages that follow are plain.
 func (b *blockFile) dictionary(leaf int, ok func(text []byte) bool, to bits) error {
 	var hit []bool
 	some := false
 	return stopped(b.pages(leaf, nil, func(row int, page parquet.Page) error {
-		if hit == nil {
-			hit, some = matching(page.Dictionary(), ok)
-		}
-		if !some {
-			return errStop
-		}
 		rows := rowOf{levels: page.DefinitionLevels()}
 		data := page.Data()
+		d := page.Dictionary()
+		if d == nil {
+			texts, at := data.ByteArray()
+			for i := range len(at) - 1 {
+				if ok(texts[at[i]:at[i+1]]) {
+					to.set(row + rows.find(i))
+				}
+			}
+			return nil
+		}
+		if hit == nil {
+			hit, some = matching(d, func(v parquet.Value) bool { return ok(v.ByteArray()) })
+		}
+		if !some {
+			return nothingIn(d)
+		}
 		for i, v := range data.Int32() {
 			if hit[v] {
 				to.set(row + rows.find(i))
@@ -139,27 +162,39 @@ func (b *blockFile) dictionary(leaf int, ok func(text []byte) bool, to bits) err
 	}))
 }
 
-func matching(d parquet.Dictionary, ok func([]byte) bool) (hit []bool, some bool) {
+// nothingIn ends a scan when no page refers to another thing than a dictionary in which nothing was found.
+func nothingIn(d parquet.Dictionary) error {
+	if d.Size() < maxDictionary/2 { // well below what lets plain pages follow
+		return errStop
+	}
+	return nil
+}
+
+func matching(d parquet.Dictionary, ok func(parquet.Value) bool) (hit []bool, some bool) {
 	hit = make([]bool, d.Len())
 	for i := range hit {
-		hit[i] = ok(d.Index(int32(i)).ByteArray()) //nolint:gosec // bounded by the block
+		hit[i] = ok(d.Index(int32(i))) //nolint:gosec // bounded by the block
 		some = some || hit[i]
 	}
 	return hit, some
 }
 
-// indexes adds the rows of a dictionary encoded column of 32-bit integers whose value ok accepts.
+// indexes adds the rows of a column of 32-bit integers with a dictionary whose value ok accepts.
 func (b *blockFile) indexes(leaf int, ok func(v int32) bool, to bits) error {
 	var hit []bool
 	return b.pages(leaf, nil, func(row int, page parquet.Page) error {
-		if hit == nil {
-			d := page.Dictionary()
-			hit = make([]bool, d.Len())
-			for i := range hit {
-				hit[i] = ok(d.Index(int32(i)).Int32()) //nolint:gosec // bounded by the block
+		d, data := page.Dictionary(), page.Data()
+		if d == nil {
+			for i, v := range data.Int32() {
+				if ok(v) {
+					to.set(row + i)
+				}
 			}
+			return nil
 		}
-		data := page.Data()
+		if hit == nil {
+			hit, _ = matching(d, func(v parquet.Value) bool { return ok(v.Int32()) })
+		}
 		for i, v := range data.Int32() {
 			if hit[v] {
 				to.set(row + i)
@@ -240,16 +275,23 @@ func (b *blockFile) rest(key string) (out []place, err error) {
 	err = stopped(b.pages(schema().attrKey, func(x parquet.ColumnIndex, page int) bool {
 		return within(x, page, []byte(key))
 	}, func(row int, page parquet.Page) error {
-		if hit == nil {
-			hit, some = matching(page.Dictionary(), func(t []byte) bool { return string(t) == key })
-		}
-		if !some {
-			return errStop
-		}
-		data := page.Data()
-		vals := data.Int32()
-		if !slices.ContainsFunc(vals, func(v int32) bool { return hit[v] }) {
-			return nil
+		d, data := page.Dictionary(), page.Data()
+		var is func(v int) bool // by the number of a value in the page
+		if d == nil {
+			texts, at := data.ByteArray()
+			is = func(v int) bool { return string(texts[at[v]:at[v+1]]) == key }
+		} else {
+			if hit == nil {
+				hit, some = matching(d, func(v parquet.Value) bool { return string(v.ByteArray()) == key })
+			}
+			if !some {
+				return nothingIn(d)
+			}
+			vals := data.Int32()
+			if !slices.ContainsFunc(vals, func(v int32) bool { return hit[v] }) {
+				return nil
+			}
+			is = func(v int) bool { return hit[vals[v]] }
 		}
 		defs, reps := page.DefinitionLevels(), page.RepetitionLevels()
 		at, v := 0, 0
@@ -261,7 +303,7 @@ func (b *blockFile) rest(key string) (out []place, err error) {
 			if defs[i] == 0 {
 				continue
 			}
-			if hit[vals[v]] {
+			if is(v) {
 				out = append(out, place{int32(row), int32(at)}) //nolint:gosec // bounded by the block
 			}
 			v++
