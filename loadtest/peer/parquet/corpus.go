@@ -113,6 +113,8 @@ func trace(r *rand.Rand, td ptrace.Traces, start time.Time) {
 		a.PutStr(flow.AttrPath, fmt.Sprintf("/items/%d", r.IntN(1000)))
 		a.PutInt(flow.AttrStatus, []int64{200, 200, 200, 404, 503}[r.IntN(5)])
 		a.PutBool(flow.AttrAnswered, r.IntN(4) != 0)
+		a.PutStr(flow.AttrEndpoint, fmt.Sprintf("10.0.0.1:%d", r.Uint32())) // more than a dictionary takes: its later pages are plain
+		a.PutInt(flow.AttrFarSent, r.Int64N(1<<30))
 		if r.IntN(40) == 0 {
 			a.PutStr(flow.AttrReason, []string{"upstream_5xx", "deadline"}[r.IntN(2)])
 		}

@@ -70,6 +70,11 @@ func questions(ctx context.Context, s store.Spans) ([]question, error) {
 	if v := firstWith(sample, flow.AttrSourceService); v != "" {
 		out = append(out, q("one caller", store.TraceQuery{Source: v}))
 	}
+	for _, k := range []string{flow.AttrEndpoint, flow.AttrFarSent} {
+		if v := firstWith([]store.Span{oldest, newest}, k); v != "" {
+			out = append(out, q("one "+k, store.TraceQuery{Attributes: []store.AttributeMatch{{Key: k, Value: v, Op: "="}}}))
+		}
+	}
 	for _, k := range mapKeys(sample) {
 		m := store.AttributeMatch{Key: k, Value: firstWith(sample, k), Op: "="}
 		out = append(
@@ -223,9 +228,9 @@ func (d dialect) where(q *question) string {
 	}
 	for _, m := range t.Attributes {
 		switch {
-		case m.Key == flow.AttrStatus:
+		case m.Key == flow.AttrStatus || m.Key == flow.AttrFarSent:
 			add("%s = %s", column(m.Key), m.Value)
-		case m.Key == flow.AttrPath:
+		case m.Key == flow.AttrPath || m.Key == flow.AttrEndpoint:
 			add("%s = %s", column(m.Key), quote(m.Value))
 		case m.Op == "exists":
 			add(d.has, quote(m.Key))
