@@ -167,7 +167,7 @@ $(ENGINES)/bin/python:
 	mv $(ENGINES).new $(ENGINES)
 
 .PHONY: test-peers
-test-peers: build $(filter $(ENGINES)/%,$(PYTHON)) ## real peers: promtool and a W3C/OTLP client on a demo, a Prometheus that is asked the same, Prometheus and VictoriaMetrics as backends of remote write, DuckDB and ClickHouse's engine on our blocks, nginx and node behind a sidecar, PROXY protocol with HAProxy and nginx, h2spec against net/http and Envoy (says what to install)
+test-peers: build $(filter $(ENGINES)/%,$(PYTHON)) ## real peers: promtool and a W3C/OTLP client on a demo, a Prometheus that is asked the same, Prometheus and VictoriaMetrics as backends of remote write, DuckDB and ClickHouse's engine on our blocks, nginx and node behind a sidecar, PROXY protocol with HAProxy and nginx, h2spec against net/http and Envoy, an Envoy that logs to our collector (says what to install)
 	@command -v promtool >/dev/null && command -v prometheus >/dev/null || { echo "tulle: prometheus or promtool is missing. Debian/Ubuntu: apt-get install prometheus; others: https://prometheus.io/download/"; exit 1; }
 	@command -v victoria-metrics >/dev/null || { echo "tulle: victoria-metrics is missing. Debian/Ubuntu: apt-get install victoria-metrics; others: https://docs.victoriametrics.com/victoriametrics/quick-start/"; exit 1; }
 	@command -v amtool >/dev/null || { echo "tulle: amtool is missing. Debian/Ubuntu: apt-get install prometheus-alertmanager; others: https://prometheus.io/download/"; exit 1; }
@@ -176,7 +176,7 @@ test-peers: build $(filter $(ENGINES)/%,$(PYTHON)) ## real peers: promtool and a
 	$(GO) run ./loadtest/peer
 	$(GO) run ./loadtest/peer/smuggle
 	$(GO) run ./loadtest/peer/h2spec
-	$(GO) test -count 1 -tags peers -run 'Peers$$' ./sidecar ./dashboard/promapi ./alert
+	$(GO) test -count 1 -tags peers -run 'Peers$$' ./sidecar ./dashboard/promapi ./alert ./collector
 
 .PHONY: test-jaeger
 test-jaeger: build ## Jaeger v1.62's own suite for storage backends on an observer, through Jaeger's client of remote storages; its query service on the goldens of ours

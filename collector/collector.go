@@ -60,6 +60,7 @@ type Config struct {
 	JaegerHTTP    string           // Jaeger's Thrift over HTTP, plaintext
 	JaegerCompact string           // Jaeger's agent over UDP, compact Thrift; cannot be acknowledged
 	JaegerBinary  string           // the same with binary Thrift
+	EnvoyALS      string           // Envoy's access log service over gRPC; plaintext on a loopback address, else as GRPC
 	Identity      *identity.Holder // nil: plaintext gRPC without any evidence (tests)
 	Spans         store.Spans
 	Metrics       MetricsSink        // nil: metrics are counted and dropped
@@ -117,7 +118,7 @@ func New(cfg Config) (*Collector, error) {
 	given := false
 	for name, a := range map[string]string{
 		"OTLP gRPC": cfg.GRPC, "OTLP HTTP": cfg.HTTP, "Zipkin": cfg.Zipkin, "Jaeger gRPC": cfg.JaegerGRPC, "Jaeger HTTP": cfg.JaegerHTTP,
-		"Jaeger UDP": cfg.JaegerCompact, "Jaeger binary UDP": cfg.JaegerBinary,
+		"Jaeger UDP": cfg.JaegerCompact, "Jaeger binary UDP": cfg.JaegerBinary, "Envoy access logs": cfg.EnvoyALS,
 	} {
 		if _, _, err := net.SplitHostPort(a); a != "" && err != nil {
 			return nil, fmt.Errorf("collector: %s address %q: %w (it must be host:port)", name, a, err)
@@ -195,7 +196,7 @@ func (c *Collector) listening(name, addr string) {
 func (c *Collector) Addresses() (grpc, http string) { return c.Address(otlpGRPC), c.Address(otlpHTTP) }
 
 // Address is the bound address of a receiver by its name and protocol: "otlp grpc", "otlp http", "zipkin", "jaeger grpc", "jaeger thrift_http",
-// "jaeger thrift_compact", "jaeger thrift_binary"; "" before Run has called ready and for one that is off.
+// "jaeger thrift_compact", "jaeger thrift_binary", "envoy_als"; "" before Run has called ready and for one that is off.
 func (c *Collector) Address(name string) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()

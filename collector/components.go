@@ -25,6 +25,7 @@ import (
 	"github.com/tulle-mesh/tulle/collector/processor/backpressure"
 	"github.com/tulle-mesh/tulle/collector/processor/cardinality"
 	"github.com/tulle-mesh/tulle/collector/processor/enrich"
+	"github.com/tulle-mesh/tulle/collector/receiver/envoyals"
 	"github.com/tulle-mesh/tulle/collector/receiver/jaeger"
 	"github.com/tulle-mesh/tulle/collector/receiver/zipkin"
 )
@@ -47,6 +48,7 @@ func (c *Collector) components() (otelcol.Factories, error) {
 		otlpreceiver.NewFactory(),
 		zipkin.NewFactory(c.listening),
 		jaeger.NewFactory(jaeger.Hooks{Listening: c.listening, Dropped: c.lost.add}),
+		envoyals.NewFactory(envoyals.Hooks{Listening: c.listening, Dropped: c.lost.add}),
 		c.inside.Factory(),
 	); err != nil {
 		return f, err
@@ -97,6 +99,9 @@ func (c *Collector) pipelines() (map[string]any, error) {
 		end["traces"] = stored.Type.String()
 	}
 	extensions := map[string]any{"gate": map[string]any{}, "gate/plaintext": map[string]any{"plaintext": true}}
+	if c.cfg.EnvoyALS != "" {
+		extensions["gate/streams"] = map[string]any{"streams": true, "plaintext": loopback(c.cfg.EnvoyALS)} // Envoys have no certificate of the mesh
+	}
 	if len(exporters) > 0 || c.raw != nil && c.cfg.ExportDir != "" {
 		extensions[storageID] = c.storage()
 	}
@@ -199,6 +204,9 @@ func (c *Collector) receivers() map[string]any {
 	}
 	if c.cfg.Zipkin != "" {
 		all["zipkin"] = http(c.cfg.Zipkin)
+	}
+	if c.cfg.EnvoyALS != "" {
+		all["envoy_als"] = grpc(c.cfg.EnvoyALS, "gate/streams")
 	}
 	protocols = map[string]any{}
 	if c.cfg.JaegerGRPC != "" {

@@ -35,6 +35,7 @@ import (
 // all turns every receiver on.
 var all = collector.Config{
 	Zipkin: "127.0.0.1:0", JaegerGRPC: "127.0.0.1:0", JaegerHTTP: "127.0.0.1:0", JaegerCompact: "127.0.0.1:0", JaegerBinary: "127.0.0.1:0",
+	EnvoyALS: "127.0.0.1:0",
 }
 
 // zipkinJSON is the span that every foreign receiver is sent: trace 1,2,3…, of service bank, with a parent, and with a lie about the mesh.

@@ -56,7 +56,7 @@ type Config struct {
 	OTLPHTTP  string   // from applications, plaintext; default 127.0.0.1:4318; "off" for none
 
 	// What applications send that do not speak OTLP; "" for none. See collector.Config.
-	Zipkin, JaegerGRPC, JaegerHTTP, JaegerCompact, JaegerBinary string
+	Zipkin, JaegerGRPC, JaegerHTTP, JaegerCompact, JaegerBinary, EnvoyALS string
 
 	// JaegerQuery serves Jaeger's query and remote storage APIs over gRPC; "" for none. Elsewhere than on loopback callers need certificates of the mesh.
 	JaegerQuery string

@@ -44,6 +44,7 @@ func (v *observerFlags) flags(f *pflag.FlagSet, server bool) {
 	f.StringVar(&c.JaegerHTTP, "jaeger-http", "", "address for Jaeger's Thrift over HTTP, from applications (14268 is usual)")
 	f.StringVar(&c.JaegerCompact, "jaeger-udp", "", "address for Jaeger's agent protocol over UDP, compact Thrift (6831 is usual)")
 	f.StringVar(&c.JaegerBinary, "jaeger-udp-binary", "", "the same with binary Thrift (6832 is usual)")
+	f.StringVar(&c.EnvoyALS, "envoy-als", "", "address for Envoy's access log service over gRPC (18090 is usual); mTLS unless it is a loopback address")
 	f.StringVar(&c.JaegerQuery, "jaeger-query", "", "address for Jaeger's query and remote storage APIs over gRPC (16685 is usual); none if empty; mTLS unless it is a loopback address")
 	f.StringSliceVar(&c.Redact.Headers, "redact-headers", nil, "header fields that spans may keep, all others are dropped; empty: all but private ones")
 	f.StringSliceVar(&c.Redact.Drop, "redact-drop", nil, "attribute keys that spans lose; * and ? stand for any characters")
@@ -109,6 +110,7 @@ func (v *observerFlags) listeners() []listener {
 		{"Zipkin", "--zipkin", v.cfg.Zipkin},
 		{"Jaeger over gRPC", "--jaeger-grpc", v.cfg.JaegerGRPC},
 		{"Jaeger over HTTP", "--jaeger-http", v.cfg.JaegerHTTP},
+		{"Envoy's access logs", "--envoy-als", v.cfg.EnvoyALS},
 		{"Jaeger's query API", "--jaeger-query", v.cfg.JaegerQuery},
 	}
 }
@@ -116,7 +118,7 @@ func (v *observerFlags) listeners() []listener {
 // passed are the flags that server hands on as they were given to it.
 var passed = []string{
 	"http", "http-host", "otlp-grpc", "otlp-http", "webhook", "rules", "alert-config", "external-url",
-	"zipkin", "jaeger-grpc", "jaeger-http", "jaeger-udp", "jaeger-udp-binary", "jaeger-query",
+	"zipkin", "jaeger-grpc", "jaeger-http", "jaeger-udp", "jaeger-udp-binary", "envoy-als", "jaeger-query",
 	"redact-headers", "redact-drop", "redact-hash", "max-services", "max-span-names", "max-attributes",
 	"export-otlp", "export-header", "export-queue-bytes", "collector-config",
 	"span-retain", "span-retain-bytes", "metric-retain", "memory-limit", "remote-write", "remote-write-config",

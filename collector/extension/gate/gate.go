@@ -53,6 +53,7 @@ type door struct {
 	component.ShutdownFunc
 	*Gate
 	plaintext bool
+	streams   bool
 }
 
 var (
@@ -76,13 +77,15 @@ func New(holder *identity.Holder, httpAddrs []string, places int, ready func()) 
 
 type config struct {
 	Plaintext bool `mapstructure:"plaintext"` // gRPC without mTLS: for applications on this machine, which are no evidence
+	Streams   bool `mapstructure:"streams"`   // gRPC calls stay open for as long as the sender lives; up to maxStreams of them
 }
 
 // Factory makes doors of this gate.
 func (g *Gate) Factory() extension.Factory {
 	return extension.NewFactory(Type, func() component.Config { return &config{} },
 		func(_ context.Context, _ extension.Settings, cfg component.Config) (extension.Extension, error) {
-			return &door{Gate: g, plaintext: cfg.(*config).Plaintext}, nil //nolint:forcetypeassert // the factory made it
+			c := cfg.(*config) //nolint:forcetypeassert // the factory made it
+			return &door{Gate: g, plaintext: c.Plaintext, streams: c.Streams}, nil
 		}, component.StabilityLevelStable)
 }
 
@@ -115,18 +118,27 @@ func (*Gate) NotReady() error { return nil }
 // stall is how long a batch over gRPC may take from its head to its answer: whoever begins and does not go on must not keep a place.
 const stall = 20 * time.Second
 
+// maxStreams is how many open calls a port of streams has. Each holds one message at most, and waits while that is in work.
+const maxStreams = 1024
+
 var errPlaces = backpressure.Retry(codes.Unavailable, "as many batches as there is room for are in work", time.Second)
 
 // GetGRPCServerOptions adds mTLS and the counting interceptor.
 func (d *door) GetGRPCServerOptions(context.Context) ([]grpc.ServerOption, error) {
 	var taken atomic.Int64 // of this port's places
+	places, limit := d.places, func(ctx context.Context) (context.Context, context.CancelFunc) {
+		return context.WithTimeout(ctx, stall)
+	}
+	if d.streams {
+		places, limit = maxStreams, context.WithCancel
+	}
 	opts := []grpc.ServerOption{grpc.InTapHandle(func(ctx context.Context, _ *tap.Info) (context.Context, error) {
-		if taken.Add(1) > d.places {
+		if taken.Add(1) > places {
 			taken.Add(-1)
 			d.count(ReasonPlaces)
 			return ctx, errPlaces
 		}
-		ctx, cancel := context.WithTimeout(ctx, stall) // a stream's context is done when the stream is
+		ctx, cancel := limit(ctx) // a stream's context is done when the stream is
 		context.AfterFunc(ctx, func() { cancel(); taken.Add(-1) })
 		return ctx, nil
 	}), grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
