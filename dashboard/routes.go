@@ -66,26 +66,34 @@ func (d *Dashboard) routes() (http.Handler, error) {
 	return g, nil
 }
 
+// edgesTopic has the figures of every edge of a large graph. Its frames are empty while nobody wants them.
+const edgesTopic = "edges"
+
 // topics are what pages can subscribe to.
 func (d *Dashboard) topics(deps *page.Deps) []live.Topic {
+	edges := make(chan live.Frame) // fed by the topic of the graph, which ends it
 	return []live.Topic{
 		{Name: "graph", Frames: func(ctx context.Context) <-chan live.Frame {
 			in, out := d.cfg.Graph.Subscribe(ctx), make(chan live.Frame)
 			go func() {
+				defer close(edges)
 				defer close(out)
 				var seq uint64
 				for s := range in {
 					seq++
-					f := live.Frame{Seq: seq, Items: page.LiveItems(s, page.Headline(ctx, deps, s))}
-					select {
-					case out <- f:
-					case <-ctx.Done():
-						return
+					items, all := page.LiveItems(s, page.Headline(ctx, deps, s), d.hub.Wanted(edgesTopic))
+					for to, f := range map[chan live.Frame]live.Frame{out: {Seq: seq, Items: items}, edges: {Seq: seq, Items: all}} {
+						select {
+						case to <- f:
+						case <-ctx.Done():
+							return
+						}
 					}
 				}
 			}()
 			return out
 		}},
+		{Name: edgesTopic, Frames: func(context.Context) <-chan live.Frame { return edges }},
 		{Name: "events", Frames: func(ctx context.Context) <-chan live.Frame {
 			out := make(chan live.Frame)
 			if d.cfg.Events == nil {

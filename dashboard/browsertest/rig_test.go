@@ -127,6 +127,7 @@ type tab struct {
 
 	mu       sync.Mutex
 	troubles []string
+	shut     func()
 }
 
 // open loads a page in a new tab. What its scripts throw, what the browser refuses and what the console calls an error fails the test at its end.
@@ -134,11 +135,10 @@ func open(t testing.TB, path string, l look) *tab {
 	t.Helper()
 	ctx, end := chromedp.NewContext(browser.ctx)
 	ctx, cancel := context.WithTimeout(ctx, pageTime)
-	p := &tab{t: t, ctx: ctx}
+	p := &tab{t: t, ctx: ctx, shut: sync.OnceFunc(func() { cancel(); end() })}
 	chromedp.ListenTarget(ctx, p.hear)
 	t.Cleanup(func() {
-		cancel()
-		end()
+		p.shut()
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		for _, s := range p.troubles {
@@ -169,6 +169,9 @@ func addressOf(path string) string {
 	}
 	return browser.url + path
 }
+
+// close closes the tab before the test's end.
+func (p *tab) close() { p.shut() }
 
 func (p *tab) hear(e any) {
 	say := ""

@@ -1,13 +1,10 @@
 package browsertest
 
 import (
-	"encoding/json"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/chromedp/cdproto/tracing"
-	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 )
 
@@ -75,7 +72,7 @@ func BenchmarkLongTrace(b *testing.B) {
 	for b.Loop() {
 		p := openLong(b, look{width: 1440, height: 900})
 		paint = append(paint, eval[float64](p, `performance.getEntriesByName("tulle-trace-paint")[0].duration`))
-		frames = append(frames, p.shown(3*time.Second, spansList+`.scrollTop += 240`))
+		frames = append(frames, p.shown(3*time.Second, spansList+`.scrollTop += 240`).perSecond())
 	}
 	b.ReportMetric(mean(paint), "ms-to-paint")
 	b.ReportMetric(mean(frames), "shown-fps")
@@ -88,48 +85,4 @@ func mean(list []float64) float64 {
 		sum += v
 	}
 	return sum / float64(len(list))
-}
-
-// shown runs step before every frame for a while, and returns how many frames a second were shown with it.
-func (p *tab) shown(long time.Duration, step string) float64 {
-	p.t.Helper()
-	var mu sync.Mutex
-	n, done := 0, make(chan struct{})
-	var once sync.Once
-	chromedp.ListenTarget(p.ctx, func(e any) {
-		switch e := e.(type) {
-		case *tracing.EventDataCollected:
-			mu.Lock()
-			defer mu.Unlock()
-			for _, v := range e.Value {
-				var f struct {
-					Phase string `json:"ph"`
-					Args  struct {
-						Pipeline struct {
-							Step string `json:"step"`
-						} `json:"chrome_graphics_pipeline"`
-					} `json:"args"`
-				}
-				if json.Unmarshal([]byte(v), &f) == nil && f.Phase == "X" && f.Args.Pipeline.Step == "STEP_DRAW_AND_SWAP" {
-					n++
-				}
-			}
-		case *tracing.EventTracingComplete:
-			once.Do(func() { close(done) })
-		}
-	})
-	p.do(tracing.Start().WithTransferMode(tracing.TransferModeReportEvents).WithTraceConfig(&tracing.TraceConfig{IncludedCategories: []string{"graphics.pipeline"}, ExcludedCategories: []string{"*"}}))
-	took := eval[float64](p, `new Promise(r => { const t = performance.now(); const go = () => { `+step+`; performance.now() - t < `+ftoa(float64(long.Milliseconds()))+` ? requestAnimationFrame(go) : r(performance.now() - t); }; requestAnimationFrame(go); })`)
-	p.do(tracing.End())
-	select {
-	case <-done:
-	case <-p.ctx.Done():
-		p.t.Fatal("the browser's trace did not end")
-	}
-	mu.Lock()
-	defer mu.Unlock()
-	if n == 0 {
-		p.t.Fatal("the browser's trace has no frame that was drawn and swapped: its format is another one than Chromium's of 2026")
-	}
-	return float64(n) / took * 1000
 }

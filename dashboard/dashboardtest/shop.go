@@ -216,11 +216,15 @@ func (g *Graph) now() time.Time {
 
 // Subscribe yields one snapshot per tick.
 func (g *Graph) Subscribe(ctx context.Context) <-chan *graph.Snapshot {
+	return g.subscribe(ctx, g.Live)
+}
+
+func (g *Graph) subscribe(ctx context.Context, live func() *graph.Snapshot) <-chan *graph.Snapshot {
 	ch := make(chan *graph.Snapshot, 1)
 	go func() {
 		defer close(ch)
 		for {
-			if s := g.Live(); s != nil {
+			if s := live(); s != nil {
 				select {
 				case ch <- s:
 				default:

@@ -342,5 +342,9 @@ func (w *work) maxRows() int {
 	if w.opt.MaxRows > 0 {
 		return w.opt.MaxRows
 	}
-	return max(8, int(math.Ceil(1.4*math.Sqrt(float64(len(w.ids))))))
+	rows := 1.4
+	if w.opt.Bundled {
+		rows = 1.9 // it is seen as a whole, in a window that is not that much wider than high
+	}
+	return max(8, int(math.Ceil(rows*math.Sqrt(float64(len(w.ids))))))
 }

@@ -336,7 +336,7 @@ func TestBundledHasPlacesOnly(t *testing.T) {
 		columns[p.Layer]++
 	}
 	for l, n := range columns {
-		if n > 45 {
+		if n > 62 {
 			t.Errorf("column %d has %d nodes", l, n)
 		}
 	}

@@ -115,6 +115,21 @@ type message struct {
 	Gone   []string                   `json:"gone,omitempty"`
 }
 
+// Wanted reports whether anybody is subscribed to a topic, so that what nobody reads need not be made.
+func (h *Hub) Wanted(name string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for c := range h.clients {
+		c.mu.Lock()
+		_, ok := c.subs[name]
+		c.mu.Unlock()
+		if ok {
+			return true
+		}
+	}
+	return false
+}
+
 func prepare(m message) *websocket.PreparedMessage {
 	b, err := json.Marshal(m)
 	if err != nil {

@@ -64,6 +64,8 @@ type GraphView struct {
 	Nodes         []NodeView
 	Edges         []EdgeView
 	Structure     string // changes when the client must fetch the drawing anew
+	Vertical      bool   // callers stand above callees
+	Canvas        bool   // drawn by the browser, see mesh.go
 }
 
 const (
@@ -80,9 +82,9 @@ func drawingOptions(g layout.Graph) layout.Options {
 
 // NewGraphView makes the drawing of a snapshot; draw may be nil when only texts are needed.
 func NewGraphView(s *graph.Snapshot, draw *layout.Drawing) GraphView {
-	v := GraphView{}
+	v := GraphView{Canvas: drawnOnCanvas(s)}
 	if draw != nil {
-		v.Width, v.Height = draw.Width, draw.Height
+		v.Width, v.Height, v.Vertical = draw.Width, draw.Height, draw.Vertical
 	}
 	outRate := map[string]float64{}
 	outView := map[string]*graph.View{}
@@ -130,7 +132,9 @@ func NewGraphView(s *graph.Snapshot, draw *layout.Drawing) GraphView {
 			nv.Breaks = part.Percent(*n.TraceBreaks)
 		}
 		nv.Fig.Note = nodeNote(n, &nv)
-		nv.Title = nodeTitle(n, &nv)
+		if !v.Canvas {
+			nv.Title = nodeTitle(n, &nv)
+		}
 		if draw != nil {
 			p := draw.Nodes[n.ID]
 			nv.X, nv.Y = p.X, p.Y
@@ -154,10 +158,12 @@ func NewGraphView(s *graph.Snapshot, draw *layout.Drawing) GraphView {
 		if e.Client != nil && e.Client.Attempts > e.Client.Requests {
 			ev.Attempts = part.Count(e.Client.Attempts - e.Client.Requests)
 		}
-		ev.Title = edgeTitle(e, &ev)
+		if !v.Canvas {
+			ev.Title = edgeTitle(e, &ev)
+		}
 		if draw != nil {
 			var routed bool
-			if ev.Route, routed = draw.Edges[e.ID]; !routed {
+			if ev.Route, routed = draw.Edges[e.ID]; !routed && !v.Canvas {
 				ev.Route = draw.CurveRoute(e.Source, e.Destination, layout.Options{})
 				ev.Route.Fits = rank(ev.Fig.Level) >= rank(part.Warn) && len(s.Nodes) <= manyLabels // of many lines only those keep their words that need a person
 			}
@@ -192,6 +198,10 @@ func structure(v *GraphView) string {
 	var b strings.Builder
 	for i := range v.Nodes {
 		n := &v.Nodes[i]
+		if v.Canvas {
+			fmt.Fprintf(&b, "%s/%s/%t", n.ID, n.Kind, n.Outbound)
+			continue
+		}
 		fmt.Fprintf(&b, "%s/%s/%d/%t/%s", n.ID, n.Kind, n.Lost, n.Outbound, n.Fig.Note)
 		for _, d := range n.Dots {
 			b.WriteString(d.State)
@@ -199,7 +209,7 @@ func structure(v *GraphView) string {
 	}
 	for i := range v.Edges {
 		e := &v.Edges[i]
-		fmt.Fprintf(&b, "%s/%s/%t/%d", e.ID, e.State, e.MTLS, e.Weight)
+		fmt.Fprintf(&b, "%s/%s/%t", e.ID, e.State, e.MTLS)
 	}
 	h := uint64(14695981039346656037)
 	for _, c := range []byte(b.String()) {
@@ -439,10 +449,12 @@ type item struct {
 	F     map[string]string `json:"f,omitempty"`
 	Level part.Level        `json:"l,omitempty"`
 	Title string            `json:"t,omitempty"`
+	W     int               `json:"w,omitempty"` // weight of a line
 }
 
-// LiveItems are the texts of everything that changes every second, keyed as the markup is, plus "structure".
-func LiveItems(s *graph.Snapshot, stats []part.Stat) map[string]json.RawMessage {
+// LiveItems are the texts of everything that changes every second, keyed as the markup is, plus "structure". edges, when they are wanted, are those of all edges of
+// a graph on a canvas; nil of others, whose items have them.
+func LiveItems(s *graph.Snapshot, stats []part.Stat, wanted bool) (items, edges map[string]json.RawMessage) {
 	v := NewGraphView(s, nil)
 	out := make(map[string]json.RawMessage, len(v.Nodes)+len(v.Edges)+len(stats)+1)
 	put := func(key string, it any) {
@@ -452,19 +464,42 @@ func LiveItems(s *graph.Snapshot, stats []part.Stat) map[string]json.RawMessage 
 	}
 	for i := range v.Nodes {
 		n := &v.Nodes[i]
+		if v.Canvas {
+			put(n.Key, n.mesh())
+			continue
+		}
 		put(n.Key, item{Level: n.Fig.Level, Title: n.Title, F: figureTexts(n.Fig)})
+	}
+	inTable := map[string]bool{}
+	if v.Canvas {
+		rows := worstFirst(v.Edges)
+		for i := range rows[:min(maxRows, len(rows))] {
+			inTable[rows[i].Key] = true
+		}
+		if wanted {
+			edges = edgeItems(&v)
+		}
 	}
 	for i := range v.Edges {
 		e := &v.Edges[i]
+		if v.Canvas {
+			list := e.mesh()
+			if rank(e.Fig.Level) < rank(part.Warn) && !inTable[e.Key] {
+				put(e.Key, list[:2])
+			} else {
+				put(e.Key, list)
+			}
+			continue
+		}
 		f := figureTexts(e.Fig)
 		f["gap"] = orDash(e.Gap)
-		put(e.Key, item{Level: e.Fig.Level, Title: e.Title, F: f})
+		put(e.Key, item{Level: e.Fig.Level, Title: e.Title, F: f, W: e.Weight})
 	}
 	for _, st := range stats {
 		put(st.Key, item{Level: st.Level, F: map[string]string{"value": st.Value}})
 	}
 	put("structure", v.Structure)
-	return out
+	return out, edges
 }
 
 func figureTexts(f Figures) map[string]string {

@@ -16,6 +16,7 @@ type lens struct {
 	show  string // a word of shows
 	to    string // with show path: where it ends
 	kiosk bool   // the graph alone, for a screen on a wall
+	rows  int    // how many edges the table leaves out before its first
 }
 
 // shows are the parts of the graph that can be looked at.
@@ -31,6 +32,9 @@ var shows = []struct{ word, title string }{
 // parseLens reads focus, show, to and kiosk.
 func parseLens(q url.Values) (lens, error) {
 	l := lens{focus: strings.TrimSpace(q.Get("focus")), show: q.Get("show"), to: strings.TrimSpace(q.Get("to")), kiosk: q.Has("kiosk")}
+	if n, err := strconv.Atoi(q.Get("rows")); err == nil && n > 0 {
+		l.rows = n
+	}
 	if l.show == "" && l.focus != "" {
 		l.show = "near"
 		if l.to != "" {
@@ -68,6 +72,9 @@ func (l lens) set(q url.Values) {
 	}
 	if l.kiosk {
 		q.Set("kiosk", "")
+	}
+	if l.rows > 0 {
+		q.Set("rows", strconv.Itoa(l.rows))
 	}
 }
 

@@ -276,7 +276,7 @@ func TestReporterMissingIsNeverLoss(t *testing.T) {
 
 func TestLiveItemsMatchTheMarkup(t *testing.T) {
 	s := dashboardtest.Snapshot(1, dashboardtest.Epoch)
-	items := LiveItems(s, nil)
+	items, _ := LiveItems(s, nil, true)
 	v := NewGraphView(s, nil)
 	if len(items) != len(v.Nodes)+len(v.Edges)+1 {
 		t.Errorf("%d items for %d nodes and %d edges", len(items), len(v.Nodes), len(v.Edges))

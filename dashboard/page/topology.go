@@ -19,12 +19,12 @@ type TopologyView struct {
 	Shell part.Shell
 	Stats []part.Stat
 	Graph GraphView
-	Rows  []EdgeView // worst first, at most maxRows
-	// MoreRows is how many edges the table leaves out.
-	MoreRows int
-	Events   []event.Event
-	At       time.Time // of a past instant, zero when live
-	From     time.Time // what it is compared with, zero: with nothing
+	Rows  []EdgeView // worst first, a page of them
+	// Before and After are how many edges the table leaves out on either side.
+	Before, After int
+	Events        []event.Event
+	At            time.Time // of a past instant, zero when live
+	From          time.Time // what it is compared with, zero: with nothing
 	// Changes are what differs from From, gravest first.
 	Changes []ChangeView
 	Time    *Timeline // nil when it is not asked for
@@ -38,8 +38,15 @@ type TopologyView struct {
 // maxNames bounds the names that are offered to choose from.
 const maxNames = 300
 
-// maxRows is how many edges the table has: more would make the page heavy, and nobody reads them. The API has all.
-const maxRows = 500
+// maxRows is how many edges a page of the table has: more would make the page heavy.
+const maxRows = 100
+
+// rowsAt is the same page with the table from another edge on.
+func (v *TopologyView) rowsAt(from int) string {
+	i := v.Times
+	i.lens.rows = max(0, from)
+	return i.url(i.at, i.from)
+}
 
 // moment is what "ago" counts from: now, or the instant that is drawn.
 func (v *TopologyView) moment() time.Time {
@@ -114,8 +121,12 @@ func Topology(d *Deps) http.HandlerFunc {
 			v.Time = d.timeline(ctx, i)
 		}
 		v.Rows = worstFirst(v.Graph.Edges)
-		v.MoreRows = max(0, len(v.Rows)-maxRows)
-		v.Rows = v.Rows[:len(v.Rows)-v.MoreRows]
+		v.Before = min(v.Lens.rows, max(0, len(v.Rows)-1))
+		if v.Before > 0 && v.Graph.Canvas && v.Shell.Live == "graph events" {
+			v.Shell.Live = "graph edges events" // the feed of the graph has the figures of its worst edges only
+		}
+		v.After = max(0, len(v.Rows)-v.Before-maxRows)
+		v.Rows = v.Rows[v.Before : len(v.Rows)-v.After]
 		v.Events, _ = d.events(ctx, "", i.at, 12)
 		render(w, r, status, TopologyPage(v))
 	}

@@ -23,16 +23,17 @@ func main() {
 	banner := flag.Bool("banner", false, "show a banner")
 	long := flag.Int("long", 0, "store a trace of so many spans too")
 	nasty := flag.Bool("nasty", false, "show a mesh in which everything has a hostile name")
+	size := flag.Int("size", 0, "show a mesh of so many services, five edges for each, instead of the shop's")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, *addr, *bare, *banner, *nasty, *long); err != nil {
+	if err := run(ctx, *addr, *bare, *banner, *nasty, *long, *size); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, addr string, bare, banner, nasty bool, long int) error {
+func run(ctx context.Context, addr string, bare, banner, nasty bool, long, size int) error {
 	dir, err := os.MkdirTemp("", "preview")
 	if err != nil {
 		return err
@@ -48,6 +49,12 @@ func run(ctx context.Context, addr string, bare, banner, nasty bool, long int) e
 	}
 	if bare {
 		s = source.Sources{Spans: dashboardtest.NewSpans(), Graph: &dashboardtest.Graph{Empty: true}, Events: &dashboardtest.Events{}}
+	}
+	if size > 0 {
+		time.Sleep(time.Until(time.Now().Truncate(time.Second).Add(time.Second))) // it ticks at whole seconds, by which make bench-browser measures
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		s.Graph = &dashboardtest.Large{Graph: dashboardtest.Graph{Ticks: tick.C, Now: time.Now}, Size: size}
 	}
 	if nasty {
 		s = dashboardtest.NastySources(time.Now())

@@ -2,6 +2,7 @@ import { theme } from "./theme";
 import { feed, Frame } from "./feed";
 import { apply, reload } from "./swap";
 import { graph } from "./graph";
+import { meshApply } from "./mesh";
 import { tables } from "./table";
 import { keys } from "./keys";
 import { travel } from "./time";
@@ -35,6 +36,11 @@ if (wants.length > 0) {
         const now = f.items["structure"];
         if (typeof now === "string" && drawn !== undefined && now !== drawn) refresh(["graph", "rows", "strip"]);
         apply(f.items);
+        meshApply(f.items);
+      }
+      if (f.topic === "edges") {
+        apply(f.items);
+        meshApply(f.items);
       }
       if (f.topic === "events" && f.type === "delta" && Object.keys(f.items).length > 0) refresh(["events"]);
     },

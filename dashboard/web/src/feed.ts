@@ -15,6 +15,19 @@ interface Options {
 }
 
 const reloadEvery = 5000;
+let extra: string | undefined; // a topic beside the page's
+let open: WebSocket | undefined;
+
+// alsoFeed subscribes to one more topic, or with "" to none.
+export function alsoFeed(topic: string): void {
+  if ((extra ?? "") === topic) return;
+  const tell = (type: string, topics: string[]): void => {
+    if (open?.readyState === WebSocket.OPEN) open.send(JSON.stringify({ type, topics }));
+  };
+  if (extra) tell("unsubscribe", [extra]);
+  extra = topic || undefined;
+  if (extra) tell("subscribe", [extra]);
+}
 
 export function feed(o: Options): void {
   const button = document.querySelector<HTMLButtonElement>('[data-action="live"]');
@@ -51,32 +64,37 @@ export function feed(o: Options): void {
     s?.close();
   };
 
-  const open = (): void => {
+  const connect = (): void => {
     if (paused || document.hidden || socket || o.topics.length === 0) return;
     const s = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/live`);
-    socket = s;
+    open = socket = s;
     s.onopen = () => {
       wait = 500;
       state("live");
-      s.send(JSON.stringify({ type: "subscribe", topics: o.topics }));
+      s.send(JSON.stringify({ type: "subscribe", topics: extra ? [...o.topics, extra] : o.topics }));
     };
     s.onmessage = (e) => {
       const f = JSON.parse(e.data as string) as Frame;
       behind(f.missed ?? 0);
-      if (f.items) requestAnimationFrame(() => !paused && o.frame(f));
+      if (f.items)
+        requestAnimationFrame(() => {
+          if (paused) return;
+          if (f.topic === "graph") button?.toggleAttribute("data-beat"); // an animation would keep the browser busy between the ticks
+          o.frame(f);
+        });
     };
     s.onclose = () => {
       if (socket !== s) return;
       socket = undefined;
       state("lost");
-      retry = setTimeout(open, wait + Math.random() * wait);
+      retry = setTimeout(connect, wait + Math.random() * wait);
       wait = Math.min(wait * 2, 15000);
     };
   };
 
   const start = (): void => {
     state("live");
-    open();
+    connect();
     clearInterval(timer);
     timer = setInterval(() => !document.hidden && !paused && o.tick(), reloadEvery);
   };
@@ -97,7 +115,7 @@ export function feed(o: Options): void {
   }
   document.addEventListener("visibilitychange", () => {
     if (document.hidden) close();
-    else open();
+    else connect();
   });
   start();
 }

@@ -1,3 +1,5 @@
+import { mesh, meshEnd, View } from "./mesh";
+
 // The drawing: highlight of what belongs together, pan and zoom. Everything else is the server's.
 export function graph(): () => void {
   let scale = 0; // 0: fit
@@ -18,7 +20,12 @@ export function graph(): () => void {
     s.setAttribute("height", String(Math.round(h * k)));
   };
 
+  let drawn: View | undefined; // on a canvas
+
   const wire = (): void => {
+    const box = document.querySelector<HTMLElement>('[data-role="mesh"]');
+    if (!box) meshEnd();
+    drawn = box ? mesh(box) : undefined;
     const s = svg();
     const c = canvas();
     if (!s || !c) return;
@@ -88,6 +95,7 @@ export function graph(): () => void {
   };
 
   const zoom = (by: number, at?: { clientX: number; clientY: number }): void => {
+    drawn?.zoom(by);
     const s = svg();
     const c = canvas();
     if (!s || !c) return;
@@ -110,6 +118,7 @@ export function graph(): () => void {
       if (b.dataset.action === "zoom-in") zoom(1.25);
       else if (b.dataset.action === "zoom-out") zoom(0.8);
       else {
+        drawn?.fit();
         scale = 0;
         size();
       }
@@ -117,5 +126,6 @@ export function graph(): () => void {
   }
   addEventListener("resize", size);
   wire();
+  if (svg()) requestAnimationFrame(() => setTimeout(() => performance.mark("tulle-graph-drawn")));
   return wire;
 }

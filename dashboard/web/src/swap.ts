@@ -3,6 +3,7 @@ interface Item {
   f?: Record<string, string>;
   l?: string;
   t?: string;
+  w?: number;
 }
 
 let index: Map<string, HTMLElement[]> | undefined;
@@ -19,13 +20,24 @@ function elements(key: string): HTMLElement[] {
   return index.get(key) ?? [];
 }
 
+// named gives the texts of a list (dashboard/page/mesh.go) their names.
+function named(key: string, t: string[]): Item {
+  const [rate, err, p50, p95, p99, gap] = t.slice(key[0] === "n" ? 1 : 2);
+  return { l: t[0] || "ok", f: { rate, err, p50, p95, p99, gap } };
+}
+
 // apply writes new texts and levels; only what differs is touched, so nothing is laid out without need.
 export function apply(items: Record<string, unknown>): void {
   for (const key in items) {
-    const item = items[key] as Item | string;
-    if (typeof item === "string") continue;
-    for (const e of elements(key)) {
+    const given = items[key] as Item | string | string[];
+    if (typeof given === "string") continue;
+    const list = elements(key);
+    if (list.length === 0) continue;
+    if (Array.isArray(given) && given.length < 3) continue; // its figures are not told
+    const item = Array.isArray(given) ? named(key, given) : given;
+    for (const e of list) {
       if (item.l !== undefined && e.dataset.level !== item.l) e.dataset.level = item.l;
+      if (item.w && e.dataset.w && e.dataset.w !== String(item.w)) e.dataset.w = String(item.w);
       if (item.f) {
         for (const part of e.querySelectorAll<HTMLElement>("[data-f]")) {
           const name = part.dataset.f!;
