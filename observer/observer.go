@@ -21,6 +21,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,6 +43,7 @@ import (
 	"github.com/tulle-mesh/tulle/store/graph"
 	"github.com/tulle-mesh/tulle/store/metric"
 	"github.com/tulle-mesh/tulle/store/span"
+	"github.com/tulle-mesh/tulle/store/spanmetric"
 	"github.com/tulle-mesh/tulle/store/tap"
 )
 
@@ -125,6 +127,7 @@ type Observer struct {
 	join     *join.Client
 	spans    store.Spans
 	live     *tap.Spans // spans, which can be watched
+	counted  *spanmetric.Spans
 	metrics  *metric.DB
 	events   *event.Log
 	journal  *journal
@@ -274,6 +277,7 @@ func (o *Observer) open() (closeStores func() error, err error) {
 	closers = append(closers, func() error { o.journal.close(); return nil })
 	if o.metrics, err = metric.Open(dir("metrics"), metric.Config{
 		RetainAge: o.cfg.MetricRetain, RetainBytes: o.cfg.MetricBytes, RemoteWrite: o.remote, OnEvent: o.journal.add, Logger: o.log.With("part", "metrics"), Registerer: o.reg,
+		Derived: slices.Concat(graph.Views, spanmetric.Views),
 	}); err != nil {
 		return closeStores, err
 	}
@@ -285,7 +289,8 @@ func (o *Observer) open() (closeStores func() error, err error) {
 		return closeStores, err
 	}
 	closers = append(closers, o.spans.Close)
-	o.live = tap.New(o.spans)
+	o.counted = spanmetric.New(o.spans, o.metrics)
+	o.live = tap.New(o.counted)
 	o.spans = o.live
 	o.registry = openRegistry(dir("registry.pb"), o.log)
 	return closeStores, nil
@@ -344,6 +349,7 @@ func (o *Observer) actors(allReady func()) []run.Actor {
 	}
 	list = append(list,
 		run.Actor{Name: "graph", Run: o.graph.Run},
+		run.Actor{Name: "span metrics", Run: o.counted.Run},
 		run.Actor{Name: "collector", Run: o.collector.Run},
 		run.Actor{Name: "alert", Run: o.alerting.Run},
 		run.Actor{Name: "dashboard", Run: o.dashboard.Run},

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"runtime"
+	"slices"
 	"strconv"
 	"time"
 
@@ -29,6 +30,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/dashboard/source"
 	"github.com/tulle-mesh/tulle/store/graph"
+	"github.com/tulle-mesh/tulle/store/spanmetric"
 )
 
 // mounted is the table of what is served; the rest of Prometheus' API answers 404.
@@ -120,7 +122,12 @@ func metadata(w http.ResponseWriter, r *http.Request) {
 		_, _ = w.Write([]byte(`{"status":"error","errorType":"bad_data","error":"limit must be a number"}`))
 		return
 	}
-	for _, f := range graph.Families {
+	families := slices.Clone(graph.Families)
+	families = append(families, graph.Family{Name: spanmetric.Latency, Kind: "histogram", Help: "Duration of spans in seconds, as Tempo's metrics-generator names it."})
+	for _, v := range slices.Concat(graph.Views, spanmetric.Views) {
+		families = append(families, graph.Family{Name: v.Name, Kind: map[bool]string{true: "counter", false: "histogram"}[v.Scale == 0], Help: v.Help})
+	}
+	for _, f := range families {
 		if (only == "" || only == f.Name) && (limit < 0 || len(data) < limit) {
 			data[f.Name] = []entry{{f.Kind, f.Help, ""}}
 		}

@@ -39,6 +39,7 @@ type Config struct {
 	QueryTimeout        time.Duration     // default 2 min
 	QueryMaxSamples     int               // in memory per query; default 5,000,000 (about 80 MB)
 	QueryConcurrency    int               // default 4; more wait
+	Derived             []Derived         // families that are read as views of stored ones
 	RemoteWrite         RemoteWrite       // where series are sent besides; default nowhere
 	OnEvent             func(event.Event) // told of a repaired WAL; may be nil
 	Now                 func() time.Time  // default time.Now
@@ -98,6 +99,7 @@ type DB struct {
 	taken    prometheus.Counter     // samples from outside
 	refused  *prometheus.CounterVec // of them
 	sender   *sender                // nil: nothing is sent
+	derived  map[string]*Derived    // by name
 	natives  sync.Map               // names of native histograms that Writers wrote
 	opened   time.Time
 
@@ -142,6 +144,10 @@ func Open(dir string, cfg Config) (*DB, error) {
 		return nil, fmt.Errorf("metrics store: open %s (is another observer using it?): %w", dir, err)
 	}
 	d := &DB{cfg: cfg, tsdb: db, folded: tel.folded, rejected: tel.rejected, taken: tel.taken, refused: tel.refused, opened: cfg.Now()}
+	d.derived = make(map[string]*Derived, len(cfg.Derived))
+	for i := range cfg.Derived {
+		d.derived[cfg.Derived[i].Name] = &cfg.Derived[i]
+	}
 	d.engine = promql.NewEngine(promql.EngineOpts{
 		Logger:               cfg.Logger,
 		Reg:                  cfg.Registerer,
@@ -182,13 +188,13 @@ func (d *DB) Appender(ctx context.Context) storage.Appender { return d.tsdb.Appe
 // AppenderV2 is Appender in Prometheus' newer shape.
 func (d *DB) AppenderV2(ctx context.Context) storage.AppenderV2 { return d.tsdb.AppenderV2(ctx) }
 
-// Querier reads samples in [mint, maxt], both milliseconds since the epoch: those that are stored, and the classic views of native histograms.
+// Querier reads samples in [mint, maxt], both milliseconds since the epoch: those that are stored, the classic views of native histograms, and derived families.
 func (d *DB) Querier(mint, maxt int64) (storage.Querier, error) {
 	q, err := d.tsdb.Querier(mint, maxt)
 	if err != nil {
 		return nil, err
 	}
-	return &querier{q, d}, nil
+	return &derivedQuerier{&querier{q, d}, mint, maxt}, nil
 }
 
 // ChunkQuerier reads chunks in [mint, maxt], as they are stored.
@@ -202,7 +208,7 @@ func (d *DB) ExemplarQuerier(ctx context.Context) (storage.ExemplarQuerier, erro
 	if err != nil {
 		return nil, err
 	}
-	return exemplarQuerier{q}, nil
+	return derivedExemplars{exemplarQuerier{q}, d}, nil
 }
 
 // Engine evaluates PromQL; give it d as the Queryable.

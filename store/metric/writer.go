@@ -26,7 +26,7 @@ const Other = "other"
 // foldable are the labels whose values identify something that may grow without bound; over the budget they become Other. The labels
 // not named here have closed vocabularies.
 var foldable = map[string]bool{
-	"source": true, "destination": true, "service": true, "endpoint": true, "instance": true, "route": true, "version": true, "client": true, "server": true,
+	"source": true, "destination": true, "service": true, "endpoint": true, "instance": true, "route": true, "version": true, "client": true, "server": true, "span_name": true,
 }
 
 // Writer writes families of cumulative series, all at one instant per Write. One Writer has one goroutine using it at a time; several may
