@@ -16,6 +16,9 @@ import (
 // benchEdges are how many edges the benchmarks' mesh has, with as many services as a fifth of them.
 const benchEdges = 5_000
 
+// benchWarm is after how many seconds the durations of exports come around.
+const benchWarm = 60
+
 // benchMesh is a mesh in which each service, with one sidecar, calls the five behind it, over a DB that it fills.
 func benchMesh(b *testing.B, edges int) (*sim, *metric.DB) {
 	b.Helper()
@@ -52,11 +55,12 @@ func exports(s *sim, edges, second int) []pmetric.Metrics {
 			}
 		}
 	}
-	s.now = s.now.Add(500 * time.Millisecond)
+	s.now = s.now.Truncate(time.Second).Add(time.Second) // sidecars sample at whole seconds
 	out := make([]pmetric.Metrics, 0, services)
 	for i := range services {
 		out = append(out, s.sidecars[fmt.Sprintf("svc%04d-1", i)].export(s.now))
 	}
+	s.now = s.now.Add(2 * time.Millisecond) // on their way
 	return out
 }
 
@@ -75,32 +79,34 @@ func BenchmarkUpdates(b *testing.B) {
 	s, _ := benchMesh(b, benchEdges)
 	var spent, ingest, write time.Duration
 	n := 0
-	for b.Loop() {
-		for range 10 { // two writes of series
-			b.StopTimer()
-			batches := exports(s, benchEdges, n)
-			runtime.GC() // the garbage of making them is not the graph's
-			b.StartTimer()
-			n++
+	var batches [5][]pmetric.Metrics
+	for round := 0; round < benchWarm/len(batches) || b.Loop(); round++ { // once warm, every edge has met all its durations, and every series is there
+		b.StopTimer()
+		begin := s.now
+		for i := range batches {
+			batches[i] = exports(s, benchEdges, n+i)
+		}
+		s.now = begin
+		runtime.GC() // the garbage of making them is not the graph's
+		b.StartTimer()
+		for i := range batches {
+			s.now = s.now.Truncate(time.Second).Add(time.Second + 2*time.Millisecond)
 			before := processCPU(b)
-			for _, md := range batches {
+			for _, md := range batches[i] {
 				s.ingest(md)
 			}
 			mid := processCPU(b)
-			s.now = s.now.Add(500 * time.Millisecond)
+			s.now = s.now.Truncate(time.Second).Add(tickPhase)
 			s.g.Tick(b.Context(), s.now)
 			after := processCPU(b)
-			if n > 20 { // the first exports make everything anew
+			if n++; n > benchWarm {
 				spent += after - before
 				ingest += mid - before
 				write += after - mid
 			}
 		}
 	}
-	seconds := float64(n - 20)
-	if seconds <= 0 {
-		b.Fatal("run it with -benchtime 5x at least")
-	}
+	seconds := float64(n - benchWarm)
 	if got := len(s.g.Live().Edges); got != benchEdges {
 		b.Fatalf("%d edges", got)
 	}
@@ -120,7 +126,7 @@ func BenchmarkAt(b *testing.B) {
 				for _, md := range exports(s, edges, n) {
 					s.ingest(md)
 				}
-				s.now = s.now.Add(500 * time.Millisecond)
+				s.now = s.now.Add(tickPhase)
 				s.g.Tick(b.Context(), s.now)
 				if n == 90 {
 					at = s.now

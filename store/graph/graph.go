@@ -38,7 +38,7 @@ type Config struct {
 	Window     time.Duration // live window; default 10 s, whole seconds, at most 20 s
 	SealAfter  time.Duration // a one-second slot is sealed when every reporter has reported it, at the latest this long after its end; default 2 s, at most 5 s
 	SilentFor  time.Duration // a reporter silent for this long is missing; default 5 s
-	WriteEvery time.Duration // how often series are written to DB; default 5 s
+	WriteEvery time.Duration // how often series are written to DB, histograms every second time; default 5 s
 	ForgetIdle time.Duration // edges without traffic and reporters that are gone are forgotten after this; default 10 min
 }
 
@@ -102,34 +102,55 @@ type Graph struct {
 
 	live   atomic.Pointer[Snapshot]
 	opened time.Time
-	writer *metric.Writer
+
+	// Of the goroutine that ticks.
+	writer    *metric.Writer
+	durations *metric.Writer // of histograms
+	passed    bool           // they were passed over by the last write
 
 	eventMu sync.Mutex // serializes OnEvent, so that events arrive in order
 
-	mu        sync.Mutex
-	x         *index
-	slots     map[int64]*slot
-	sealed    int64 // slots with a smaller sec are sealed
-	rolling   *slot // the sum of the slots of the live window, see rollLocked
-	rolled    span  // of which seconds
-	sequence  uint64
-	reporters map[reporterKey]*reporter
-	departed  map[[2]string]bool // service, instance: reporters that vanished and have been forgotten since; Totals still name them
-	edges     map[edgeKey]*edge
-	protocols map[[2]string]string // source, destination → protocol of that pair
-	traces    map[string]*propagation
-	reflexes  map[reflexKey]reflex // endpoints that sidecars have ejected by themselves: what was told of them last
-	counters  map[series]float64
-	hists     map[series]*hist
-	noted     []noted
-	events    []event.Event
-	written   time.Time
-	snapshots map[chan *Snapshot]struct{}
-	observers map[chan *tullev1.Observed]struct{}
+	mu             sync.Mutex
+	x              *index
+	slots          map[int64]*slot
+	sealed         int64 // slots with a smaller sec are sealed
+	rolling        *slot // the sum of the slots of the live window, see rollLocked
+	rolled         span  // of which seconds
+	sequence       uint64
+	reporters      map[reporterKey]*reporter
+	departed       map[[2]string]bool // service, instance: reporters that vanished and have been forgotten since; Totals still name them
+	edges          map[edgeKey]*edge
+	byID           []*edge              // the same
+	order          []*edge              // the same, as compareEdges sorts them; nil when one has come since
+	spare          []*slot              // forgotten ones, to be used again
+	protocols      map[[2]string]string // source, destination → protocol of that pair
+	traces         map[string]*propagation
+	reflexes       map[reflexKey]reflex // endpoints that sidecars have ejected by themselves: what was told of them last
+	counters       map[series]*counter
+	counted        []*counter // the same
+	hists          map[series]*summed
+	summed         []*summed // the same
+	dueCounts      []*last   // whose differences the counters lack, see last.settle
+	dueHists       []*last
+	scratch        scratch
+	parts          []part       // room for spreadLocked
+	wire           []wireMetric // room for sortMetrics
+	noted          []noted      // exemplars that wait for the next write
+	notedDurations []noted      // of histograms
+	events         []event.Event
+	written        time.Time
+	snapshots      map[chan *Snapshot]struct{}
+	observers      map[chan *tullev1.Observed]struct{}
 }
+
+// scratch is room for what one point needs while it is counted.
+type scratch struct{ read, difference, part hist }
 
 // edge is what is remembered of an edge beyond the window.
 type edge struct {
+	id     int // from 0 in the order of their coming
+	key    edgeKey
+	name   string    // key.id()
 	active time.Time // last traffic
 	totals Totals
 }
@@ -157,13 +178,13 @@ func Open(cfg Config) (*Graph, error) {
 	g := &Graph{
 		cfg: cfg, tel: newTelemetry(cfg.Registerer), opened: cfg.Now(),
 		x: newIndex(&tullev1.Registry{}), slots: map[int64]*slot{}, reporters: map[reporterKey]*reporter{}, departed: map[[2]string]bool{}, edges: map[edgeKey]*edge{}, protocols: map[[2]string]string{},
-		traces: map[string]*propagation{}, reflexes: map[reflexKey]reflex{}, counters: map[series]float64{}, hists: map[series]*hist{},
+		traces: map[string]*propagation{}, reflexes: map[reflexKey]reflex{}, counters: map[series]*counter{}, hists: map[series]*summed{},
 		snapshots: map[chan *Snapshot]struct{}{}, observers: map[chan *tullev1.Observed]struct{}{},
 	}
 	g.sealed = g.sealTarget(g.opened)
 	g.written = g.opened
 	if cfg.DB != nil {
-		g.writer = cfg.DB.NewWriter()
+		g.writer, g.durations, g.passed = cfg.DB.NewWriter(), cfg.DB.NewWriter(), true
 	}
 	g.live.Store(&Snapshot{At: g.opened, Window: cfg.Window, Nodes: []Node{}, Edges: []Edge{}})
 	return g, nil
@@ -187,7 +208,7 @@ func (g *Graph) Run(ctx context.Context, ready func()) error {
 		case <-ctx.Done():
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 			defer cancel()
-			return g.write(last, g.cfg.Now())
+			return g.write(last, g.cfg.Now(), true)
 		case <-t.C:
 			g.Tick(ctx, g.cfg.Now())
 			t.Reset(untilTick(time.Now()))
@@ -239,7 +260,7 @@ func (g *Graph) Tick(ctx context.Context, now time.Time) {
 	g.mu.Unlock()
 	g.tellEvents()
 	if due {
-		if err := g.write(ctx, now); err != nil {
+		if err := g.write(ctx, now, false); err != nil {
 			g.cfg.Logger.Warn("edge series could not be written; the next attempt writes them", "err", err)
 			g.tel.writeErrors.Inc()
 		}
@@ -303,8 +324,8 @@ func (g *Graph) Totals() []Totals {
 	defer g.mu.Unlock()
 	x := g.indexLocked()
 	var out []Totals
-	for _, k := range slices.SortedFunc(maps.Keys(g.edges), compareEdges) {
-		t := g.edges[k].totals
+	for _, e := range g.orderLocked() {
+		k, t := e.key, e.totals
 		t.Source, t.Destination, t.Protocol = k.source, k.destination, k.protocol
 		t.NeverDelivered, t.ServerUnanswered = maps.Clone(t.NeverDelivered), maps.Clone(t.ServerUnanswered)
 		for _, r := range g.reporters {
@@ -404,7 +425,7 @@ func (g *Graph) bootLocked(now time.Time, r *reporter, id, predecessor string) *
 		return nil
 	}
 	old := r.boot
-	r.replace(&boot{id: id, series: map[point]*last{}, active: map[activeKey]int64{}, gauges: map[series]int64{}})
+	r.replace(&boot{id: id, series: map[uint64]*last{}, active: map[activeKey]int64{}, gauges: map[series]int64{}})
 	switch {
 	case old == nil:
 	case old.goodbye:
@@ -524,8 +545,10 @@ func (t *propagation) share() (share float64, n uint64) {
 func (g *Graph) touchLocked(now time.Time, k edgeKey) *edge {
 	e := g.edges[k]
 	if e == nil {
-		e = &edge{}
+		e = &edge{id: len(g.byID), key: k, name: k.id()}
 		g.edges[k] = e
+		g.byID = append(g.byID, e)
+		g.order = nil
 		pair := [2]string{k.source, k.destination}
 		if g.protocols[pair] == "" {
 			g.protocols[pair] = k.protocol
@@ -533,6 +556,14 @@ func (g *Graph) touchLocked(now time.Time, k edgeKey) *edge {
 	}
 	e.active = now
 	return e
+}
+
+// orderLocked are all edges, sorted.
+func (g *Graph) orderLocked() []*edge {
+	if g.order == nil {
+		g.order = slices.SortedFunc(maps.Values(g.edges), func(a, b *edge) int { return compareEdges(a.key, b.key) })
+	}
+	return g.order
 }
 
 // protocolLocked is the protocol of attempts of sidecars that do not say it yet: that of the exchanges between the two, else the service's.
@@ -548,12 +579,18 @@ func (g *Graph) protocolLocked(x *index, source, destination string) string {
 
 // forgetLocked drops what is too old to be shown. Totals of an edge are kept as long as the process lives.
 func (g *Graph) forgetLocked(now time.Time) {
-	for sec := range g.slots {
+	for sec, s := range g.slots {
 		if sec < g.sealed-keepSlots {
 			delete(g.slots, sec)
+			if len(g.spare) < 4 {
+				g.spare = append(g.spare, s)
+			}
 		}
 	}
 	for k, r := range g.reporters {
+		if g.sealed%keepSlots == 0 {
+			r.forgetPlaces(g.sealed - 2*keepSlots)
+		}
 		r.prune(now.Add(-2 * time.Minute).UnixNano())
 		idle := now.Sub(r.seen)
 		if idle >= g.cfg.ForgetIdle || r.boot.goodbye && idle >= time.Minute {

@@ -21,25 +21,35 @@ type hist struct {
 // maxBuckets bounds what one histogram may cost: durations from 1 ns to 292 years have 505 buckets at scale 3.
 const maxBuckets = 640
 
-// readHist converts a data point; ok is false for one that is not ours: negative values, a coarser scale, or absurdly many buckets. A finer scale
+// read takes the place of h by a data point; ok is false for one that is not ours: negative values, a coarser scale, or absurdly many buckets. A finer scale
 // is merged down exactly (OpenTelemetry metrics data model, "Exponential Scale").
-func readHist(p pmetric.ExponentialHistogramDataPoint) (h hist, ok bool) {
+func (h *hist) read(p pmetric.ExponentialHistogramDataPoint) (ok bool) {
 	shift := p.Scale() - flow.HistogramScale
 	if shift < 0 || shift > 17 || p.Negative().BucketCounts().Len() > 0 || p.Positive().BucketCounts().Len() > maxBuckets<<shift {
-		return hist{}, false
+		return false
 	}
-	h = hist{count: p.Count(), sum: p.Sum(), zero: p.ZeroCount()}
-	b := p.Positive()
-	if b.BucketCounts().Len() == 0 {
-		return h, true
+	h.reset()
+	h.count, h.sum, h.zero = p.Count(), p.Sum(), p.ZeroCount()
+	counts, offset := p.Positive().BucketCounts(), p.Positive().Offset()
+	n := counts.Len()
+	if n == 0 {
+		return true
 	}
-	first := b.Offset() >> shift
-	last := (b.Offset() + int32(b.BucketCounts().Len()) - 1) >> shift
-	h.off, h.n = first, make([]uint64, last-first+1)
-	for i := range b.BucketCounts().Len() {
-		h.n[((b.Offset()+int32(i))>>shift)-first] += b.BucketCounts().At(i)
+	h.grow(offset>>shift, (offset+int32(n)-1)>>shift)
+	for i := range n {
+		h.n[((offset+int32(i))>>shift)-h.off] += counts.At(i)
 	}
-	return h, true
+	return true
+}
+
+// reset empties h and keeps its room.
+func (h *hist) reset() { *h = hist{n: h.n[:0]} }
+
+// set makes h a copy of o, in its own room.
+func (h *hist) set(o *hist) {
+	n := append(h.n[:0], o.n...)
+	*h = *o
+	h.n = n
 }
 
 // bucket is the count of bucket i.
@@ -53,7 +63,13 @@ func (h *hist) bucket(i int32) uint64 {
 // grow makes room for buckets [lo, hi].
 func (h *hist) grow(lo, hi int32) {
 	if len(h.n) == 0 {
-		h.off, h.n = lo, make([]uint64, hi-lo+1)
+		h.off = lo
+		if size := int(hi - lo + 1); size <= cap(h.n) {
+			h.n = h.n[:size]
+			clear(h.n)
+		} else {
+			h.n = make([]uint64, size, max(size, 4))
+		}
 		return
 	}
 	end := h.off + int32(len(h.n)) - 1
@@ -61,9 +77,18 @@ func (h *hist) grow(lo, hi int32) {
 		return
 	}
 	lo, hi = min(lo, h.off), max(hi, end)
-	n := make([]uint64, hi-lo+1)
-	copy(n[h.off-lo:], h.n)
-	h.off, h.n = lo, n
+	old, size, shift := len(h.n), int(hi-lo+1), int(h.off-lo)
+	if size <= cap(h.n) {
+		h.n = h.n[:size]
+		copy(h.n[shift:], h.n[:old])
+		clear(h.n[:shift])
+		clear(h.n[shift+old:])
+	} else {
+		n := make([]uint64, size)
+		copy(n[shift:], h.n)
+		h.n = n
+	}
+	h.off = lo
 }
 
 // add merges o into h.
@@ -80,17 +105,18 @@ func (h *hist) add(o *hist) {
 	}
 }
 
-// minus is h − prev of the same cumulative series. ok is false when prev is not an earlier state of h.
-func (h *hist) minus(prev *hist) (d hist, ok bool) {
+// difference makes d h − prev of the same cumulative series. ok is false when prev is not an earlier state of h.
+func (d *hist) difference(h, prev *hist) (ok bool) {
+	d.reset()
 	if h.count < prev.count || h.zero < prev.zero {
-		return hist{}, false
+		return false
 	}
-	d = hist{count: h.count - prev.count, sum: max(0, h.sum-prev.sum), zero: h.zero - prev.zero}
+	d.count, d.sum, d.zero = h.count-prev.count, max(0, h.sum-prev.sum), h.zero-prev.zero
 	lo, hi := int32(math.MaxInt32), int32(math.MinInt32)
 	for i, c := range h.n {
 		at := h.off + int32(i)
 		if p := prev.bucket(at); c < p {
-			return hist{}, false
+			return false
 		} else if c > p {
 			lo, hi = min(lo, at), max(hi, at)
 		}
@@ -101,45 +127,53 @@ func (h *hist) minus(prev *hist) (d hist, ok bool) {
 			d.n[at-lo] = h.bucket(at) - prev.bucket(at)
 		}
 	}
-	return d, true
+	return true
 }
 
 // quantile estimates the q-quantile, 0 ≤ q ≤ 1, in seconds; 0 for an empty histogram. It interpolates geometrically inside the bucket that
 // holds the rank, so it is never further from the true sample of that rank than one bucket: a factor of 2^(1/8), that is 9.1 %, and half of that for
 // samples spread through the bucket.
-func (h *hist) quantile(q float64) float64 {
+func (h *hist) quantile(q float64) (v float64) {
+	h.quantiles([]float64{q}, &v)
+	return v
+}
+
+// quantiles is quantile for several, in ascending order, in one pass.
+func (h *hist) quantiles(qs []float64, out ...*float64) {
 	total := h.zero
 	for _, c := range h.n {
 		total += c
 	}
-	if total == 0 {
-		return 0
-	}
-	rank := q * float64(total)
-	seen := float64(h.zero)
-	if rank <= seen && h.zero > 0 {
-		return 0
+	next, seen := 0, float64(h.zero)
+	for ; next < len(qs); next++ {
+		if rank := qs[next] * float64(total); total > 0 && (h.zero == 0 || rank > seen) {
+			break
+		}
+		*out[next] = 0
 	}
 	for i, c := range h.n {
 		if c == 0 {
 			continue
 		}
-		if seen+float64(c) >= rank {
-			part := (rank - seen) / float64(c)
-			return math.Exp2((float64(h.off+int32(i)) + part) / (1 << flow.HistogramScale))
+		for ; next < len(qs); next++ {
+			rank := qs[next] * float64(total)
+			if seen+float64(c) < rank {
+				break
+			}
+			*out[next] = math.Exp2((float64(h.off+int32(i)) + (rank-seen)/float64(c)) / (1 << flow.HistogramScale))
 		}
 		seen += float64(c)
 	}
-	return math.Exp2(float64(h.off+int32(len(h.n))) / (1 << flow.HistogramScale))
+	for ; next < len(qs); next++ {
+		*out[next] = math.Exp2(float64(h.off+int32(len(h.n))) / (1 << flow.HistogramScale))
+	}
 }
 
-// share is the part of h that falls on the k-th of parts with cumulative boundaries from and to (0 ≤ from ≤ to ≤ 1), so that the shares of
+// share makes s the part of h that falls on the k-th of parts with cumulative boundaries from and to (0 ≤ from ≤ to ≤ 1), so that the shares of
 // adjoining boundaries add up to h exactly.
-func (h *hist) share(from, to float64) hist {
-	if from <= 0 && to >= 1 {
-		return *h
-	}
-	s := hist{sum: h.sum * (to - from), zero: portion(h.zero, from, to)}
+func (s *hist) share(h *hist, from, to float64) {
+	s.reset()
+	s.sum, s.zero = h.sum*(to-from), portion(h.zero, from, to)
 	s.count = s.zero
 	for i, c := range h.n {
 		if c = portion(c, from, to); c > 0 {
@@ -149,7 +183,6 @@ func (h *hist) share(from, to float64) hist {
 			s.count += c
 		}
 	}
-	return s
 }
 
 // portion splits a count without losing any: portions over adjoining boundaries from 0 to 1 add up to v.
@@ -157,9 +190,12 @@ func portion(v uint64, from, to float64) uint64 {
 	return uint64(math.Round(float64(v)*to)) - uint64(math.Round(float64(v)*from))
 }
 
-// native is h as a Prometheus native histogram. OpenTelemetry numbers a bucket by its lower bound, Prometheus by its upper, hence the + 1.
-func (h *hist) native() *histogram.FloatHistogram {
-	f := &histogram.FloatHistogram{Schema: flow.HistogramScale, ZeroThreshold: 1e-9, ZeroCount: float64(h.zero), Count: float64(h.count), Sum: h.sum}
+// native makes f, in its own room, h as a Prometheus native histogram. OpenTelemetry numbers a bucket by its lower bound, Prometheus by its upper, hence the + 1.
+func (h *hist) native(f *histogram.FloatHistogram) *histogram.FloatHistogram {
+	*f = histogram.FloatHistogram{
+		Schema: flow.HistogramScale, ZeroThreshold: 1e-9, ZeroCount: float64(h.zero), Count: float64(h.count), Sum: h.sum,
+		PositiveSpans: f.PositiveSpans[:0], PositiveBuckets: f.PositiveBuckets[:0],
+	}
 	next := int32(math.MinInt32)
 	for i, c := range h.n {
 		if c == 0 {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/prometheus/prometheus/model/histogram"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
@@ -74,14 +75,15 @@ func TestSharesAddUp(t *testing.T) {
 	}
 	var back hist
 	for _, c := range [][2]float64{{0, 0.13}, {0.13, 0.5}, {0.5, 0.9}, {0.9, 1}} {
-		s := h.share(c[0], c[1])
+		var s hist
+		s.share(&h, c[0], c[1])
 		back.add(&s)
 	}
 	if back.count != h.count || back.quantile(0.7) != h.quantile(0.7) {
 		t.Fatalf("%d of %d samples", back.count, h.count)
 	}
-	d, ok := h.minus(&back)
-	if !ok || d.count != 0 {
+	var d hist
+	if !d.difference(&h, &back) || d.count != 0 {
 		t.Fatalf("left over: %+v", d)
 	}
 }
@@ -91,12 +93,13 @@ func TestHistogramsReadAndWritten(t *testing.T) {
 	for _, v := range []float64{0, 0.001, 0.01, 0.0101, 1, 1.5, 200} {
 		h.observe(v, 2)
 	}
-	n := h.native()
+	n := h.native(&histogram.FloatHistogram{})
 	if err := n.Validate(); err != nil {
 		t.Fatal(err)
 	}
 	back := fromNative(n)
-	if d, ok := h.minus(&back); !ok || d.count != 0 {
+	var d hist
+	if !d.difference(&h, &back) || d.count != 0 {
 		t.Fatalf("round trip through a native histogram: %+v left", d)
 	}
 	it := n.PositiveBucketIterator()
@@ -110,12 +113,13 @@ func TestHistogramsReadAndWritten(t *testing.T) {
 	fine.SetCount(6)
 	fine.Positive().SetOffset(-9)
 	fine.Positive().BucketCounts().FromRaw([]uint64{1, 0, 2, 0, 0, 3})
-	got, ok := readHist(fine)
+	var got hist
+	ok := got.read(fine)
 	if !ok || got.off != -3 || !slices.Equal(got.n, []uint64{1, 2, 3}) {
 		t.Fatalf("downscaled to %+v %v", got, ok)
 	}
 	fine.SetScale(2)
-	if _, ok := readHist(fine); ok {
+	if got.read(fine) {
 		t.Fatal("a coarser scale was accepted")
 	}
 }

@@ -3,7 +3,9 @@ package graph
 import (
 	"context"
 	"fmt"
+	"hash/maphash"
 	"math"
+	"math/bits"
 	"slices"
 	"time"
 
@@ -24,6 +26,21 @@ type point struct {
 	port                          string // of the reporter, that was called
 	direction, kind, detail       string // detail: state, limit, family or outcome
 	answered, delivered, probe    bool
+}
+
+var pointSeed = maphash.MakeSeed()
+
+// hash is that of all fields but the three flags. Nobody outside can make more than the eight points meet that differ in these.
+func (p *point) hash() uint64 {
+	h := uint64(p.metric)<<8 | uint64(p.side)
+	for _, s := range [...]*string{
+		&p.source, &p.destination, &p.protocol, &p.class, &p.grpc, &p.reason, &p.endpoint, &p.route, &p.version, &p.port, &p.direction, &p.kind, &p.detail,
+	} {
+		if h = bits.RotateLeft64(h, 9) * 0x9e3779b97f4a7c15; *s != "" {
+			h ^= maphash.String(pointSeed, *s)
+		}
+	}
+	return h
 }
 
 func (p *point) failed() bool {
@@ -273,6 +290,7 @@ func (g *Graph) ingestLocked(now time.Time, rm pmetric.ResourceMetrics) {
 	for _, m := range metrics {
 		in.metric(m.family, m.metric)
 	}
+	clear(g.wire) // the batch is not kept
 	b.covered = max(b.covered, to)
 	if v, ok := res.Get(flow.AttrGoodbye); ok && v.Type() == pcommon.ValueTypeBool && v.Bool() {
 		b.goodbye = true
@@ -305,9 +323,9 @@ func (g *Graph) holeLocked(b *boot, sequence int64, i interval) {
 func (g *Graph) amendLocked(r *reporter, i interval) {
 	for sec := i.from / int64(time.Second); sec*int64(time.Second) < i.to; sec++ {
 		if s := g.slots[sec]; s != nil && sec < g.sealed {
-			for k := range s.edges {
-				if k.source == r.service || k.destination == r.service {
-					s.amended[k.edgeKey] = true
+			for id, e := range g.byID {
+				if (e.key.source == r.service || e.key.destination == r.service) && (s.at(2*id) != nil || s.at(2*id+1) != nil) {
+					s.amended[e.key] = true
 				}
 			}
 		}
@@ -315,25 +333,36 @@ func (g *Graph) amendLocked(r *reporter, i interval) {
 }
 
 type wireMetric struct {
+	rank   int // in families
 	family family
 	metric pmetric.Metric
 }
 
-// sortMetrics picks the metrics that are read, in the order of families.
+// sortMetrics picks the metrics that are read, in the order of families. What it returns is valid until the next call.
 func (g *Graph) sortMetrics(rm pmetric.ResourceMetrics) []wireMetric {
-	var out []wireMetric
-	for _, f := range families {
-		for i := range rm.ScopeMetrics().Len() {
-			ms := rm.ScopeMetrics().At(i).Metrics()
-			for j := range ms.Len() {
-				if ms.At(j).Name() == f.name {
-					out = append(out, wireMetric{f.family, ms.At(j)})
-				}
+	out := g.wire[:0]
+	for i := range rm.ScopeMetrics().Len() {
+		ms := rm.ScopeMetrics().At(i).Metrics()
+		for j := range ms.Len() {
+			m := ms.At(j)
+			if rank, ok := familyRank[m.Name()]; ok {
+				out = append(out, wireMetric{rank, families[rank].family, m})
 			}
 		}
 	}
+	slices.SortStableFunc(out, func(a, b wireMetric) int { return a.rank - b.rank })
+	g.wire = out
 	return out
 }
+
+// familyRank is where a family is in families, by name.
+var familyRank = func() map[string]int {
+	m := map[string]int{}
+	for i, f := range families {
+		m[f.name] = i
+	}
+	return m
+}()
 
 // times are the sidecar's clock at sampling and at its boot, from the first point there is; 0 where unknown.
 func times(ms []wireMetric) (data, start int64) {
@@ -364,14 +393,14 @@ type part struct {
 }
 
 // spreadLocked divides observer time [from, to) among slots. What is older than the slots kept has no part: it is in the totals and series, not
-// in any window.
+// in any window. What it returns is valid until the next call.
 func (g *Graph) spreadLocked(from, to int64) []part {
 	const second = int64(time.Second)
 	if to <= from {
 		from = to - 1
 	}
 	length := float64(to - from)
-	var out []part
+	out := g.parts[:0]
 	for sec := max(floorDiv(from, second), g.sealed-keepSlots); sec*second < to; sec++ {
 		p := part{
 			from: float64(max(from, sec*second)-from) / length,
@@ -379,12 +408,18 @@ func (g *Graph) spreadLocked(from, to int64) []part {
 		}
 		s := g.slots[sec]
 		if s == nil {
-			s = newSlot(sec)
+			if n := len(g.spare); n > 0 {
+				s, g.spare = g.spare[n-1], g.spare[:n-1]
+				s.reuse(sec)
+			} else {
+				s = newSlot(sec)
+			}
 			g.slots[sec] = s
 		}
 		p.slot, p.sealed = s, sec < g.sealed
 		out = append(out, p)
 	}
+	g.parts = out
 	return out
 }
 
@@ -399,6 +434,7 @@ type ingestion struct {
 	now      time.Time
 	baseline bool
 	parts    []part
+	before   *last // the series of the point before
 }
 
 func (in *ingestion) metric(f family, m pmetric.Metric) {
@@ -426,9 +462,9 @@ func (in *ingestion) metric(f family, m pmetric.Metric) {
 	}
 }
 
-// point reads the attributes and checks that the reporter is a party to what it reports.
-func (in *ingestion) point(f family, attrs pcommon.Map) (point, bool) {
-	p := point{metric: f}
+// point reads the attributes. ok is false for one that is nothing at all, which is no fault.
+func (in *ingestion) point(f family, attrs pcommon.Map) (p point, ok bool) {
+	p.metric = f
 	for k, v := range attrs.All() {
 		switch k {
 		case flow.AttrSide:
@@ -493,23 +529,88 @@ func (in *ingestion) point(f family, attrs pcommon.Map) (point, bool) {
 			p.destination = passthrough
 		}
 	}
-	var ok bool
-	switch p.side {
-	case flow.SideClient:
+	return p, true
+}
+
+// party checks that the reporter is a party to what it reports, and rejects the point if it is not.
+func (in *ingestion) party(p *point) (ok bool) {
+	switch {
+	case p.metric == famDropped, p.metric == famFolded, p.metric == famCertificate: // are about the reporter
+		ok = true
+	case p.side == flow.SideClient:
 		ok = p.source != "" && in.x.owns(in.r.key.identity, p.source)
-	case flow.SideServer:
+	case p.side == flow.SideServer:
 		ok = p.destination != "" && in.x.owns(in.r.key.identity, p.destination)
 	}
 	if !ok {
 		in.g.reject(rejectNotParty, 1)
-		return p, false
 	}
-	if f == famAttempts && p.protocol == "" {
-		p.protocol = in.g.protocolLocked(in.x, p.source, p.destination)
-	}
-	return p, true
+	return ok
 }
 
+// next is the series that is expected after the one before, if p is of it and the reporter is a party to it by the registry in force.
+func (in *ingestion) next(p *point) *last {
+	if in.before == nil {
+		return nil
+	}
+	l := in.before.next
+	if l == nil || l.checked != in.x || l.point != *p {
+		return nil
+	}
+	return l
+}
+
+// find is the series of p, which is made if there is room for it; nil when p was rejected.
+func (in *ingestion) find(p *point) *last {
+	l := in.next(p)
+	if l == nil {
+		if !in.party(p) {
+			return nil
+		}
+		if l = in.series(p); l == nil {
+			return nil
+		}
+		l.checked = in.x
+		if in.before != nil {
+			in.before.next = l
+		}
+	}
+	in.before = l
+	return l
+}
+
+// aim finds everything that differences of l are added to, when there is one that counts.
+func (in *ingestion) aim(l *last) {
+	if l.aimed && l.index == in.x && l.service == in.r.service && (l.place == nil || !l.place.forgotten) {
+		return
+	}
+	p := &l.point
+	if !l.aimed || l.service != in.r.service {
+		l.settle(&in.g.scratch.part)
+		l.failed = p.failed()
+		l.counters, l.sum = in.g.countersLocked(in.r, p), in.g.summedOfLocked(p)
+		switch p.metric {
+		case famExchanges, famExchangeDuration, famAttempts, famBytes, famMessages, famConnections:
+			l.edge = in.g.touchLocked(in.now, p.edge())
+			l.cell = l.edge.cellOf(p.side)
+		}
+	}
+	address := ""
+	switch p.metric {
+	case famExchanges, famExchangeDuration:
+		if p.side == flow.SideServer {
+			address = endpointAt(in.x.instance[in.r.key.instance], p.port)
+		}
+	case famAttempts, famAttemptDuration:
+		address = p.endpoint
+	}
+	if l.place = nil; address != "" {
+		l.place = in.r.place(p.side, p.destination, address)
+	}
+	l.aimed, l.index, l.service = true, in.x, in.r.service
+}
+
+// number counts one point of a sum or a gauge.
 func (in *ingestion) number(f family, dp pmetric.NumberDataPoint) {
 	p, ok := in.point(f, dp.Attributes())
 	if !ok {
@@ -519,40 +620,24 @@ func (in *ingestion) number(f family, dp pmetric.NumberDataPoint) {
 	if dp.ValueType() == pmetric.NumberDataPointValueTypeDouble {
 		v = int64(math.Round(dp.DoubleValue()))
 	}
-	if f == famCertificate {
-		in.b.certificate = time.Unix(v, 0).UTC()
-		return
-	}
-	if f == famEjection {
-		in.ejection(&p, v)
-		return
-	}
-	if f == famInFlight || f == famLimit || f == famPool {
-		s := saturationSeries(&p)
-		if _, known := in.b.gauges[s]; !known && len(in.b.gauges) >= maxSeriesPerReporter {
-			in.g.reject(rejectTooMany, 1)
-			return
-		}
-		in.b.gauges[s] = v
-		return
-	}
-	if f == famActive {
-		k := activeKey{sideKey{p.edge(), p.side}, p.kind}
-		if _, known := in.b.active[k]; !known && (len(in.b.active) >= maxSeriesPerReporter || !in.room(p.edge())) {
-			in.g.reject(rejectTooMany, 1)
-			return
-		}
-		in.b.active[k] = v
-		if v != 0 {
-			in.g.touchLocked(in.now, p.edge())
+	switch f {
+	case famCertificate, famEjection, famInFlight, famLimit, famPool, famActive:
+		if in.party(&p) {
+			in.gauge(&p, v)
 		}
 		return
+	case famAttempts:
+		if p.protocol == "" {
+			p.protocol = in.g.protocolLocked(in.x, p.source, p.destination)
+		}
 	}
 	if v < 0 {
-		in.g.reject(rejectMalformed, 1)
+		if in.party(&p) {
+			in.g.reject(rejectMalformed, 1)
+		}
 		return
 	}
-	l := in.series(p)
+	l := in.find(&p)
 	if l == nil {
 		return
 	}
@@ -562,12 +647,39 @@ func (in *ingestion) number(f family, dp pmetric.NumberDataPoint) {
 		before = 0
 	}
 	l.value = uint64(v)
-	in.examples(&p, dp.Exemplars())
 	if f == famFolded {
 		in.b.folded += uint64(v) - before
 	}
 	if d := uint64(v) - before; d > 0 && !in.baseline {
-		in.count(&p, d)
+		in.count(l, d)
+	}
+	in.examples(l, dp.Exemplars())
+}
+
+// gauge takes a value that is not a count.
+func (in *ingestion) gauge(p *point, v int64) {
+	switch p.metric {
+	case famCertificate:
+		in.b.certificate = time.Unix(v, 0).UTC()
+	case famEjection:
+		in.ejection(p, v)
+	case famInFlight, famLimit, famPool:
+		s := saturationSeries(p)
+		if _, known := in.b.gauges[s]; !known && len(in.b.gauges) >= maxSeriesPerReporter {
+			in.g.reject(rejectTooMany, 1)
+			return
+		}
+		in.b.gauges[s] = v
+	case famActive:
+		k := activeKey{sideKey{p.edge(), p.side}, p.kind}
+		if _, known := in.b.active[k]; !known && (len(in.b.active) >= maxSeriesPerReporter || !in.room(p.edge())) {
+			in.g.reject(rejectTooMany, 1)
+			return
+		}
+		in.b.active[k] = v
+		if v != 0 {
+			in.g.touchLocked(in.now, p.edge())
+		}
 	}
 }
 
@@ -576,25 +688,31 @@ func (in *ingestion) histogram(f family, dp pmetric.ExponentialHistogramDataPoin
 	if !ok {
 		return
 	}
-	h, ok := readHist(dp)
-	if !ok {
-		in.g.reject(rejectMalformed, 1)
+	h, d := &in.g.scratch.read, &in.g.scratch.difference
+	if !h.read(dp) {
+		if in.party(&p) {
+			in.g.reject(rejectMalformed, 1)
+		}
 		return
 	}
-	l := in.series(p)
+	l := in.find(&p)
 	if l == nil {
 		return
 	}
-	d, ok := h.minus(&l.hist)
-	if !ok {
+	if !d.difference(h, &l.hist) {
 		in.g.reject(rejectDecreased, 1)
+		l.settle(d)
 		d = h
+		l.settled.reset()
 	}
-	l.hist = h
-	in.examples(&p, dp.Exemplars())
+	l.hist.set(h)
+	if in.baseline {
+		l.settled.set(h)
+	}
 	if d.count > 0 && !in.baseline {
-		in.distribute(&p, &d)
+		in.distribute(l, d)
 	}
+	in.examples(l, dp.Exemplars())
 }
 
 // room says whether the edge is known or may become so.
@@ -602,47 +720,55 @@ func (in *ingestion) room(k edgeKey) bool {
 	return len(in.g.edges) < maxEdges || in.g.edges[k] != nil
 }
 
-func (in *ingestion) series(p point) *last {
-	l := in.b.series[p]
+func (in *ingestion) series(p *point) *last {
+	k := p.hash()
+	first := in.b.series[k]
+	l := first
+	for l != nil && l.point != *p {
+		l = l.twin
+	}
 	if l == nil {
-		if len(in.b.series) >= maxSeriesPerReporter || len(in.g.counters)+len(in.g.hists) >= maxSeries || !in.room(p.edge()) {
+		if in.b.known >= maxSeriesPerReporter || len(in.g.counters)+len(in.g.hists) >= maxSeries || !in.room(p.edge()) {
 			in.g.reject(rejectTooMany, 1)
 			return nil
 		}
-		l = &last{}
-		in.b.series[p] = l
+		l = &last{point: *p, twin: first}
+		in.b.series[k] = l
+		in.b.known++
 	}
 	return l
 }
 
 // count adds d to everything that is a view of the series.
-func (in *ingestion) count(p *point, d uint64) {
-	g := in.g
-	key := p.edge()
+func (in *ingestion) count(l *last, d uint64) {
+	in.aim(l)
+	p := &l.point
+	if l.edge != nil {
+		l.edge.active = in.now
+	}
 	switch p.metric {
 	case famExchanges:
-		e := g.touchLocked(in.now, key)
-		e.countExchanges(p, d)
+		l.edge.countExchanges(p, d)
 	case famAttempts:
-		e := g.touchLocked(in.now, key)
-		e.countAttempts(p, d)
-	case famBytes, famMessages, famConnections:
-		g.touchLocked(in.now, key)
+		l.edge.countAttempts(p, d)
 	case famTraceBreaks, famTraceKept:
-		g.traceLocked(in.now, p.source, p.metric == famTraceBreaks, d)
+		in.g.traceLocked(in.now, p.source, p.metric == famTraceBreaks, d)
 	}
-	g.accumulate(in.r, p, d)
+	if l.due += d; !l.queued {
+		l.queued = true
+		in.g.dueCounts = append(in.g.dueCounts, l)
+	}
 	for _, part := range in.parts {
 		n := portion(d, part.from, part.to)
 		if n == 0 {
 			continue
 		}
 		if part.sealed {
-			part.slot.amended[key] = true
+			part.slot.amended[p.edge()] = true
 		}
-		in.countIn(part.slot, p, key, n)
+		l.countIn(part.slot, n)
 		if late := in.late(part.slot); late != nil {
-			in.countIn(late, p, key, n)
+			l.countIn(late, n)
 		}
 	}
 }
@@ -655,15 +781,16 @@ func (in *ingestion) late(s *slot) *slot {
 	return nil
 }
 
-func (in *ingestion) countIn(s *slot, p *point, key edgeKey, n uint64) {
+func (l *last) countIn(s *slot, n uint64) {
+	p := &l.point
 	switch p.metric {
 	case famExchanges:
-		c := s.edge(sideKey{key, p.side})
+		c := s.edge(l.cell)
 		c.requests += n
 		switch {
 		case p.probe:
 			c.probes += n
-		case p.failed():
+		case l.failed:
 			c.errors += n
 		}
 		if p.answered {
@@ -673,114 +800,118 @@ func (in *ingestion) countIn(s *slot, p *point, key edgeKey, n uint64) {
 		}
 		c.reasons = addReason(c.reasons, p.reason, n)
 		c.grpc = addReason(c.grpc, p.grpc, n)
-		if p.side == flow.SideServer {
-			if address := endpointAt(in.x.instance[in.r.key.instance], p.port); address != "" {
-				in.countEndpoint(s, endpointKey{in.r, p.side, p.destination, address}, p, n)
-			}
-		}
+		l.countEndpoint(s, n)
 	case famAttempts:
-		c := s.edge(sideKey{key, p.side})
+		c := s.edge(l.cell)
 		c.attempts += n
 		if p.delivered {
 			c.delivered += n
 		} else {
 			c.undelivered += n
 		}
-		if p.endpoint != "" {
-			in.countEndpoint(s, endpointKey{in.r, p.side, p.destination, p.endpoint}, p, n)
-		}
+		l.countEndpoint(s, n)
 	case famBytes:
-		c := s.edge(sideKey{key, p.side})
+		c := s.edge(l.cell)
 		if p.direction == "in" {
 			c.bytesIn += n
 		} else {
 			c.bytesOut += n
 		}
 	case famMessages:
-		c := s.edge(sideKey{key, p.side})
+		c := s.edge(l.cell)
 		if p.direction == "in" {
 			c.messagesIn += n
 		} else {
 			c.messagesOut += n
 		}
 	case famConnections:
-		c := s.edge(sideKey{key, p.side})
+		c := s.edge(l.cell)
 		c.connections += n
-		if p.failed() {
+		if l.failed {
 			c.connErrors += n
 		}
 		c.reasons = addReason(c.reasons, p.reason, n)
 	case famVersions:
 		v := s.version(versionKey{p.destination, p.version, p.side})
 		v.requests += n
-		if p.failed() {
+		if l.failed {
 			v.errors += n
 		}
 	}
 }
 
-func (in *ingestion) countEndpoint(s *slot, k endpointKey, p *point, n uint64) {
-	c := s.endpoint(k)
-	failed := p.failed()
+// countEndpoint counts for the endpoint, where it is known which.
+func (l *last) countEndpoint(s *slot, n uint64) {
+	if l.place == nil {
+		return
+	}
+	c := s.endpoint(l.place)
 	switch {
-	case p.probe:
+	case l.point.probe:
 		c.probes += n
-		if failed {
+		if l.failed {
 			c.probeFailures += n
 		}
 	default:
 		c.requests += n
-		if failed {
+		if l.failed {
 			c.failures += n
 		}
 	}
-	c.reasons = addReason(c.reasons, p.reason, n)
+	c.reasons = addReason(c.reasons, l.point.reason, n)
 }
 
 // distribute is count for histograms.
-func (in *ingestion) distribute(p *point, d *hist) {
-	key := p.edge()
-	if p.metric == famExchangeDuration {
-		in.g.touchLocked(in.now, key)
+func (in *ingestion) distribute(l *last, d *hist) {
+	in.aim(l)
+	if l.edge != nil {
+		l.edge.active = in.now
 	}
-	in.g.accumulateHist(p, d)
+	if !l.queued {
+		l.queued = true
+		in.g.dueHists = append(in.g.dueHists, l)
+	}
+	if l.edge == nil && l.place == nil {
+		return // of no window
+	}
 	for _, part := range in.parts {
-		h := d.share(part.from, part.to)
-		if h.count == 0 {
+		h := d
+		switch count := float64(d.count); {
+		case part.from <= 0 && count*(1-part.to) < 0.5: // every share of the other parts rounds to nothing
+		case part.to >= 1 && count*(1-part.from) < 0.5:
 			continue
+		default:
+			h = &in.g.scratch.part
+			if h.share(d, part.from, part.to); h.count == 0 {
+				continue
+			}
 		}
-		if part.sealed && p.metric == famExchangeDuration {
-			part.slot.amended[key] = true
+		if part.sealed && l.edge != nil {
+			part.slot.amended[l.edge.key] = true
 		}
-		in.distributeIn(part.slot, p, key, &h)
+		l.distributeIn(part.slot, h)
 		if late := in.late(part.slot); late != nil {
-			in.distributeIn(late, p, key, &h)
+			l.distributeIn(late, h)
 		}
 	}
 }
 
-func (in *ingestion) distributeIn(s *slot, p *point, key edgeKey, h *hist) {
-	switch p.metric {
-	case famExchangeDuration:
-		s.edge(sideKey{key, p.side}).latency.add(h)
-		if p.side == flow.SideServer {
-			if address := endpointAt(in.x.instance[in.r.key.instance], p.port); address != "" {
-				s.endpoint(endpointKey{in.r, p.side, p.destination, address}).latency.add(h)
-			}
-		}
-	case famAttemptDuration:
-		if p.endpoint != "" {
-			s.endpoint(endpointKey{in.r, p.side, p.destination, p.endpoint}).latency.add(h)
-		}
+func (l *last) distributeIn(s *slot, h *hist) {
+	if l.edge != nil {
+		s.edge(l.cell).latency.add(h)
+	}
+	if l.place != nil {
+		s.endpoint(l.place).latency.add(h)
 	}
 }
 
 // examples keeps the traces that stand for a series. A cumulative export repeats them; one is new when it happened after the data before.
-func (in *ingestion) examples(p *point, xs pmetric.ExemplarSlice) {
-	if xs.Len() == 0 || in.baseline || len(in.parts) == 0 {
+func (in *ingestion) examples(l *last, xs pmetric.ExemplarSlice) {
+	if xs.Len() == 0 || in.baseline || len(in.parts) == 0 || !l.aimed {
 		return
 	}
-	s := in.parts[len(in.parts)-1].slot
+	in.aim(l)
+	p, s := &l.point, in.parts[len(in.parts)-1].slot
 	since := in.b.covered - in.b.offset
 	for i := range xs.Len() {
 		x := xs.At(i)
@@ -792,19 +923,19 @@ func (in *ingestion) examples(p *point, xs pmetric.ExemplarSlice) {
 			v = float64(x.IntValue())
 		}
 		id := x.TraceID()
-		e := example{trace: flow.TraceID(id).String(), value: v, failed: p.failed()}
+		e := example{trace: flow.TraceID(id).String(), value: v, failed: l.failed}
 		switch p.metric {
 		case famExchanges, famAttempts, famExchangeDuration:
-			c := s.edge(sideKey{p.edge(), p.side})
+			c := s.edge(l.cell)
 			c.exemplars = addExample(c.exemplars, e)
 			if late := in.late(s); late != nil {
-				c := late.edge(sideKey{p.edge(), p.side})
+				c := late.edge(l.cell)
 				c.exemplars = addExample(c.exemplars, e)
 			}
 			in.g.noteExemplar(p, e, int64(x.Timestamp())+in.b.offset)
 		}
-		if p.endpoint != "" && (p.metric == famAttempts || p.metric == famAttemptDuration) {
-			c := s.endpoint(endpointKey{in.r, p.side, p.destination, p.endpoint})
+		if l.place != nil && (p.metric == famAttempts || p.metric == famAttemptDuration) {
+			c := s.endpoint(l.place)
 			c.exemplars = addExample(c.exemplars, e)
 		}
 	}

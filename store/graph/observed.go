@@ -47,7 +47,7 @@ func (g *Graph) observeLocked(now time.Time, s *slot) {
 	}
 }
 
-func compareEndpoints(a, b endpointKey) int {
+func compareEndpoints(a, b *endpointKey) int {
 	return cmp.Or(cmp.Compare(a.service, b.service), cmp.Compare(a.endpoint, b.endpoint), cmp.Compare(a.side, b.side),
 		cmp.Compare(a.reporter.key.instance, b.reporter.key.instance), cmp.Compare(a.reporter.key.identity, b.reporter.key.identity))
 }

@@ -49,7 +49,7 @@ func (g *Graph) At(ctx context.Context, t time.Time) (*Snapshot, error) {
 	g.mu.Unlock()
 
 	w := newWindow(t.UTC(), pastWindow)
-	p := past{w: w, from: from.UnixMilli(), oldest: t.Add(-lookback).UnixMilli(), traces: map[string][2]float64{}, reporters: map[[2]string]*Reporter{}}
+	p := past{w: w, from: from.UnixMilli(), oldest: t.Add(-lookback).UnixMilli(), edges: map[edgeKey]*pastEdge{}, active: map[sideKey]int64{}, traces: map[string][2]float64{}, reporters: map[[2]string]*Reporter{}}
 	for _, name := range pastMetrics {
 		set := q.Select(ctx, false, nil, labels.MustNewMatcher(labels.MatchEqual, model.MetricNameLabel, name))
 		for set.Next() {
@@ -75,24 +75,53 @@ func (g *Graph) At(ctx context.Context, t time.Time) (*Snapshot, error) {
 	for _, rs := range w.reporters {
 		slices.SortFunc(rs, func(a, b Reporter) int { return cmp.Compare(a.Instance, b.Instance) })
 	}
-	for k := range w.missing {
-		for _, service := range []string{k.source, k.destination} {
-			for _, r := range w.reporters[service] {
-				if r.Missing {
-					w.missing[k] = append(w.missing[k], r.Instance)
+	for _, e := range p.edges {
+		if e.lost {
+			for _, service := range []string{e.source, e.destination} {
+				for _, r := range w.reporters[service] {
+					if r.Missing {
+						e.missing = append(e.missing, r.Instance)
+					}
 				}
 			}
+			if len(e.missing) == 0 {
+				e.missing = []string{"unknown"} // it was there again before the end of the window
+			}
+			slices.Sort(e.missing)
 		}
-		if len(w.missing[k]) == 0 {
-			w.missing[k] = []string{"unknown"} // it was there again before the end of the window
-		}
+		e.known = e.client != nil && e.server != nil && !e.lost
+		e.clients, e.servers = p.active[sideKey{e.edgeKey, flow.SideClient}], p.active[sideKey{e.edgeKey, flow.SideServer}]
+		w.edges = append(w.edges, e.windowEdge)
 	}
-	for k := range w.keys {
-		_, c := w.edges[sideKey{k, flow.SideClient}]
-		_, s := w.edges[sideKey{k, flow.SideServer}]
-		w.known[k] = c && s && len(w.missing[k]) == 0
-	}
+	slices.SortFunc(w.edges, func(a, b windowEdge) int { return compareEdges(a.edgeKey, b.edgeKey) })
 	return w.draw(x), nil
+}
+
+// pastEdge is an edge that is put together from its series.
+type pastEdge struct {
+	windowEdge
+	lost bool // a reporter was missing
+}
+
+func (p *past) edge(k edgeKey) *pastEdge {
+	e := p.edges[k]
+	if e == nil {
+		e = &pastEdge{windowEdge: windowEdge{edgeKey: k, id: k.id()}}
+		p.edges[k] = e
+	}
+	return e
+}
+
+func (p *past) cell(k edgeKey, side flow.Side) *cell {
+	e := p.edge(k)
+	c := &e.client
+	if side == flow.SideServer {
+		c = &e.server
+	}
+	if *c == nil {
+		*c = &cell{}
+	}
+	return *c
 }
 
 type past struct {
@@ -100,6 +129,8 @@ type past struct {
 	from      int64 // ms: increases are counted after it
 	oldest    int64 // ms: an older last sample means that the series had ended
 	any       bool
+	edges     map[edgeKey]*pastEdge
+	active    map[sideKey]int64
 	traces    map[string][2]float64
 	reporters map[[2]string]*Reporter
 	it        chunkenc.Iterator
@@ -131,7 +162,7 @@ func (p *past) read(name string, s storage.Series) error {
 	pt := point{class: l.Get("code_class"), reason: l.Get("reason"), probe: l.Get("probe") == "true"}
 	switch name {
 	case SeriesRequests:
-		c := p.w.edge(sideKey{key, side})
+		c := p.cell(key, side)
 		c.requests += n
 		switch {
 		case pt.probe:
@@ -143,11 +174,11 @@ func (p *past) read(name string, s storage.Series) error {
 		c.grpc = addReason(c.grpc, l.Get("grpc_response_status"), n)
 	case SeriesDuration:
 		h := fromNative(sum.hist)
-		p.w.edge(sideKey{key, side}).latency.add(&h)
+		p.cell(key, side).latency.add(&h)
 	case SeriesUnanswered:
-		p.w.edge(sideKey{key, side}).unanswered += n
+		p.cell(key, side).unanswered += n
 	case SeriesEdgeAttempts:
-		c := p.w.edge(sideKey{key, flow.SideClient})
+		c := p.cell(key, flow.SideClient)
 		c.attempts += n
 		if l.Get("delivered") == "true" {
 			c.delivered += n
@@ -177,21 +208,21 @@ func (p *past) read(name string, s storage.Series) error {
 			v.errors += n
 		}
 	case SeriesBytes:
-		c := p.w.edge(sideKey{key, side})
+		c := p.cell(key, side)
 		if l.Get("direction") == "in" {
 			c.bytesIn += n
 		} else {
 			c.bytesOut += n
 		}
 	case SeriesMessages:
-		c := p.w.edge(sideKey{key, side})
+		c := p.cell(key, side)
 		if l.Get("direction") == "in" {
 			c.messagesIn += n
 		} else {
 			c.messagesOut += n
 		}
 	case SeriesConnections:
-		c := p.w.edge(sideKey{key, side})
+		c := p.cell(key, side)
 		c.connections += n
 		if pt.failed() {
 			c.connErrors += n
@@ -199,7 +230,7 @@ func (p *past) read(name string, s storage.Series) error {
 		c.reasons = addReason(c.reasons, pt.reason, n)
 	case SeriesActive:
 		if l.Get("kind") == flow.KindExchange.String() || relayed(key.protocol) {
-			p.w.active[sideKey{key, side}] += int64(sum.last)
+			p.active[sideKey{key, side}] += int64(sum.last)
 		}
 	case SeriesTraces:
 		t := p.traces[l.Get("service")]
@@ -217,8 +248,7 @@ func (p *past) read(name string, s storage.Series) error {
 		p.reporter(l).ClockOffset = time.Duration(sum.last * float64(time.Second))
 	case SeriesEdgeMissing:
 		if sum.last > 0 {
-			p.w.keys[key] = true
-			p.w.missing[key] = nil
+			p.edge(key).lost = true
 		}
 	case SeriesEndpointEjected:
 		if sum.last > 0 {

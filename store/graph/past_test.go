@@ -72,9 +72,9 @@ func TestPastIsDrawnFromSeries(t *testing.T) {
 		`sum(tulle_reporter_up)`: "3",
 		`sum(rate(traces_service_graph_request_total{client="web",server="catalog"}[15s]))`: "50",
 		// As Grafana's service graph asks: classic views of native histograms.
-		`sum by (client, server) (rate(traces_service_graph_request_server_seconds_count[15s]))`:                                                                                               "50",
-		`1000 * sum by (client, server) (rate(traces_service_graph_request_client_seconds_sum[15s])) / sum by (client, server) (rate(traces_service_graph_request_client_seconds_count[15s]))`: "10",
-		`round(1000*histogram_quantile(0.9, sum by (le, client, server) (rate(traces_service_graph_request_server_seconds_bucket[15s])))) > 5 < 20`:                                            "15",
+		`sum by (client, server) (rate(traces_service_graph_request_server_seconds_count[30s]))`:                                                                                               "50",
+		`1000 * sum by (client, server) (rate(traces_service_graph_request_client_seconds_sum[30s])) / sum by (client, server) (rate(traces_service_graph_request_client_seconds_count[30s]))`: "10",
+		`round(1000*histogram_quantile(0.9, sum by (le, client, server) (rate(traces_service_graph_request_server_seconds_bucket[30s])))) > 5 < 20`:                                            "15",
 	} {
 		v, err := db.Query(context.Background(), query, s.now)
 		if err != nil {

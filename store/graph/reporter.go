@@ -4,6 +4,8 @@ import (
 	"iter"
 	"slices"
 	"time"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
 )
 
 // reporterKey is who reports. The identity is proven; the instance is what that identity says of itself, checked against the registry
@@ -23,6 +25,35 @@ type reporter struct {
 	lost               []string   // boots that died without goodbye
 	buried             []string   // boots before older
 	skewTold           bool
+	places             map[place]*endpointKey // endpoints that slots know by it
+}
+
+type place struct {
+	side              flow.Side
+	service, endpoint string
+}
+
+// place is the key of an endpoint.
+func (r *reporter) place(side flow.Side, service, endpoint string) *endpointKey {
+	k := r.places[place{side, service, endpoint}]
+	if k == nil {
+		if r.places == nil {
+			r.places = map[place]*endpointKey{}
+		}
+		k = &endpointKey{reporter: r, side: side, service: service, endpoint: endpoint}
+		r.places[place{side, service, endpoint}] = k
+	}
+	return k
+}
+
+// forgetPlaces drops the keys that no slot from sec on has.
+func (r *reporter) forgetPlaces(sec int64) {
+	for p, k := range r.places {
+		if k.used < sec {
+			k.forgotten = true
+			delete(r.places, p)
+		}
+	}
 }
 
 // interval is a span of observer time in ns, half open.
@@ -41,9 +72,10 @@ type boot struct {
 	goodbye  bool   // it said that it ends
 	handed   bool   // older: it handed over to the next one, and reports until its goodbye
 	seen     time.Time
-	offsets  []int64 // newest measurements of observer clock − sidecar clock, each too large by one delivery time
-	offset   int64   // the smallest of them
-	series   map[point]*last
+	offsets  []int64          // newest measurements of observer clock − sidecar clock, each too large by one delivery time
+	offset   int64            // the smallest of them
+	series   map[uint64]*last // by point.hash; those that meet hang together by last.twin
+	known    int              // how many
 	active   map[activeKey]int64
 	gauges   map[series]int64 // of saturation
 	folded   uint64           // series it counts under other for want of room
@@ -62,6 +94,27 @@ const vague = 0
 type last struct {
 	value uint64
 	hist  hist
+
+	point   point
+	twin    *last  // of the same hash
+	checked *index // by which the reporter is a party to it
+	next    *last  // that came after it in the newest export, which repeats the order of the one before but for where it begins
+
+	// What follows is found once, by ingestion.aim, and looked up anew when the registry or the reporter's service is another.
+	aimed   bool
+	index   *index
+	service string
+	edge    *edge // nil where the series is of none
+	cell    int   // edge.cellOf
+	failed  bool
+
+	// What has been counted and not been added to counters or sum yet: due, or the difference of hist and settled.
+	queued   bool // in Graph.dueCounts or dueHists
+	due      uint64
+	settled  hist
+	counters []*counter   // that grow by every difference
+	sum      *summed      // the histogram that does
+	place    *endpointKey // whose endpoint it counts for, or nil
 }
 
 type activeKey struct {

@@ -36,27 +36,29 @@ func (g *Graph) rollLocked(seconds int64) {
 
 // exemplarsLocked finds anew the examples of the cells that had some in a slot that left: a list of the worst cannot be taken back from.
 func (g *Graph) exemplarsLocked(left *slot) {
-	for k, c := range left.edges {
-		if len(c.exemplars) == 0 || g.rolling.edges[k] == nil {
+	for i, c := range left.edges {
+		if c == nil || len(c.exemplars) == 0 || g.rolling.at(i) == nil {
 			continue
 		}
 		var list []example
 		for sec := g.rolled.from; sec < g.rolled.to; sec++ {
-			if s := g.slots[sec]; s != nil && s.edges[k] != nil {
-				for _, e := range s.edges[k].exemplars {
+			if s := g.slots[sec]; s != nil && s.at(i) != nil {
+				for _, e := range s.at(i).exemplars {
 					list = addExample(list, e)
 				}
 			}
 		}
-		if g.rolling.edges[k].exemplars = list; g.rolling.edges[k].empty() {
-			delete(g.rolling.edges, k)
+		if g.rolling.edges[i].exemplars = list; g.rolling.edges[i].empty() {
+			g.rolling.drop(i)
 		}
 	}
 }
 
 func (s *slot) add(o *slot) {
-	for k, c := range o.edges {
-		s.edge(k).add(c)
+	for i, c := range o.edges {
+		if c != nil {
+			s.edge(i).add(c)
+		}
 	}
 	for k, c := range o.endpoints {
 		s.endpoint(k).add(c)
@@ -70,17 +72,17 @@ func (s *slot) add(o *slot) {
 
 // subtract takes away a slot that was added, but for the examples.
 func (s *slot) subtract(o *slot) {
-	for k, c := range o.edges {
-		if sum := s.edges[k]; sum != nil {
+	for i, c := range o.edges {
+		if sum := s.at(i); c != nil && sum != nil {
 			if sum.subtract(c); sum.empty() {
-				delete(s.edges, k)
+				s.drop(i)
 			}
 		}
 	}
 	for k, c := range o.endpoints {
 		if sum := s.endpoints[k]; sum != nil {
 			if sum.subtract(c); sum.requests == 0 && sum.probes == 0 && sum.latency.count == 0 {
-				delete(s.endpoints, k)
+				s.dropEndpoint(k, sum)
 			}
 		}
 	}
@@ -142,7 +144,7 @@ func subtractReasons(from, what map[string]uint64) {
 // subtract takes away what was added before.
 func (h *hist) subtract(o *hist) {
 	if h.count -= o.count; h.count == 0 {
-		*h = hist{} // without what rounding left of the sum
+		h.reset() // without what rounding left of the sum
 		return
 	}
 	h.sum -= o.sum

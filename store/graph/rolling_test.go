@@ -21,15 +21,18 @@ func (s *sim) checkRolling() {
 			want.add(o)
 		}
 	}
-	if a, b := printSlot(want), printSlot(g.rolling); a != b {
+	if a, b := g.printSlot(want), g.printSlot(g.rolling); a != b {
 		s.t.Fatalf("the sum of the window (-made anew +rolled):\n%s", cmp.Diff(strings.Split(a, "\n"), strings.Split(b, "\n")))
 	}
 }
 
-func printSlot(s *slot) string {
+func (g *Graph) printSlot(s *slot) string {
 	var out []string
-	for k, c := range s.edges {
-		e := *c
+	for i, c := range s.edges {
+		if c == nil {
+			continue
+		}
+		k, e := fmt.Sprint(g.byID[i/2].key, i%2), *c
 		e.latency, e.reasons, e.grpc, e.exemplars = hist{}, nil, nil, nil
 		out = append(out, fmt.Sprintf("%v %+v %v %v %s %v", k, e, sortedCounts(c.reasons), sortedCounts(c.grpc), printHist(&c.latency), c.exemplars))
 	}
@@ -102,5 +105,46 @@ func TestTheSumOfTheWindowIsThatOfItsSlots(t *testing.T) {
 			}
 			s.second(calls)
 		}
+		s.checkSeries()
+	}
+}
+
+// checkSeries holds the series that are written to the totals of edges: one request counted is one, wherever it is counted.
+func (s *sim) checkSeries() {
+	s.t.Helper()
+	g := s.g
+	g.dueCounts, g.dueHists = settleAll(g.dueCounts), settleAll(g.dueHists)
+	type key struct{ source, destination, side, protocol string }
+	requests, durations, graph := map[key]uint64{}, map[key]uint64{}, map[key]uint64{}
+	for k, c := range g.counters {
+		switch v := k.values; k.metric {
+		case SeriesRequests:
+			requests[key{v[0], v[1], v[2], v[3]}] += uint64(c.value)
+		case SeriesServiceGraph:
+			graph[key{v[0], v[1], "", ""}] += uint64(c.value)
+		}
+	}
+	for k, h := range g.hists {
+		if v := k.values; k.metric == SeriesDuration {
+			durations[key{v[0], v[1], v[2], v[3]}] += h.hist.count
+		}
+	}
+	seen := uint64(0)
+	for _, t := range g.Totals() {
+		client, server := key{t.Source, t.Destination, "client", t.Protocol}, key{t.Source, t.Destination, "server", t.Protocol}
+		if requests[client] != t.ClientExchanges || durations[client] != t.ClientExchanges || requests[server] != t.ServerExchanges || durations[server] != t.ServerExchanges {
+			s.t.Errorf("%s to %s: %d and %d exchanges, in series %d and %d, with durations %d and %d", t.Source, t.Destination, t.ClientExchanges, t.ServerExchanges,
+				requests[client], requests[server], durations[client], durations[server])
+		}
+		graph[key{t.Source, t.Destination, "", ""}] -= t.ClientExchanges
+		seen += t.ClientExchanges
+	}
+	for k, n := range graph {
+		if n != 0 && k.source != unmeshed {
+			s.t.Errorf("%v: the service graph counts %d besides", k, int64(n))
+		}
+	}
+	if seen == 0 {
+		s.t.Error("nothing was counted")
 	}
 }

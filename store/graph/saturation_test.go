@@ -9,6 +9,15 @@ import (
 	"github.com/tulle-mesh/tulle/internal/flow"
 )
 
+// count is what a series is written as; 0 where there is none.
+func (g *Graph) count(s series) float64 {
+	g.dueCounts, g.dueHists = settleAll(g.dueCounts), settleAll(g.dueHists)
+	if c := g.counters[s]; c != nil {
+		return c.value
+	}
+	return 0
+}
+
 // What a sidecar says about how full it is becomes series, and what it folds is told with the reporter; of another service it may not speak.
 func TestSaturationBecomesSeries(t *testing.T) {
 	s := newRogueSim(t)
@@ -53,13 +62,13 @@ func TestSaturationBecomesSeries(t *testing.T) {
 			t.Errorf("%v is %d, want %d", want, got, n)
 		}
 	}
-	if n := s.g.counters[series{SeriesShed, [8]string{"web", "cart", "client", "max_requests"}}]; n != 10 {
+	if n := s.g.count(series{SeriesShed, [8]string{"web", "cart", "client", "max_requests"}}); n != 10 {
 		t.Errorf("shed is %v", n)
 	}
-	if n := s.g.counters[series{SeriesSidecarFolded, [8]string{"web", flow.MetricExchanges}}]; n != 14 || r.boot.folded != 14 {
+	if n := s.g.count(series{SeriesSidecarFolded, [8]string{"web", flow.MetricExchanges}}); n != 14 || r.boot.folded != 14 {
 		t.Errorf("folded is %v, of the reporter %d", n, r.boot.folded)
 	}
-	if h := s.g.hists[series{SeriesPoolWait, [8]string{"web", "cart"}}]; h == nil || h.count != 1 {
+	if h := s.g.hists[series{SeriesPoolWait, [8]string{"web", "cart"}}]; h == nil || h.hist.count != 1 {
 		t.Errorf("wait is %+v", h)
 	}
 	if len(s.g.edges) != 0 {
@@ -105,11 +114,11 @@ func TestDetectionBecomesSeries(t *testing.T) {
 		{SeriesDetections, [8]string{"web", "web", "server", "25", "", "left"}}:               2,
 		{SeriesDetections, [8]string{"cart", "cart", "server", "25", "tcp", "timeout"}}:       0,
 	} {
-		if got := s.g.counters[want]; got != n {
+		if got := s.g.count(want); got != n {
 			t.Errorf("%v is %v, want %v", want, got, n)
 		}
 	}
-	if h := s.g.hists[series{SeriesDetectionTime, [8]string{"web", "web", "server", "25"}}]; h == nil || h.count != 1 {
+	if h := s.g.hists[series{SeriesDetectionTime, [8]string{"web", "web", "server", "25"}}]; h == nil || h.hist.count != 1 {
 		t.Errorf("duration is %+v", h)
 	}
 	if len(s.g.edges) != 0 {

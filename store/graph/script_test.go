@@ -501,7 +501,39 @@ func (c *simSidecar) export(now time.Time) pmetric.Metrics {
 	return md
 }
 
+// put writes the attributes that sidecars write.
 func (p *point) put(a pcommon.Map) {
+	switch p.metric {
+	case famExchanges, famExchangeDuration:
+		a.PutStr(flow.AttrSide, p.side.String())
+		a.PutStr(flow.AttrSourceService, p.source)
+		a.PutStr(flow.AttrDestService, p.destination)
+		a.PutStr(flow.AttrProtocol, p.protocol)
+		a.PutStr(flow.AttrCodeClass, p.class)
+		if p.metric == famExchangeDuration {
+			return
+		}
+		a.PutStr(flow.AttrGRPC, p.grpc)
+		a.PutStr(flow.AttrReason, p.reason)
+		a.PutBool(flow.AttrAnswered, p.answered)
+		a.PutBool(flow.AttrProbe, p.probe)
+		return
+	case famAttempts:
+		a.PutStr(flow.AttrSourceService, p.source)
+		a.PutStr(flow.AttrDestService, p.destination)
+		a.PutStr(flow.AttrProtocol, p.protocol)
+		a.PutStr(flow.AttrEndpoint, p.endpoint)
+		a.PutStr(flow.AttrCodeClass, p.class)
+		a.PutStr(flow.AttrGRPC, p.grpc)
+		a.PutStr(flow.AttrReason, p.reason)
+		a.PutBool(flow.AttrDelivered, p.delivered)
+		a.PutBool(flow.AttrProbe, p.probe)
+		return
+	case famAttemptDuration:
+		a.PutStr(flow.AttrDestService, p.destination)
+		a.PutStr(flow.AttrEndpoint, p.endpoint)
+		return
+	}
 	a.PutStr(flow.AttrSide, p.side.String())
 	a.PutStr(flow.AttrSourceService, p.source)
 	a.PutStr(flow.AttrDestService, p.destination)

@@ -2,6 +2,8 @@ package graph
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
@@ -139,31 +141,90 @@ func attemptSeries(p *point) series {
 	return series{SeriesAttempts, [8]string{p.destination, p.endpoint, p.class, p.grpc, p.reason, trueOr(p.delivered, "false"), trueOr(p.probe, "")}}
 }
 
-// accumulate adds a difference to the series that are written.
-func (g *Graph) accumulate(r *reporter, p *point, d uint64) {
-	n := float64(d)
+// counter is a cumulative series that is written.
+type counter struct {
+	series series
+	value  float64
+	ref    metric.Ref
+}
+
+// summed is counter for histograms. One that has parts is their sum, made when it is written.
+type summed struct {
+	series series
+	hist   hist
+	parts  []*summed
+	ref    metric.Ref
+}
+
+// counterLocked finds or makes the series: once there, it is written, so that what begins at zero is 0 and not nothing.
+func (g *Graph) counterLocked(s series) *counter {
+	c := g.counters[s]
+	if c == nil {
+		c = &counter{series: s}
+		g.counters[s] = c
+		g.counted = append(g.counted, c)
+	}
+	return c
+}
+
+func (g *Graph) summedLocked(s series) *summed {
+	h := g.hists[s]
+	if h == nil {
+		h = &summed{series: s}
+		g.hists[s] = h
+		g.summed = append(g.summed, h)
+	}
+	return h
+}
+
+// settle adds to the series that are written what has been counted since the last time. It needs d for room.
+func (l *last) settle(d *hist) {
+	for _, c := range l.counters {
+		c.value += float64(l.due)
+	}
+	l.due = 0
+	if l.sum != nil && l.hist.count != l.settled.count && d.difference(&l.hist, &l.settled) {
+		l.sum.hist.add(d)
+		l.settled.set(&l.hist)
+	}
+}
+
+// settleAll settles a queue, and returns its room.
+func settleAll(queue []*last) []*last {
+	var room hist
+	for _, l := range queue {
+		l.settle(&room)
+		l.queued = false
+	}
+	clear(queue)
+	return queue[:0]
+}
+
+// countersLocked are the counters that a difference of p adds to.
+func (g *Graph) countersLocked(r *reporter, p *point) (out []*counter) {
+	grow := func(s series) { out = append(out, g.counterLocked(s)) }
 	k := p.edge()
 	switch p.metric {
 	case famExchanges:
-		g.counters[requestSeries(p)] += n
+		grow(requestSeries(p))
 		failures := series{SeriesFailures, [8]string{k.source, k.destination, p.side.String(), p.protocol}}
 		if p.failed() && !p.probe {
-			g.counters[failures] += n
+			grow(failures)
 		} else {
-			g.counters[failures] += 0 // it exists from the first request on, so that a ratio is 0 and not nothing
+			g.counterLocked(failures) // it exists from the first request on, so that a ratio is 0 and not nothing
 		}
 		if !p.answered {
-			g.counters[series{SeriesUnanswered, [8]string{k.source, k.destination, p.side.String(), p.protocol, reasonOrNone(p.reason)}}] += n
+			grow(series{SeriesUnanswered, [8]string{k.source, k.destination, p.side.String(), p.protocol, reasonOrNone(p.reason)}})
 		}
 		// One side per edge: the client's, and the server's where the caller has no sidecar.
 		if p.side == flow.SideClient || k.source == unmeshed {
 			sg := series{SeriesServiceGraph, [8]string{k.source, k.destination}}
-			g.counters[sg] += n
+			grow(sg)
 			sg.metric = SeriesServiceGraphFailed
 			if p.failed() {
-				g.counters[sg] += n
+				grow(sg)
 			} else {
-				g.counters[sg] += 0
+				g.counterLocked(sg)
 			}
 		}
 	case famAttempts:
@@ -171,75 +232,68 @@ func (g *Graph) accumulate(r *reporter, p *point, d uint64) {
 		if !p.delivered {
 			reason = reasonOrNone(p.reason)
 		}
-		g.counters[series{SeriesEdgeAttempts, [8]string{k.source, k.destination, p.protocol, trueOr(p.delivered, "false"), reason}}] += n
+		grow(series{SeriesEdgeAttempts, [8]string{k.source, k.destination, p.protocol, trueOr(p.delivered, "false"), reason}})
 		if p.endpoint != "" {
 			failures := series{SeriesAttemptFailures, [8]string{k.destination, p.endpoint}}
 			if p.failed() && !p.probe {
-				g.counters[failures] += n
+				grow(failures)
 			} else {
-				g.counters[failures] += 0
+				g.counterLocked(failures)
 			}
-			g.counters[attemptSeries(p)] += n
+			grow(attemptSeries(p))
 		}
 	case famVersions:
 		if p.version != "" {
-			g.counters[series{SeriesVersions, [8]string{k.destination, p.version, p.side.String(), p.class}}] += n
+			grow(series{SeriesVersions, [8]string{k.destination, p.version, p.side.String(), p.class}})
 		}
 	case famBytes:
-		g.counters[series{SeriesBytes, [8]string{k.source, k.destination, p.side.String(), p.protocol, p.direction}}] += n
+		grow(series{SeriesBytes, [8]string{k.source, k.destination, p.side.String(), p.protocol, p.direction}})
 	case famMessages:
-		g.counters[series{SeriesMessages, [8]string{k.source, k.destination, p.side.String(), p.protocol, p.direction}}] += n
+		grow(series{SeriesMessages, [8]string{k.source, k.destination, p.side.String(), p.protocol, p.direction}})
 	case famConnections:
-		g.counters[series{SeriesConnections, [8]string{k.source, k.destination, p.side.String(), p.protocol, p.reason}}] += n
+		grow(series{SeriesConnections, [8]string{k.source, k.destination, p.side.String(), p.protocol, p.reason}})
 	case famTraceBreaks:
-		g.counters[series{SeriesTraces, [8]string{p.source, "false"}}] += n
+		grow(series{SeriesTraces, [8]string{p.source, "false"}})
 	case famTraceKept:
-		g.counters[series{SeriesTraces, [8]string{p.source, "true"}}] += n
+		grow(series{SeriesTraces, [8]string{p.source, "true"}})
 	case famDropped:
-		g.counters[series{SeriesRecordsDropped, [8]string{r.service, p.reason}}] += n
+		grow(series{SeriesRecordsDropped, [8]string{r.service, p.reason}})
 	case famShed:
-		g.counters[saturationSeries(p)] += n
+		grow(saturationSeries(p))
 	case famDetections:
 		s := detectionSeries(p)
 		s.metric, s.values[4], s.values[5] = SeriesDetections, p.protocol, p.detail
-		g.counters[s] += n
+		grow(s)
 	case famFolded:
-		g.counters[series{SeriesSidecarFolded, [8]string{r.service, p.detail}}] += n
+		grow(series{SeriesSidecarFolded, [8]string{r.service, p.detail}})
 	}
+	return out
 }
 
-func (g *Graph) accumulateHist(p *point, d *hist) {
+// summedOfLocked is the histogram that a difference of p adds to.
+func (g *Graph) summedOfLocked(p *point) *summed {
 	k := p.edge()
-	var s series
 	switch p.metric {
 	case famExchangeDuration:
-		s = series{SeriesDuration, [8]string{k.source, k.destination, p.side.String(), p.protocol, p.class}}
 		graph := series{SeriesServiceGraphServer, [8]string{k.source, k.destination}}
 		if p.side == flow.SideClient {
 			graph.metric = SeriesServiceGraphClient
 		}
-		g.addHist(graph, d)
+		part, sum := g.summedLocked(series{SeriesDuration, [8]string{k.source, k.destination, p.side.String(), p.protocol, p.class}}), g.summedLocked(graph)
+		if !slices.Contains(sum.parts, part) {
+			sum.parts = append(sum.parts, part)
+		}
+		return part
 	case famAttemptDuration:
-		s = series{SeriesAttemptDuration, [8]string{k.destination, p.endpoint}}
+		return g.summedLocked(series{SeriesAttemptDuration, [8]string{k.destination, p.endpoint}})
 	case famRouteDuration:
-		s = series{SeriesRouteDuration, [8]string{k.destination, p.route}}
+		return g.summedLocked(series{SeriesRouteDuration, [8]string{k.destination, p.route}})
 	case famPoolWait:
-		s = series{SeriesPoolWait, [8]string{k.source, k.destination}}
+		return g.summedLocked(series{SeriesPoolWait, [8]string{k.source, k.destination}})
 	case famDetectionDuration:
-		s = detectionSeries(p)
-	default:
-		return
+		return g.summedLocked(detectionSeries(p))
 	}
-	g.addHist(s, d)
-}
-
-func (g *Graph) addHist(s series, d *hist) {
-	h := g.hists[s]
-	if h == nil {
-		h = &hist{}
-		g.hists[s] = h
-	}
-	h.add(d)
+	return nil
 }
 
 // noted is an exemplar that waits for the next write.
@@ -253,7 +307,14 @@ type noted struct {
 const maxNoted = 512
 
 func (g *Graph) noteExemplar(p *point, e example, at int64) {
-	if g.writer == nil || len(g.noted) >= maxNoted {
+	if g.writer == nil {
+		return
+	}
+	list := &g.noted
+	if p.metric == famExchangeDuration {
+		list = &g.notedDurations
+	}
+	if len(*list) >= maxNoted {
 		return
 	}
 	n := noted{trace: e.trace, value: e.value, at: at}
@@ -271,11 +332,12 @@ func (g *Graph) noteExemplar(p *point, e example, at int64) {
 	default:
 		return
 	}
-	g.noted = append(g.noted, n)
+	*list = append(*list, n)
 }
 
-// write puts the state of now into the DB. Counters are as of now, not as of the sealed window: a rule should not wait for the seal.
-func (g *Graph) write(ctx context.Context, now time.Time) error {
+// write puts the state of now into the DB; histograms, which cost most, only when they were passed over the last time, or last says that no other write
+// comes. Counters are as of now, not as of the sealed window: a rule should not wait for the seal.
+func (g *Graph) write(ctx context.Context, now time.Time, last bool) error {
 	if g.writer == nil {
 		return nil
 	}
@@ -286,25 +348,57 @@ func (g *Graph) write(ctx context.Context, now time.Time) error {
 		g.written = now
 		g.fillLocked(now, b)
 	})
+	if g.passed = !g.passed; !g.passed || last {
+		failed := g.durations.Write(ctx, now, func(b *metric.Batch) {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			g.fillHistogramsLocked(b)
+		})
+		g.passed = failed != nil // then the next time
+		err = errors.Join(err, failed)
+	}
 	g.tel.writeSeconds.Observe(time.Since(started).Seconds())
 	return err
 }
 
-func (g *Graph) fillLocked(now time.Time, b *metric.Batch) {
+func (g *Graph) fillHistogramsLocked(b *metric.Batch) {
 	var buf []string
-	for s, v := range g.counters {
-		buf = s.pairs(buf)
-		b.Counter(s.metric, v, buf...)
+	g.dueHists = settleAll(g.dueHists)
+	for _, h := range g.summed {
+		if len(h.parts) > 0 {
+			h.hist.reset()
+			for _, part := range h.parts {
+				h.hist.add(&part.hist)
+			}
+		}
+		if n := h.hist.native(b.Room(h.ref)); !b.HistogramAgain(h.ref, n) {
+			buf = h.series.pairs(buf)
+			h.ref = b.Histogram(h.series.metric, n, buf...)
+		}
 	}
-	for s, h := range g.hists {
-		buf = s.pairs(buf)
-		b.Histogram(s.metric, h.native(), buf...)
-	}
-	for _, n := range g.noted {
+	g.notedDurations = exemplars(b, g.notedDurations)
+}
+
+// exemplars attaches what was noted, and returns its room.
+func exemplars(b *metric.Batch, list []noted) []noted {
+	var buf []string
+	for _, n := range list {
 		buf = n.series.pairs(buf)
 		b.Exemplar(n.series.metric, n.trace, n.value, time.Unix(0, n.at), buf...)
 	}
-	g.noted = g.noted[:0]
+	return list[:0]
+}
+
+func (g *Graph) fillLocked(now time.Time, b *metric.Batch) {
+	var buf []string
+	g.dueCounts = settleAll(g.dueCounts)
+	for _, c := range g.counted {
+		if !b.CounterAgain(c.ref, c.value) {
+			buf = c.series.pairs(buf)
+			c.ref = b.Counter(c.series.metric, c.value, buf...)
+		}
+	}
+	g.noted = exemplars(b, g.noted)
 
 	for _, r := range g.sortedReportersLocked() {
 		up := 1.0

@@ -27,29 +27,86 @@ type sideKey struct {
 	side flow.Side
 }
 
+// cellOf is where slots keep the cell of one side of an edge.
+func (e *edge) cellOf(side flow.Side) int {
+	if side == flow.SideServer {
+		return 2*e.id + 1
+	}
+	return 2 * e.id
+}
+
 type versionKey struct {
 	destination, version string
 	side                 flow.Side
 }
 
-// endpointKey names what one reporter saw of one endpoint. On the server side the endpoint is the reporter's own.
+// endpointKey names what one reporter saw of one endpoint. On the server side the endpoint is the reporter's own. There is one *endpointKey of each
+// (reporter.place), so that slots know it by its address.
 type endpointKey struct {
 	reporter          *reporter
 	side              flow.Side
 	service, endpoint string
+	used              int64 // newest second of a slot that has it
+	forgotten         bool  // the reporter has forgotten it; whoever kept it looks again
 }
 
 // slot is one second of observer time: [sec, sec+1).
 type slot struct {
 	sec       int64
-	edges     map[sideKey]*cell
-	endpoints map[endpointKey]*endpointCell
+	edges     []*cell // by edge.cellOf; nil where nothing happened
+	endpoints map[*endpointKey]*endpointCell
 	versions  map[versionKey]*versionCell
 	amended   map[edgeKey]bool // counted after the slot was sealed
+
+	spareCells     []*cell // empty, of what was here before
+	spareEndpoints []*endpointCell
 }
 
 func newSlot(sec int64) *slot {
-	return &slot{sec: sec, edges: map[sideKey]*cell{}, endpoints: map[endpointKey]*endpointCell{}, versions: map[versionKey]*versionCell{}, amended: map[edgeKey]bool{}}
+	return &slot{sec: sec, endpoints: map[*endpointKey]*endpointCell{}, versions: map[versionKey]*versionCell{}, amended: map[edgeKey]bool{}}
+}
+
+// reuse empties a slot for another second, and keeps its room.
+func (s *slot) reuse(sec int64) {
+	s.sec = sec
+	for i := range s.edges {
+		s.drop(i)
+	}
+	for k, c := range s.endpoints {
+		s.dropEndpoint(k, c)
+	}
+	clear(s.versions)
+	clear(s.amended)
+}
+
+// drop takes the cell at i out.
+func (s *slot) drop(i int) {
+	c := s.edges[i]
+	if c == nil {
+		return
+	}
+	s.edges[i] = nil
+	c.latency.reset()
+	clear(c.reasons)
+	clear(c.grpc)
+	*c = cell{latency: c.latency, reasons: c.reasons, grpc: c.grpc, exemplars: c.exemplars[:0]}
+	s.spareCells = append(s.spareCells, c)
+}
+
+func (s *slot) dropEndpoint(k *endpointKey, c *endpointCell) {
+	delete(s.endpoints, k)
+	c.latency.reset()
+	clear(c.reasons)
+	*c = endpointCell{latency: c.latency, reasons: c.reasons, exemplars: c.exemplars[:0]}
+	s.spareEndpoints = append(s.spareEndpoints, c)
+}
+
+// at is the cell at i, nil where nothing happened.
+func (s *slot) at(i int) *cell {
+	if i >= len(s.edges) {
+		return nil
+	}
+	return s.edges[i]
 }
 
 // cell is what one side counted on an edge in one slot, or, added up, in a window.
@@ -172,19 +229,32 @@ func (c *endpointCell) add(o *endpointCell) {
 	}
 }
 
-func (s *slot) edge(k sideKey) *cell {
-	c := s.edges[k]
+// edge is the cell at i, made if it is not there.
+func (s *slot) edge(i int) *cell {
+	if i >= len(s.edges) {
+		s.edges = append(s.edges, make([]*cell, i+1-len(s.edges))...)
+	}
+	c := s.edges[i]
 	if c == nil {
-		c = &cell{}
-		s.edges[k] = c
+		if n := len(s.spareCells); n > 0 {
+			c, s.spareCells = s.spareCells[n-1], s.spareCells[:n-1]
+		} else {
+			c = &cell{}
+		}
+		s.edges[i] = c
 	}
 	return c
 }
 
-func (s *slot) endpoint(k endpointKey) *endpointCell {
+func (s *slot) endpoint(k *endpointKey) *endpointCell {
 	c := s.endpoints[k]
 	if c == nil {
-		c = &endpointCell{}
+		if n := len(s.spareEndpoints); n > 0 {
+			c, s.spareEndpoints = s.spareEndpoints[n-1], s.spareEndpoints[:n-1]
+		} else {
+			c = &endpointCell{}
+		}
+		k.used = max(k.used, s.sec)
 		s.endpoints[k] = c
 	}
 	return c

@@ -14,37 +14,32 @@ import (
 type window struct {
 	end       time.Time
 	length    time.Duration
-	keys      map[edgeKey]bool
-	edges     map[sideKey]*cell
-	active    map[sideKey]int64
+	edges     []windowEdge                 // as compareEdges sorts them
 	endpoints map[endpointID]*endpointCell // as all callers saw them
 	versions  map[versionKey]*versionCell
-	amended   map[edgeKey]bool
-	missing   map[edgeKey][]string // instances whose reports are missing
-	known     map[edgeKey]bool     // both sides are contiguous over the whole window
 	reporters map[string][]Reporter
 	breaks    map[string]float64
 	states    map[endpointID]endpointState
+}
+
+// windowEdge is what is known of an edge. Nil cells are sides of which nothing is.
+type windowEdge struct {
+	edgeKey
+	id               string
+	client, server   *cell
+	clients, servers int64 // active, by side
+	amended          bool
+	missing          []string // instances whose reports are missing, sorted
+	known            bool     // both sides are contiguous over the whole window
 }
 
 type endpointState struct{ state, reason, override string }
 
 func newWindow(end time.Time, length time.Duration) *window {
 	return &window{
-		end: end, length: length, keys: map[edgeKey]bool{}, edges: map[sideKey]*cell{}, active: map[sideKey]int64{}, endpoints: map[endpointID]*endpointCell{},
-		versions: map[versionKey]*versionCell{}, amended: map[edgeKey]bool{}, missing: map[edgeKey][]string{}, known: map[edgeKey]bool{},
+		end: end, length: length, endpoints: map[endpointID]*endpointCell{}, versions: map[versionKey]*versionCell{},
 		reporters: map[string][]Reporter{}, breaks: map[string]float64{}, states: map[endpointID]endpointState{},
 	}
-}
-
-func (w *window) edge(k sideKey) *cell {
-	w.keys[k.edgeKey] = true
-	c := w.edges[k]
-	if c == nil {
-		c = &cell{}
-		w.edges[k] = c
-	}
-	return c
 }
 
 func (w *window) endpoint(k endpointID) *endpointCell {
@@ -61,32 +56,33 @@ func (g *Graph) snapshotLocked(now time.Time) *Snapshot {
 	seconds := int64(g.cfg.Window / time.Second)
 	from, to := (g.sealed-seconds)*int64(time.Second), g.sealed*int64(time.Second)
 	w := newWindow(time.Unix(0, to).UTC(), g.cfg.Window)
-	for k, e := range g.edges {
-		if now.Sub(e.active) < g.cfg.ForgetIdle {
-			w.keys[k] = true
-		}
-	}
 	g.rollLocked(seconds)
-	w.edges, w.versions = g.rolling.edges, g.rolling.versions // which draw only reads
-	for k := range w.edges {
-		w.keys[k.edgeKey] = true
-	}
+	w.versions = g.rolling.versions // which draw only reads, as it does cells
 	for k, c := range g.rolling.endpoints {
 		if k.side == flow.SideClient {
 			w.endpoint(endpointID{k.service, k.endpoint}).add(c)
 		}
 	}
+	amended, active := map[edgeKey]bool{}, map[sideKey]int64{}
 	for sec := g.sealed - seconds; sec < g.sealed; sec++ {
 		if s := g.slots[sec]; s != nil {
 			for k := range s.amended {
-				w.amended[k] = true
+				amended[k] = true
 			}
 		}
 	}
 
-	byService := map[string][]*reporter{}
+	services := map[string]*coverage{}
 	for _, r := range g.sortedReportersLocked() {
-		byService[r.service] = append(byService[r.service], r)
+		c := services[r.service]
+		if c == nil {
+			c = &coverage{known: true}
+			services[r.service] = c
+		}
+		whole, known := r.whole(from, to)
+		if c.known = c.known && whole && known; !whole {
+			c.missing = append(c.missing, r.key.instance)
+		}
 		w.reporters[r.service] = append(w.reporters[r.service], Reporter{
 			Instance: r.key.instance, BootID: r.boot.id, Identity: r.key.identity, LastSeen: r.seen.UTC(), Missing: r.missing,
 			ClockOffset: time.Duration(r.boot.offset), Version: r.version, Folded: r.boot.folded, CertNotAfter: r.boot.certificate,
@@ -97,30 +93,35 @@ func (g *Graph) snapshotLocked(now time.Time) *Snapshot {
 		for b := range r.reporting() {
 			for k, n := range b.active {
 				if k.kind == flow.KindExchange.String() || k.kind == flow.KindConnection.String() && relayed(k.protocol) {
-					w.active[k.sideKey] += n
+					active[k.sideKey] += n
 				}
 			}
 		}
 	}
-	for k := range w.keys {
-		known := true
-		for _, service := range []string{k.source, k.destination} {
-			if k.source == k.destination && len(w.missing[k]) > 0 {
-				continue
-			}
-			reporters := byService[service]
-			for _, r := range reporters {
-				whole, all := r.whole(from, to)
-				known = known && whole && all
-				if !whole {
-					w.missing[k] = append(w.missing[k], r.key.instance)
-				}
-			}
-			if len(reporters) == 0 && g.x.meshed(service) {
-				known = false // its sidecars have not reported yet
-			}
+	covered := func(service string) coverage {
+		if c := services[service]; c != nil {
+			return *c
 		}
-		w.known[k] = known
+		return coverage{known: !g.x.meshed(service)} // else its sidecars have not reported yet
+	}
+	w.edges = make([]windowEdge, 0, len(g.byID))
+	for _, edge := range g.orderLocked() {
+		e := windowEdge{edgeKey: edge.key, id: edge.name, client: g.rolling.at(edge.cellOf(flow.SideClient)), server: g.rolling.at(edge.cellOf(flow.SideServer))}
+		if e.client == nil && e.server == nil && now.Sub(edge.active) >= g.cfg.ForgetIdle {
+			continue
+		}
+		if len(active) > 0 {
+			e.clients, e.servers = active[sideKey{e.edgeKey, flow.SideClient}], active[sideKey{e.edgeKey, flow.SideServer}]
+		}
+		e.amended = amended[e.edgeKey]
+		c := covered(e.source)
+		e.known, e.missing = c.known, slices.Clone(c.missing)
+		if e.destination != e.source {
+			c := covered(e.destination)
+			e.known, e.missing = e.known && c.known, append(e.missing, c.missing...)
+		}
+		slices.Sort(e.missing)
+		w.edges = append(w.edges, e)
 	}
 	for service, t := range g.traces {
 		if share, n := t.share(); n > 0 {
@@ -141,9 +142,15 @@ func (g *Graph) snapshotLocked(now time.Time) *Snapshot {
 	return snap
 }
 
+// coverage says whether the window is known of all sidecars of a service, and of which something is missing.
+type coverage struct {
+	known   bool
+	missing []string
+}
+
 // draw makes the picture of a window. It depends on nothing else.
 func (w *window) draw(x *index) *Snapshot {
-	snap := &Snapshot{At: w.end, Window: w.length, Nodes: []Node{}, Edges: []Edge{}}
+	snap := &Snapshot{At: w.end, Window: w.length, Nodes: []Node{}, Edges: make([]Edge, 0, len(w.edges))}
 	seconds := w.length.Seconds()
 	inbound, active := map[string]*cell{}, map[string]int64{}
 	versions, endpoints := map[string][]versionKey{}, map[string][]string{}
@@ -162,29 +169,32 @@ func (w *window) draw(x *index) *Snapshot {
 	for s := range w.reporters {
 		names[s] = true
 	}
-	for _, k := range slices.SortedFunc(maps.Keys(w.keys), compareEdges) {
+	views := make([]View, 2*len(w.edges)) // at once
+	for i := range w.edges {
+		we := &w.edges[i]
+		k, client, server := we.edgeKey, we.client, we.server
 		names[k.source], names[k.destination] = true, true
-		client, server := w.edges[sideKey{k, flow.SideClient}], w.edges[sideKey{k, flow.SideServer}]
 		e := Edge{
-			ID: k.id(), Source: k.source, Destination: k.destination, Protocol: k.protocol, Amended: w.amended[k], Missing: w.missing[k],
-			State: stateOf(x, k, len(w.missing[k]) > 0),
+			ID: we.id, Source: k.source, Destination: k.destination, Protocol: k.protocol, Amended: we.amended, Missing: we.missing,
+			State: stateOf(x, k, len(we.missing) > 0),
 		}
-		slices.Sort(e.Missing)
 		// A side that is expected and known shows zeroes: it saw nothing, which is a fact.
-		if client == nil && (e.State == BothSides || e.State == ClientOnly) && w.known[k] {
+		if client == nil && (e.State == BothSides || e.State == ClientOnly) && we.known {
 			client = &cell{}
 		}
-		if server == nil && (e.State == BothSides || e.State == ServerOnly) && w.known[k] {
+		if server == nil && (e.State == BothSides || e.State == ServerOnly) && we.known {
 			server = &cell{}
 		}
 		if client != nil {
-			e.Client = client.view(seconds, w.active[sideKey{k, flow.SideClient}])
+			e.Client = &views[2*i]
+			client.view(e.Client, seconds, we.clients)
 		}
 		if server != nil {
-			e.Server = server.view(seconds, w.active[sideKey{k, flow.SideServer}])
+			e.Server = &views[2*i+1]
+			server.view(e.Server, seconds, we.servers)
 			e.MTLS = k.source != unmeshed
 		}
-		if e.State == BothSides && w.known[k] {
+		if e.State == BothSides && we.known {
 			e.Gap = gap(client, server, e.Client, e.Server, seconds)
 		}
 		snap.Edges = append(snap.Edges, e)
@@ -208,7 +218,7 @@ func (w *window) draw(x *index) *Snapshot {
 			n.TraceBreaks = &share
 		}
 		if in := inbound[name]; in != nil {
-			n.Inbound = *in.view(seconds, 0)
+			in.view(&n.Inbound, seconds, 0)
 		}
 		n.Inbound.Active += active[name]
 		snap.Nodes = append(snap.Nodes, n)
@@ -217,12 +227,14 @@ func (w *window) draw(x *index) *Snapshot {
 }
 
 // view turns counts into figures.
-func (c *cell) view(seconds float64, active int64) *View {
-	v := &View{
+func (c *cell) view(v *View, seconds float64, active int64) {
+	*v = View{
 		Requests: c.requests, Errors: c.errors, Attempts: c.attempts, BytesIn: c.bytesIn, BytesOut: c.bytesOut, Active: active, Connections: c.connections,
-		MessagesIn: c.messagesIn, MessagesOut: c.messagesOut, GRPC: maps.Clone(c.grpc),
-		Reasons: maps.Clone(c.reasons), Exemplars: traceIDs(c.exemplars, 5),
-		P50: c.latency.quantile(0.5), P95: c.latency.quantile(0.95), P99: c.latency.quantile(0.99),
+		MessagesIn: c.messagesIn, MessagesOut: c.messagesOut, GRPC: cloneCounts(c.grpc),
+		Reasons: cloneCounts(c.reasons), Exemplars: traceIDs(c.exemplars, 5),
+	}
+	if c.latency.count > 0 {
+		c.latency.quantiles([]float64{0.5, 0.95, 0.99}, &v.P50, &v.P95, &v.P99)
 	}
 	of := c.requests - c.probes
 	n := c.requests
@@ -234,7 +246,13 @@ func (c *cell) view(seconds float64, active int64) *View {
 	if of > 0 {
 		v.ErrorRatio = float64(v.Errors) / float64(of)
 	}
-	return v
+}
+
+func cloneCounts(m map[string]uint64) map[string]uint64 {
+	if len(m) == 0 {
+		return nil // also for one that is empty now
+	}
+	return maps.Clone(m)
 }
 
 // gap compares the two sides. Their reports cut time at different instants, so requests in flight and those of the cut second at either

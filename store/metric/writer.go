@@ -43,6 +43,7 @@ type Writer struct {
 
 	mu     sync.Mutex
 	series map[string]*entry // by the label set's bytes
+	list   []*entry          // the same
 	round  uint64
 	last   time.Time // of the Write before
 	fresh  uint64    // series admitted in this round, which the store does not count yet
@@ -58,6 +59,7 @@ const (
 )
 
 type entry struct {
+	key    string // in Writer.series
 	labels labels.Labels
 	ref    storage.SeriesRef
 	round  uint64 // last Write in which it had a value
@@ -65,9 +67,19 @@ type entry struct {
 	kind   seriesKind
 
 	value     float64
+	written   float64 // value in the newest Write that had a sample of it
+	passed    bool    // this Write has none, see CounterAgain
 	hist      *histogram.FloatHistogram
 	exemplars []exemplar.Exemplar
+
+	ended bool // the Writer has forgotten it; a Ref to it is void
+	// Histograms that the store does not hold any more, or may still hold as the series' newest; see Batch.Room.
+	spare, newest *histogram.FloatHistogram
 }
+
+// Ref remembers a series of a Writer, so that it is written again without a look-up. The zero Ref is void. A Ref is of one Writer, and becomes void when
+// a Write passes the series over.
+type Ref struct{ e *entry }
 
 // NewWriter returns a Writer of d.
 func (d *DB) NewWriter() *Writer { return &Writer{db: d, series: map[string]*entry{}} }
@@ -87,11 +99,18 @@ func (w *Writer) Write(ctx context.Context, at time.Time, fill func(*Batch)) err
 	fill(&Batch{w})
 	app := w.db.tsdb.Appender(ctx)
 	ts := at.UnixMilli()
+	// A sample newer than everything in the store is in order, so the store keeps its histogram as the series' newest until the next one comes. Others it may keep longer.
+	inOrder := ts > w.db.tsdb.Head().MaxTime()
 	var firstErr error
-	for key, e := range w.series {
+	kept := w.list[:0]
+	for _, e := range w.list {
+		if e.round == w.round {
+			kept = append(kept, e)
+		}
 		if e.folded != nil {
 			if e.round != w.round {
-				delete(w.series, key)
+				delete(w.series, e.key)
+				e.ended = true
 			}
 			continue
 		}
@@ -102,7 +121,12 @@ func (w *Writer) Write(ctx context.Context, at time.Time, fill func(*Batch)) err
 			} else {
 				_, _ = app.Append(e.ref, e.labels, ts, math.Float64frombits(value.StaleNaN))
 			}
-			delete(w.series, key)
+			delete(w.series, e.key)
+			e.ended = true
+			continue
+		}
+		if e.passed && len(e.exemplars) == 0 {
+			e.value = 0
 			continue
 		}
 		var err error
@@ -111,10 +135,14 @@ func (w *Writer) Write(ctx context.Context, at time.Time, fill func(*Batch)) err
 		}
 		if e.kind == histo {
 			e.ref, err = app.AppendHistogram(e.ref, e.labels, ts, nil, e.hist)
+			e.spare = e.newest
+			if e.newest = e.hist; !inOrder || err != nil {
+				e.spare, e.newest = nil, nil
+			}
 			e.hist = nil
 		} else {
 			e.ref, err = app.Append(e.ref, e.labels, ts, e.value)
-			e.value = 0
+			e.value, e.written = 0, e.value
 		}
 		if err != nil {
 			w.db.rejected.WithLabelValues(rejection(err)).Inc()
@@ -128,15 +156,26 @@ func (w *Writer) Write(ctx context.Context, at time.Time, fill func(*Batch)) err
 		}
 		e.exemplars = e.exemplars[:0]
 	}
-	w.last = at
+	clear(w.list[len(kept):])
+	w.list, w.last = kept, at
 	if firstErr != nil {
 		_ = app.Rollback()
+		w.forget()
 		return wrap(firstErr)
 	}
 	if err := app.Commit(); err != nil {
+		w.forget()
 		return wrap(fmt.Errorf("metrics store: commit: %w", err))
 	}
 	return nil
+}
+
+// forget drops what is known of the samples in the store: after a failure nobody knows which histograms it holds, and the values were not taken.
+func (w *Writer) forget() {
+	for _, e := range w.list {
+		e.spare, e.newest = nil, nil
+		e.written, e.passed = math.NaN(), false
+	}
 }
 
 // begin gives a new cumulative series a zero at the Write before, when it was zero: rate() sees only differences between samples, and would miss
@@ -171,20 +210,29 @@ func rejection(err error) string {
 
 // Counter adds the cumulative v to the series in this batch. The pairs are label names and values; empty values are dropped, as Prometheus
 // does. A counter that appears after the first Write is taken to have been zero at the Write before.
-func (b *Batch) Counter(name string, v float64, pairs ...string) {
-	b.entry(name, counter, pairs).value += v
+func (b *Batch) Counter(name string, v float64, pairs ...string) Ref {
+	e, ref := b.entry(name, counter, pairs)
+	e.value += v
+	return ref
 }
 
 // Gauge adds v to the series in this batch.
 func (b *Batch) Gauge(name string, v float64, pairs ...string) {
-	b.entry(name, gauge, pairs).value += v
+	e, _ := b.entry(name, gauge, pairs)
+	e.value += v
 }
 
 // Histogram is Counter for native histograms; h may be changed afterwards.
-func (b *Batch) Histogram(name string, h *histogram.FloatHistogram, pairs ...string) {
-	e := b.entry(name, histo, pairs)
+func (b *Batch) Histogram(name string, h *histogram.FloatHistogram, pairs ...string) Ref {
+	e, ref := b.entry(name, histo, pairs)
+	e.addHistogram(h.Copy())
+	return ref
+}
+
+// addHistogram takes h for its own.
+func (e *entry) addHistogram(h *histogram.FloatHistogram) {
 	if e.hist == nil {
-		e.hist = h.Copy()
+		e.hist = h
 		return
 	}
 	if sum, _, _, err := e.hist.Add(h); err == nil {
@@ -192,32 +240,82 @@ func (b *Batch) Histogram(name string, h *histogram.FloatHistogram, pairs ...str
 	}
 }
 
+// CounterAgain is Counter for the series of ref. It does nothing and returns false when ref is void: then Counter is to be called. A counter that stands
+// still gets a sample in every second Write.
+func (b *Batch) CounterAgain(ref Ref, v float64) bool {
+	e := b.again(ref)
+	if e == nil {
+		return false
+	}
+	e.value += v
+	if e == ref.e {
+		e.passed = !e.passed && e.ref != 0 && v == e.written
+	}
+	return true
+}
+
+// HistogramAgain is Histogram for the series of ref, which must be that of a histogram; false when ref is void. It takes h for its own.
+func (b *Batch) HistogramAgain(ref Ref, h *histogram.FloatHistogram) bool {
+	e := b.again(ref)
+	if e == nil {
+		return false
+	}
+	e.addHistogram(h)
+	return true
+}
+
+// Room is a histogram to fill for HistogramAgain with the same ref: a former one of that series, with whatever it had, or a new one.
+func (b *Batch) Room(ref Ref) *histogram.FloatHistogram {
+	if e := ref.e; e != nil && e.spare != nil {
+		h := e.spare
+		e.spare = nil
+		return h
+	}
+	return &histogram.FloatHistogram{}
+}
+
+// again is the entry of ref in this batch, nil when it is void.
+func (b *Batch) again(ref Ref) *entry {
+	e := ref.e
+	if e == nil || e.ended {
+		return nil
+	}
+	e.round = b.w.round
+	if e.folded != nil {
+		e = e.folded
+		e.round = b.w.round
+	}
+	return e
+}
+
 // Exemplar attaches a trace to the series, which must have got its value already.
 func (b *Batch) Exemplar(name, traceID string, v float64, at time.Time, pairs ...string) {
 	key := b.key(name, pairs)
-	e := b.w.series[key]
+	e := b.w.series[string(key)]
 	if e == nil || e.folded != nil || e.round != b.w.round {
 		return
 	}
 	e.exemplars = append(e.exemplars, exemplar.Exemplar{Labels: labels.FromStrings("trace_id", traceID), Value: v, Ts: at.UnixMilli(), HasTs: true})
 }
 
-func (b *Batch) key(name string, pairs []string) string {
+// key is valid until the next one.
+func (b *Batch) key(name string, pairs []string) []byte {
 	buf := append(b.w.buf[:0], name...)
 	for _, p := range pairs {
 		buf = append(buf, 0xff)
 		buf = append(buf, p...)
 	}
 	b.w.buf = buf
-	return string(buf)
+	return buf
 }
 
-func (b *Batch) entry(name string, kind seriesKind, pairs []string) *entry {
+func (b *Batch) entry(name string, kind seriesKind, pairs []string) (*entry, Ref) {
 	w := b.w
 	key := b.key(name, pairs)
-	e := w.series[key]
+	e := w.series[string(key)]
 	if e == nil {
-		e = &entry{labels: labelsOf(name, pairs), kind: kind}
+		key := string(key) // foldedEntry makes another
+		e = &entry{key: key, labels: labelsOf(name, pairs), kind: kind}
 		if kind == histo {
 			w.db.natives.Store(name, true)
 		}
@@ -231,21 +329,21 @@ func (b *Batch) entry(name string, kind seriesKind, pairs []string) *entry {
 			w.fresh++
 		}
 		w.series[key] = e
+		w.list = append(w.list, e)
 	}
-	e.round = w.round
-	if e.folded != nil {
-		e = e.folded
-		e.round = w.round
-	}
-	return e
+	ref := Ref{e}
+	e = b.again(ref)
+	e.passed = false
+	return e, ref
 }
 
 func (b *Batch) foldedEntry(name string, kind seriesKind, pairs []string) *entry {
-	key := b.key(name, pairs)
+	key := string(b.key(name, pairs))
 	e := b.w.series[key]
 	if e == nil {
-		e = &entry{labels: labelsOf(name, pairs), kind: kind}
+		e = &entry{key: key, labels: labelsOf(name, pairs), kind: kind}
 		b.w.series[key] = e
+		b.w.list = append(b.w.list, e)
 	}
 	return e
 }
