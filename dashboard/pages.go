@@ -13,6 +13,7 @@ var pages = []struct {
 	handler func(*page.Deps) http.HandlerFunc
 }{
 	{"GET /{$}", "Topology", page.Topology},
+	{"GET /topology/words", "How an expression may go on", page.TopologyWords},
 	{"GET /service/{name}", "Service", page.Service},
 	{"GET /edge", "Edge", page.Edge},
 	{"GET /traces", "Traces", page.Traces},

@@ -30,6 +30,8 @@ var pages = []struct{ name, path string }{
 	{"alerts", "/alerts"},
 	{"proxies", "/proxies"},
 	{"tulle", "/tulle"},
+	{"topology-found", "/?find=err+%3E+1%25+and+ns+%3D+shop&hide=kind+%3D+external"},
+	{"topology-wrong", "/?find=err+%3E+much"},
 	{"nothing", "/no/such/page"},
 }
 

@@ -89,6 +89,23 @@ func TestLargeMesh(t *testing.T) {
 	}
 }
 
+// TestWordsAreCompleted: the arrow keys choose how an expression goes on, and what is found is lit.
+func TestWordsAreCompleted(t *testing.T) {
+	p := open(t, "/", look{width: 1280, height: 900})
+	const input, list = `document.querySelector('input[name="find"]')`, `document.querySelector('input[name="find"] + ul')`
+	eval[any](p, input+`.focus()`)
+	p.press("ns = ")
+	p.until("values are offered", `!`+list+`.hidden && `+list+`.textContent.includes("shop")`)
+	accessible(p)
+	p.press(kb.ArrowDown)
+	p.until("one is chosen", input+`.getAttribute("aria-activedescendant") && `+list+`.querySelector('[aria-selected="true"]')`)
+	p.press(kb.Tab)
+	p.until("it is taken, and more is offered", input+`.value === "ns = shop " && `+list+`.textContent.includes("and")`)
+	p.press("and err > 1%")
+	p.press(kb.Enter)
+	p.until("what is found is lit", `location.search.includes("find=ns") && document.querySelectorAll(".node.found").length === 3`)
+}
+
 // pan moves the graph by pixels in a circle, and zoom in and out again, as a hand does.
 const (
 	hand = `const box = document.querySelector('[data-role="mesh"], [data-role="canvas"]'), r = box.getBoundingClientRect(), cx = r.left + r.width / 2, cy = r.top + 200;

@@ -28,6 +28,7 @@ type NodeView struct {
 	Breaks                     string       // share of outbound requests that lost their trace, "" when none
 	Outbound                   bool         // figures are of what it sends, nobody calls it
 	Change                     graph.Change // in a comparison, "" when it is as it was
+	Found                      bool
 }
 
 // Figures are the texts that change live; they are the same in the drawing, the table and the live feed.
@@ -56,6 +57,7 @@ type EdgeView struct {
 	Gap                                          string
 	Attempts                                     string
 	Change                                       graph.Change // in a comparison, "" when it is as it was
+	Found                                        bool
 }
 
 // GraphView is the drawing.
@@ -66,6 +68,8 @@ type GraphView struct {
 	Structure     string // changes when the client must fetch the drawing anew
 	Vertical      bool   // callers stand above callees
 	Canvas        bool   // drawn by the browser, see mesh.go
+	Finding       bool   // some are Found, and the others step back
+	Says          string // how many
 }
 
 const (

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/tulle-mesh/tulle/store/graph"
+	"github.com/tulle-mesh/tulle/store/match"
 )
 
 // lens is which part of the graph is drawn. The zero value is all of it.
@@ -17,6 +18,9 @@ type lens struct {
 	to    string // with show path: where it ends
 	kiosk bool   // the graph alone, for a screen on a wall
 	rows  int    // how many edges the table leaves out before its first
+	// What is lit, and what is left out, as it was written and as it was understood.
+	find, hide   string
+	finds, hides match.Expr
 }
 
 // shows are the parts of the graph that can be looked at.
@@ -31,7 +35,10 @@ var shows = []struct{ word, title string }{
 
 // parseLens reads focus, show, to and kiosk.
 func parseLens(q url.Values) (lens, error) {
-	l := lens{focus: strings.TrimSpace(q.Get("focus")), show: q.Get("show"), to: strings.TrimSpace(q.Get("to")), kiosk: q.Has("kiosk")}
+	l := lens{
+		focus: strings.TrimSpace(q.Get("focus")), show: q.Get("show"), to: strings.TrimSpace(q.Get("to")), kiosk: q.Has("kiosk"),
+		find: strings.TrimSpace(q.Get("find")), hide: strings.TrimSpace(q.Get("hide")),
+	}
 	if n, err := strconv.Atoi(q.Get("rows")); err == nil && n > 0 {
 		l.rows = n
 	}
@@ -49,9 +56,9 @@ func parseLens(q url.Values) (lens, error) {
 	}
 	switch {
 	case !known:
-		return lens{kiosk: l.kiosk}, errors.New("the part " + strconv.Quote(l.show) + " is none of " + strings.Join(words, ", "))
+		return l.rest(), errors.New("the part " + strconv.Quote(l.show) + " is none of " + strings.Join(words, ", "))
 	case l.show == "path" && l.focus != "" && l.to == "":
-		return lens{kiosk: l.kiosk}, errors.New("a path has two ends: name the service it leads to as well")
+		return l.rest(), errors.New("a path has two ends: name the service it leads to as well")
 	case l.show != "cycles" && l.focus == "":
 		l.show, l.to = "", ""
 	case l.show == "cycles":
@@ -60,12 +67,18 @@ func parseLens(q url.Values) (lens, error) {
 	return l, nil
 }
 
+// rest is the lens without the part it shows.
+func (l lens) rest() lens {
+	l.focus, l.show, l.to = "", "", ""
+	return l
+}
+
 // part reports whether less than the whole graph is meant.
 func (l lens) part() bool { return l.show != "" }
 
 // set writes the lens into a query.
 func (l lens) set(q url.Values) {
-	for k, v := range map[string]string{"focus": l.focus, "show": l.show, "to": l.to} {
+	for k, v := range map[string]string{"focus": l.focus, "show": l.show, "to": l.to, "find": l.find, "hide": l.hide} {
 		if v != "" {
 			q.Set(k, v)
 		}

@@ -22,8 +22,9 @@ type meshData struct {
 	W        float64 `json:"w"`
 	H        float64 `json:"h"`
 	Vertical bool    `json:"v,omitempty"`
-	Nodes    []any   `json:"nodes"` // [id, name, namespace, kind, x, y, sends only, change, meshNode]
-	Edges    []any   `json:"edges"` // [index of source, index of destination, protocol, state, mTLS, change, meshEdge]
+	Finding  bool    `json:"f,omitempty"`
+	Nodes    []any   `json:"nodes"` // [id, name, namespace, kind, x, y, sends only, change, meshNode, found]
+	Edges    []any   `json:"edges"` // [index of source, index of destination, protocol, state, mTLS, change, meshEdge, found]
 }
 
 func (n *NodeView) mesh() meshNode {
@@ -53,7 +54,7 @@ func flag(b bool) int {
 
 // Data is the drawing in JSON. It has no <, > and &, which encoding/json writes as escapes: it may stand in markup as it is, whatever names it has.
 func (v *GraphView) Data() (string, error) {
-	d := meshData{W: v.Width, H: v.Height, Vertical: v.Vertical, Nodes: make([]any, 0, len(v.Nodes)), Edges: make([]any, 0, len(v.Edges))}
+	d := meshData{W: v.Width, H: v.Height, Vertical: v.Vertical, Finding: v.Finding, Nodes: make([]any, 0, len(v.Nodes)), Edges: make([]any, 0, len(v.Edges))}
 	index := make(map[string]int, len(v.Nodes))
 	for i := range v.Nodes {
 		n := &v.Nodes[i]
@@ -62,14 +63,14 @@ func (v *GraphView) Data() (string, error) {
 		if name == n.ID {
 			name = ""
 		}
-		d.Nodes = append(d.Nodes, []any{n.ID, name, n.Namespace, n.Kind, n.X, n.Y, flag(n.Outbound), n.Change, n.mesh()})
+		d.Nodes = append(d.Nodes, []any{n.ID, name, n.Namespace, n.Kind, n.X, n.Y, flag(n.Outbound), n.Change, n.mesh(), flag(n.Found)})
 	}
 	for i := range v.Edges {
 		e := &v.Edges[i]
 		from, ok := index[e.Source]
 		to, okToo := index[e.Destination]
 		if ok && okToo {
-			d.Edges = append(d.Edges, []any{from, to, e.Protocol, e.State, flag(e.MTLS), e.Change, e.mesh()})
+			d.Edges = append(d.Edges, []any{from, to, e.Protocol, e.State, flag(e.MTLS), e.Change, e.mesh(), flag(e.Found)})
 		}
 	}
 	b, err := json.Marshal(d)

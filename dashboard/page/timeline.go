@@ -151,7 +151,7 @@ func (i instants) url(at, from time.Time) string {
 
 // whole is the same instants without a lens.
 func (i instants) whole() string {
-	i.lens = lens{kiosk: i.lens.kiosk}
+	i.lens = lens{kiosk: i.lens.kiosk} // and without what is found and hidden
 	return i.url(i.at, i.from)
 }
 

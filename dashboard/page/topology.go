@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"sort"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/tulle-mesh/tulle/dashboard/layout"
@@ -29,6 +30,7 @@ type TopologyView struct {
 	Changes []ChangeView
 	Time    *Timeline // nil when it is not asked for
 	Error   string
+	Pointer string // the expression with a caret where it cannot be understood
 	Now     time.Time
 	Lens    lens
 	Names   []string // of services, to choose from; at most maxNames
@@ -70,6 +72,9 @@ func Topology(d *Deps) http.HandlerFunc {
 		if v.Lens, err = parseLens(r.URL.Query()); err != nil {
 			v.Error, status = err.Error(), http.StatusBadRequest
 		}
+		if v.Pointer, err = v.Lens.parseWords(); err != nil {
+			v.Error, status = err.Error(), http.StatusBadRequest
+		}
 		i.lens = v.Lens
 		v.Times = i
 		s, before := d.live(), (*graph.Snapshot)(nil)
@@ -97,9 +102,10 @@ func Topology(d *Deps) http.HandlerFunc {
 		}
 		whole := drawn
 		if drawn, err = v.Lens.apply(drawn); err != nil {
-			v.Error, status, v.Lens = err.Error(), http.StatusNotFound, lens{kiosk: v.Lens.kiosk}
+			v.Error, status, v.Lens = err.Error(), http.StatusNotFound, v.Lens.rest()
 			i.lens, v.Times.lens = v.Lens, v.Lens
 		}
+		drawn = hide(drawn, v.Lens.hides)
 		in := graphInput(drawn)
 		var drawing *layout.Drawing
 		if drawn == whole {
@@ -112,6 +118,9 @@ func Topology(d *Deps) http.HandlerFunc {
 			}
 		}
 		v.Graph = NewGraphView(drawn, drawing)
+		if v.Graph.find(drawn, v.Lens.finds); v.Graph.Finding && v.Shell.Live == "graph events" {
+			v.Shell.Live = "graph events reload" // what is found changes with the figures
+		}
 		if before != nil {
 			diff := graph.Diff(before, s)
 			v.Graph.mark(diff)
@@ -122,8 +131,8 @@ func Topology(d *Deps) http.HandlerFunc {
 		}
 		v.Rows = worstFirst(v.Graph.Edges)
 		v.Before = min(v.Lens.rows, max(0, len(v.Rows)-1))
-		if v.Before > 0 && v.Graph.Canvas && v.Shell.Live == "graph events" {
-			v.Shell.Live = "graph edges events" // the feed of the graph has the figures of its worst edges only
+		if v.Before > 0 && v.Graph.Canvas && strings.HasPrefix(v.Shell.Live, "graph ") {
+			v.Shell.Live += " edges" // the feed of the graph has the figures of its worst edges only
 		}
 		v.After = max(0, len(v.Rows)-v.Before-maxRows)
 		v.Rows = v.Rows[v.Before : len(v.Rows)-v.After]

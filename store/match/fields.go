@@ -9,8 +9,37 @@ import (
 	"github.com/tulle-mesh/tulle/store"
 )
 
-// fields are the words of the language, as docs/reference/match.md lists them. Any other word with a dot in it is an attribute by its full name.
-var fields = []*Field{
+// Vocabulary is the words in which one kind of subjects is asked for. It is made once, by NewVocabulary, and safe for concurrent use.
+type Vocabulary struct {
+	fields  []*Field
+	byName  map[string]*Field
+	aliases [][2]string // what people write by mistake, and what they mean
+	open    bool        // any other word with a dot in it is an attribute by its full name
+}
+
+// NewVocabulary makes one of fields, in the order in which a reference lists them. aliases are pairs of what people write by mistake and the field that they mean.
+func NewVocabulary(fields []Field, aliases ...[2]string) *Vocabulary {
+	v := &Vocabulary{byName: make(map[string]*Field, len(fields)), aliases: aliases}
+	for i := range fields {
+		v.fields = append(v.fields, &fields[i])
+		v.byName[fields[i].Name] = &fields[i]
+	}
+	return v
+}
+
+// Spans is the vocabulary of spans, as docs/reference/match.md lists it. Any other word with a dot in it is an attribute by its full name.
+var Spans = func() *Vocabulary {
+	v := NewVocabulary(spanFields, [2]string{"source", "src"}, [2]string{"destination", "dst"}, [2]string{"dest", "dst"}, [2]string{"code", "status"},
+		[2]string{"error", "failed"}, [2]string{"errors", "failed"}, [2]string{"latency", "duration"}, [2]string{"url", "path"}, [2]string{"authority", "host"},
+		[2]string{"operation", "name"})
+	for _, f := range v.fields {
+		f.Values = closed(f.Name)
+	}
+	v.open = true
+	return v
+}()
+
+var spanFields = []Field{
 	{Name: "src", Means: flow.AttrSourceService, Help: "the service that calls"},
 	{Name: "dst", Means: flow.AttrDestService, Help: "the service that is called"},
 	{Name: "src.version", Means: flow.AttrSourceVersion, Help: "version of the caller"},
@@ -94,30 +123,25 @@ func yes(b bool) string {
 	return "false"
 }
 
-// Fields lists the words of the language, in the order of the reference. The slice is the caller's.
-func Fields() []Field {
-	out := make([]Field, len(fields))
-	for i, f := range fields {
+// Fields lists the words of the language about spans, in the order of the reference. The slice is the caller's.
+func Fields() []Field { return Spans.Fields() }
+
+// Fields lists the words, in the order of the reference. The slice is the caller's.
+func (v *Vocabulary) Fields() []Field {
+	out := make([]Field, len(v.fields))
+	for i, f := range v.fields {
 		out[i] = *f
 	}
 	return out
 }
 
-var byName = func() map[string]*Field {
-	m := make(map[string]*Field, len(fields))
-	for _, f := range fields {
-		m[f.Name] = f
-	}
-	return m
-}()
-
-// find returns the field of that name: one of the table, or an attribute by its full name, whose values compare as numbers where both sides are.
-func find(name string) *Field {
-	if f := byName[name]; f != nil {
+// find returns the field of that name: one of the table, or of an open vocabulary an attribute by its full name.
+func (v *Vocabulary) find(name string) *Field {
+	if f := v.byName[name]; f != nil {
 		return f
 	}
-	if strings.Contains(name, ".") {
-		return &Field{Name: name, Means: name, Type: Number}
+	if v.open && strings.Contains(name, ".") {
+		return &Field{Name: name, Means: name, Type: Number, free: true}
 	}
 	return nil
 }
@@ -125,7 +149,7 @@ func find(name string) *Field {
 // Lookup returns what a span says of a field, by its name in the language or the full name of an attribute; "" when it says nothing. ok is false when
 // there is no such field.
 func Lookup(name string) (value func(*store.Span) string, ok bool) {
-	f := find(name)
+	f := Spans.find(name)
 	if f == nil {
 		return nil, false
 	}
@@ -133,27 +157,16 @@ func Lookup(name string) (value func(*store.Span) string, ok bool) {
 }
 
 // like is the known word nearest to what was written, "" when none is near: for messages.
-func like(name string) string {
+func (v *Vocabulary) like(name string) string {
 	best, least := "", 3
-	for _, f := range fields {
+	for _, f := range v.fields {
 		if d := distance(strings.ToLower(name), f.Name); d < least {
 			best, least = f.Name, d
 		}
 	}
-	for _, alias := range []struct{ wrote, meant string }{
-		{"source", "src"},
-		{"destination", "dst"},
-		{"dest", "dst"},
-		{"code", "status"},
-		{"error", "failed"},
-		{"errors", "failed"},
-		{"latency", "duration"},
-		{"url", "path"},
-		{"authority", "host"},
-		{"operation", "name"},
-	} {
-		if strings.EqualFold(name, alias.wrote) {
-			return alias.meant
+	for _, a := range v.aliases {
+		if strings.EqualFold(name, a[0]) {
+			return a[1]
 		}
 	}
 	return best
@@ -216,8 +229,13 @@ func closed(name string) []string {
 	return out
 }
 
-// Values lists what a field with a closed vocabulary can be, nil for others: for completion.
-func Values(field string) []string { return closed(field) }
+// Values lists what a field of spans with a closed vocabulary can be, nil for others: for completion.
+func Values(field string) []string {
+	if f := Spans.byName[field]; f != nil {
+		return f.Values
+	}
+	return nil
+}
 
 // isNumber reports whether an attribute's text is a number as people and OTLP write them.
 func isNumber(text string) (float64, bool) {
@@ -228,10 +246,13 @@ func isNumber(text string) (float64, bool) {
 	return v, err == nil
 }
 
-// Words are the names of all fields, sorted: for completion.
-func Words() []string {
+// Words are the names of all fields of spans, sorted: for completion.
+func Words() []string { return Spans.Words() }
+
+// Words are the names of all fields, sorted.
+func (v *Vocabulary) Words() []string {
 	var out []string
-	for _, f := range fields {
+	for _, f := range v.fields {
 		out = append(out, f.Name)
 	}
 	slices.Sort(out)

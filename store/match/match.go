@@ -3,6 +3,7 @@
 //	status>=500 and src=web and dst="payments" and path~"^/pay" and duration>200ms
 //	not (reason in (denied, rate_limited)) and http.request.header.x-team=blue
 //
+// The words are those of a Vocabulary; the one of spans is Spans, and others (store/graph's, of services and edges) judge their own Subjects by the same grammar.
 // Parse reads an expression once; Expr.Match judges one span, so that what is stored and what comes in live are judged alike; Expr.Query is the part
 // of it that a store can answer from its index, and Search walks a store with both. Everything here is pure but Search, and safe for concurrent use.
 // docs/reference/match.md is the page for people.
@@ -52,15 +53,18 @@ func (e *Error) Pointer() string {
 // Expr is an expression that was understood. The zero value matches every span, as an empty expression does.
 type Expr struct{ root node }
 
-// Parse reads an expression; an error is an *Error. An empty one, or one of blanks, matches everything.
-func Parse(text string) (Expr, error) {
+// Parse reads an expression about spans; an error is an *Error. An empty one, or one of blanks, matches everything.
+func Parse(text string) (Expr, error) { return Spans.Parse(text) }
+
+// Parse reads an expression in the words of v, as the function Parse does in those of spans.
+func (v *Vocabulary) Parse(text string) (Expr, error) {
 	if len(text) > MaxLength {
 		return Expr{}, &Error{Expr: cut(text), Column: 1, Text: fmt.Sprintf("it has %d bytes; at most %d can be read", len(text), MaxLength)}
 	}
 	if !utf8.ValidString(text) {
 		return Expr{}, &Error{Expr: strings.ToValidUTF8(text, "?"), Column: 1, Text: "it is not UTF-8"}
 	}
-	p := &parser{text: text}
+	p := &parser{text: text, words: v}
 	root, err := p.all()
 	if err != nil {
 		return Expr{}, err
@@ -71,7 +75,25 @@ func Parse(text string) (Expr, error) {
 func cut(text string) string { return strings.ToValidUTF8(text[:64], "?") + "…" }
 
 // Match reports whether the expression holds for s, which is only read.
-func (e Expr) Match(s *store.Span) bool { return e.root == nil || e.root.holds(s) }
+func (e Expr) Match(s *store.Span) bool { return e.root == nil || e.root.holds((*spanSubject)(s)) }
+
+// Holds reports whether the expression holds for s. It must have been read in the vocabulary that s knows.
+func (e Expr) Holds(s Subject) bool { return e.root == nil || e.root.holds(s) }
+
+// Subject is what an expression judges.
+type Subject interface {
+	// Text is what it says of a field, "" for nothing. Of a Flag that is true or false, of a Number the number in digits.
+	Text(f *Field) string
+	// Measure is what it says of a Duration, in nanoseconds, or of a Share, from 0 to 1; NaN for nothing.
+	Measure(f *Field) float64
+}
+
+// spanSubject is a span that is judged.
+type spanSubject store.Span
+
+func (s *spanSubject) Text(f *Field) string { return f.value((*store.Span)(s)) }
+
+func (s *spanSubject) Measure(*Field) float64 { return float64(s.Duration) } // no other field of spans is measured
 
 // Empty reports whether e restricts nothing.
 func (e Expr) Empty() bool { return e.root == nil }
@@ -119,7 +141,7 @@ func (e Expr) String() string {
 
 // node is one of and, or, not, comparison.
 type node interface {
-	holds(s *store.Span) bool
+	holds(s Subject) bool
 	// text writes the node for a place that binds as tightly as level: 0 or, 1 and, 2 not.
 	text(level int) string
 	mentions(field string) bool
@@ -131,7 +153,7 @@ type (
 	not struct{ of node }
 )
 
-func (n and) holds(s *store.Span) bool {
+func (n and) holds(s Subject) bool {
 	for _, x := range n {
 		if !x.holds(s) {
 			return false
@@ -140,7 +162,7 @@ func (n and) holds(s *store.Span) bool {
 	return true
 }
 
-func (n or) holds(s *store.Span) bool {
+func (n or) holds(s Subject) bool {
 	for _, x := range n {
 		if x.holds(s) {
 			return true
@@ -149,7 +171,7 @@ func (n or) holds(s *store.Span) bool {
 	return false
 }
 
-func (n not) holds(s *store.Span) bool { return !n.of.holds(s) }
+func (n not) holds(s Subject) bool { return !n.of.holds(s) }
 
 func (n and) text(level int) string { return wrap(level > 1, join(n, " and ", 2)) }
 func (n or) text(level int) string  { return wrap(level > 0, join(n, " or ", 1)) }
@@ -183,12 +205,16 @@ func join(nodes []node, word string, level int) string {
 	return strings.Join(parts, word)
 }
 
-// Field is a word of the language that stands for something a span says.
+// Field is a word of the language that stands for something a Subject says.
 type Field struct {
 	Name  string // as people write it
-	Means string // the attribute; "" for what a span says otherwise
+	Means string // the attribute of a span; "" for what it says otherwise, and of other subjects
 	Type  Type
 	Help  string
+	// Values are all that it can have, where that is a closed vocabulary: another word would silently match nothing. nil for others.
+	Values []string
+	// free is for an attribute that is in no table: its values compare as numbers where both sides are.
+	free bool
 	// absent is what it means when a span says nothing of it, "" for nothing.
 	absent string
 	get    func(*store.Span) string
@@ -202,9 +228,10 @@ const (
 	Number               // also < <= > >=
 	Duration             // the same, of 250ms, 1.5s
 	Flag                 // true or false; the field alone means true
+	Share                // as a Number, in percent, with its sign or without: 1%, 0.5
 )
 
-func (t Type) String() string { return [...]string{"text", "number", "duration", "flag"}[t] }
+func (t Type) String() string { return [...]string{"text", "number", "duration", "flag", "share"}[t] }
 
 // value is what a span says of a field; "" when it says nothing.
 func (f *Field) value(s *store.Span) string {

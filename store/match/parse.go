@@ -10,8 +10,6 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
-
-	"github.com/tulle-mesh/tulle/store"
 )
 
 // The grammar:
@@ -44,6 +42,7 @@ type token struct {
 }
 
 type parser struct {
+	words *Vocabulary
 	text  string
 	pos   int
 	tok   token
@@ -265,16 +264,28 @@ func (p *parser) field() (*Field, error) {
 	t := p.tok
 	switch {
 	case t.kind != word || slices.ContainsFunc(keyWords, func(w string) bool { return strings.EqualFold(w, t.text) }):
-		return nil, p.fail(t.at, "%s comes where a field was expected, such as status, src or dst", p.shown())
+		return nil, p.fail(t.at, "%s comes where a field was expected, such as %s", p.shown(), p.words.some())
 	}
-	f := find(t.text)
+	f := p.words.find(t.text)
 	if f == nil {
-		if l := like(t.text); l != "" {
+		if l := p.words.like(t.text); l != "" {
 			return nil, p.fail(t.at, "there is no field %q; perhaps %s is meant", t.text, l)
 		}
-		return nil, p.fail(t.at, "there is no field %q; fields are %s, or an attribute by its full name, such as http.route", t.text, strings.Join(Words(), " "))
+		others := ""
+		if p.words.open {
+			others = ", or an attribute by its full name, such as http.route"
+		}
+		return nil, p.fail(t.at, "there is no field %q; fields are %s%s", t.text, strings.Join(p.words.Words(), " "), others)
 	}
 	return f, p.next()
+}
+
+// some are three words of the vocabulary, for messages.
+func (v *Vocabulary) some() string {
+	if v == Spans {
+		return "status, src or dst"
+	}
+	return v.fields[0].Name + ", " + v.fields[1].Name + " or " + v.fields[2].Name
 }
 
 func (p *parser) count() error {
@@ -347,11 +358,14 @@ func (p *parser) term() (node, error) {
 	if err := p.next(); err != nil {
 		return nil, err
 	}
-	if c.op.ordered() && f.Type != Number && f.Type != Duration {
+	if c.op.ordered() && f.Type != Number && !f.Type.measured() {
 		return nil, p.fail(o.at, "%s is %s, which has no order; use = != ~ !~ or in", f.Name, article(f.Type))
 	}
 	return c, p.value(c)
 }
+
+// measured reports whether a Subject measures a field of this type instead of saying it.
+func (t Type) measured() bool { return t == Duration || t == Share }
 
 func article(t Type) string {
 	if t == Text {
@@ -424,7 +438,7 @@ func (p *parser) check(c *comparison, t token) error {
 			return nil
 		}
 		fallthrough
-	case f.Type == Number && byName[f.Name] != nil, c.op.ordered() && f.Type == Number:
+	case f.Type == Number && !f.free, c.op.ordered() && f.Type == Number:
 		if _, ok := isNumber(t.text); !ok {
 			return p.fail(t.at, "%q is no number, and %s is one", t.text, f.Name)
 		}
@@ -432,13 +446,17 @@ func (p *parser) check(c *comparison, t token) error {
 		if d, err := time.ParseDuration(t.text); err != nil || d < 0 {
 			return p.fail(t.at, "%q is no duration; write 250ms, 1.5s or 2m", t.text)
 		}
+	case f.Type == Share:
+		if _, ok := isShare(t.text); !ok {
+			return p.fail(t.at, "%q is no share; write 1%% or 0.5%%", t.text)
+		}
 	case f.Type == Flag:
 		if t.text != "true" && t.text != "false" {
 			return p.fail(t.at, "%s is true or false", f.Name)
 		}
 	default:
-		if known := closed(f.Name); known != nil && !slices.Contains(known, t.text) {
-			return p.fail(t.at, "there is no %s %q; there are %s", f.Name, t.text, strings.Join(known, " "))
+		if f.Values != nil && !slices.Contains(f.Values, t.text) {
+			return p.fail(t.at, "there is no %s %q; there are %s", f.Name, t.text, strings.Join(f.Values, " "))
 		}
 	}
 	return nil
@@ -473,7 +491,7 @@ type comparison struct {
 // value is one, read once.
 type value struct {
 	text   string
-	number float64 // a duration in nanoseconds; NaN for what is none
+	number float64 // a duration in nanoseconds, a share from 0 to 1; NaN for what is none
 	class  byte    // first digit of a class of status, 0 for none
 }
 
@@ -483,6 +501,10 @@ func newValue(f *Field, text string) value {
 	case Duration:
 		if d, err := time.ParseDuration(text); err == nil {
 			v.number = float64(d)
+		}
+	case Share:
+		if n, ok := isShare(text); ok {
+			v.number = n
 		}
 	case Number:
 		if n, ok := isNumber(text); ok {
@@ -495,15 +517,15 @@ func newValue(f *Field, text string) value {
 	return v
 }
 
-func (c *comparison) holds(s *store.Span) bool {
+func (c *comparison) holds(s Subject) bool {
 	text, number := "", math.NaN()
-	if c.field.Type == Duration {
-		number = float64(s.Duration)
+	if c.field.Type.measured() {
+		number = s.Measure(c.field)
 		if c.op == opLike || c.op == opUnlike {
-			text = c.field.value(s)
+			text = s.Text(c.field)
 		}
 	} else {
-		text = c.field.value(s)
+		text = s.Text(c.field)
 		if c.field.Type == Number && c.pattern == nil {
 			if n, ok := isNumber(text); ok {
 				number = n
@@ -557,6 +579,12 @@ func (c *comparison) text(int) string {
 		return c.field.Name + " in (" + strings.Join(parts, ", ") + ")"
 	}
 	return c.field.Name + opText[c.op] + valueText(c.values[0].text)
+}
+
+// isShare reads percents as the ratio they are.
+func isShare(text string) (float64, bool) {
+	n, ok := isNumber(strings.TrimSuffix(text, "%"))
+	return n / 100, ok
 }
 
 // Is is the expression that a field has a value; "": that nothing is said of it.

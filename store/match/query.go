@@ -49,7 +49,7 @@ func (c *comparison) into(q *store.TraceQuery) bool {
 	if f.get != nil {
 		return false
 	}
-	known := byName[f.Name] != nil // of others, span and resource may say different things
+	known := !f.free // of others, span and resource may say different things
 	value := ""
 	if len(c.values) > 0 {
 		value = c.values[0].text

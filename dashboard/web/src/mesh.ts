@@ -15,6 +15,7 @@ interface Node {
   change: string;
   t: Texts;
   edges: number[];
+  found: boolean;
 }
 
 interface Edge {
@@ -25,6 +26,7 @@ interface Edge {
   mtls: boolean;
   change: string;
   t: Texts;
+  found: boolean;
   c: number[]; // a cubic: x and y of its start, its handles and its end
   box: [number, number, number, number];
 }
@@ -99,18 +101,20 @@ export function mesh(box: HTMLElement): View {
     w: number;
     h: number;
     v?: boolean;
-    nodes: [string, string, string, string, number, number, number, string, Texts][];
-    edges: [number, number, string, string, number, string, Texts][];
+    f?: boolean;
+    nodes: [string, string, string, string, number, number, number, string, Texts, number][];
+    edges: [number, number, string, string, number, string, Texts, number][];
   };
   const vertical = !!data.v;
-  const nodes: Node[] = data.nodes.map(([id, name, space, kind, x, y, sends, change, t]) => ({ id, name: name || id, space, kind, x, y, sends: !!sends, change, t, edges: [] }));
-  const edges: Edge[] = data.edges.map(([from, to, protocol, state, mtls, change, t], i) => {
+  const finding = !!data.f; // some are found, and the others step back
+  const nodes: Node[] = data.nodes.map(([id, name, space, kind, x, y, sends, change, t, found]) => ({ id, name: name || id, space, kind, x, y, sends: !!sends, change, t, edges: [], found: !!found }));
+  const edges: Edge[] = data.edges.map(([from, to, protocol, state, mtls, change, t, found], i) => {
     const c = cubic(nodes[from], nodes[to], vertical);
     nodes[from].edges.push(i);
     if (to !== from) nodes[to].edges.push(i);
     const xs = [c[0], c[2], c[4], c[6]];
     const ys = [c[1], c[3], c[5], c[7]];
-    return { from, to, protocol, state, mtls: !!mtls, change, t, c, box: [Math.min(...xs), Math.min(...ys), Math.max(...xs), Math.max(...ys)] };
+    return { from, to, protocol, state, mtls: !!mtls, change, t, found: !!found, c, box: [Math.min(...xs), Math.min(...ys), Math.max(...xs), Math.max(...ys)] };
   });
   const byKey = new Map<string, number>();
   nodes.forEach((n, i) => byKey.set(`n:${n.id}`, i));
@@ -185,7 +189,7 @@ export function mesh(box: HTMLElement): View {
     c.setLineDash(e.change === "gone" ? [2, 5] : e.state === "reporter-missing" ? [1.5, 4] : e.state === "client-only" || e.state === "server-only" ? [6, 4] : []);
   };
   const lineColour = (e: Edge): string =>
-    e.change === "new" ? colour.accent : grave(e.t[0]) === 2 || e.change === "more_errors" || e.change === "unprotected" ? colour["bad-line"] : grave(e.t[0]) === 1 || e.change === "slower" ? colour["warn-line"] : colour.edge;
+    (finding && e.found && !grave(e.t[0])) || e.change === "new" ? colour.accent : grave(e.t[0]) === 2 || e.change === "more_errors" || e.change === "unprotected" ? colour["bad-line"] : grave(e.t[0]) === 1 || e.change === "slower" ? colour["warn-line"] : colour.edge;
   const arrow = (c: CanvasRenderingContext2D, e: Edge): void => {
     const [x, y] = [e.c[6], e.c[7]];
     c.beginPath();
@@ -214,7 +218,7 @@ export function mesh(box: HTMLElement): View {
         continue;
       }
       const heavy = Number(e.t[1]);
-      c.globalAlpha = e.t[0] === "quiet" ? lines * 0.6 : Math.min(0.7, lines * (0.7 + 0.25 * heavy));
+      c.globalAlpha = finding ? lines * 0.4 : e.t[0] === "quiet" ? lines * 0.6 : Math.min(0.7, lines * (0.7 + 0.25 * heavy));
       c.lineWidth = s > 0.5 ? (0.7 + 0.3 * heavy) : 0.9 / s;
       dash(c, e, s);
       curve(c, e);
@@ -225,8 +229,8 @@ export function mesh(box: HTMLElement): View {
     drawAlarming(c, s, over);
   };
   const drawAlarming = (c: CanvasRenderingContext2D, s: number, list: Edge[]): void => {
-    c.globalAlpha = 0.85;
     for (const e of list) {
+      c.globalAlpha = finding && !e.found ? 0.2 : 0.85;
       c.strokeStyle = c.fillStyle = lineColour(e);
       c.lineWidth = Math.max(grave(e.t[0]) === 2 ? 1.8 : 1.4, 1.3 / s);
       dash(c, e, s);
@@ -366,12 +370,13 @@ export function mesh(box: HTMLElement): View {
     if (now === labelled) return;
     labelled = now;
     labels = [];
-    order.sort((a, b) => grave(nodes[b].t[0]) - grave(nodes[a].t[0]) || nodes[b].edges.length - nodes[a].edges.length || a - b);
+    order.sort((a, b) => Number(nodes[b].found) - Number(nodes[a].found) || grave(nodes[b].t[0]) - grave(nodes[a].t[0]) || nodes[b].edges.length - nodes[a].edges.length || a - b);
     const cell = 40;
     const taken = new Map<string, number[][]>();
     for (const i of order) {
       if (labels.length >= maxLabels) break;
       const n = nodes[i];
+      if (finding && !n.found) break;
       const text = cut(n.name, 11, 150);
       const w = measure(text) * 11 + 8;
       for (const dy of [cardH * k + 9, -9]) {
@@ -405,9 +410,10 @@ export function mesh(box: HTMLElement): View {
     const n = nodes[i];
     const level = grave(n.t[0]);
     const outside = n.kind === "external" || n.kind === "unmeshed" || n.kind === "passthrough";
-    const strong = lit || n.change === "new" ? colour.accent : level === 2 ? colour["bad-line"] : level === 1 ? colour["warn-line"] : colour["line-strong"];
+    const strong = lit || n.change === "new" || (finding && n.found && !level) ? colour.accent : level === 2 ? colour["bad-line"] : level === 1 ? colour["warn-line"] : colour["line-strong"];
     const [x, y] = [n.x, n.y];
     if (n.change === "gone") g.globalAlpha = 0.55;
+    if (finding && !n.found && !lit) g.globalAlpha = 0.3;
     g.fillStyle = k < 0.28 && level ? colour[level === 2 ? "bad-soft" : "warn-soft"] : outside ? colour.sunken : colour.raised;
     g.strokeStyle = strong;
     g.lineWidth = Math.max(lit ? 1.75 : level === 2 ? 1.5 : 1, (lit ? 1.6 : 1) / k);
@@ -503,13 +509,15 @@ export function mesh(box: HTMLElement): View {
       if (n.x < x0 || n.x > x1 || n.y < y0 || n.y > y1 || on.has(i)) continue;
       if (!small) {
         card(i, false);
-      } else if (grave(n.t[0]) || n.kind !== "service" || n.change) {
+      } else if (grave(n.t[0]) || n.kind !== "service" || n.change || n.found) {
         special.push(i);
       } else {
+        if (finding) g.globalAlpha = 0.3;
         g.fillRect(n.x, n.y, cardW, cardH);
         g.strokeRect(n.x, n.y, cardW, cardH);
       }
     }
+    g.globalAlpha = 1;
     for (const i of special) card(i, false);
     if (dim) {
       g.setTransform(1, 0, 0, 1, 0, 0);
@@ -548,7 +556,7 @@ export function mesh(box: HTMLElement): View {
       }
     }
     // Of many edges those have words that fail, and those that are lit, while they have room.
-    const words = dim ? litEdges : k >= 0.5 ? alarming : [];
+    const words = dim ? litEdges : k >= 0.5 ? alarming.filter((i) => !finding || edges[i].found) : [];
     const used: number[][] = [];
     for (const i of words.slice(0, 60)) {
       const e = edges[i];
