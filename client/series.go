@@ -123,6 +123,23 @@ func (c *Client) GraphAt(ctx context.Context, at time.Time) (*graph.Snapshot, er
 	return &s, err
 }
 
+// Retries are the ways from a service to another ("": any) with what retries make of them, now or, when at is not zero, then. more says that there are more.
+func (c *Client) Retries(ctx context.Context, from, to string, at time.Time) (paths []graph.RetryPath, more bool, err error) {
+	v := url.Values{}
+	for k, s := range map[string]string{"from": from, "to": to} {
+		if s != "" {
+			v.Set(k, s)
+		}
+	}
+	setTime(v, "at", at)
+	var answer struct {
+		Paths []graph.RetryPath `json:"paths"`
+		More  bool              `json:"more"`
+	}
+	err = c.get(ctx, "/api/tulle/v1/graph/retries", v, &answer)
+	return answer.Paths, answer.More, err
+}
+
 // GraphDiff is what changed from one instant to another, or to now when to is zero.
 func (c *Client) GraphDiff(ctx context.Context, from, to time.Time) (graph.Difference, error) {
 	v := url.Values{}

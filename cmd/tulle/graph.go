@@ -20,6 +20,8 @@ func graphCommand() *cobra.Command {
 		obs      observerAt
 		at, diff instant
 		watch    bool
+		retries  bool
+		from, to string
 	)
 	c := &cobra.Command{
 		Use: "graph", GroupID: "see", Args: noArgs,
@@ -27,13 +29,18 @@ func graphCommand() *cobra.Command {
 		Example: `  tulle graph -o dot | dot -Tsvg > mesh.svg
   tulle graph --at 14:30
   tulle graph --diff 1h             # what changed since an hour ago
-  tulle graph --diff 2h --at 1h`,
+  tulle graph --diff 2h --at 1h
+  tulle graph --retries --to db     # what retries make of the calls to db`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := out.check(); err != nil {
 				return err
 			}
 			drawn := out.format == "dot" || out.format == "mermaid"
 			switch {
+			case !retries && from+to != "":
+				return usageError{errors.New("--from and --to say which ways --retries shows; add it")}
+			case retries && (drawn || !diff.IsZero()):
+				return usageError{errors.New("--retries is written as table, wide, json or yaml, and without --diff")}
 			case drawn && !diff.IsZero():
 				return usageError{errors.New("--diff is written as table, wide, json or yaml")}
 			case !diff.IsZero() && !at.IsZero() && !diff.Before(at.Time):
@@ -42,6 +49,12 @@ func graphCommand() *cobra.Command {
 				return usageError{errors.New("--watch draws a table of what is now; leave out -o and --at")}
 			}
 			cl := obs.client()
+			if retries {
+				return shown(c, &out, watch, "following the ways", func(ctx context.Context) (r show.Retries, err error) {
+					r.Paths, r.More, err = cl.Retries(ctx, from, to, at.Time)
+					return r, err
+				}, func(w io.Writer, s show.Style, r show.Retries) error { return s.Retries(w, r) })
+			}
 			if !diff.IsZero() {
 				return shown(c, &out, watch, "comparing", func(ctx context.Context) (graph.Difference, error) { return cl.GraphDiff(ctx, diff.Time, at.Time) },
 					func(w io.Writer, s show.Style, d graph.Difference) error { return s.Difference(w, d) })
@@ -65,6 +78,9 @@ func graphCommand() *cobra.Command {
 	out.flag(c, "dot", "mermaid")
 	c.Flags().Var(&at, "at", "as it was then: 10m (ago), 14:30, or 2026-11-20T14:30:00Z")
 	c.Flags().Var(&diff, "diff", "what changed since then, up to --at or now")
+	c.Flags().BoolVar(&retries, "retries", false, "attempts against requests along the ways that calls take")
+	c.Flags().StringVar(&from, "from", "", "with --retries: ways that begin with this service")
+	c.Flags().StringVar(&to, "to", "", "with --retries: ways that end with this service")
 	watchFlag(c, &watch)
 	return c
 }

@@ -39,6 +39,7 @@ var routes = []struct {
 }{
 	{"GET /api/tulle/v1/graph", (*api).graph},
 	{"GET /api/tulle/v1/graph/diff", (*api).diff},
+	{"GET /api/tulle/v1/graph/retries", (*api).retries},
 	{"GET /api/tulle/v1/traces", (*api).traces},
 	{"GET /api/tulle/v1/events", (*api).events},
 	{"GET /api/tulle/v1/alerts", (*api).alerts},
@@ -138,6 +139,28 @@ func (a *api) diff(r *http.Request) (any, error) {
 		}
 	}
 	return graph.Diff(from, to), nil
+}
+
+// retries are the ways from a service to another with what retries make of them, live or ?at= another instant.
+func (a *api) retries(r *http.Request) (any, error) {
+	q := r.URL.Query()
+	s, limit := a.live(), 20
+	var err error
+	if at := q.Get("at"); at != "" {
+		if s, err = a.graphAt(r.Context(), "at", at); err != nil {
+			return nil, err
+		}
+	}
+	if n := q.Get("limit"); n != "" {
+		if limit, err = strconv.Atoi(n); err != nil || limit < 1 || limit > 1000 {
+			return nil, bad("limit", n, "a number from 1 to 1000")
+		}
+	}
+	paths, more := graph.RetryPaths(s, q.Get("from"), q.Get("to"), limit)
+	if paths == nil {
+		paths = []graph.RetryPath{}
+	}
+	return map[string]any{"at": s.At, "windowNs": s.Window, "paths": paths, "more": more}, nil
 }
 
 func (a *api) graphAt(ctx context.Context, name, at string) (*graph.Snapshot, error) {
