@@ -13,6 +13,10 @@ var pages = []struct {
 	handler func(*page.Deps) http.HandlerFunc
 }{
 	{"GET /{$}", "Topology", page.Topology},
+	{"GET /topology/export.svg", "The topology as SVG", page.TopologyExport("svg")},
+	{"GET /topology/export.mmd", "The topology as Mermaid", page.TopologyExport("mmd")},
+	{"GET /topology/export.dot", "The topology as DOT", page.TopologyExport("dot")},
+	{"GET /topology/export.json", "The topology as JSON", page.TopologyExport("json")},
 	{"GET /topology/words", "How an expression may go on", page.TopologyWords},
 	{"GET /service/{name}", "Service", page.Service},
 	{"GET /edge", "Edge", page.Edge},

@@ -3,17 +3,16 @@ package show
 import (
 	"fmt"
 	"io"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/tulle-mesh/tulle/store/graph"
+	"github.com/tulle-mesh/tulle/store/graph/drawing"
 )
 
 // edgeWords is what a drawing says beside an edge.
-func edgeWords(e graph.Edge) string {
-	v := view(e)
+func edgeWords(e *graph.Edge) string {
+	v := view(*e)
 	text := rate(v.Rate) + " p99 " + seconds(v.P99)
 	if v.ErrorRatio > 0 {
 		text += fmt.Sprintf(" %.1f%% errors", 100*v.ErrorRatio)
@@ -22,93 +21,10 @@ func edgeWords(e graph.Edge) string {
 }
 
 // DOT writes the graph for Graphviz.
-func DOT(w io.Writer, g *graph.Snapshot) error {
-	var b strings.Builder
-	b.WriteString("digraph tulle {\n  rankdir=LR;\n  node [shape=box, style=rounded, fontname=\"sans-serif\"];\n  edge [fontname=\"sans-serif\", fontsize=10];\n")
-	for _, n := range nodes(g) {
-		attrs := ""
-		switch n.Kind {
-		case graph.KindExternal, graph.KindPassthrough, graph.KindUnmeshed:
-			attrs = ", style=dashed"
-		case graph.KindTCP:
-			attrs = ", shape=cylinder"
-		}
-		fmt.Fprintf(&b, "  %s [label=%s%s];\n", quoteDOT(n.ID), quoteDOT(n.Name), attrs)
-	}
-	for _, e := range g.Edges {
-		attrs := ""
-		switch ratio := view(e).ErrorRatio; {
-		case ratio >= 0.05:
-			attrs = ", color=red"
-		case ratio >= 0.01:
-			attrs = ", color=orange"
-		}
-		if !e.MTLS {
-			attrs += ", style=dashed"
-		}
-		fmt.Fprintf(&b, "  %s -> %s [label=%s%s];\n", quoteDOT(name(e.Source)), quoteDOT(name(e.Destination)), quoteDOT(edgeWords(e)), attrs)
-	}
-	b.WriteString("}\n")
-	_, err := io.WriteString(w, b.String())
-	return err
-}
-
-// nodes are those of g, and those that only its edges name.
-func nodes(g *graph.Snapshot) []graph.Node {
-	out := slices.Clone(g.Nodes)
-	known := map[string]bool{}
-	for i := range out {
-		known[out[i].ID] = true
-	}
-	for _, e := range g.Edges {
-		for _, id := range []string{name(e.Source), name(e.Destination)} {
-			if !known[id] {
-				known[id] = true
-				out = append(out, graph.Node{ID: id, Name: id, Kind: graph.KindService})
-			}
-		}
-	}
-	return out
-}
-
-func quoteDOT(text string) string {
-	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(Printable(text)) + `"`
-}
+func DOT(w io.Writer, g *graph.Snapshot) error { return drawing.DOT(w, g, edgeWords) }
 
 // Mermaid writes the graph as a flowchart (https://mermaid.js.org/syntax/flowchart.html).
-func Mermaid(w io.Writer, g *graph.Snapshot) error {
-	var b strings.Builder
-	b.WriteString("flowchart LR\n")
-	id := map[string]string{}
-	for i, n := range nodes(g) {
-		id[n.ID] = "n" + strconv.Itoa(i) // names may have anything in them
-		open, shut := "(", ")"
-		switch n.Kind {
-		case graph.KindExternal, graph.KindPassthrough, graph.KindUnmeshed:
-			open, shut = "([", "])"
-		case graph.KindTCP:
-			open, shut = "[(", ")]"
-		}
-		fmt.Fprintf(&b, "  %s%s%s%s\n", id[n.ID], open, quoteMermaid(n.Name), shut)
-	}
-	for i, e := range g.Edges {
-		arrow := "-->"
-		if !e.MTLS {
-			arrow = "-.->"
-		}
-		fmt.Fprintf(&b, "  %s %s|%s| %s\n", id[name(e.Source)], arrow, quoteMermaid(edgeWords(e)), id[name(e.Destination)])
-		if view(e).ErrorRatio >= 0.05 {
-			fmt.Fprintf(&b, "  linkStyle %d stroke:red\n", i)
-		}
-	}
-	_, err := io.WriteString(w, b.String())
-	return err
-}
-
-// quoteMermaid writes a text of a flowchart, in which entities stand for what it cannot have.
-func quoteMermaid(text string) string {
-	return `"` + strings.NewReplacer("#", "#35;", `"`, "#quot;", "<", "#lt;", ">", "#gt;").Replace(Printable(text)) + `"`
-}
+func Mermaid(w io.Writer, g *graph.Snapshot) error { return drawing.Mermaid(w, g, edgeWords) }
 
 // Difference writes what changed between two instants, gravest first.
 func (s Style) Difference(w io.Writer, d graph.Difference) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"net/url"
 	"sort"
 	"strconv"
 	"strings"
@@ -35,6 +36,8 @@ type TopologyView struct {
 	Lens    lens
 	Names   []string // of services, to choose from; at most maxNames
 	Times   instants
+
+	drawing *layout.Drawing
 }
 
 // maxNames bounds the names that are offered to choose from.
@@ -63,82 +66,88 @@ func Topology(d *Deps) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), queryTime)
 		defer cancel()
-		v := TopologyView{Shell: d.shell(ctx, "Topology", "/", "graph events"), Now: d.Clock()}
-		status := http.StatusOK
-		i, err := parseInstants(r.URL.Query(), v.Now)
-		if err != nil {
-			v.Error, i, status = err.Error(), instants{span: -1}, http.StatusBadRequest
-		}
-		if v.Lens, err = parseLens(r.URL.Query()); err != nil {
-			v.Error, status = err.Error(), http.StatusBadRequest
-		}
-		if v.Pointer, err = v.Lens.parseWords(); err != nil {
-			v.Error, status = err.Error(), http.StatusBadRequest
-		}
-		i.lens = v.Lens
-		v.Times = i
-		s, before := d.live(), (*graph.Snapshot)(nil)
-		if !i.at.IsZero() {
-			if past, err := d.Graph.At(ctx, i.at); err != nil {
-				v.Error, status = "Cannot draw the graph at "+part.ISO(i.at)+": "+err.Error(), pastStatus(err)
-			} else {
-				s, v.At, v.Shell.Live = past, i.at, ""
-			}
-		}
-		if !i.from.IsZero() && v.Error == "" {
-			if before, err = d.Graph.At(ctx, i.from); err != nil {
-				v.Error, status = "Cannot compare with "+part.ISO(i.from)+": "+err.Error(), pastStatus(err)
-			} else {
-				v.From, v.Shell.Live = i.from, "" // a comparison stands still
-			}
-		}
-		v.Stats = Headline(ctx, d, s)
-		drawn := s
-		if before != nil {
-			drawn = union(before, s)
-		}
-		for k := range min(maxNames, len(drawn.Nodes)) {
-			v.Names = append(v.Names, drawn.Nodes[k].ID)
-		}
-		whole := drawn
-		if drawn, err = v.Lens.apply(drawn); err != nil {
-			v.Error, status, v.Lens = err.Error(), http.StatusNotFound, v.Lens.rest()
-			i.lens, v.Times.lens = v.Lens, v.Lens
-		}
-		drawn = hide(drawn, v.Lens.hides)
-		in := graphInput(drawn)
-		var drawing *layout.Drawing
-		if drawn == whole {
-			drawing = d.Places.Draw(in, d.Clock(), drawingOptions(in))
-		} else { // a part has no places to keep but its own, and its drawing is the same for the same part
-			made := layout.Compute(in, nil, drawingOptions(in))
-			drawing = &made
-			if v.Shell.Live != "" {
-				v.Shell.Live = "events reload" // the feed speaks of the whole
-			}
-		}
-		v.Graph = NewGraphView(drawn, drawing)
-		if v.Graph.find(drawn, v.Lens.finds); v.Graph.Finding && v.Shell.Live == "graph events" {
-			v.Shell.Live = "graph events reload" // what is found changes with the figures
-		}
-		if before != nil {
-			diff := graph.Diff(before, s)
-			v.Graph.mark(diff)
-			v.Changes = changeViews(diff)
-		}
-		if i.span >= 0 {
-			v.Time = d.timeline(ctx, i)
-		}
-		v.Rows = worstFirst(v.Graph.Edges)
-		v.Before = min(v.Lens.rows, max(0, len(v.Rows)-1))
-		if v.Before > 0 && v.Graph.Canvas && strings.HasPrefix(v.Shell.Live, "graph ") {
-			v.Shell.Live += " edges" // the feed of the graph has the figures of its worst edges only
-		}
-		v.After = max(0, len(v.Rows)-v.Before-maxRows)
-		v.Rows = v.Rows[v.Before : len(v.Rows)-v.After]
-		v.Events, _ = d.events(ctx, "", i.at, 12)
+		v, _, status := d.topology(ctx, r.URL.Query())
 		render(w, r, status, TopologyPage(v))
 	}
+}
+
+// topology makes the view of what a query asks for, and the snapshot that is drawn in it.
+func (d *Deps) topology(ctx context.Context, query url.Values) (v TopologyView, drawn *graph.Snapshot, status int) {
+	v = TopologyView{Shell: d.shell(ctx, "Topology", "/", "graph events"), Now: d.Clock()}
+	status = http.StatusOK
+	i, err := parseInstants(query, v.Now)
+	if err != nil {
+		v.Error, i, status = err.Error(), instants{span: -1}, http.StatusBadRequest
+	}
+	if v.Lens, err = parseLens(query); err != nil {
+		v.Error, status = err.Error(), http.StatusBadRequest
+	}
+	if v.Pointer, err = v.Lens.parseWords(); err != nil {
+		v.Error, status = err.Error(), http.StatusBadRequest
+	}
+	i.lens = v.Lens
+	v.Times = i
+	s, before := d.live(), (*graph.Snapshot)(nil)
+	if !i.at.IsZero() {
+		if past, err := d.Graph.At(ctx, i.at); err != nil {
+			v.Error, status = "Cannot draw the graph at "+part.ISO(i.at)+": "+err.Error(), pastStatus(err)
+		} else {
+			s, v.At, v.Shell.Live = past, i.at, ""
+		}
+	}
+	if !i.from.IsZero() && v.Error == "" {
+		if before, err = d.Graph.At(ctx, i.from); err != nil {
+			v.Error, status = "Cannot compare with "+part.ISO(i.from)+": "+err.Error(), pastStatus(err)
+		} else {
+			v.From, v.Shell.Live = i.from, "" // a comparison stands still
+		}
+	}
+	v.Stats = Headline(ctx, d, s)
+	drawn = s
+	if before != nil {
+		drawn = union(before, s)
+	}
+	for k := range min(maxNames, len(drawn.Nodes)) {
+		v.Names = append(v.Names, drawn.Nodes[k].ID)
+	}
+	whole := drawn
+	if drawn, err = v.Lens.apply(drawn); err != nil {
+		v.Error, status, v.Lens = err.Error(), http.StatusNotFound, v.Lens.rest()
+		i.lens, v.Times.lens = v.Lens, v.Lens
+	}
+	drawn = hide(drawn, v.Lens.hides)
+	in := graphInput(drawn)
+	var drawing *layout.Drawing
+	if drawn == whole {
+		drawing = d.Places.Draw(in, d.Clock(), drawingOptions(in))
+	} else { // a part has no places to keep but its own, and its drawing is the same for the same part
+		made := layout.Compute(in, nil, drawingOptions(in))
+		drawing = &made
+		if v.Shell.Live != "" {
+			v.Shell.Live = "events reload" // the feed speaks of the whole
+		}
+	}
+	v.Graph, v.drawing = NewGraphView(drawn, drawing), drawing
+	if v.Graph.find(drawn, v.Lens.finds); v.Graph.Finding && v.Shell.Live == "graph events" {
+		v.Shell.Live = "graph events reload" // what is found changes with the figures
+	}
+	if before != nil {
+		diff := graph.Diff(before, s)
+		v.Graph.mark(diff)
+		v.Changes = changeViews(diff)
+	}
+	if i.span >= 0 {
+		v.Time = d.timeline(ctx, i)
+	}
+	v.Rows = worstFirst(v.Graph.Edges)
+	v.Before = min(v.Lens.rows, max(0, len(v.Rows)-1))
+	if v.Before > 0 && v.Graph.Canvas && strings.HasPrefix(v.Shell.Live, "graph ") {
+		v.Shell.Live += " edges" // the feed of the graph has the figures of its worst edges only
+	}
+	v.After = max(0, len(v.Rows)-v.Before-maxRows)
+	v.Rows = v.Rows[v.Before : len(v.Rows)-v.After]
+	v.Events, _ = d.events(ctx, "", i.at, 12)
+	return v, drawn, status
 }
 
 func pastStatus(err error) int {
