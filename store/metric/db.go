@@ -100,6 +100,7 @@ type DB struct {
 	refused  *prometheus.CounterVec // of them
 	sender   *sender                // nil: nothing is sent
 	derived  map[string]*Derived    // by name
+	within   withins                // see Increases
 	natives  sync.Map               // names of native histograms that Writers wrote
 	opened   time.Time
 
