@@ -39,7 +39,7 @@ var overload = flag.Duration("overload", time.Second, "how long TestOverload sen
 
 const (
 	overloadDir   = "TULLE_TEST_OVERLOAD_DIR" // set in the process that is overloaded
-	overloadMiB   = 160                       // memory limit of that process; the collector's is four fifths, as the observer has it
+	overloadMiB   = 160                       // memory limit of that process; the runtime's is seven eighths, the collector's three quarters, as the observer has it
 	overloadSpans = 256                       // of a batch, each about half a KiB
 )
 
@@ -51,12 +51,12 @@ type overloaded struct {
 
 // overloadedMain runs a collector and its store in a process of their own, until its input ends.
 func overloadedMain(dir string) error {
-	debug.SetMemoryLimit(overloadMiB << 20)
+	debug.SetMemoryLimit(overloadMiB << 20 * 7 / 8)
 	db, err := local.Open(local.Config{Dir: dir})
 	if err != nil {
 		return err
 	}
-	c, err := collector.New(collector.Config{GRPC: "127.0.0.1:0", HTTP: "127.0.0.1:0", Spans: db, MemoryLimitMiB: overloadMiB * 4 / 5})
+	c, err := collector.New(collector.Config{GRPC: "127.0.0.1:0", HTTP: "127.0.0.1:0", Spans: db, MemoryLimitMiB: overloadMiB * 3 / 4})
 	if err != nil {
 		return err
 	}

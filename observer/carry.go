@@ -17,7 +17,7 @@ func (c *Config) carry() collector.Config {
 		GRPC: c.OTLPGRPC, HTTP: c.OTLPHTTP, Zipkin: c.Zipkin,
 		JaegerGRPC: c.JaegerGRPC, JaegerHTTP: c.JaegerHTTP, JaegerCompact: c.JaegerCompact, JaegerBinary: c.JaegerBinary, EnvoyALS: c.EnvoyALS,
 		Redact: c.Redact, Cardinality: c.Cardinality, Export: c.Export, ExportDir: filepath.Join(c.DataDir, "export"), ExportBytes: c.ExportBytes,
-		Raw: c.CollectorYAML, RawName: c.CollectorFile, MemoryLimitMiB: c.MemoryLimitMiB * 4 / 5,
+		Raw: c.CollectorYAML, RawName: c.CollectorFile, MemoryLimitMiB: c.MemoryLimitMiB * 3 / 4,
 	}
 }
 

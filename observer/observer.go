@@ -100,7 +100,7 @@ type Config struct {
 	RemoteWriteConfig string   // or a file in Prometheus' format with remote_write; "" for none
 
 	// MemoryLimitMiB is the soft limit of the whole process: the garbage collector works harder near it (unless GOMEMLIMIT is set, which then
-	// holds), and the collector refuses batches, retryably, at four fifths of it. Default 320, at least 64.
+	// holds), and the collector refuses batches, retryably, from three fifths of it in the heap on. Default 320, at least 64.
 	MemoryLimitMiB int
 
 	Log *slog.Logger // default: discard
@@ -242,7 +242,7 @@ var garbage = run.Garbage{Spare: 96 << 20, Most: 200, Least: 100}
 // acknowledged is kept. An error says which part failed, on what.
 func (o *Observer) Run(ctx context.Context, ready func()) error {
 	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(int64(o.cfg.MemoryLimitMiB) << 20)
+		debug.SetMemoryLimit(int64(o.cfg.MemoryLimitMiB) << 20 * 7 / 8) // what is decoded while the collector learns that memory is short must have room too
 	}
 	closeStores, err := o.open()
 	if err != nil {
