@@ -8,6 +8,8 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
+	"math"
 	"time"
 
 	"go.opentelemetry.io/collector/pdata/ptrace"
@@ -50,6 +52,8 @@ type Spans interface {
 	Summaries(ctx context.Context, q TraceQuery) (TracePage, error)
 	// Spans calls yield for spans that match, newest first, until yield returns false or q.Limit is reached. The Span is valid after return.
 	Spans(ctx context.Context, q TraceQuery, yield func(Span) bool) error
+	// Count counts the spans that match by when they start. When ctx is done before all were counted it returns what was, marked Partial. q.Limit and q.Cursor are not used.
+	Count(ctx context.Context, q TraceQuery, steps Steps) (Counts, error)
 	// Services and Operations list what is known in the retained range, sorted.
 	Services(ctx context.Context) ([]string, error)
 	Operations(ctx context.Context, service string) ([]Operation, error)
@@ -76,6 +80,35 @@ type TraceQuery struct {
 	Reason      string
 	Limit       int    // default 20, at most 10,000
 	Cursor      string // opaque, from TracePage.Next
+}
+
+// Steps divide a time into N spans of the same length, each with its begin and without its end.
+type Steps struct {
+	From time.Time     `json:"from"`
+	Step time.Duration `json:"stepNs"` // at least 1 ms
+	N    int           `json:"n"`      // 1 to MaxSteps
+}
+
+// MaxSteps bounds Steps.N.
+const MaxSteps = 10_000
+
+// End is where the last one ends.
+func (s Steps) End() time.Time { return s.From.Add(time.Duration(s.N) * s.Step) }
+
+// Validate says what is wrong; it wraps ErrBadQuery.
+func (s Steps) Validate() error {
+	if s.N < 1 || s.N > MaxSteps || s.Step < time.Millisecond || s.From.Unix() < 0 || int64(s.Step) > math.MaxInt64/int64(s.N) {
+		return fmt.Errorf("%d steps of %s from %s on: %w: 1 to %d steps of at least 1ms are possible", s.N, s.Step, s.From.Format(time.RFC3339), ErrBadQuery, MaxSteps)
+	}
+	return nil
+}
+
+// Counts are spans by when they start.
+type Counts struct {
+	Steps
+	Spans   []uint64 `json:"spans"`             // in each step
+	Errors  []uint64 `json:"errors"`            // of these: status error, or a tulle.reason
+	Partial bool     `json:"partial,omitempty"` // there was no time for all
 }
 
 // AttributeMatch compares one attribute of the span, of its resource or of one of its events by its string form; an event's name is its attribute "event".

@@ -86,6 +86,31 @@ func (s *Spans) Trace(_ context.Context, id flow.TraceID) (ptrace.Traces, error)
 	return out, nil
 }
 
+// Count counts spans by when they start.
+func (s *Spans) Count(_ context.Context, q store.TraceQuery, steps store.Steps) (store.Counts, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.Fail != nil {
+		return store.Counts{}, s.Fail
+	}
+	out := store.Counts{Steps: steps, Spans: make([]uint64, steps.N), Errors: make([]uint64, steps.N)}
+	if err := steps.Validate(); err != nil {
+		return out, err
+	}
+	for _, spans := range s.spans {
+		for i := range spans {
+			sp := &spans[i]
+			if at := int(sp.Start.Sub(steps.From) / steps.Step); !sp.Start.Before(steps.From) && at < steps.N && matches(sp, &q) {
+				out.Spans[at]++
+				if sp.Error || sp.Attributes[flow.AttrReason] != "" {
+					out.Errors[at]++
+				}
+			}
+		}
+	}
+	return out, nil
+}
+
 func matches(sp *store.Span, q *store.TraceQuery) bool {
 	get := func(k string) (string, bool) {
 		if v, ok := sp.Attributes[k]; ok {

@@ -625,6 +625,7 @@ func testPredicates(t *testing.T, s store.Spans) {
 		if !slices.Equal(got, wantIDs) {
 			t.Fatalf("seed %d query %d %+v: spans\n got %d %v\nwant %d %v", seed, n, q, len(got), got, len(wantIDs), wantIDs)
 		}
+		count(t, s, r, q, all)
 		var wantTraces, gotTraces []flow.TraceID
 		for id := range ids {
 			wantTraces = append(wantTraces, id)
@@ -647,6 +648,28 @@ func testPredicates(t *testing.T, s store.Spans) {
 	calls := 0
 	if err := s.Spans(t.Context(), store.TraceQuery{Limit: 100}, func(store.Span) bool { calls++; return calls < 3 }); err != nil || calls != 3 {
 		t.Fatalf("stopped after %d spans (%v), want 3", calls, err)
+	}
+}
+
+// count compares Count over random steps with all.
+func count(t *testing.T, s store.Spans, r *rand.Rand, q store.TraceQuery, all []Span) {
+	t.Helper()
+	steps := store.Steps{From: base.Add(time.Duration(r.Int64N(int64(time.Minute))) - 30*time.Second), Step: time.Duration(1+r.IntN(5_000)) * time.Millisecond, N: 1 + r.IntN(50)}
+	got, err := s.Count(t.Context(), q, steps)
+	if err != nil || got.Partial || got.Steps != steps {
+		t.Fatalf("count %+v by %+v: %+v, %v", q, steps, got, err)
+	}
+	spans, failed := make([]uint64, steps.N), make([]uint64, steps.N)
+	for _, x := range all {
+		if i := int(x.Start.Sub(steps.From) / steps.Step); !x.Start.Before(steps.From) && i < steps.N && x.matches(q) {
+			spans[i]++
+			if x.matches(store.TraceQuery{Errors: true}) {
+				failed[i]++
+			}
+		}
+	}
+	if !slices.Equal(got.Spans, spans) || !slices.Equal(got.Errors, failed) {
+		t.Fatalf("count %+v by %+v:\n got %v, of these failed %v\nwant %v, of these failed %v", q, steps, got.Spans, got.Errors, spans, failed)
 	}
 }
 
@@ -847,6 +870,11 @@ func testBadQuery(t *testing.T, s store.Spans) {
 			t.Errorf("%+v: %v, want ErrBadQuery", q, err)
 		}
 	}
+	for _, steps := range []store.Steps{{}, {From: base, Step: time.Second}, {From: base, N: 1}, {From: base, Step: time.Second, N: store.MaxSteps + 1}, {From: base, Step: math.MaxInt64, N: 2}, {Step: time.Second, N: 1}} {
+		if _, err := s.Count(t.Context(), store.TraceQuery{}, steps); !errors.Is(err, store.ErrBadQuery) {
+			t.Errorf("%+v: %v, want ErrBadQuery", steps, err)
+		}
+	}
 }
 
 func testCancelled(t *testing.T, s store.Spans) {
@@ -871,6 +899,7 @@ func calls(ctx context.Context, s store.Spans) map[string]error {
 	_, out["Trace"] = s.Trace(ctx, TraceID(1))
 	_, out["Summaries"] = s.Summaries(ctx, store.TraceQuery{})
 	out["Spans"] = s.Spans(ctx, store.TraceQuery{}, func(store.Span) bool { return true })
+	_, out["Count"] = s.Count(ctx, store.TraceQuery{}, store.Steps{From: base, Step: time.Second, N: 1})
 	_, out["Services"] = s.Services(ctx)
 	_, out["Operations"] = s.Operations(ctx, "a")
 	_, out["AttributeKeys"] = s.AttributeKeys(ctx)
