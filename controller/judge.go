@@ -311,6 +311,11 @@ func recorded(word string) string {
 	return p.String()
 }
 
+// Labels by which a workload says where it runs and what it is a part of, as Kubernetes calls them; of several the first that is there.
+const nodeLabel = "kubernetes.io/hostname"
+
+var appLabels = [...]string{"app.kubernetes.io/part-of", "app.kubernetes.io/name", "app"}
+
 func (j *judge) registry() *tullev1.Registry {
 	r := &tullev1.Registry{Revision: j.revision}
 	ports := map[string][]*tullev1.RegistryPort{}
@@ -325,6 +330,12 @@ func (j *judge) registry() *tullev1.Registry {
 		rw := &tullev1.RegistryWorkload{
 			Service: w.Spec.Service, Namespace: w.Metadata.Namespace, Version: w.Spec.Version, Instance: w.Metadata.Name,
 			Identity: j.fleet.Reporters[w.Metadata.Name].Identity, Ports: ports[w.Metadata.Name],
+			Zone: w.Spec.Locality.Policy().String(), Node: w.Metadata.Labels[nodeLabel],
+		}
+		for _, l := range appLabels {
+			if rw.App = w.Metadata.Labels[l]; rw.App != "" {
+				break
+			}
 		}
 		if len(rw.Ports) > 0 {
 			rw.Address, rw.Protocol = rw.Ports[0].Address, rw.Ports[0].Protocol

@@ -16,6 +16,7 @@ import (
 	"github.com/tulle-mesh/tulle/dashboard/promapi"
 	"github.com/tulle-mesh/tulle/dashboard/tempoapi"
 	"github.com/tulle-mesh/tulle/dashboard/tulleapi"
+	"github.com/tulle-mesh/tulle/store/graph"
 )
 
 // settle is how long a newly discovered mesh may still change its drawing as a whole.
@@ -33,7 +34,7 @@ func (d *Dashboard) routes() (http.Handler, error) {
 			return nil, err
 		}
 	}
-	deps := &page.Deps{Sources: &d.cfg.Sources, Assets: assets, Places: &layout.Memory{Settle: settle}}
+	deps := &page.Deps{Sources: &d.cfg.Sources, Assets: assets, Places: &layout.Memory{Settle: settle}, GroupPlaces: page.GroupPlaces(settle)}
 
 	mux := http.NewServeMux()
 	g := newGuard(d.cfg.Addr, d.cfg.Hosts, nil)
@@ -71,18 +72,34 @@ const edgesTopic = "edges"
 
 // topics are what pages can subscribe to.
 func (d *Dashboard) topics(deps *page.Deps) []live.Topic {
-	edges := make(chan live.Frame) // fed by the topic of the graph, which ends it
-	return []live.Topic{
+	// The graph is read once, by its own topic, which feeds and ends the others: their frames are empty while nobody wants them.
+	edges := make(chan live.Frame)
+	together := map[graph.Grouping]chan live.Frame{}
+	topics := []live.Topic{
 		{Name: "graph", Frames: func(ctx context.Context) <-chan live.Frame {
 			in, out := d.cfg.Graph.Subscribe(ctx), make(chan live.Frame)
 			go func() {
-				defer close(edges)
-				defer close(out)
+				defer func() {
+					close(out)
+					close(edges)
+					for _, c := range together {
+						close(c)
+					}
+				}()
 				var seq uint64
 				for s := range in {
 					seq++
-					items, all := page.LiveItems(s, page.Headline(ctx, deps, s), d.hub.Wanted(edgesTopic))
-					for to, f := range map[chan live.Frame]live.Frame{out: {Seq: seq, Items: items}, edges: {Seq: seq, Items: all}} {
+					stats := page.Headline(ctx, deps, s)
+					items, all := page.LiveItems(s, stats, d.hub.Wanted(edgesTopic))
+					frames := map[chan live.Frame]live.Frame{out: {Seq: seq, Items: items}, edges: {Seq: seq, Items: all}}
+					for by, c := range together {
+						f := live.Frame{Seq: seq}
+						if d.hub.Wanted(page.GroupTopic(by)) {
+							f.Items, _ = page.LiveItems(graph.Group(s, by, nil).Snapshot, stats, true)
+						}
+						frames[c] = f
+					}
+					for to, f := range frames {
 						select {
 						case to <- f:
 						case <-ctx.Done():
@@ -122,6 +139,12 @@ func (d *Dashboard) topics(deps *page.Deps) []live.Topic {
 			return out
 		}},
 	}
+	for _, by := range graph.Groupings() {
+		c := make(chan live.Frame)
+		together[by] = c
+		topics = append(topics, live.Topic{Name: page.GroupTopic(by), Frames: func(context.Context) <-chan live.Frame { return c }})
+	}
+	return topics
 }
 
 // probe answers ok, or 503 with what is wrong in one line.

@@ -89,6 +89,21 @@ func TestLargeMesh(t *testing.T) {
 	}
 }
 
+// TestGroups: a large mesh is drawn by namespace, live; a group opens and closes.
+func TestGroups(t *testing.T) {
+	p := openMesh(t, 320, "/", look{width: 1280, height: 900})
+	accessible(p)
+	const rate = `document.querySelector('#edges tr[data-key] [data-f="rate"]').textContent`
+	was := eval[string](p, rate)
+	p.until("its figures change", rate+` !== `+quote(was))
+	before := eval[string](p, `document.querySelector("#edges tbody tr td:nth-child(2) a").textContent`)
+	p.click(`#edges tbody tr td:nth-child(2) a`)
+	p.until("the group is open", `location.search.includes("open=") && [...document.querySelectorAll(".lens a bdi")].some(e => e.textContent === `+quote(before)+`)`)
+	accessible(p)
+	p.click(`.lens a[title^="Draw its services together"]`)
+	p.until("it is closed", `!location.search.includes("open=")`)
+}
+
 // TestWordsAreCompleted: the arrow keys choose how an expression goes on, and what is found is lit.
 func TestWordsAreCompleted(t *testing.T) {
 	p := open(t, "/", look{width: 1280, height: 900})
@@ -122,8 +137,12 @@ func BenchmarkTopology(b *testing.B) {
 	for _, c := range []struct {
 		size int
 		path string
-	}{{50, "/"}, {300, "/"}, {1000, "/"}} {
-		b.Run(fmt.Sprint(c.size), func(b *testing.B) {
+	}{{50, "/"}, {300, "/"}, {1000, "/?group=none"}, {1000, "/"}} {
+		name := fmt.Sprint(c.size)
+		if c.size > 300 && c.path == "/" {
+			name += "-grouped"
+		}
+		b.Run(name, func(b *testing.B) {
 			var draw, fps, frame, zoomFPS, zoomFrame, live, cpu, memory []float64
 			for b.Loop() {
 				func() {

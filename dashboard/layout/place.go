@@ -12,6 +12,42 @@ func (w *work) placeFresh() {
 	layer := w.layers(w.backward())
 	cells := w.order(layer)
 	w.align(cells)
+	if w.opt.Bundled {
+		w.squeeze()
+	}
+}
+
+// squeeze brings columns together that were aligned far up or down: where lines are not routed, room between nodes says nothing, and the whole should fit a window. Order
+// in columns stays.
+func (w *work) squeeze() {
+	step := w.opt.NodeH + w.opt.GapY
+	columns := map[int][]int{}
+	top, bottom, most := math.Inf(1), 0.0, 0
+	for v := range w.ids {
+		p := w.place[v]
+		columns[p.Layer] = append(columns[p.Layer], v)
+		top, bottom, most = min(top, p.Y), max(bottom, p.Y), max(most, len(columns[p.Layer]))
+	}
+	wide := float64(len(columns)) * (w.opt.NodeW + w.opt.GapX)
+	room := snap(max(1.4*step*float64(most), wide/1.7))
+	if bottom-top <= room {
+		return
+	}
+	for _, list := range columns {
+		slices.SortFunc(list, func(a, b int) int { return cmp.Compare(w.place[a].Y, w.place[b].Y) })
+		last := math.Inf(-1)
+		for _, v := range list {
+			p := &w.place[v]
+			p.Y = max(w.opt.Margin+snap((p.Y-top)*room/(bottom-top)), last+step)
+			last = p.Y
+		}
+		most := w.opt.Margin + room
+		for _, v := range slices.Backward(list) {
+			p := &w.place[v]
+			p.Y = min(p.Y, most)
+			most = p.Y - step
+		}
+	}
 }
 
 // backward marks edges (from, to) that close a cycle, found by depth-first search from the entry points in ID order.

@@ -32,20 +32,21 @@ func hide(s *graph.Snapshot, e match.Expr) *graph.Snapshot {
 	return &p
 }
 
-// find marks what an expression holds for.
-func (v *GraphView) find(s *graph.Snapshot, e match.Expr) {
+// find marks what an expression holds for, in s, and what stands for it in g, which may be nil.
+func (v *GraphView) find(s *graph.Snapshot, g *graph.Grouped, e match.Expr) {
 	if e.Empty() {
 		return
 	}
 	v.Finding = true
 	found := graph.Find(s, e)
+	v.Says = part.Plural(len(found.Nodes), "service", "services") + " and " + part.Plural(len(found.Edges), "edge", "edges") + " found"
+	found = foundIn(g, found)
 	for i := range v.Nodes {
 		v.Nodes[i].Found = found.Nodes[v.Nodes[i].ID]
 	}
 	for i := range v.Edges {
 		v.Edges[i].Found = found.Edges[v.Edges[i].ID]
 	}
-	v.Says = part.Plural(len(found.Nodes), "service", "services") + " and " + part.Plural(len(found.Edges), "edge", "edges") + " found"
 }
 
 // parseWords reads find and hide; pointer is the one that cannot be understood, with a caret where.

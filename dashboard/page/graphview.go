@@ -58,6 +58,7 @@ type EdgeView struct {
 	Attempts                                     string
 	Change                                       graph.Change // in a comparison, "" when it is as it was
 	Found                                        bool
+	From, To, FromHref, ToHref                   string // as the table has them
 }
 
 // GraphView is the drawing.
@@ -76,12 +77,15 @@ const (
 	maxDots = 6
 	// manyNodes is from how many nodes on lines are bundled by where they lead, and not routed around cards; beyond manyLabels none has its words beside
 	// it until it is pointed at.
-	manyNodes, manyLabels = 100, 300
+	manyNodes, manyEdges, manyLabels = 100, 300, 300
 )
+
+// many reports whether a graph is too large for cards of markup and lines with words.
+func many(nodes, edges int) bool { return nodes > manyNodes || edges > manyEdges }
 
 // drawingOptions are how a graph is drawn.
 func drawingOptions(g layout.Graph) layout.Options {
-	return layout.Options{Bundled: len(g.Nodes) > manyNodes}
+	return layout.Options{Bundled: many(len(g.Nodes), len(g.Edges))}
 }
 
 // NewGraphView makes the drawing of a snapshot; draw may be nil when only texts are needed.
@@ -149,6 +153,7 @@ func NewGraphView(s *graph.Snapshot, draw *layout.Drawing) GraphView {
 		e := &s.Edges[i]
 		ev := EdgeView{
 			Key: "e:" + e.ID, ID: e.ID, Source: e.Source, Destination: e.Destination, Protocol: e.Protocol,
+			From: e.Source, To: e.Destination, FromHref: ServiceURL(e.Source), ToHref: ServiceURL(e.Destination),
 			Href: EdgeURL(e.Source, e.Destination, e.Protocol), State: e.State, MTLS: e.MTLS, Fig: edgeFigures(s, e),
 		}
 		if m := e.Main(); m != nil {
@@ -187,6 +192,17 @@ func (e *EdgeView) Mark() string {
 		return "h2"
 	}
 	return ""
+}
+
+// single reports whether it stands for itself.
+func (e *EdgeView) single() bool { return e.From == e.Source && e.To == e.Destination }
+
+// verb is what following it does.
+func (e *EdgeView) verb() string {
+	if e.single() {
+		return "Edge"
+	}
+	return "Open"
 }
 
 // RateX is where the rate of a label is centred: between the lock and the mark.
@@ -296,7 +312,7 @@ func edgeNote(e *graph.Edge) string {
 func nodeNote(n *graph.Node, v *NodeView) string {
 	var notes []string
 	if v.Ejected > 0 {
-		notes = append(notes, fmt.Sprintf("%d of %d ejected", v.Ejected, len(n.Endpoints)))
+		notes = append(notes, ejectedNote(n, v.Ejected))
 	}
 	if v.Weighted > 0 {
 		notes = append(notes, part.Plural(v.Weighted, "weight shifted", "weights shifted"))
@@ -308,6 +324,8 @@ func nodeNote(n *graph.Node, v *NodeView) string {
 		notes = append(notes, "drops traceparent")
 	}
 	switch {
+	case n.Kind == graph.KindGroup:
+		notes = append([]string{groupNote(n)}, notes...)
 	case len(notes) > 0:
 	case n.Kind == graph.KindExternal:
 		notes = append(notes, "outside the mesh")
@@ -321,6 +339,13 @@ func nodeNote(n *graph.Node, v *NodeView) string {
 		notes = append(notes, versionSplit(n.Versions))
 	}
 	return strings.Join(notes, " · ")
+}
+
+func ejectedNote(n *graph.Node, ejected int) string {
+	if n.Kind == graph.KindGroup { // which has only those of its endpoints that somebody should know of
+		return fmt.Sprintf("%d ejected", ejected)
+	}
+	return fmt.Sprintf("%d of %d ejected", ejected, len(n.Endpoints))
 }
 
 // versionSplit says how traffic is spread over versions, for as many as fit.
@@ -525,6 +550,8 @@ func kindIcon(k graph.NodeKind) string {
 		return string(k)
 	case graph.KindPassthrough:
 		return string(graph.KindExternal)
+	case graph.KindGroup:
+		return "group"
 	}
 	return string(graph.KindService)
 }

@@ -13,11 +13,13 @@ import (
 
 // lens is which part of the graph is drawn. The zero value is all of it.
 type lens struct {
-	focus string // a service; "" with show cycles, or for all
-	show  string // a word of shows
-	to    string // with show path: where it ends
-	kiosk bool   // the graph alone, for a screen on a wall
-	rows  int    // how many edges the table leaves out before its first
+	focus string   // a service; "" with show cycles, or for all
+	show  string   // a word of shows
+	to    string   // with show path: where it ends
+	kiosk bool     // the graph alone, for a screen on a wall
+	rows  int      // how many edges the table leaves out before its first
+	group string   // what services are drawn together by; "" as the size of the graph says
+	open  []string // groups that are drawn as their services
 	// What is lit, and what is left out, as it was written and as it was understood.
 	find, hide   string
 	finds, hides match.Expr
@@ -37,7 +39,12 @@ var shows = []struct{ word, title string }{
 func parseLens(q url.Values) (lens, error) {
 	l := lens{
 		focus: strings.TrimSpace(q.Get("focus")), show: q.Get("show"), to: strings.TrimSpace(q.Get("to")), kiosk: q.Has("kiosk"),
-		find: strings.TrimSpace(q.Get("find")), hide: strings.TrimSpace(q.Get("hide")),
+		find: strings.TrimSpace(q.Get("find")), hide: strings.TrimSpace(q.Get("hide")), group: q.Get("group"), open: q["open"],
+	}
+	if l.group != "" && l.group != noGroups && !slices.Contains(graph.Groupings(), graph.Grouping(l.group)) {
+		wrong := l.group
+		l.group, l.open = "", nil
+		return l.rest(), errors.New("services are not drawn together by " + strconv.Quote(wrong) + "; write namespace, app, version, zone, node or none")
 	}
 	if n, err := strconv.Atoi(q.Get("rows")); err == nil && n > 0 {
 		l.rows = n
@@ -78,13 +85,16 @@ func (l lens) part() bool { return l.show != "" }
 
 // set writes the lens into a query.
 func (l lens) set(q url.Values) {
-	for k, v := range map[string]string{"focus": l.focus, "show": l.show, "to": l.to, "find": l.find, "hide": l.hide} {
+	for k, v := range map[string]string{"focus": l.focus, "show": l.show, "to": l.to, "find": l.find, "hide": l.hide, "group": l.group} {
 		if v != "" {
 			q.Set(k, v)
 		}
 	}
 	if l.kiosk {
 		q.Set("kiosk", "")
+	}
+	for _, name := range l.open {
+		q.Add("open", name)
 	}
 	if l.rows > 0 {
 		q.Set("rows", strconv.Itoa(l.rows))

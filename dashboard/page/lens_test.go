@@ -3,6 +3,7 @@ package page
 import (
 	"net/http/httptest"
 	"net/url"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -55,7 +56,7 @@ func TestLens(t *testing.T) {
 		}
 		again := url.Values{}
 		l.set(again)
-		if m, err := parseLens(again); err != nil || m != l {
+		if m, err := parseLens(again); err != nil || !reflect.DeepEqual(m, l) {
 			t.Errorf("%s: read again as %+v, %v", c.query, m, err)
 		}
 	}

@@ -23,8 +23,8 @@ type meshData struct {
 	H        float64 `json:"h"`
 	Vertical bool    `json:"v,omitempty"`
 	Finding  bool    `json:"f,omitempty"`
-	Nodes    []any   `json:"nodes"` // [id, name, namespace, kind, x, y, sends only, change, meshNode, found]
-	Edges    []any   `json:"edges"` // [index of source, index of destination, protocol, state, mTLS, change, meshEdge, found]
+	Nodes    []any   `json:"nodes"` // [id, name, namespace, kind, x, y, sends only, change, meshNode, found, where it leads when that is no service]
+	Edges    []any   `json:"edges"` // [index of source, index of destination, protocol, state, mTLS, change, meshEdge, found, where it leads when that is no edge]
 }
 
 func (n *NodeView) mesh() meshNode {
@@ -45,6 +45,14 @@ func levelOrNone(l part.Level) string {
 	return string(l)
 }
 
+// leads leaves out an address that the browser can make by itself.
+func leads(href, usual string) string {
+	if href == usual {
+		return ""
+	}
+	return href
+}
+
 func flag(b bool) int {
 	if b {
 		return 1
@@ -63,14 +71,14 @@ func (v *GraphView) Data() (string, error) {
 		if name == n.ID {
 			name = ""
 		}
-		d.Nodes = append(d.Nodes, []any{n.ID, name, n.Namespace, n.Kind, n.X, n.Y, flag(n.Outbound), n.Change, n.mesh(), flag(n.Found)})
+		d.Nodes = append(d.Nodes, []any{n.ID, name, n.Namespace, n.Kind, n.X, n.Y, flag(n.Outbound), n.Change, n.mesh(), flag(n.Found), leads(n.Href, ServiceURL(n.ID))})
 	}
 	for i := range v.Edges {
 		e := &v.Edges[i]
 		from, ok := index[e.Source]
 		to, okToo := index[e.Destination]
 		if ok && okToo {
-			d.Edges = append(d.Edges, []any{from, to, e.Protocol, e.State, flag(e.MTLS), e.Change, e.mesh(), flag(e.Found)})
+			d.Edges = append(d.Edges, []any{from, to, e.Protocol, e.State, flag(e.MTLS), e.Change, e.mesh(), flag(e.Found), leads(e.Href, EdgeURL(e.Source, e.Destination, e.Protocol))})
 		}
 	}
 	b, err := json.Marshal(d)
@@ -88,5 +96,5 @@ func edgeItems(v *GraphView) map[string]json.RawMessage {
 	return out
 }
 
-// drawnOnCanvas reports whether a graph has too many nodes for cards of markup.
-func drawnOnCanvas(s *graph.Snapshot) bool { return len(s.Nodes) > manyNodes }
+// drawnOnCanvas reports whether a graph is too large for cards of markup.
+func drawnOnCanvas(s *graph.Snapshot) bool { return many(len(s.Nodes), len(s.Edges)) }

@@ -28,6 +28,8 @@ type Deps struct {
 	*source.Sources
 	Assets part.Assets
 	Places *layout.Memory
+	// GroupPlaces are those of graphs in which services are drawn together; nil: they are laid out anew each time.
+	GroupPlaces map[graph.Grouping]*layout.Memory
 }
 
 // queryTime bounds how long one page may ask its sources.

@@ -36,6 +36,7 @@ type TopologyView struct {
 	Lens    lens
 	Names   []string // of services, to choose from; at most maxNames
 	Times   instants
+	By      graph.Grouping // what services are drawn together by, "" for each by itself
 
 	drawing *layout.Drawing
 }
@@ -116,11 +117,22 @@ func (d *Deps) topology(ctx context.Context, query url.Values) (v TopologyView, 
 		i.lens, v.Times.lens = v.Lens, v.Lens
 	}
 	drawn = hide(drawn, v.Lens.hides)
+	all := drawn
+	together, by := v.Lens.grouped(drawn, before != nil)
+	if together != nil {
+		drawn = together.Snapshot
+	}
 	in := graphInput(drawn)
 	var drawing *layout.Drawing
-	if drawn == whole {
+	switch {
+	case drawn == whole:
 		drawing = d.Places.Draw(in, d.Clock(), drawingOptions(in))
-	} else { // a part has no places to keep but its own, and its drawing is the same for the same part
+	case together != nil && all == whole && len(v.Lens.open) == 0 && d.GroupPlaces[by] != nil:
+		drawing = d.GroupPlaces[by].Draw(in, d.Clock(), drawingOptions(in))
+		if v.Shell.Live != "" {
+			v.Shell.Live = GroupTopic(by) + " events"
+		}
+	default: // a part has no places to keep but its own, and its drawing is the same for the same part
 		made := layout.Compute(in, nil, drawingOptions(in))
 		drawing = &made
 		if v.Shell.Live != "" {
@@ -128,8 +140,12 @@ func (d *Deps) topology(ctx context.Context, query url.Values) (v TopologyView, 
 		}
 	}
 	v.Graph, v.drawing = NewGraphView(drawn, drawing), drawing
-	if v.Graph.find(drawn, v.Lens.finds); v.Graph.Finding && v.Shell.Live == "graph events" {
-		v.Shell.Live = "graph events reload" // what is found changes with the figures
+	if together != nil {
+		v.group(by)
+		v.By = by
+	}
+	if v.Graph.find(all, together, v.Lens.finds); v.Graph.Finding && v.Shell.Live != "" && !strings.HasSuffix(v.Shell.Live, "reload") {
+		v.Shell.Live += " reload" // what is found changes with the figures
 	}
 	if before != nil {
 		diff := graph.Diff(before, s)
@@ -161,6 +177,9 @@ func pastStatus(err error) int {
 func Tidy(d *Deps) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		d.Places.Forget()
+		for _, m := range d.GroupPlaces {
+			m.Forget()
+		}
 		http.Redirect(w, r, "/", http.StatusSeeOther)
 	}
 }

@@ -21,6 +21,9 @@ var Words = match.NewVocabulary([]match.Field{
 	{Name: "name", Help: "name of a service"},
 	{Name: "ns", Help: "its namespace"},
 	{Name: "kind", Help: "what it is", Values: kinds},
+	{Name: "app", Help: "what it is a part of"},
+	{Name: "zone", Help: "where it runs, region/zone; several joined by +"},
+	{Name: "node", Help: "the machines it runs on; several joined by +"},
 	{Name: "version", Help: "a version that takes traffic"},
 	{Name: "ejected", Type: match.Flag, Help: "an endpoint of it is ejected"},
 	{Name: "weighted", Type: match.Flag, Help: "the weight of an endpoint of it is shifted"},
@@ -52,7 +55,7 @@ type Found struct{ Nodes, Edges map[string]bool }
 
 // words said of one kind of subject only.
 var (
-	ofNodes = []string{"name", "ns", "kind", "version", "ejected", "weighted", "breaks"}
+	ofNodes = []string{"name", "ns", "kind", "app", "zone", "node", "version", "ejected", "weighted", "breaks"}
 	ofEdges = []string{"src", "dst", "src.ns", "dst.ns", "protocol", "mtls", "state", "gap", "retries", "reason"}
 )
 
@@ -101,6 +104,8 @@ func ValuesOf(s *Snapshot, name string) []string {
 			seen[n.Name] = true
 		case "ns", "src.ns", "dst.ns":
 			seen[n.Namespace] = true
+		case "app", "zone", "node":
+			seen[Grouping(name).of(n)] = true
 		case "version":
 			for _, v := range n.Versions {
 				seen[v.Version] = true
@@ -133,6 +138,12 @@ func (n *nodeSubject) Text(f *match.Field) string {
 		return n.Namespace
 	case "kind":
 		return string(n.Kind)
+	case "app":
+		return n.App
+	case "zone":
+		return ByZone.of((*Node)(n))
+	case "node":
+		return ByNode.of((*Node)(n))
 	case "version":
 		best := -1.0
 		version := ""

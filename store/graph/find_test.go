@@ -68,7 +68,7 @@ func TestEveryWordIsSaid(t *testing.T) {
 	share := .5
 	v := View{Requests: 10, Attempts: 12, Rate: 1, ErrorRatio: .1, P50: 1, P95: 1, P99: 1, Active: 1, Reasons: map[string]uint64{"a": 1}}
 	s := &Snapshot{
-		Nodes: []Node{{ID: "a", Name: "a", Namespace: "n", Kind: KindService, Versions: []Version{{Version: "1"}}, TraceBreaks: &share, Inbound: v}},
+		Nodes: []Node{{ID: "a", Name: "a", Namespace: "n", Kind: KindService, Versions: []Version{{Version: "1"}}, TraceBreaks: &share, Inbound: v, App: "p", Zones: []string{"z"}, Hosts: []string{"h"}}},
 		Edges: []Edge{{ID: "a→a", Source: "a", Destination: "a", Protocol: "h2", State: BothSides, Client: &v, Gap: &Gap{Latency: 1}}},
 	}
 	for _, f := range Words.Fields() {

@@ -122,6 +122,25 @@ func (x *index) namespace(service string) string {
 	return ""
 }
 
+// where says what the workloads of a service are a part of, and where they run.
+func (x *index) where(service string) (app string, zones, hosts []string) {
+	add := func(list []string, s string) []string {
+		if s == "" || slices.Contains(list, s) {
+			return list
+		}
+		return append(list, s)
+	}
+	for _, w := range x.workloads[service] {
+		if app == "" {
+			app = w.GetApp()
+		}
+		zones, hosts = add(zones, w.GetZone()), add(hosts, w.GetNode())
+	}
+	slices.Sort(zones)
+	slices.Sort(hosts)
+	return app, zones, hosts
+}
+
 // override is the decision in force about an endpoint, nil when there is none; an ejection outweighs a weight.
 func (x *index) override(service, address string, now time.Time) *tullev1.RegistryOverride {
 	var found *tullev1.RegistryOverride

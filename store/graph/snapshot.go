@@ -212,6 +212,7 @@ func (w *window) draw(x *index) *Snapshot {
 	}
 	for _, name := range slices.Sorted(maps.Keys(names)) {
 		n := Node{ID: name, Name: name, Namespace: x.namespace(name), Kind: x.kind(name), Reporters: w.reporters[name]}
+		n.App, n.Zones, n.Hosts = x.where(name)
 		n.Versions = w.versionsOf(versions[name], seconds)
 		n.Endpoints = w.endpointsOf(x, name, endpoints[name], seconds)
 		if share, ok := w.breaks[name]; ok {

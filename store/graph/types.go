@@ -15,6 +15,8 @@ const (
 	KindUnmeshed NodeKind = "unmeshed" // a plaintext caller without identity
 	// KindPassthrough is all that is no service together: what redirected connections are passed through to.
 	KindPassthrough NodeKind = "passthrough"
+	// KindGroup is several services drawn as one, see Group.
+	KindGroup NodeKind = "group"
 )
 
 // Snapshot is the graph over one window, immutable, safe to share.
@@ -38,6 +40,12 @@ type Node struct {
 	// TraceBreaks is the share of outbound exchanges (0 to 1) that lost traceparent although inbound had it; nil when not known.
 	TraceBreaks *float64 `json:"traceBreaks,omitempty"`
 	Inbound     View     `json:"inbound"` // sum over inbound edges, server view where present
+	// App is what its workloads are a part of, Zones and Hosts where they run (sorted), as the registry says of them now.
+	App   string   `json:"app,omitempty"`
+	Zones []string `json:"zones,omitempty"`
+	Hosts []string `json:"hosts,omitempty"`
+	// Members is how many services a group stands for, 0 of others.
+	Members int `json:"members,omitempty"`
 }
 
 // Version is one version of a service that took traffic in the window.

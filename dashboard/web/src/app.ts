@@ -1,5 +1,5 @@
 import { theme } from "./theme";
-import { feed, Frame } from "./feed";
+import { feed, Frame, isGraph } from "./feed";
 import { apply, reload } from "./swap";
 import { graph } from "./graph";
 import { meshApply } from "./mesh";
@@ -35,7 +35,7 @@ if (wants.length > 0) {
   feed({
     topics,
     frame(f: Frame) {
-      if (f.topic === "graph") {
+      if (isGraph(f.topic)) {
         const drawn = document.querySelector<HTMLElement>("[data-structure]")?.dataset.structure;
         const now = f.items["structure"];
         if (typeof now === "string" && drawn !== undefined && now !== drawn) refresh(["graph", "rows", "strip"]);

@@ -14,6 +14,9 @@ interface Options {
   tick(): void; // every few seconds while live
 }
 
+// isGraph tells the topics of the graph, each service by itself or drawn together.
+export const isGraph = (topic: string): boolean => topic === "graph" || topic.startsWith("by-");
+
 const reloadEvery = 5000;
 let extra: string | undefined; // a topic beside the page's
 let open: WebSocket | undefined;
@@ -79,7 +82,7 @@ export function feed(o: Options): void {
       if (f.items)
         requestAnimationFrame(() => {
           if (paused) return;
-          if (f.topic === "graph") button?.toggleAttribute("data-beat"); // an animation would keep the browser busy between the ticks
+          if (isGraph(f.topic)) button?.toggleAttribute("data-beat"); // an animation would keep the browser busy between the ticks
           o.frame(f);
         });
     };

@@ -16,6 +16,7 @@ interface Node {
   t: Texts;
   edges: number[];
   found: boolean;
+  leads: string; // "": to its service
 }
 
 interface Edge {
@@ -27,6 +28,7 @@ interface Edge {
   change: string;
   t: Texts;
   found: boolean;
+  leads: string; // "": to its edge
   c: number[]; // a cubic: x and y of its start, its handles and its end
   box: [number, number, number, number];
 }
@@ -48,6 +50,7 @@ const svgNS = "http://www.w3.org/2000/svg";
 const icons: Record<string, string> = {
   service: "M8 1.2 14 4.6v6.8L8 14.8 2 11.4V4.6zM2.4 4.9 8 8l5.6-3.1M8 8v6.4",
   tcp: "M2.5 3.6c0-1.2 2.5-2.2 5.500-2.2s5.500 1 5.500 2.200-2.500 2.200-5.500 2.200-5.500-1-5.500-2.200v8.800c0 1.200 2.500 2.200 5.500 2.200s5.500-1 5.500-2.200V3.600M2.500 8c0 1.200 2.500 2.200 5.500 2.200s5.500-1 5.500-2.200",
+  group: "M5 1.7h9.3V11H5zM11 13.9H1.7V5",
   external: "M14.3 8a6.300 6.300 0 1 1-12.600 0 6.300 6.300 0 0 1 12.600 0zM1.700 8h12.600M8 1.700c2.200 2 2.800 4 2.800 6.300S10.200 12.300 8 14.300C5.800 12.300 5.200 10.300 5.200 8S5.800 3.700 8 1.700",
 };
 
@@ -102,19 +105,19 @@ export function mesh(box: HTMLElement): View {
     h: number;
     v?: boolean;
     f?: boolean;
-    nodes: [string, string, string, string, number, number, number, string, Texts, number][];
-    edges: [number, number, string, string, number, string, Texts, number][];
+    nodes: [string, string, string, string, number, number, number, string, Texts, number, string][];
+    edges: [number, number, string, string, number, string, Texts, number, string][];
   };
   const vertical = !!data.v;
   const finding = !!data.f; // some are found, and the others step back
-  const nodes: Node[] = data.nodes.map(([id, name, space, kind, x, y, sends, change, t, found]) => ({ id, name: name || id, space, kind, x, y, sends: !!sends, change, t, edges: [], found: !!found }));
-  const edges: Edge[] = data.edges.map(([from, to, protocol, state, mtls, change, t, found], i) => {
+  const nodes: Node[] = data.nodes.map(([id, name, space, kind, x, y, sends, change, t, found, leads]) => ({ id, name: name || id, space, kind, x, y, sends: !!sends, change, t, edges: [], found: !!found, leads }));
+  const edges: Edge[] = data.edges.map(([from, to, protocol, state, mtls, change, t, found, leads], i) => {
     const c = cubic(nodes[from], nodes[to], vertical);
     nodes[from].edges.push(i);
     if (to !== from) nodes[to].edges.push(i);
     const xs = [c[0], c[2], c[4], c[6]];
     const ys = [c[1], c[3], c[5], c[7]];
-    return { from, to, protocol, state, mtls: !!mtls, change, t, found: !!found, c, box: [Math.min(...xs), Math.min(...ys), Math.max(...xs), Math.max(...ys)] };
+    return { from, to, protocol, state, mtls: !!mtls, change, t, found: !!found, leads, c, box: [Math.min(...xs), Math.min(...ys), Math.max(...xs), Math.max(...ys)] };
   });
   const byKey = new Map<string, number>();
   nodes.forEach((n, i) => byKey.set(`n:${n.id}`, i));
@@ -414,6 +417,15 @@ export function mesh(box: HTMLElement): View {
     const [x, y] = [n.x, n.y];
     if (n.change === "gone") g.globalAlpha = 0.55;
     if (finding && !n.found && !lit) g.globalAlpha = 0.3;
+    if (n.kind === "group") {
+      g.fillStyle = colour.raised;
+      g.strokeStyle = colour["line-strong"];
+      g.lineWidth = 1 / Math.min(k, 1);
+      g.beginPath();
+      g.roundRect(x + 6, y + 6, cardW, cardH, 10);
+      g.fill();
+      g.stroke();
+    }
     g.fillStyle = k < 0.28 && level ? colour[level === 2 ? "bad-soft" : "warn-soft"] : outside ? colour.sunken : colour.raised;
     g.strokeStyle = strong;
     g.lineWidth = Math.max(lit ? 1.75 : level === 2 ? 1.5 : 1, (lit ? 1.6 : 1) / k);
@@ -428,7 +440,7 @@ export function mesh(box: HTMLElement): View {
       g.translate(x + 12, y + 10);
       g.strokeStyle = colour.muted;
       g.lineWidth = 1.3;
-      g.stroke(shapes[n.kind === "tcp" ? "tcp" : outside ? "external" : "service"]);
+      g.stroke(shapes[n.kind === "tcp" || n.kind === "group" ? n.kind : outside ? "external" : "service"]);
       g.restore();
       g.textAlign = "left";
       g.font = `620 12.5px ${colour.sans}`;
@@ -626,7 +638,7 @@ export function mesh(box: HTMLElement): View {
     }
     tip.append(row);
   };
-  const href = (n: Node): string => `/service/${encodeURIComponent(n.id)}`;
+  const href = (n: Node): string => n.leads || `/service/${encodeURIComponent(n.id)}`;
   const part = (n: Node, show: string): string => {
     const q = new URLSearchParams(location.search);
     q.set("focus", n.id);
@@ -664,7 +676,7 @@ export function mesh(box: HTMLElement): View {
       [x, y] = [pointer.x + 14, pointer.y + 14];
     } else if (lit >= 0) {
       const n = nodes[lit];
-      const links: [string, string][] = lit === chosen ? [["Open", href(n)], ["Neighbours", part(n, "near")], ["Who needs it", part(n, "up")], ["What it needs", part(n, "down")]] : [];
+      const links: [string, string][] = lit === chosen ? n.kind === "group" ? [["Open the group", href(n)]] : [["Open", href(n)], ["Neighbours", part(n, "near")], ["Who needs it", part(n, "up")], ["What it needs", part(n, "down")]] : [];
       say(nodeLines(n), links);
       [x, y] = [(n.x + cardW) * k + ox + 8, n.y * k + oy];
     }
@@ -847,7 +859,7 @@ export function mesh(box: HTMLElement): View {
       const at = hitEdge(p.x, p.y);
       if (at >= 0) {
         const ed = edges[at];
-        location.assign(`/edge?${new URLSearchParams({ source: nodes[ed.from].id, destination: nodes[ed.to].id, protocol: ed.protocol })}`);
+        location.assign(ed.leads || `/edge?${new URLSearchParams({ source: nodes[ed.from].id, destination: nodes[ed.to].id, protocol: ed.protocol })}`);
       }
     }
     if (i >= 0 && i === chosen) location.assign(href(nodes[i]));

@@ -595,6 +595,9 @@ type RegistryWorkload struct {
 	Address       string                 `protobuf:"bytes,6,opt,name=address,proto3" json:"address,omitempty"`   // of its first port
 	Protocol      string                 `protobuf:"bytes,7,opt,name=protocol,proto3" json:"protocol,omitempty"` // of its first port
 	Ports         []*RegistryPort        `protobuf:"bytes,8,rep,name=ports,proto3" json:"ports,omitempty"`       // all of them, the first first; controllers from before there were several leave it out
+	Zone          string                 `protobuf:"bytes,9,opt,name=zone,proto3" json:"zone,omitempty"`         // region/zone, or region, as its locality says
+	Node          string                 `protobuf:"bytes,10,opt,name=node,proto3" json:"node,omitempty"`        // the machine it runs on, by its label kubernetes.io/hostname
+	App           string                 `protobuf:"bytes,11,opt,name=app,proto3" json:"app,omitempty"`          // what it is a part of, by its label app.kubernetes.io/part-of, else app.kubernetes.io/name, else app
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -683,6 +686,27 @@ func (x *RegistryWorkload) GetPorts() []*RegistryPort {
 		return x.Ports
 	}
 	return nil
+}
+
+func (x *RegistryWorkload) GetZone() string {
+	if x != nil {
+		return x.Zone
+	}
+	return ""
+}
+
+func (x *RegistryWorkload) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *RegistryWorkload) GetApp() string {
+	if x != nil {
+		return x.App
+	}
+	return ""
 }
 
 type RegistryPort struct {
@@ -1087,7 +1111,7 @@ const file_tulle_v1_evidence_proto_rawDesc = "" +
 	"\toverrides\x18\x02 \x03(\v2\x1a.tulle.v1.RegistryOverrideR\toverrides\x125\n" +
 	"\bservices\x18\x03 \x03(\v2\x19.tulle.v1.RegistryServiceR\bservices\x12\x1a\n" +
 	"\brevision\x18\x04 \x01(\tR\brevision\x121\n" +
-	"\aproxies\x18\x05 \x03(\v2\x17.tulle.v1.RegistryProxyR\aproxies\"\x80\x02\n" +
+	"\aproxies\x18\x05 \x03(\v2\x17.tulle.v1.RegistryProxyR\aproxies\"\xba\x02\n" +
 	"\x10RegistryWorkload\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x18\n" +
@@ -1096,7 +1120,11 @@ const file_tulle_v1_evidence_proto_rawDesc = "" +
 	"\bidentity\x18\x05 \x01(\tR\bidentity\x12\x18\n" +
 	"\aaddress\x18\x06 \x01(\tR\aaddress\x12\x1a\n" +
 	"\bprotocol\x18\a \x01(\tR\bprotocol\x12,\n" +
-	"\x05ports\x18\b \x03(\v2\x16.tulle.v1.RegistryPortR\x05ports\"X\n" +
+	"\x05ports\x18\b \x03(\v2\x16.tulle.v1.RegistryPortR\x05ports\x12\x12\n" +
+	"\x04zone\x18\t \x01(\tR\x04zone\x12\x12\n" +
+	"\x04node\x18\n" +
+	" \x01(\tR\x04node\x12\x10\n" +
+	"\x03app\x18\v \x01(\tR\x03app\"X\n" +
 	"\fRegistryPort\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1a\n" +
