@@ -113,6 +113,8 @@ func TestGRPCIsShown(t *testing.T) {
 		"/edge?source=catalog&destination=pricing&protocol=grpc": {"How gRPC calls ended", "grpc=UNAVAILABLE", `<span class="tag bad">failure</span>`, "NOT_FOUND", "Messages in"},
 		"/service/catalog": {`<td class="muted">grpc</td>`, `<td class="muted">http/1.1</td>`},
 		"/trace/" + dashboardtest.TraceID(7).String():     {`<span class="tag bad">UNAVAILABLE</span>`, `<span class="tag">NOT_FOUND</span>`, "<dt>gRPC status</dt>", "<dt>Messages</dt><dd>1 in, 0 out</dd>", "rpc.method"},
+		"/traces?status=error":                            {"matching spans", "a bar", `class="when-failed"`, "/traces?end=", "status=error"},
+		"/traces?start=1000000000&end=2000000000":         {"Only ", `href="/traces">Any time`, `name="start" value="1000000000"`},
 		"/traces?grpc=UNAVAILABLE&limit=1":                {`<option value="UNAVAILABLE" selected>`, "1 trace", dashboardtest.TraceID(7).String()},
 		"/api/tulle/v1/traces?protocol=grpc&grpc=ABORTED": {`"traces":[]`},
 	} {

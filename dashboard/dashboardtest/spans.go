@@ -303,10 +303,21 @@ func (s *Spans) Stats() store.SpanStats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := uint64(0)
+	var oldest, newest time.Time
 	for _, spans := range s.spans {
 		n += uint64(len(spans))
+		for i := range spans {
+			if at := spans[i].Start; oldest.IsZero() || at.Before(oldest) {
+				oldest = at
+			}
+			if at := spans[i].Start; at.After(newest) {
+				newest = at
+			}
+		}
 	}
-	return store.SpanStats{Spans: 1_284_000 + n, Bytes: 39_200_000, WALBytes: 1_300_000, BytesPerSpan: 31.4, Written: n, DiskFreeBytes: 84e9, Blocks: 12}
+	return store.SpanStats{
+		Oldest: oldest, Newest: newest, Spans: 1_284_000 + n, Bytes: 39_200_000, WALBytes: 1_300_000, BytesPerSpan: 31.4, Written: n, DiskFreeBytes: 84e9, Blocks: 12,
+	}
 }
 
 // Capabilities claims everything.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -49,7 +50,7 @@ func traceRows(list []store.TraceSummary, now time.Time) []TraceRow {
 
 // TraceForm is the search as the reader typed it.
 type TraceForm struct {
-	Service, Operation, Source, Destination, Tags, Status, Reason, Protocol, GRPC, Min, Max, Lookback, Limit string
+	Service, Operation, Source, Destination, Tags, Status, Reason, Protocol, GRPC, Min, Max, Lookback, Start, End, Limit string
 }
 
 // TracesView is the search page.
@@ -67,6 +68,9 @@ type TracesView struct {
 	Searched   string // what was searched, in words
 	Now        time.Time
 	Took       time.Duration
+	When       *WhenView // nil: nothing to draw
+	Between    string    // the time that start and end leave, in words; "" without them
+	Anytime    string    // address of the same search without them
 }
 
 // Lookbacks are the choices of the search form.
@@ -83,7 +87,7 @@ func Traces(d *Deps) http.HandlerFunc {
 		v := TracesView{Shell: d.shell(ctx, "Traces", "/traces", ""), Now: d.Clock()}
 		v.Form = TraceForm{
 			Service: q.Get("service"), Operation: q.Get("operation"), Source: q.Get("source"), Destination: q.Get("destination"), Tags: q.Get("tags"),
-			Status: q.Get("status"), Reason: q.Get("reason"), Protocol: q.Get("protocol"), GRPC: q.Get("grpc"), Min: q.Get("min"), Max: q.Get("max"), Lookback: q.Get("lookback"), Limit: q.Get("limit"),
+			Status: q.Get("status"), Reason: q.Get("reason"), Protocol: q.Get("protocol"), GRPC: q.Get("grpc"), Min: q.Get("min"), Max: q.Get("max"), Lookback: q.Get("lookback"), Start: q.Get("start"), End: q.Get("end"), Limit: q.Get("limit"),
 		}
 		v.Services, _ = d.Spans.Services(ctx)
 		if v.Form.Service != "" {
@@ -117,6 +121,12 @@ func Traces(d *Deps) http.HandlerFunc {
 			status = statusOf(err)
 		}
 		v.Rows = traceRows(page.Traces, v.Now)
+		if err == nil && query.Cursor == "" {
+			v.When = when(ctx, d, q, query, v.Now)
+		}
+		if v.Form.Start+v.Form.End != "" && err == nil {
+			v.Between, v.Anytime = between(v.Now, query), without(q, "start", "end", "cursor")
+		}
 		if page.Next != "" {
 			next := url.Values{}
 			for k := range q {
@@ -129,6 +139,31 @@ func Traces(d *Deps) http.HandlerFunc {
 		}
 		render(w, r, status, TracesPage(v))
 	}
+}
+
+// between says in words what a search's own times leave.
+func between(now time.Time, q store.TraceQuery) string {
+	switch {
+	case q.End.IsZero():
+		return "since " + part.Clock(now, q.Start)
+	case q.Start.IsZero():
+		return "until " + part.Clock(now, q.End)
+	}
+	return part.Clock(now, q.Start) + " to " + part.Clock(now, q.End)
+}
+
+// without is the address of a search without some parameters.
+func without(q url.Values, names ...string) string {
+	rest := url.Values{}
+	for k := range q {
+		if q.Get(k) != "" && !slices.Contains(names, k) {
+			rest[k] = q[k]
+		}
+	}
+	if len(rest) == 0 {
+		return "/traces"
+	}
+	return "/traces?" + rest.Encode()
 }
 
 func explainSearch(err error) string {
