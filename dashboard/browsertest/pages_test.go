@@ -32,6 +32,7 @@ var pages = []struct{ name, path string }{
 	{"tulle", "/tulle"},
 	{"topology-found", "/?find=err+%3E+1%25+and+ns+%3D+shop&hide=kind+%3D+external"},
 	{"topology-wrong", "/?find=err+%3E+much"},
+	{"topology-side", "/?measure=p95&side=server&group=zone"},
 	{"nothing", "/no/such/page"},
 }
 

@@ -48,3 +48,37 @@ func TestWordsGoOn(t *testing.T) {
 		t.Errorf("%v: %+v", err, got)
 	}
 }
+
+// Edges say what they are asked for, as one side saw it.
+func TestMeasureAndSide(t *testing.T) {
+	_, body := topologyOf(t, url.Values{"measure": {"p95"}})
+	if strings.Count(body, `class="label-rate"`) == 0 || strings.Contains(body, `text-anchor="middle" data-f="rate"`) || !strings.Contains(body, `text-anchor="middle" data-f="p95">`) {
+		t.Error("labels say something else")
+	}
+	cell := func(body, key, of string) string {
+		_, row, _ := strings.Cut(body, `<tr data-key="`+key+`"`)
+		_, c, _ := strings.Cut(row, `data-f="`+of+`">`)
+		c, _, _ = strings.Cut(c, "<")
+		return c
+	}
+	const key = "e:web→catalog:http/1.1"
+	_, caller := topologyOf(t, url.Values{"side": {"client"}})
+	_, called := topologyOf(t, url.Values{"side": {"server"}})
+	if a, b := cell(caller, key, "p50"), cell(called, key, "p50"); a != "14 ms" || b != "12 ms" {
+		t.Errorf("%s and %s", a, b)
+	}
+	if mail := cell(called, "e:checkout→mail:http/1.1", "rate"); mail != "–" {
+		t.Errorf("of whom nobody reports: %s", mail)
+	}
+	if tries := cell(caller, key, "tries"); tries != "8.3%" {
+		t.Errorf("tried again: %s", tries)
+	}
+	if !strings.Contains(body, "the called side saw ") {
+		t.Error("an edge does not say what the other side saw")
+	}
+	for _, q := range []url.Values{{"measure": {"mood"}}, {"side": {"dark"}}} {
+		if status, body := topologyOf(t, q); status != 400 || !strings.Contains(body, "; write ") {
+			t.Errorf("%v: %d", q, status)
+		}
+	}
+}

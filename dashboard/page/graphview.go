@@ -55,7 +55,8 @@ type EdgeView struct {
 	MTLS                                         bool
 	Weight                                       int // 1 to 4 by rate
 	Gap                                          string
-	Attempts                                     string
+	Tries                                        string // share of attempts beyond requests
+	Other                                        string // what the called side saw, where both report
 	Change                                       graph.Change // in a comparison, "" when it is as it was
 	Found                                        bool
 	From, To, FromHref, ToHref                   string // as the table has them
@@ -69,6 +70,7 @@ type GraphView struct {
 	Structure     string // changes when the client must fetch the drawing anew
 	Vertical      bool   // callers stand above callees
 	Canvas        bool   // drawn by the browser, see mesh.go
+	Measure       string // what labels of edges say first, as figureTexts names it
 	Finding       bool   // some are Found, and the others step back
 	Says          string // how many
 }
@@ -164,8 +166,11 @@ func NewGraphView(s *graph.Snapshot, draw *layout.Drawing) GraphView {
 		if e.Gap != nil {
 			ev.Gap = gapText(e.Gap)
 		}
-		if e.Client != nil && e.Client.Attempts > e.Client.Requests {
-			ev.Attempts = part.Count(e.Client.Attempts - e.Client.Requests)
+		if c := e.Client; c != nil && c.Requests > 0 && c.Attempts >= c.Requests {
+			ev.Tries = part.Percent(float64(c.Attempts-c.Requests) / float64(c.Requests))
+		}
+		if c := e.Server; c != nil && e.Client != nil {
+			ev.Other = part.Rate(c.Rate) + ", " + part.Percent(c.ErrorRatio) + " errors, p99 " + part.Seconds(c.P99)
 		}
 		if !v.Canvas {
 			ev.Title = edgeTitle(e, &ev)
@@ -193,6 +198,12 @@ func (e *EdgeView) Mark() string {
 	}
 	return ""
 }
+
+// measure is the figure that labels say.
+func (f *Figures) measure(name string) string { return figureTexts(*f)[name] }
+
+// open reports whether an edge of two sidecars is not protected.
+func (e *EdgeView) open() bool { return !e.MTLS && e.State == graph.BothSides }
 
 // single reports whether it stands for itself.
 func (e *EdgeView) single() bool { return e.From == e.Source && e.To == e.Destination }
@@ -410,6 +421,12 @@ func edgeTitle(e *graph.Edge, v *EdgeView) string {
 	if v.Gap != "" {
 		t += "; between the two sidecars: " + v.Gap
 	}
+	if v.Other != "" {
+		t += "; the called side saw " + v.Other
+	}
+	if v.Tries != "" && e.Client.Attempts > e.Client.Requests {
+		t += "; " + v.Tries + " tried again"
+	}
 	if r := reasons(e.Main()); r != "" {
 		t += "; " + r
 	}
@@ -521,7 +538,7 @@ func LiveItems(s *graph.Snapshot, stats []part.Stat, wanted bool) (items, edges 
 			continue
 		}
 		f := figureTexts(e.Fig)
-		f["gap"] = orDash(e.Gap)
+		f["gap"], f["tries"] = orDash(e.Gap), orDash(e.Tries)
 		put(e.Key, item{Level: e.Fig.Level, Title: e.Title, F: f, W: e.Weight})
 	}
 	for _, st := range stats {

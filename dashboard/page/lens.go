@@ -13,13 +13,15 @@ import (
 
 // lens is which part of the graph is drawn. The zero value is all of it.
 type lens struct {
-	focus string   // a service; "" with show cycles, or for all
-	show  string   // a word of shows
-	to    string   // with show path: where it ends
-	kiosk bool     // the graph alone, for a screen on a wall
-	rows  int      // how many edges the table leaves out before its first
-	group string   // what services are drawn together by; "" as the size of the graph says
-	open  []string // groups that are drawn as their services
+	focus   string   // a service; "" with show cycles, or for all
+	show    string   // a word of shows
+	to      string   // with show path: where it ends
+	kiosk   bool     // the graph alone, for a screen on a wall
+	rows    int      // how many edges the table leaves out before its first
+	measure string   // what labels of edges say first, a word of measures; "" the rate
+	side    string   // whose figures edges have, "client" or "server"; "" the caller's, else the called one's
+	group   string   // what services are drawn together by; "" as the size of the graph says
+	open    []string // groups that are drawn as their services
 	// What is lit, and what is left out, as it was written and as it was understood.
 	find, hide   string
 	finds, hides match.Expr
@@ -35,11 +37,59 @@ var shows = []struct{ word, title string }{
 	{"cycles", "all cycles"},
 }
 
+// choice is a word of the URL and how it is called.
+type choice struct{ word, title string }
+
+// measures are what labels of edges can say, named as the texts that change live.
+var measures = []choice{{"", "rate"}, {"err", "errors"}, {"p50", "p50"}, {"p95", "p95"}, {"p99", "p99"}}
+
+// viewpoints are whose figures edges can have.
+var viewpoints = []choice{{"", "as the caller sees it"}, {"client", "callers only"}, {"server", "as the called one sees it"}}
+
+func wordsOf(list []choice) string {
+	var out []string
+	for _, c := range list {
+		if c.word != "" {
+			out = append(out, c.word)
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
+// sided is s as one side saw it, in a new snapshot: edges that it does not report have no figures.
+func (l *lens) sided(s *graph.Snapshot) *graph.Snapshot {
+	if l.side == "" {
+		return s
+	}
+	p := *s
+	p.Edges = slices.Clone(s.Edges)
+	for i := range p.Edges {
+		if l.side == "client" {
+			p.Edges[i].Server = nil
+		} else {
+			p.Edges[i].Client = nil
+		}
+	}
+	return &p
+}
+
 // parseLens reads focus, show, to and kiosk.
 func parseLens(q url.Values) (lens, error) {
 	l := lens{
 		focus: strings.TrimSpace(q.Get("focus")), show: q.Get("show"), to: strings.TrimSpace(q.Get("to")), kiosk: q.Has("kiosk"),
 		find: strings.TrimSpace(q.Get("find")), hide: strings.TrimSpace(q.Get("hide")), group: q.Get("group"), open: q["open"],
+	}
+	l.measure, l.side = q.Get("measure"), q.Get("side")
+	for _, x := range []struct {
+		of    string
+		words []choice
+		to    *string
+	}{{"measure", measures, &l.measure}, {"side", viewpoints, &l.side}} {
+		if !slices.ContainsFunc(x.words, func(c choice) bool { return c.word == *x.to }) {
+			wrong := *x.to
+			*x.to = ""
+			return l.rest(), errors.New("there is no " + x.of + " " + strconv.Quote(wrong) + "; write " + wordsOf(x.words))
+		}
 	}
 	if l.group != "" && l.group != noGroups && !slices.Contains(graph.Groupings(), graph.Grouping(l.group)) {
 		wrong := l.group
@@ -85,7 +135,7 @@ func (l lens) part() bool { return l.show != "" }
 
 // set writes the lens into a query.
 func (l lens) set(q url.Values) {
-	for k, v := range map[string]string{"focus": l.focus, "show": l.show, "to": l.to, "find": l.find, "hide": l.hide, "group": l.group} {
+	for k, v := range map[string]string{"focus": l.focus, "show": l.show, "to": l.to, "find": l.find, "hide": l.hide, "group": l.group, "measure": l.measure, "side": l.side} {
 		if v != "" {
 			q.Set(k, v)
 		}

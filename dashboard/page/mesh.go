@@ -13,9 +13,9 @@ import (
 // meshNode are the texts of a node that change: level, rate, errors, p50, p95, p99, note.
 type meshNode [7]string
 
-// meshEdge are those of an edge: level, weight, rate, errors, p50, p95, p99, gap. Live, healthy edges have the first two only, which seldom change: nobody reads the
+// meshEdge are those of an edge: level, weight, rate, errors, p50, p95, p99, gap, tries, and what the called side saw, which the page leaves out. Live, healthy edges have the first two only, which seldom change: nobody reads the
 // figures of thousands. Who points at one subscribes to the topic "edges", which has all of all.
-type meshEdge [8]string
+type meshEdge [10]string
 
 // meshData is the drawing as the canvas takes it.
 type meshData struct {
@@ -34,7 +34,7 @@ func (n *NodeView) mesh() meshNode {
 
 func (e *EdgeView) mesh() meshEdge {
 	f := &e.Fig
-	return meshEdge{levelOrNone(f.Level), string(rune('0' + e.Weight)), f.Rate, f.Err, f.P50, f.P95, f.P99, orDash(e.Gap)}
+	return meshEdge{levelOrNone(f.Level), string(rune('0' + e.Weight)), f.Rate, f.Err, f.P50, f.P95, f.P99, orDash(e.Gap), orDash(e.Tries), e.Other}
 }
 
 // levelOrNone leaves the level out that most have.
@@ -78,7 +78,8 @@ func (v *GraphView) Data() (string, error) {
 		from, ok := index[e.Source]
 		to, okToo := index[e.Destination]
 		if ok && okToo {
-			d.Edges = append(d.Edges, []any{from, to, e.Protocol, e.State, flag(e.MTLS), e.Change, e.mesh(), flag(e.Found), leads(e.Href, EdgeURL(e.Source, e.Destination, e.Protocol))})
+			list := e.mesh()
+			d.Edges = append(d.Edges, []any{from, to, e.Protocol, e.State, flag(e.MTLS), e.Change, list[:len(list)-1], flag(e.Found), leads(e.Href, EdgeURL(e.Source, e.Destination, e.Protocol))})
 		}
 	}
 	b, err := json.Marshal(d)

@@ -1,6 +1,7 @@
 package page
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -111,6 +112,7 @@ func (d *Deps) topology(ctx context.Context, query url.Values) (v TopologyView, 
 	for k := range min(maxNames, len(drawn.Nodes)) {
 		v.Names = append(v.Names, drawn.Nodes[k].ID)
 	}
+	drawn = v.Lens.sided(drawn)
 	whole := drawn
 	if drawn, err = v.Lens.apply(drawn); err != nil {
 		v.Error, status, v.Lens = err.Error(), http.StatusNotFound, v.Lens.rest()
@@ -139,7 +141,11 @@ func (d *Deps) topology(ctx context.Context, query url.Values) (v TopologyView, 
 			v.Shell.Live = "events reload" // the feed speaks of the whole
 		}
 	}
+	if v.Lens.side != "" && v.Shell.Live != "" {
+		v.Shell.Live = "events reload" // and of what the caller saw
+	}
 	v.Graph, v.drawing = NewGraphView(drawn, drawing), drawing
+	v.Graph.Measure = cmp.Or(v.Lens.measure, "rate")
 	if together != nil {
 		v.group(by)
 		v.By = by

@@ -2,7 +2,7 @@
 // pixels; boxes and words are drawn anew each frame, over what is lit. A DOM overlay has what a canvas cannot: the focus, and words for who cannot see it.
 import { alsoFeed } from "./feed";
 
-type Texts = string[]; // of a node: level, rate, errors, p50, p95, p99, note; of an edge: level, weight, rate, errors, p50, p95, p99, gap
+type Texts = string[]; // of a node: level, rate, errors, p50, p95, p99, note; of an edge: level, weight, rate, errors, p50, p95, p99, gap, tries, what the called side saw
 
 interface Node {
   id: string;
@@ -42,7 +42,7 @@ const cardW = 168;
 const cardH = 64;
 const tileSize = 512;
 const maxTiles = 28;
-const maxLabels = 70;
+const maxLabels = 70; // and one for each 110 px by 100
 const budget = 5; // ms of a frame for tiles
 const svgNS = "http://www.w3.org/2000/svg";
 
@@ -377,7 +377,7 @@ export function mesh(box: HTMLElement): View {
     const cell = 40;
     const taken = new Map<string, number[][]>();
     for (const i of order) {
-      if (labels.length >= maxLabels) break;
+      if (labels.length >= Math.min(maxLabels, (width * height) / 11000)) break;
       const n = nodes[i];
       if (finding && !n.found) break;
       const text = cut(n.name, 11, 150);
@@ -490,7 +490,9 @@ export function mesh(box: HTMLElement): View {
     g.fillText(text, x + 4, y);
   };
 
-  const edgeWords = (e: Edge): string => [e.t[2], grave(e.t[0]) ? e.t[3] : "", e.t[6]].filter((s) => s && s !== "–").join(" · ");
+  // What is said first, and then what else a person wants to know.
+  const said = { rate: 2, err: 3, p50: 4, p95: 5, p99: 6 }[box.dataset.measure ?? "rate"] ?? 2;
+  const edgeWords = (e: Edge): string => [e.t[said], grave(e.t[0]) && said !== 3 ? e.t[3] : "", said === 2 ? e.t[6] : "", !e.mtls && e.state === "both" ? "plaintext" : ""].filter((s) => s && s !== "–").join(" · ");
 
   const paint = (): void => {
     queued = false;
@@ -656,6 +658,8 @@ export function mesh(box: HTMLElement): View {
     `${e.t[2]}, ${e.t[3]} errors`,
     `p50 ${e.t[4]}, p95 ${e.t[5]}, p99 ${e.t[6]}`,
     `${e.protocol}, ${e.mtls ? "mutual TLS" : "plaintext"}${{ "client-only": "; caller's view only", "server-only": "; unmeshed caller", "reporter-missing": "; reporter missing" }[e.state] ?? ""}`,
+    e.t[9] ? `the called side saw ${e.t[9]}` : "",
+    !e.t[8] || e.t[8] === "–" || e.t[8] === "0%" ? "" : `${e.t[8]} tried again`,
     e.t[7] === "–" ? "" : `between the sidecars: ${e.t[7]}`,
   ];
   const overlaid = (lit: number): void => {

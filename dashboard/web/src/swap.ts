@@ -22,8 +22,8 @@ function elements(key: string): HTMLElement[] {
 
 // named gives the texts of a list (dashboard/page/mesh.go) their names.
 function named(key: string, t: string[]): Item {
-  const [rate, err, p50, p95, p99, gap] = t.slice(key[0] === "n" ? 1 : 2);
-  return { l: t[0] || "ok", f: { rate, err, p50, p95, p99, gap } };
+  const [rate, err, p50, p95, p99, gap, tries] = t.slice(key[0] === "n" ? 1 : 2);
+  return { l: t[0] || "ok", f: { rate, err, p50, p95, p99, gap, tries } };
 }
 
 // apply writes new texts and levels; only what differs is touched, so nothing is laid out without need.
