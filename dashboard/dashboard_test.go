@@ -234,6 +234,32 @@ func TestAssetsAreImmutableAndCompressed(t *testing.T) {
 	}
 }
 
+// TestHomePageIsSmall: with its scripts and styles it is at most 120 kB on the wire, at 50 services, at 300, and at 1,000, which are drawn together.
+func TestHomePageIsSmall(t *testing.T) {
+	for _, size := range []int{0, 50, 300, 1000} {
+		s := shop(t, "")
+		if size > 0 {
+			s.Graph = &dashboardtest.Large{Size: size, Graph: dashboardtest.Graph{Now: func() time.Time { return dashboardtest.Epoch }}}
+		}
+		h := handler(t, s)
+		wire := func(path string) int {
+			w := get(t, h, path, func(r *http.Request) { r.Header.Set("Accept-Encoding", "gzip") })
+			if w.Code != 200 || w.Header().Get("Content-Encoding") != "gzip" && !strings.HasSuffix(path, ".svg") {
+				t.Errorf("%s: status %d, %s", path, w.Code, w.Header().Get("Content-Encoding"))
+			}
+			return w.Body.Len()
+		}
+		total := wire("/")
+		for _, m := range regexp.MustCompile(`(?:href|src)="(/assets/[^"]+)"`).FindAllStringSubmatch(get(t, h, "/").Body.String(), -1) {
+			total += wire(m[1])
+		}
+		t.Logf("%d services: %d bytes", size, total)
+		if total > 120_000 {
+			t.Errorf("at %d services it takes %d bytes", size, total)
+		}
+	}
+}
+
 func TestProbes(t *testing.T) {
 	s := shop(t, "")
 	s.Ready = func() error { return errors.New("the graph is not open yet") }

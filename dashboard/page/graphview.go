@@ -79,7 +79,7 @@ const (
 	maxDots = 6
 	// manyNodes is from how many nodes on lines are bundled by where they lead, and not routed around cards; beyond manyLabels none has its words beside
 	// it until it is pointed at.
-	manyNodes, manyEdges, manyLabels = 100, 300, 300
+	manyNodes, manyEdges, manyLabels = 100, 200, 300
 )
 
 // many reports whether a graph is too large for cards of markup and lines with words.
