@@ -206,7 +206,9 @@ func (c *Collector) receivers() map[string]any {
 		all["zipkin"] = http(c.cfg.Zipkin)
 	}
 	if c.cfg.EnvoyALS != "" {
-		all["envoy_als"] = grpc(c.cfg.EnvoyALS, "gate/streams")
+		als := grpc(c.cfg.EnvoyALS, "gate/streams")
+		als["max_recv_msg_size_mib"] = 1 // each of many streams may hold one; Envoy sends 16 KiB at a time, or one entry
+		all["envoy_als"] = als
 	}
 	protocols = map[string]any{}
 	if c.cfg.JaegerGRPC != "" {

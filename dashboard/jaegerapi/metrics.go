@@ -17,6 +17,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/store"
 	"github.com/tulle-mesh/tulle/store/graph"
+	"github.com/tulle-mesh/tulle/store/spanmetric"
 )
 
 // What the Monitor tab of Jaeger reads when it names nothing.
@@ -75,8 +76,9 @@ func (n number) MarshalJSON() ([]byte, error) {
 type ask struct {
 	services    []string
 	byOperation bool
-	client      bool // calls that the services made
-	server      bool // calls that they answered
+	client      bool     // calls that the services made
+	server      bool     // calls that they answered
+	kinds       []string // of spans, as OTLP names them
 	end         time.Time
 	lookback    time.Duration
 	step, rate  time.Duration
@@ -84,7 +86,7 @@ type ask struct {
 
 func readAsk(r *http.Request, now time.Time) (ask, error) {
 	q := r.URL.Query()
-	a := ask{services: q["service"], server: true, end: now, lookback: metricsLookback, step: metricsStep, rate: metricsRate}
+	a := ask{services: q["service"], server: true, kinds: []string{"SPAN_KIND_SERVER"}, end: now, lookback: metricsLookback, step: metricsStep, rate: metricsRate}
 	if len(a.services) == 0 {
 		return a, errors.New("unable to parse param 'service': please provide at least one service name")
 	}
@@ -96,14 +98,15 @@ func readAsk(r *http.Request, now time.Time) (ask, error) {
 		a.byOperation = b
 	}
 	if kinds, ok := q["spanKind"]; ok {
-		a.server = false
+		a.server, a.kinds = false, nil
 		for _, k := range kinds {
+			a.kinds = append(a.kinds, "SPAN_KIND_"+strings.ToUpper(k))
 			switch k {
 			case "server":
 				a.server = true
 			case "client":
 				a.client = true
-			case "unspecified", "internal", "producer", "consumer": // nobody counts those
+			case "unspecified", "internal", "producer", "consumer": // counted by operation only
 			default:
 				return a, fmt.Errorf("unable to parse param 'spanKind': unsupported span kind: '%s'", k)
 			}
@@ -150,10 +153,10 @@ func (a ask) sum(name, also string) string {
 	return `sum by (service_name) (` + strings.Join(sides, " or ") + `)`
 }
 
-// routes is the same of the series of routes, which the called side counts.
-func (a ask) routes() string {
-	return fmt.Sprintf(`sum by (service_name, operation) (label_replace(label_replace(rate(%s{destination=~%q}[%s]), "service_name", "$1", "destination", "(.+)"), "operation", "$1", "route", "(.*)"))`,
-		graph.SeriesRouteDuration, a.match(), promDuration(a.rate))
+// operations is the same of all spans, by their names; also restricts them.
+func (a ask) operations(also string) string {
+	return fmt.Sprintf(`sum by (service_name, operation) (label_replace(label_replace(rate(%s{service=~%q,span_kind=~%q%s}[%s]), "service_name", "$1", "service", "(.+)"), "operation", "$1", "span_name", "(.*)"))`,
+		spanmetric.Latency, a.match(), strings.Join(a.kinds, "|"), also, promDuration(a.rate))
 }
 
 // match is a regular expression for exactly the services.
@@ -167,8 +170,8 @@ func (a ask) match() string {
 
 func promDuration(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) + "ms" }
 
-// nothing reports whether no series of the mesh can answer.
-func (a ask) nothing() bool { return a.byOperation && !a.server || !a.server && !a.client }
+// nothing reports whether no series can answer.
+func (a ask) nothing() bool { return !a.byOperation && !a.server && !a.client }
 
 func (a *api) latencies(w http.ResponseWriter, r *http.Request) {
 	quantile, err := strconv.ParseFloat(r.URL.Query().Get("quantile"), 64)
@@ -182,7 +185,7 @@ func (a *api) latencies(w http.ResponseWriter, r *http.Request) {
 	a.family(w, r, "latencies", fmt.Sprintf("%.2fth quantile latency, grouped by service", quantile), func(q ask) string {
 		of := q.sum(graph.SeriesDuration, "")
 		if q.byOperation {
-			of = q.routes()
+			of = q.operations("")
 		}
 		return fmt.Sprintf(`1000 * histogram_quantile(%v, %s)`, quantile, of) // Jaeger's unit is the millisecond
 	})
@@ -191,7 +194,7 @@ func (a *api) latencies(w http.ResponseWriter, r *http.Request) {
 func (a *api) calls(w http.ResponseWriter, r *http.Request) {
 	a.family(w, r, "call_rate", "calls/sec, grouped by service", func(q ask) string {
 		if q.byOperation {
-			return `histogram_count(` + q.routes() + `)`
+			return `histogram_count(` + q.operations("") + `)`
 		}
 		return q.sum(graph.SeriesRequests, `,probe=""`)
 	})
@@ -200,7 +203,8 @@ func (a *api) calls(w http.ResponseWriter, r *http.Request) {
 func (a *api) errorRates(w http.ResponseWriter, r *http.Request) {
 	a.family(w, r, "error_rate", "error rate, computed as a fraction of errors/sec over calls/sec, grouped by service", func(q ask) string {
 		if q.byOperation {
-			return "" // failures are not counted by route
+			all, failed := `histogram_count(`+q.operations("")+`)`, `histogram_count(`+q.operations(`,status_code="STATUS_CODE_ERROR"`)+`)`
+			return "(" + failed + " or 0 * " + all + ") / " + all
 		}
 		return q.sum(graph.SeriesFailures, "") + " / " + q.sum(graph.SeriesRequests, `,probe=""`)
 	})
@@ -222,7 +226,7 @@ func (a *api) minStep(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, r, http.StatusOK, envelope{Data: metricsMinStep})
 }
 
-// family answers with the series of what query makes of the parameters; "" has none.
+// family answers with the series of what query makes of the parameters.
 func (a *api) family(w http.ResponseWriter, r *http.Request, name, help string, query func(ask) string) {
 	q, err := readAsk(r, a.Clock())
 	if err != nil {
@@ -236,7 +240,7 @@ func (a *api) family(w http.ResponseWriter, r *http.Request, name, help string, 
 	if q.byOperation {
 		out.Name, out.Help = "service_operation_"+name, help+" & operation"
 	}
-	if text := query(q); text != "" && !q.nothing() {
+	if text := query(q); !q.nothing() {
 		if out.Metrics, err = a.rangeOf(r.Context(), text, q); err != nil {
 			fail(w, r, statusOf(err), "read the series: "+err.Error())
 			return

@@ -62,7 +62,10 @@ func measured(t *testing.T) *http.ServeMux {
 			count(1, name("tulle_request_failures_total", edge...))
 			took(seconds, name("tulle_request_duration_seconds", append(edge, "code_class", "2xx")...))
 		}
-		took(.04, name("tulle_route_duration_seconds", "route", "/items/{id}"))
+		for status, seconds := range map[string]float64{"STATUS_CODE_UNSET": .04, "STATUS_CODE_ERROR": .039} {
+			took(seconds, labels.FromStrings(model.MetricNameLabel, "traces_spanmetrics_latency", "service", "catalog", "span_name", "GET /items/{id}", "span_kind", "SPAN_KIND_SERVER", "status_code", status))
+		}
+		took(.2, labels.FromStrings(model.MetricNameLabel, "traces_spanmetrics_latency", "service", "catalog", "span_name", "look up", "span_kind", "SPAN_KIND_INTERNAL", "status_code", "STATUS_CODE_UNSET"))
 		if err := app.Commit(); err != nil {
 			t.Fatal(err)
 		}
@@ -96,13 +99,15 @@ func TestMetrics(t *testing.T) {
 		{path: "calls?service=cata.og", name: "service_call_rate", none: true},
 		{path: "calls?service=catalog&spanKind=internal&spanKind=consumer", name: "service_call_rate", none: true},
 		{path: "calls?service=catalog&ratePer=60000", name: "service_call_rate", labels: "service_name=catalog", least: 3.99, most: 4.01},
-		{path: "calls?service=catalog&groupByOperation=true", name: "service_operation_call_rate", help: "calls/sec, grouped by service & operation", labels: "operation=/items/{id} service_name=catalog", least: 3.99, most: 4.01},
+		{path: "calls?service=catalog&groupByOperation=true", name: "service_operation_call_rate", help: "calls/sec, grouped by service & operation", labels: "operation=GET /items/{id} service_name=catalog", least: 7.99, most: 8.01},
+		{path: "calls?service=catalog&groupByOperation=true&spanKind=internal", name: "service_operation_call_rate", labels: "operation=look up service_name=catalog", least: 3.99, most: 4.01},
 		{path: "errors?service=catalog&service=other", name: "service_error_rate", help: "error rate, computed as a fraction of errors/sec over calls/sec, grouped by service", labels: "service_name=catalog", least: .249, most: .251},
 		{path: "errors?service=web&spanKind=client", name: "service_error_rate", labels: "service_name=web", least: .249, most: .251},
-		{path: "errors?service=catalog&groupByOperation=1", name: "service_operation_error_rate", none: true},
+		{path: "errors?service=catalog&groupByOperation=1", name: "service_operation_error_rate", labels: "operation=GET /items/{id} service_name=catalog", least: .499, most: .501},
+		{path: "errors?service=catalog&groupByOperation=1&spanKind=internal", name: "service_operation_error_rate", labels: "operation=look up service_name=catalog", least: 0, most: 0},
 		{path: "latencies?service=catalog&quantile=0.95", name: "service_latencies", help: "0.95th quantile latency, grouped by service", labels: "service_name=catalog", least: 37, most: 44},
 		{path: "latencies?service=web&quantile=0.5&spanKind=client", name: "service_latencies", labels: "service_name=web", least: 82, most: 99},
-		{path: "latencies?service=catalog&quantile=.5&groupByOperation=t", name: "service_operation_latencies", labels: "operation=/items/{id} service_name=catalog", least: 37, most: 44},
+		{path: "latencies?service=catalog&quantile=.5&groupByOperation=t", name: "service_operation_latencies", labels: "operation=GET /items/{id} service_name=catalog", least: 37, most: 44},
 	} {
 		code, body := ask1(m, "/api/metrics/"+c.path+"&"+at)
 		var got struct {

@@ -112,18 +112,24 @@ func Traces(d *Deps) http.HandlerFunc {
 		query, err := ParseTraceQuery(q, v.Now)
 		var page store.TracePage
 		if err == nil {
+			counted := make(chan *WhenView, 1)
+			go func() {
+				if query.Cursor != "" { // an older page: the bars were on the first
+					counted <- nil
+					return
+				}
+				counted <- when(ctx, d, q, query, v.Now)
+			}()
 			start := time.Now()
 			page, err = d.Spans.Summaries(ctx, query)
 			v.Took = time.Since(start)
+			v.When = <-counted
 		}
 		if err != nil {
 			v.Error = explainSearch(err)
 			status = statusOf(err)
 		}
 		v.Rows = traceRows(page.Traces, v.Now)
-		if err == nil && query.Cursor == "" {
-			v.When = when(ctx, d, q, query, v.Now)
-		}
 		if v.Form.Start+v.Form.End != "" && err == nil {
 			v.Between, v.Anytime = between(v.Now, query), without(q, "start", "end", "cursor")
 		}

@@ -38,8 +38,8 @@ const (
 	WhenWidth  = 960
 	WhenHeight = 56
 	whenBars   = 64
-	// whenTime is how long a page waits for the counts: what the list does not wait for must not make it late.
-	whenTime = 400 * time.Millisecond
+	// whenTime is how long a page waits for the counts, which must not make it late.
+	whenTime = 150 * time.Millisecond
 )
 
 // whenSteps are the lengths that a bar may have: those that people count time in.
