@@ -117,3 +117,23 @@ func TestNamesHaveABound(t *testing.T) {
 		t.Errorf("other has %v", got)
 	}
 }
+
+// BenchmarkWrite is what counting adds to a batch of 512 spans of a mesh.
+func BenchmarkWrite(b *testing.B) {
+	m := New(&taking{}, nil)
+	var spans []storetest.Span
+	for i := range 512 {
+		attrs := map[string]any{}
+		for k := range 38 {
+			attrs[fmt.Sprintf("tulle.attribute.%d", k)] = "value"
+		}
+		spans = append(spans, storetest.Span{Trace: 1, ID: uint64(i + 1), Service: "bank", Name: fmt.Sprintf("GET /%d", i%20), Kind: ptrace.SpanKindServer, Start: time.Unix(1, 0), Duration: time.Duration(i) * time.Millisecond, Attrs: attrs}) //nolint:gosec // small
+	}
+	td := storetest.Batch(spans...)
+	for b.Loop() {
+		if err := m.Write(b.Context(), td); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/512, "ns/span")
+}
