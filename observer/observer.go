@@ -300,7 +300,7 @@ func (o *Observer) open() (closeStores func() error, err error) {
 func (o *Observer) assemble() (err error) {
 	o.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if o.graph, err = graph.Open(graph.Config{
-		DB: o.metrics, Registry: o.registry.Current, OnEvent: o.journal.add, Logger: o.log.With("part", "graph"), Registerer: o.reg,
+		DB: o.metrics, Dir: filepath.Join(o.cfg.DataDir, "graph"), Registry: o.registry.Current, OnEvent: o.journal.add, Logger: o.log.With("part", "graph"), Registerer: o.reg,
 	}); err != nil {
 		return err
 	}

@@ -24,6 +24,11 @@ import (
 type Config struct {
 	// DB takes the edge series, and At reads them; nil keeps no past.
 	DB *metric.DB
+	// Dir is where frames are kept (docs/format/graph.md), from which At draws the past faster than from DB; empty keeps none. What it holds can be deleted
+	// at any time.
+	Dir string
+	// FrameBytes bounds what is in Dir, the oldest hour gives way; default 256 MiB.
+	FrameBytes int64
 	// Registry yields the workloads and overrides known to the controller; nil before the first. The message is not changed by anybody.
 	// Without a registry no reporter is known, so nothing is accepted; because exports are cumulative, nothing is lost by that.
 	Registry func() *tullev1.Registry
@@ -45,6 +50,9 @@ type Config struct {
 func (c Config) withDefaults() (Config, error) {
 	if c.Registry == nil {
 		return c, errors.New("graph: Config.Registry is missing; without it no reporter can be trusted")
+	}
+	if c.FrameBytes <= 0 {
+		c.FrameBytes = 256 << 20
 	}
 	if c.OnEvent == nil {
 		c.OnEvent = func(event.Event) {}
@@ -107,15 +115,19 @@ type Graph struct {
 	writer    *metric.Writer
 	durations *metric.Writer // of histograms
 	passed    bool           // they were passed over by the last write
+	frames    *frames        // nil: none are kept
 
 	eventMu sync.Mutex // serializes OnEvent, so that events arrive in order
 
 	mu             sync.Mutex
 	x              *index
 	slots          map[int64]*slot
-	sealed         int64 // slots with a smaller sec are sealed
-	rolling        *slot // the sum of the slots of the live window, see rollLocked
-	rolled         span  // of which seconds
+	frameSum       *slot          // room for frameLocked
+	frameLate      map[int64]bool // ends of frames that late exports have changed
+	framed         int64          // the second where the newest frame ends
+	sealed         int64          // slots with a smaller sec are sealed
+	rolling        *slot          // the sum of the slots of the live window, see rollLocked
+	rolled         span           // of which seconds
 	sequence       uint64
 	reporters      map[reporterKey]*reporter
 	departed       map[[2]string]bool // service, instance: reporters that vanished and have been forgotten since; Totals still name them
@@ -186,6 +198,12 @@ func Open(cfg Config) (*Graph, error) {
 	if cfg.DB != nil {
 		g.writer, g.durations, g.passed = cfg.DB.NewWriter(), cfg.DB.NewWriter(), true
 	}
+	if cfg.Dir != "" {
+		if g.frames, err = openFrames(cfg.Dir, cfg.FrameBytes); err != nil {
+			return nil, err
+		}
+		g.framed, g.frameSum, g.frameLate = frameBefore(g.sealed+frameSeconds), newSlot(0), map[int64]bool{} // what was before is another process's
+	}
 	g.live.Store(&Snapshot{At: g.opened, Window: cfg.Window, Nodes: []Node{}, Edges: []Edge{}})
 	return g, nil
 }
@@ -208,7 +226,7 @@ func (g *Graph) Run(ctx context.Context, ready func()) error {
 		case <-ctx.Done():
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 			defer cancel()
-			return g.write(last, g.cfg.Now(), true)
+			return errors.Join(g.write(last, g.cfg.Now(), true), g.frames.close())
 		case <-t.C:
 			g.Tick(ctx, g.cfg.Now())
 			t.Reset(untilTick(time.Now()))
@@ -257,8 +275,14 @@ func (g *Graph) Tick(ctx context.Context, now time.Time) {
 		offerLatest(ch, snap)
 	}
 	due := g.writer != nil && now.Sub(g.written) >= g.cfg.WriteEvery
+	frames := g.framesLocked(now)
 	g.mu.Unlock()
 	g.tellEvents()
+	for _, end := range slices.Sorted(maps.Keys(frames)) {
+		if err := g.frames.append(end, compress(frames[end])); err != nil {
+			g.cfg.Logger.Warn("a frame of the graph's past could not be written; that time is drawn from series, which takes longer", "err", err)
+		}
+	}
 	if due {
 		if err := g.write(ctx, now, false); err != nil {
 			g.cfg.Logger.Warn("edge series could not be written; the next attempt writes them", "err", err)

@@ -21,12 +21,15 @@ type hist struct {
 // maxBuckets bounds what one histogram may cost: durations from 1 ns to 292 years have 505 buckets at scale 3.
 const maxBuckets = 640
 
-// read takes the place of h by a data point; ok is false for one that is not ours: negative values, a coarser scale, or absurdly many buckets. A finer scale
+// read takes the place of h by a data point; ok is false for one that is not ours: negative values, a coarser scale, or absurdly many buckets or far ones. A finer scale
 // is merged down exactly (OpenTelemetry metrics data model, "Exponential Scale").
 func (h *hist) read(p pmetric.ExponentialHistogramDataPoint) (ok bool) {
 	shift := p.Scale() - flow.HistogramScale
 	if shift < 0 || shift > 17 || p.Negative().BucketCounts().Len() > 0 || p.Positive().BucketCounts().Len() > maxBuckets<<shift {
 		return false
+	}
+	if o := p.Positive().Offset() >> shift; o < -maxBuckets || o > maxBuckets {
+		return false // beyond every duration; buckets far apart would need room for all between
 	}
 	h.reset()
 	h.count, h.sum, h.zero = p.Count(), p.Sum(), p.ZeroCount()

@@ -119,6 +119,14 @@ func TestHistogramsReadAndWritten(t *testing.T) {
 		t.Fatalf("downscaled to %+v %v", got, ok)
 	}
 	fine.SetScale(2)
+	far := pmetric.NewExponentialHistogramDataPoint()
+	far.SetScale(3)
+	far.SetCount(1)
+	far.Positive().SetOffset(1 << 30)
+	far.Positive().BucketCounts().FromRaw([]uint64{1})
+	if got.read(far) {
+		t.Error("a bucket beyond every duration was read: added to another, it takes gigabytes")
+	}
 	if got.read(fine) {
 		t.Fatal("a coarser scale was accepted")
 	}

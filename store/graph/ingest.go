@@ -323,6 +323,7 @@ func (g *Graph) holeLocked(b *boot, sequence int64, i interval) {
 func (g *Graph) amendLocked(r *reporter, i interval) {
 	for sec := i.from / int64(time.Second); sec*int64(time.Second) < i.to; sec++ {
 		if s := g.slots[sec]; s != nil && sec < g.sealed {
+			g.lateLocked(sec)
 			for id, e := range g.byID {
 				if (e.key.source == r.service || e.key.destination == r.service) && (s.at(2*id) != nil || s.at(2*id+1) != nil) {
 					s.amended[e.key] = true
@@ -765,6 +766,7 @@ func (in *ingestion) count(l *last, d uint64) {
 		}
 		if part.sealed {
 			part.slot.amended[p.edge()] = true
+			in.g.lateLocked(part.slot.sec)
 		}
 		l.countIn(part.slot, n)
 		if late := in.late(part.slot); late != nil {
@@ -886,8 +888,11 @@ func (in *ingestion) distribute(l *last, d *hist) {
 				continue
 			}
 		}
-		if part.sealed && l.edge != nil {
-			part.slot.amended[l.edge.key] = true
+		if part.sealed {
+			in.g.lateLocked(part.slot.sec)
+			if l.edge != nil {
+				part.slot.amended[l.edge.key] = true
+			}
 		}
 		l.distributeIn(part.slot, h)
 		if late := in.late(part.slot); late != nil {

@@ -32,9 +32,16 @@ var pastMetrics = []string{
 	SeriesConnections, SeriesActive, SeriesTraces, SeriesReporterUp, SeriesClockOffset, SeriesEdgeMissing, SeriesEndpointEjected, SeriesEndpointWeight,
 }
 
-// At draws the graph as it was in the 30 s before t, from the series in DB. Names, kinds and namespaces are those of today's registry;
+// At draws the graph as it was in the 30 s before t, or, from frames, before the last multiple of ten seconds before t; where there are no frames, from the
+// series in DB. Names, kinds and namespaces are those of today's registry;
 // exemplars and boot ids are not kept. The error wraps ErrNoHistory when nothing is known of that time.
 func (g *Graph) At(ctx context.Context, t time.Time) (*Snapshot, error) {
+	if w := g.frames.at(t); w != nil {
+		g.mu.Lock()
+		x := g.indexLocked()
+		g.mu.Unlock()
+		return w.draw(x), nil
+	}
 	if g.cfg.DB == nil {
 		return nil, fmt.Errorf("%w: this observer keeps no series", ErrNoHistory)
 	}

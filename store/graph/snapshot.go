@@ -54,17 +54,24 @@ func (w *window) endpoint(k endpointID) *endpointCell {
 // snapshotLocked draws the sealed window that ends where the open slots begin.
 func (g *Graph) snapshotLocked(now time.Time) *Snapshot {
 	seconds := int64(g.cfg.Window / time.Second)
-	from, to := (g.sealed-seconds)*int64(time.Second), g.sealed*int64(time.Second)
-	w := newWindow(time.Unix(0, to).UTC(), g.cfg.Window)
 	g.rollLocked(seconds)
-	w.versions = g.rolling.versions // which draw only reads, as it does cells
-	for k, c := range g.rolling.endpoints {
+	snap := g.windowLocked(now, g.rolling, span{g.sealed - seconds, g.sealed}).draw(g.x)
+	snap.Sequence = g.sequence
+	return snap
+}
+
+// windowLocked is what is known of sealed seconds, of which sum is the sum of the slots. It shares sum's cells and versions.
+func (g *Graph) windowLocked(now time.Time, sum *slot, of span) *window {
+	from, to := of.from*int64(time.Second), of.to*int64(time.Second)
+	w := newWindow(time.Unix(0, to).UTC(), time.Duration(to-from))
+	w.versions = sum.versions
+	for k, c := range sum.endpoints {
 		if k.side == flow.SideClient {
 			w.endpoint(endpointID{k.service, k.endpoint}).add(c)
 		}
 	}
 	amended, active := map[edgeKey]bool{}, map[sideKey]int64{}
-	for sec := g.sealed - seconds; sec < g.sealed; sec++ {
+	for sec := of.from; sec < of.to; sec++ {
 		if s := g.slots[sec]; s != nil {
 			for k := range s.amended {
 				amended[k] = true
@@ -106,7 +113,7 @@ func (g *Graph) snapshotLocked(now time.Time) *Snapshot {
 	}
 	w.edges = make([]windowEdge, 0, len(g.byID))
 	for _, edge := range g.orderLocked() {
-		e := windowEdge{edgeKey: edge.key, id: edge.name, client: g.rolling.at(edge.cellOf(flow.SideClient)), server: g.rolling.at(edge.cellOf(flow.SideServer))}
+		e := windowEdge{edgeKey: edge.key, id: edge.name, client: sum.at(edge.cellOf(flow.SideClient)), server: sum.at(edge.cellOf(flow.SideServer))}
 		if e.client == nil && e.server == nil && now.Sub(edge.active) >= g.cfg.ForgetIdle {
 			continue
 		}
@@ -137,9 +144,7 @@ func (g *Graph) snapshotLocked(now time.Time) *Snapshot {
 			w.states[id] = st
 		}
 	}
-	snap := w.draw(g.x)
-	snap.Sequence = g.sequence
-	return snap
+	return w
 }
 
 // coverage says whether the window is known of all sidecars of a service, and of which something is missing.
