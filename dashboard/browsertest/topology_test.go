@@ -1,6 +1,7 @@
 package browsertest
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/performance"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 )
@@ -126,7 +128,7 @@ const (
 	hand = `const box = document.querySelector('[data-role="mesh"], [data-role="canvas"]'), r = box.getBoundingClientRect(), cx = r.left + r.width / 2, cy = r.top + 200;
 		const at = (type, x, y) => box.dispatchEvent(new PointerEvent(type, {pointerId: 7, pointerType: "mouse", clientX: cx + x, clientY: cy + y, bubbles: true}));`
 	grab = `(() => { ` + hand + ` document.querySelector('[data-action="zoom-fit"]').click(); for (let i = 0; i < 4; i++) document.querySelector('[data-action="zoom-in"]').click();
-		at("pointerdown", 0, 0); window.pan = (() => { let n = 0; return () => { n++; at("pointermove", 300 * Math.sin(n / 40), 150 * Math.sin(n / 23)); }; })();
+		at("pointerdown", 0, 0); window.pan = (() => { let n = 0; return () => { window.panned = ++n; at("pointermove", 300 * Math.sin(n / 40), 150 * Math.sin(n / 23)); }; })();
 		window.wheel = (() => { let n = 0; return () => { n++; box.dispatchEvent(new WheelEvent("wheel", {ctrlKey: true, deltaY: Math.sin(n / 30) * 12, clientX: cx, clientY: cy, bubbles: true, cancelable: true})); }; })();
 		window.release = () => at("pointerup", 0, 0); })()`
 )
@@ -143,27 +145,34 @@ func BenchmarkTopology(b *testing.B) {
 			name += "-grouped"
 		}
 		b.Run(name, func(b *testing.B) {
-			var draw, fps, frame, zoomFPS, zoomFrame, live, cpu, memory []float64
+			var draw, drawThread, fps, frame, panThread, zoomFPS, zoomFrame, live, cpu, memory []float64
 			for b.Loop() {
 				func() {
 					p := openMesh(b, c.size, c.path, look{width: 1440, height: 900})
 					draw = append(draw, eval[float64](p, `performance.getEntriesByName("tulle-graph-drawn")[0].startTime - performance.getEntriesByType("navigation")[0].responseEnd`))
+					p.do(performance.Enable().WithTimeDomain(performance.EnableTimeDomainThreadTicks))
+					before := p.thread()
+					p.do(chromedp.Reload())
+					p.until("the graph is drawn", `performance.getEntriesByName("tulle-graph-drawn").length > 0`)
+					drawThread = append(drawThread, p.thread()-before)
 					p.until("it is live", `document.querySelector('[data-action="live"]').dataset.state === "live"`)
 					eval[any](p, `new Promise(r => setTimeout(r, 1500))`) // what follows the first picture is over
 					eval[any](p, grab)
+					before = p.thread()
 					f := p.shown(3*time.Second, `window.pan()`)
 					fps, frame = append(fps, f.perSecond()), append(frame, f.p95())
+					panThread = append(panThread, (p.thread()-before)/eval[float64](p, `window.panned`))
 					eval[any](p, `window.release()`)
 					f = p.shown(3*time.Second, `window.wheel()`)
 					zoomFPS, zoomFrame = append(zoomFPS, f.perSecond()), append(zoomFrame, f.p95())
 					eval[any](p, `document.querySelector('[data-action="zoom-fit"]').click(); new Promise(r => setTimeout(r, 1500))`)
 					live = append(live, p.ticks(5*time.Second))
 					pid := chromedp.FromContext(browser.ctx).Browser.Process().Pid
-					before := processes(b, pid)
+					start := processes(b, pid)
 					took := eval[float64](p, `new Promise(r => { const t = performance.now(); setTimeout(() => r(performance.now() - t), 8000); })`)
 					used, most := 0.0, 0.0
 					for id, now := range processes(b, pid) {
-						used += now.cpu - before[id].cpu
+						used += now.cpu - start[id].cpu
 						if now.renderer {
 							most = max(most, now.memory)
 						}
@@ -176,7 +185,7 @@ func BenchmarkTopology(b *testing.B) {
 				list []float64
 				unit string
 			}{
-				{draw, "ms-to-draw"}, {fps, "pan-fps"}, {frame, "ms-pan-p95"}, {zoomFPS, "zoom-fps"}, {zoomFrame, "ms-zoom-p95"}, {live, "ms-tick-to-screen"}, {cpu, "%cpu-live"}, {memory, "MB-renderer"},
+				{draw, "ms-to-draw"}, {drawThread, "ms-thread-to-draw"}, {panThread, "ms-thread-per-frame"}, {fps, "pan-fps"}, {frame, "ms-pan-p95"}, {zoomFPS, "zoom-fps"}, {zoomFrame, "ms-zoom-p95"}, {live, "ms-tick-to-screen"}, {cpu, "%cpu-live"}, {memory, "MB-renderer"},
 			} {
 				slices.Sort(m.list)
 				b.ReportMetric(m.list[len(m.list)/2], m.unit)
@@ -184,6 +193,23 @@ func BenchmarkTopology(b *testing.B) {
 			b.ReportMetric(0, "ns/op")
 		})
 	}
+}
+
+// thread is how much processor time the page's main thread has taken, ms. It must have been enabled. Unlike the time on a clock it does not depend on what else the
+// machine does.
+func (p *tab) thread() float64 {
+	p.t.Helper()
+	var v float64
+	p.do(chromedp.ActionFunc(func(ctx context.Context) error {
+		list, err := performance.GetMetrics().Do(ctx)
+		for _, m := range list {
+			if m.Name == "TaskDuration" {
+				v = m.Value * 1000
+			}
+		}
+		return err
+	}))
+	return v
 }
 
 // ticks returns how long after a tick of the preview, which is at whole seconds, its figures are shown, ms: the median of the ticks in a while.
