@@ -29,7 +29,7 @@ func (d *Dashboard) routes() (http.Handler, error) {
 		return nil, err
 	}
 	var assets part.Assets
-	for name, to := range map[string]*string{"app.js": &assets.Script, "app.css": &assets.Style, "boot.js": &assets.Boot, "icon.svg": &assets.Icon} {
+	for name, to := range map[string]*string{"app.js": &assets.Script, "app.css": &assets.Style, "boot.js": &assets.Boot, "charts.js": &assets.Charts, "icon.svg": &assets.Icon} {
 		if *to, err = set.URL(name); err != nil {
 			return nil, err
 		}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/prometheus/common/model"
 
+	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql"
@@ -50,11 +51,13 @@ func Sources(dir string, now func() time.Time) (s source.Sources, stop func() er
 	if dir == "" {
 		return s, stop, nil
 	}
-	db, err := tsdb.Open(dir, nil, nil, tsdb.DefaultOptions(), nil)
+	options := tsdb.DefaultOptions()
+	options.EnableExemplarStorage, options.MaxExemplars = true, 10_000
+	db, err := tsdb.Open(dir, nil, nil, options, nil)
 	if err != nil {
 		return s, stop, err
 	}
-	if err := series(db, now()); err != nil {
+	if err := errors.Join(series(db, now()), examples(db, now())); err != nil {
 		return s, stop, errors.Join(err, db.Close())
 	}
 	s.Metrics = source.Metrics{Queryable: db, Exemplars: db, Engine: promql.NewEngine(promql.EngineOpts{
@@ -159,6 +162,9 @@ func series(db *tsdb.DB, now time.Time) error {
 				if _, err := app.AppendHistogram(0, l, t.UnixMilli(), nil, st.h.Copy()); err != nil {
 					return err
 				}
+				if err := full(app, t, side, c.from, c.to, c.rate*wave*c.p50*scale*slow); err != nil {
+					return err
+				}
 			}
 		}
 		if err := app.Commit(); err != nil {
@@ -166,6 +172,43 @@ func series(db *tsdb.DB, now time.Time) error {
 		}
 	}
 	return nil
+}
+
+// full writes how full a call's destination is: inFlight is how many requests are carried at once.
+func full(app storage.Appender, t time.Time, side, from, to string, inFlight float64) error {
+	base := []string{"source", from, "destination", to, "side", side}
+	err := put(app, t, math.Round(inFlight), "tulle_destination_in_flight", base)
+	if side == "server" {
+		return errors.Join(err, put(app, t, 64, "tulle_destination_limit", base))
+	}
+	return errors.Join(err,
+		put(app, t, math.Round(inFlight), "tulle_destination_connections", append(slices.Clone(base), "state", "busy")),
+		put(app, t, 2+math.Round(inFlight/2), "tulle_destination_connections", append(slices.Clone(base), "state", "idle")))
+}
+
+// examples gives the requests of web to catalog that Fill stores to their histogram as exemplars.
+func examples(db *tsdb.DB, now time.Time) error {
+	app := db.Appender(context.Background())
+	var sides []labels.Labels
+	for _, side := range []string{"client", "server"} {
+		sides = append(sides, labels.FromStrings(model.MetricNameLabel, "tulle_request_duration_seconds", "code_class", "2xx", "source", "web", "destination", "catalog", "side", side, "protocol", "http/1.1"))
+	}
+	for i := 219; i >= 0; i-- {
+		took := .0098 + float64(i*7%10)*.00098
+		switch i % 10 {
+		case 3:
+			took = 1.03
+		case 5, 7: // these do not go through web
+			continue
+		}
+		at := now.Add(-time.Duration(i) * 1700 * time.Millisecond)
+		for _, l := range sides {
+			if _, err := app.AppendExemplar(0, l, exemplar.Exemplar{Labels: labels.FromStrings("trace_id", TraceID(i).String()), Value: took, Ts: at.UnixMilli(), HasTs: true}); err != nil {
+				return err
+			}
+		}
+	}
+	return app.Commit()
 }
 
 func put(app storage.Appender, t time.Time, v float64, name string, pairs []string) error {

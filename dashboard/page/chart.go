@@ -13,13 +13,6 @@ import (
 	"github.com/tulle-mesh/tulle/store/event"
 )
 
-// Charts show this much of the past at this resolution; rates are taken over chartWindow.
-const (
-	chartSpan   = 15 * time.Minute
-	chartStep   = 10 * time.Second
-	chartWindow = "30s"
-)
-
 // failed selects what counts as an error: a 5xx, or a reason that is the callee's or the mesh's doing (as flow.Reason.Failure).
 var failed = []string{
 	`code_class="5xx"`,
@@ -29,57 +22,97 @@ var failed = []string{
 // quote makes a PromQL string of any text.
 func quote(s string) string { return strconv.Quote(strings.ToValidUTF8(s, "\uFFFD")) }
 
+// charts draws over one period; marks are what happened meanwhile.
+type charts struct {
+	*Deps
+	period *Period
+	marks  []event.Event
+}
+
 // line is one query and how it is drawn.
 type line struct{ name, tone, query string }
 
-// selector is what a chart is about: `destination="catalog",side="server"`.
-func requestRate(sel string) line {
-	return line{"requests", "a", `sum(rate(tulle_requests_total{` + sel + `,probe=""}[` + chartWindow + `]))`}
+// requestRate is of what sel selects: `destination="catalog",side="server"`.
+func (c *charts) requestRate(sel string) line {
+	return line{"requests", "a", `sum(rate(tulle_requests_total{` + sel + `,probe=""}[` + c.period.window() + `]))`}
 }
 
-func errorRatio(sel string) line {
+func (c *charts) errorRatio(sel string) line {
 	sum := ""
 	for i, f := range failed {
 		if i > 0 {
 			sum += " + "
 		}
-		sum += `(sum(rate(tulle_requests_total{` + sel + `,probe="",` + f + `}[` + chartWindow + `])) or vector(0))`
+		sum += `(sum(rate(tulle_requests_total{` + sel + `,probe="",` + f + `}[` + c.period.window() + `])) or vector(0))`
 	}
-	return line{"errors", "bad", `(` + sum + `) / sum(rate(tulle_requests_total{` + sel + `,probe=""}[` + chartWindow + `]))`}
+	return line{"errors", "bad", `(` + sum + `) / sum(rate(tulle_requests_total{` + sel + `,probe=""}[` + c.period.window() + `]))`}
 }
 
-func latency(name, tone, quantile, sel string) line {
-	return line{name, tone, `histogram_quantile(` + quantile + `, sum(rate(tulle_request_duration_seconds{` + sel + `}[` + chartWindow + `])))`}
+func (c *charts) quantile(name, tone, quantile, sel string) line {
+	return line{name, tone, `histogram_quantile(` + quantile + `, sum(rate(tulle_request_duration_seconds{` + sel + `}[` + c.period.window() + `])))`}
 }
 
-// chart runs the queries over the last chartSpan before end.
-func (d *Deps) chart(ctx context.Context, id, title string, format func(float64) string, end time.Time, marks []event.Event, lines ...line) *part.Chart {
-	end = end.Truncate(chartStep)
-	c := &part.Chart{ID: id, Title: title, Format: format, Start: end.Add(-chartSpan), Step: chartStep, Note: "No data in the last 15 minutes."}
-	n := int(chartSpan/chartStep) + 1
+// red are the charts of what was asked, what failed and how long it took.
+func (c *charts) red(ctx context.Context, title, sel string) []*part.Chart {
+	latency := c.chart(ctx, "latency", "Latency", part.UnitSeconds, c.quantile("p50", "b", "0.5", sel), c.quantile("p95", "c", "0.95", sel), c.quantile("p99", "a", "0.99", sel))
+	latency.Dots = c.exemplars(ctx, sel)
+	return []*part.Chart{
+		c.chart(ctx, "rate", title, part.UnitRate, c.requestRate(sel)),
+		c.chart(ctx, "errors", "Errors", part.UnitRatio, c.errorRatio(sel)),
+		latency,
+	}
+}
+
+// saturation are the charts of how full something is; those of which nothing is known are left out. sel selects both sides, which is `source` and `destination`, or `destination` alone.
+func (c *charts) saturation(ctx context.Context, sel string) []*part.Chart {
+	client, server := sel+`,side="client"`, sel+`,side="server"`
+	all := []*part.Chart{
+		c.chart(ctx, "concurrency", "In flight", part.UnitCount,
+			line{"callers", "a", `sum(tulle_destination_in_flight{` + client + `})`}, line{"served", "b", `sum(tulle_destination_in_flight{` + server + `})`},
+			line{"limit", "c", `sum(tulle_destination_limit{` + server + `})`}),
+		c.chart(ctx, "connections", "Connections", part.UnitCount,
+			line{"busy", "a", `sum(tulle_destination_connections{` + client + `,state="busy"})`}, line{"idle", "b", `sum(tulle_destination_connections{` + client + `,state="idle"})`}),
+		c.chart(ctx, "pending", "Wait for a connection, p99", part.UnitSeconds,
+			line{"waited", "a", `histogram_quantile(0.99, sum(rate(tulle_destination_wait_seconds{` + sel + `}[` + c.period.window() + `])))`}),
+		c.chart(ctx, "shed", "Turned away", part.UnitRate,
+			line{"by a limit", "bad", `sum(rate(tulle_destination_shed_total{` + sel + `}[` + c.period.window() + `]))`}),
+	}
+	out := all[:0]
+	for _, x := range all {
+		if !x.Empty() {
+			out = append(out, x)
+		}
+	}
+	return out
+}
+
+// chart runs the queries over the period.
+func (c *charts) chart(ctx context.Context, id, title string, unit part.Unit, lines ...line) *part.Chart {
+	p := c.period
+	out := &part.Chart{ID: id, Title: title, Unit: unit, Start: p.Start, Step: p.Step, Note: "No data in this time."}
 	for _, l := range lines {
-		s := part.Series{Name: l.name, Tone: l.tone, Values: make([]float64, n)}
+		s := part.Series{Name: l.name, Tone: l.tone, Values: make([]float64, p.points())}
 		for i := range s.Values {
 			s.Values[i] = math.NaN()
 		}
-		c.Series = append(c.Series, s)
+		out.Series = append(out.Series, s)
 	}
-	if d.Metrics.Engine == nil || d.Metrics.Queryable == nil {
-		c.Note = "This observer keeps no series, so there is no past to draw."
-		return c
+	if c.Metrics.Engine == nil || c.Metrics.Queryable == nil {
+		out.Note = "This observer keeps no series, so there is no past to draw."
+		return out
 	}
 	for i, l := range lines {
-		if err := d.fill(ctx, c.Series[i].Values, l.query, c.Start, end, chartStep); err != nil {
-			c.Note = "The query failed: " + err.Error()
+		if err := c.fill(ctx, out.Series[i].Values, l.query, p.Start, p.End, p.Step); err != nil {
+			out.Note = "The query failed: " + err.Error()
 		}
 	}
-	for _, e := range marks {
+	for _, e := range c.marks {
 		switch e.Kind {
 		case event.KindEjected, event.KindReadmitted, event.KindWeight, event.KindConfig, event.KindDeploy:
-			c.Marks = append(c.Marks, part.Mark{Time: e.Time, Title: e.Message})
+			out.Marks = append(out.Marks, part.Mark{Time: e.Time, Title: e.Message})
 		}
 	}
-	return c
+	return out
 }
 
 // fill puts the first series of a query into the points start, start+step, …; points without a value stay as they are.

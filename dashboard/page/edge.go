@@ -26,6 +26,8 @@ type EdgeDetail struct {
 	Reasons   []ReasonCount
 	GRPC      []GRPCCount // how gRPC calls ended; nil when there were none
 	Charts    []*part.Chart
+	Full      []*part.Chart // saturation
+	Period    Period
 	Traces    []TraceRow
 	Failures  []TraceRow
 	Events    []event.Event
@@ -74,6 +76,7 @@ func Edge(d *Deps) http.HandlerFunc {
 			return
 		}
 		v := EdgeDetail{Shell: d.shell(ctx, from+" → "+to, "", "graph reload"), Now: d.Clock(), Quiet: true}
+		v.Shell.Charts, v.Period = true, parsePeriod(r.URL, v.Now)
 		s := d.live()
 		v.Edge = graph.Edge{Source: from, Destination: to, Protocol: protocol}
 		for i, e := range s.Edges {
@@ -96,7 +99,14 @@ func Edge(d *Deps) http.HandlerFunc {
 		if v.Edge.Client == nil && v.Edge.Server != nil {
 			side = "server"
 		}
-		v.Charts = d.edgeCharts(ctx, &v.Edge, side, v.Now, v.Events)
+		c := charts{d, &v.Period, v.Events}
+		pair := edgeSelector(&v.Edge)
+		v.Charts = c.red(ctx, "Requests", pair+`,side="`+side+`"`)
+		if side == "client" {
+			v.Charts = append(v.Charts, c.chart(ctx, "gap", "Median latency, both sides", part.UnitSeconds,
+				c.quantile("caller", "a", "0.5", pair+`,side="client"`), c.quantile("callee", "b", "0.5", pair+`,side="server"`)))
+		}
+		v.Full = c.saturation(ctx, "source="+quote(from)+",destination="+quote(to))
 		search := store.TraceQuery{Source: from, Destination: to, Limit: 10}
 		if p := v.Edge.Protocol; p != "" {
 			search.Attributes = []store.AttributeMatch{{Key: flow.AttrProtocol, Value: p, Op: "="}}
@@ -112,23 +122,13 @@ func Edge(d *Deps) http.HandlerFunc {
 	}
 }
 
-func (d *Deps) edgeCharts(ctx context.Context, e *graph.Edge, side string, now time.Time, marks []event.Event) []*part.Chart {
+// edgeSelector selects the series of both sides of an edge.
+func edgeSelector(e *graph.Edge) string {
 	pair := `source=` + quote(e.Source) + `,destination=` + quote(e.Destination)
 	if e.Protocol != "" { // two services may speak several to each other, each an edge
 		pair += `,protocol=` + quote(e.Protocol)
 	}
-	sel := pair + `,side="` + side + `"`
-	charts := []*part.Chart{
-		d.chart(ctx, "rate", "Requests", part.Rate, now, marks, requestRate(sel)),
-		d.chart(ctx, "errors", "Errors", part.Percent, now, marks, errorRatio(sel)),
-		d.chart(ctx, "latency", "Latency", part.Seconds, now, marks,
-			latency("p50", "b", "0.5", sel), latency("p95", "c", "0.95", sel), latency("p99", "a", "0.99", sel)),
-	}
-	if side == "client" {
-		charts = append(charts, d.chart(ctx, "gap", "Median latency, both sides", part.Seconds, now, nil,
-			latency("caller", "a", "0.5", pair+`,side="client"`), latency("callee", "b", "0.5", pair+`,side="server"`)))
-	}
-	return charts
+	return pair
 }
 
 func sides(e *graph.Edge) (client, server *SideView) {

@@ -24,6 +24,8 @@ type ServiceView struct {
 	AllURL    string
 	Stats     []part.Stat
 	Charts    []*part.Chart
+	Full      []*part.Chart // saturation
+	Period    Period
 	Callers   []EdgeView
 	Callees   []EdgeView
 	Events    []event.Event
@@ -41,6 +43,7 @@ func Service(d *Deps) http.HandlerFunc {
 		defer cancel()
 		name := r.PathValue("name")
 		v := ServiceView{Shell: d.shell(ctx, name, "", "graph reload"), Now: d.Clock()}
+		v.Shell.Charts, v.Period = true, parsePeriod(r.URL, v.Now)
 		s := d.live()
 		g := NewGraphView(s, nil)
 		found := false
@@ -75,7 +78,13 @@ func Service(d *Deps) http.HandlerFunc {
 			}
 		}
 		v.Events, _ = d.events(ctx, name, time.Time{}, 12)
-		v.Charts = d.red(ctx, serviceSelector(name, v.Node.Outbound), v.Node.Outbound, v.Now, v.Events)
+		c := charts{d, &v.Period, v.Events}
+		title := "Requests"
+		if v.Node.Outbound {
+			title = "Requests sent"
+		}
+		v.Charts = c.red(ctx, title, serviceSelector(name, v.Node.Outbound))
+		v.Full = c.saturation(ctx, "destination="+quote(name))
 		page, err := d.Spans.Summaries(ctx, store.TraceQuery{Service: name, Errors: true, Limit: 8})
 		if err == nil {
 			v.Failures = traceRows(page.Traces, d.Clock())
@@ -94,20 +103,6 @@ func serviceSelector(name string, outbound bool) string {
 		return `source=` + quote(name) + `,side="client"`
 	}
 	return `destination=` + quote(name) + `,side="server"`
-}
-
-// red are the three charts of what was asked, what failed and how long it took.
-func (d *Deps) red(ctx context.Context, sel string, outbound bool, now time.Time, marks []event.Event) []*part.Chart {
-	title := "Requests"
-	if outbound {
-		title = "Requests sent"
-	}
-	return []*part.Chart{
-		d.chart(ctx, "rate", title, part.Rate, now, marks, requestRate(sel)),
-		d.chart(ctx, "errors", "Errors", part.Percent, now, marks, errorRatio(sel)),
-		d.chart(ctx, "latency", "Latency", part.Seconds, now, marks,
-			latency("p50", "b", "0.5", sel), latency("p95", "c", "0.95", sel), latency("p99", "a", "0.99", sel)),
-	}
 }
 
 func serviceStats(v *ServiceView) []part.Stat {

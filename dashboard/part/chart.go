@@ -1,6 +1,7 @@
 package part
 
 import (
+	"encoding/json"
 	"math"
 	"strconv"
 	"strings"
@@ -18,13 +19,44 @@ type Series struct {
 type Chart struct {
 	ID     string
 	Title  string
-	Format func(float64) string
+	Unit   Unit
 	Start  time.Time
 	Step   time.Duration
 	Series []Series
 	// Marks are instants worth a line: decisions, deploys.
 	Marks []Mark
+	Dots  []Dot
 	Note  string // why there is nothing to draw
+}
+
+// Unit is what the values of a chart are; web/src/charts.ts knows the same.
+type Unit string
+
+const (
+	UnitRate    Unit = "rate"    // events per second
+	UnitRatio   Unit = "ratio"   // 0 to 1, shown as percent
+	UnitSeconds Unit = "seconds" // a latency
+	UnitCount   Unit = "count"   // how many there are
+)
+
+// Format is a value with its unit.
+func (u Unit) Format(v float64) string {
+	switch u {
+	case UnitRate:
+		return Rate(v)
+	case UnitRatio:
+		return Percent(v)
+	case UnitSeconds:
+		return Seconds(v)
+	}
+	return Number(v)
+}
+
+// Dot is one request of which the trace is known, at its time and value.
+type Dot struct {
+	Time        time.Time
+	Value       float64
+	Title, Href string
 }
 
 // Mark is a vertical line in a chart.
@@ -143,7 +175,7 @@ func (c *Chart) Grid() []GridLine {
 		y := chartBottom - (chartBottom-chartTop)*f
 		g := GridLine{Y: fixed(y), TextY: fixed(y - 3)}
 		if f > 0 {
-			g.Label = c.Format(top * f)
+			g.Label = c.Unit.Format(top * f)
 		}
 		out = append(out, g)
 	}
@@ -159,7 +191,14 @@ func (c *Chart) Ticks() []Tick {
 	if n < 2 {
 		return nil
 	}
-	at := func(i int) string { return c.Start.Add(time.Duration(i) * c.Step).Format("15:04") }
+	layout := "15:04"
+	switch long := time.Duration(n-1) * c.Step; {
+	case long > 24*time.Hour:
+		layout = "2 Jan 15:04"
+	case long < 10*time.Minute:
+		layout = "15:04:05"
+	}
+	at := func(i int) string { return c.Start.Add(time.Duration(i) * c.Step).UTC().Format(layout) }
 	return []Tick{
 		{fixed(chartLeft), "start", at(0)},
 		{fixed((chartLeft + chartRight) / 2), "middle", at(n / 2)},
@@ -168,23 +207,75 @@ func (c *Chart) Ticks() []Tick {
 }
 
 // MarkX is the place of a mark, "" outside the chart.
-func (c *Chart) MarkX(m Mark) string {
+func (c *Chart) MarkX(m Mark) string { return c.xAt(m.Time) }
+
+func (c *Chart) xAt(t time.Time) string {
 	n := c.points()
 	if n < 2 {
 		return ""
 	}
-	f := float64(m.Time.Sub(c.Start)) / float64(c.Step*time.Duration(n-1))
+	f := float64(t.Sub(c.Start)) / float64(c.Step*time.Duration(n-1))
 	if f < 0 || f > 1 {
 		return ""
 	}
 	return fixed(chartLeft + (chartRight-chartLeft)*f)
 }
 
+// place is where a dot is drawn; one that is higher than the chart at its upper edge. x is "" outside of the time.
+func (c *Chart) place(d Dot) (x, y string) {
+	return c.xAt(d.Time), fixed(max(chartTop, chartBottom-(chartBottom-chartTop)*d.Value/c.top()))
+}
+
+// Data is what a script draws the chart from, as JSON: unit, start (unix seconds) and step (seconds), for each series its name, tone and values (null where nothing is known),
+// for each mark its time and title. "" when there is nothing to draw.
+func (c *Chart) Data() string {
+	if c.Empty() {
+		return ""
+	}
+	b := []byte(`{"unit":"` + string(c.Unit) + `","start":` + fixed3(c.Start) + `,"step":` + number(c.Step.Seconds()) + `,"series":[`)
+	for i, s := range c.Series {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(b, `{"name":`+inJSON(s.Name)+`,"tone":"`+s.Tone+`","values":[`...)
+		for k, v := range s.Values {
+			if k > 0 {
+				b = append(b, ',')
+			}
+			b = append(b, number(v)...)
+		}
+		b = append(b, "]}"...)
+	}
+	b = append(b, `],"marks":[`...)
+	for i, m := range c.Marks {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(b, `{"t":`+fixed3(m.Time)+`,"title":`+inJSON(m.Title)+`}`...)
+	}
+	return string(append(b, "]}"...))
+}
+
+// number is v with five digits as JSON; null when it is none.
+func number(v float64) string {
+	if math.IsNaN(v) || math.IsInf(v, 0) {
+		return "null"
+	}
+	return strconv.FormatFloat(v, 'g', 5, 64)
+}
+
+func fixed3(t time.Time) string { return strconv.FormatFloat(float64(t.UnixMilli())/1000, 'f', -1, 64) }
+
+func inJSON(s string) string {
+	b, _ := json.Marshal(s) // a string always can
+	return string(b)
+}
+
 // Last is the newest value of s as text.
 func (c *Chart) Last(s Series) string {
 	for i := len(s.Values) - 1; i >= 0; i-- {
 		if !math.IsNaN(s.Values[i]) {
-			return c.Format(s.Values[i])
+			return c.Unit.Format(s.Values[i])
 		}
 	}
 	return Dash

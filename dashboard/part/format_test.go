@@ -53,7 +53,7 @@ func TestEllipsisKeepsRunesWhole(t *testing.T) {
 }
 
 func TestChartScalesAndGaps(t *testing.T) {
-	c := &Chart{Format: Rate, Step: time.Second, Series: []Series{{Values: []float64{1, math.NaN(), 290, 3}}}}
+	c := &Chart{Unit: UnitRate, Step: time.Second, Series: []Series{{Values: []float64{1, math.NaN(), 290, 3}}}}
 	if c.top() != 300 {
 		t.Errorf("top is %v", c.top())
 	}
@@ -63,7 +63,7 @@ func TestChartScalesAndGaps(t *testing.T) {
 	if c.Last(c.Series[0]) != "3/s" || c.Empty() {
 		t.Error("last value")
 	}
-	empty := &Chart{Format: Rate, Series: []Series{{Values: []float64{math.NaN()}}}}
+	empty := &Chart{Unit: UnitRate, Series: []Series{{Values: []float64{math.NaN()}}}}
 	if !empty.Empty() || empty.Ticks() != nil || empty.MarkX(Mark{}) != "" {
 		t.Error("a chart of nothing is not empty")
 	}

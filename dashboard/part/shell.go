@@ -14,11 +14,12 @@ type Shell struct {
 	Now     time.Time
 	Live    string // topics the page listens to, space separated; "reload" swaps the page's live regions every few seconds; "" is static
 	Assets  Assets
-	Alerts  int // firing, shown beside the navigation entry
+	Alerts  int  // firing, shown beside the navigation entry
+	Charts  bool // the page has charts: their script is loaded, which no other page needs
 }
 
 // Assets are the addresses of the hashed bundle.
-type Assets struct{ Script, Style, Boot, Icon string }
+type Assets struct{ Script, Style, Boot, Icon, Charts string }
 
 // Link is one entry of the navigation.
 type Link struct{ Path, Title string }

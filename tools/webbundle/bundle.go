@@ -28,7 +28,7 @@ func build(dir string) ([]File, error) {
 	}
 	r := api.Build(api.BuildOptions{
 		AbsWorkingDir:     abs,
-		EntryPoints:       []string{"src/app.ts", "src/boot.ts", "src/app.css", "src/icon.svg"},
+		EntryPoints:       []string{"src/app.ts", "src/boot.ts", "src/charts.ts", "src/app.css", "src/icon.svg"},
 		EntryNames:        "[name]-[hash]",
 		Outdir:            "dist",
 		Bundle:            true,
@@ -38,7 +38,7 @@ func build(dir string) ([]File, error) {
 		Format:            api.FormatIIFE,
 		Target:            api.ES2020,
 		Charset:           api.CharsetUTF8,
-		LegalComments:     api.LegalCommentsNone,
+		LegalComments:     api.LegalCommentsEndOfFile, // licences of others, marked by /*! */
 		Loader:            map[string]api.Loader{".svg": api.LoaderCopy},
 		TsconfigRaw:       `{"compilerOptions":{"strict":true}}`,
 	})

@@ -74,7 +74,10 @@ export async function reload(names: string[], asked = false): Promise<string[]> 
       if (focus) from.querySelector<HTMLElement>(`[data-key="${CSS.escape(focus)}"]`)?.focus();
       changed.push(name);
     }
-    if (changed.length > 0) index = undefined;
+    if (changed.length > 0) {
+      index = undefined;
+      document.dispatchEvent(new Event("tulle:swapped"));
+    }
   } catch {
     // the server is away: the feed says so
   } finally {
