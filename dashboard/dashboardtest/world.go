@@ -167,6 +167,15 @@ func series(db *tsdb.DB, now time.Time) error {
 				}
 			}
 		}
+		for version, share := range map[string]float64{"v1": 200, "v2": 12} { // v2 fails more than v1, but for the fault
+			served := share * t.Sub(start).Seconds()
+			base := []string{"destination", "catalog", "version", version, "side", "server"}
+			failing := map[string]float64{"v1": .004, "v2": .021}[version]
+			if err := errors.Join(put(app, t, served*(1-failing), "tulle_version_requests_total", append(base, "code_class", "2xx")),
+				put(app, t, served*failing, "tulle_version_requests_total", append(base, "code_class", "5xx"))); err != nil {
+				return err
+			}
+		}
 		if err := app.Commit(); err != nil {
 			return err
 		}

@@ -25,6 +25,7 @@ type ServiceView struct {
 	Stats     []part.Stat
 	Charts    []*part.Chart
 	Full      []*part.Chart // saturation
+	Versions  []VersionRow
 	Period    Period
 	Callers   []EdgeView
 	Callees   []EdgeView
@@ -85,6 +86,7 @@ func Service(d *Deps) http.HandlerFunc {
 		}
 		v.Charts = c.red(ctx, title, serviceSelector(name, v.Node.Outbound))
 		v.Full = c.saturation(ctx, "destination="+quote(name))
+		v.Versions = c.versions(ctx, name)
 		page, err := d.Spans.Summaries(ctx, store.TraceQuery{Service: name, Errors: true, Limit: 8})
 		if err == nil {
 			v.Failures = traceRows(page.Traces, d.Clock())
