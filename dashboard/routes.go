@@ -40,7 +40,7 @@ func (d *Dashboard) routes() (http.Handler, error) {
 	g := newGuard(d.cfg.Addr, d.cfg.Hosts, nil)
 	d.hub = live.New(d.log, g.originAllowed, d.topics(deps)...)
 	own := newSelf(&d.cfg.Sources, d.hub)
-	g.next = own.count(compress(mux))
+	g.next = own.count(compress(budgeted(d.cfg.Memory, mux)))
 
 	mux.HandleFunc("GET /healthz", probe(d.cfg.Health))
 	mux.HandleFunc("GET /readyz", probe(d.cfg.Ready))

@@ -103,6 +103,9 @@ type Config struct {
 	// holds), and the collector refuses batches, retryably, from three fifths of it in the heap on. Default 320, at least 64.
 	MemoryLimitMiB int
 
+	// QueryMemoryMiB is what all queries together may hold of traces and spans at a time; one that wants more is refused. Default four fifths of MemoryLimitMiB, at least 16.
+	QueryMemoryMiB int
+
 	Log *slog.Logger // default: discard
 }
 
@@ -139,6 +142,7 @@ type Observer struct {
 	jaeger    *jaegerapi.RPC // nil for none
 	evidence  *Evidence
 
+	memory  *store.Memory // of queries
 	remote  metric.RemoteWrite
 	running chan struct{} // closed when everything is up
 }
@@ -175,6 +179,12 @@ func (cfg *Config) complete() error {
 	if cfg.MemoryLimitMiB < 64 {
 		return fmt.Errorf("observer: memory limit is %d MiB; at least 64 are needed", cfg.MemoryLimitMiB)
 	}
+	if cfg.QueryMemoryMiB == 0 {
+		cfg.QueryMemoryMiB = cfg.MemoryLimitMiB * 4 / 5
+	}
+	if cfg.QueryMemoryMiB < 16 {
+		return fmt.Errorf("observer: memory for queries is %d MiB; at least 16 are needed", cfg.QueryMemoryMiB)
+	}
 	if err := cfg.Redact.Validate(); err != nil {
 		return fmt.Errorf("observer: redaction: %w", err)
 	}
@@ -196,7 +206,7 @@ func New(cfg Config) (*Observer, error) {
 		}
 		cfg.Token = strings.TrimSpace(string(b))
 	}
-	o := &Observer{cfg: cfg, log: cfg.Log, reg: prometheus.NewRegistry(), running: make(chan struct{})}
+	o := &Observer{cfg: cfg, log: cfg.Log, reg: prometheus.NewRegistry(), memory: store.NewMemory(int64(cfg.QueryMemoryMiB) << 20), running: make(chan struct{})}
 	var err error
 	if o.remote, err = metric.ReadRemoteWrite(cfg.RemoteWrite, cfg.RemoteWriteConfig); err != nil {
 		return nil, fmt.Errorf("observer: %w", err)
@@ -317,7 +327,7 @@ func (o *Observer) assemble() (err error) {
 		o.evidence.cfg.Observations, o.evidence.cfg.Store, o.evidence.cfg.Registry = o.graph.Observations, o.events.Append, o.registry.Set
 	}
 	sources := source.Sources{
-		Spans: o.spans, Graph: o.graph, Events: o.events,
+		Spans: o.spans, Memory: o.memory, Graph: o.graph, Events: o.events,
 		Metrics: source.Metrics{Queryable: o.metrics, Exemplars: o.metrics, Engine: o.metrics.Engine(), Outside: o.metrics.Outside()},
 		Alerts:  alerts{o.alerting}, Rules: o.alerting, Alertmanager: o.alerting.API(), Proxies: proxies{o.registry, o.graph},
 		Tap:  o.live,

@@ -543,13 +543,14 @@ func TestBadConfigurationSaysWhat(t *testing.T) {
 		cfg  observer.Config
 		want string
 	}{
-		"no data directory": {observer.Config{}, "--data-dir"},
-		"little memory":     {observer.Config{DataDir: t.TempDir(), MemoryLimitMiB: 8}, "at least 64"},
-		"token file":        {observer.Config{DataDir: t.TempDir(), TokenFile: "/nonexistent/token"}, "join token"},
-		"no bundle":         {observer.Config{DataDir: t.TempDir(), Controller: "127.0.0.1:1"}, "BundleFile"},
-		"port in use":       {observer.Config{DataDir: t.TempDir(), HTTP: taken.Addr().String(), OTLPGRPC: "127.0.0.1:0", OTLPHTTP: "off"}, taken.Addr().String()},
-		"rules directory":   {observer.Config{DataDir: t.TempDir(), HTTP: "127.0.0.1:0", OTLPGRPC: "127.0.0.1:0", OTLPHTTP: "off", RulesDir: "/nonexistent"}, "rules directory"},
-		"span backend":      {observer.Config{DataDir: t.TempDir(), SpanBackend: "paper"}, "paper"},
+		"no data directory":  {observer.Config{}, "--data-dir"},
+		"little memory":      {observer.Config{DataDir: t.TempDir(), MemoryLimitMiB: 8}, "at least 64"},
+		"little for queries": {observer.Config{DataDir: t.TempDir(), QueryMemoryMiB: 1}, "at least 16"},
+		"token file":         {observer.Config{DataDir: t.TempDir(), TokenFile: "/nonexistent/token"}, "join token"},
+		"no bundle":          {observer.Config{DataDir: t.TempDir(), Controller: "127.0.0.1:1"}, "BundleFile"},
+		"port in use":        {observer.Config{DataDir: t.TempDir(), HTTP: taken.Addr().String(), OTLPGRPC: "127.0.0.1:0", OTLPHTTP: "off"}, taken.Addr().String()},
+		"rules directory":    {observer.Config{DataDir: t.TempDir(), HTTP: "127.0.0.1:0", OTLPGRPC: "127.0.0.1:0", OTLPHTTP: "off", RulesDir: "/nonexistent"}, "rules directory"},
+		"span backend":       {observer.Config{DataDir: t.TempDir(), SpanBackend: "paper"}, "paper"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if err := observer.Run(t.Context(), c.cfg); err == nil || !strings.Contains(err.Error(), c.want) {

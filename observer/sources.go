@@ -193,6 +193,12 @@ func (o *Observer) registerMetrics() {
 	gauge("tulle_store_active_series", "Series in memory in the metrics store.", func() float64 { return float64(o.metrics.Stats().ActiveSeries) })
 	gauge("tulle_store_series_budget", "Active series allowed before new ones are folded into \"other\".", func() float64 { return float64(o.metrics.Stats().Budget) })
 	o.reg.MustRegister(collectorStats{o})
+	gauge("tulle_query_memory_bytes", "What queries hold of traces and spans now, as it is counted.", func() float64 { return float64(o.memory.Stats().Held) })
+	gauge("tulle_query_memory_limit_bytes", "What they may hold together.", func() float64 { return float64(o.memory.Stats().Most) })
+	gauge("tulle_query_memory_peak_bytes", "The most that they held at once since the start.", func() float64 { return float64(o.memory.Stats().Peak) })
+	counter("tulle_query_refused_busy_total", "Queries that were told to come again because others held the memory.", func() float64 { return float64(o.memory.Stats().Busy) })
+	counter("tulle_query_refused_too_large_total", "Queries that were refused because even all the memory would not do.", func() float64 { return float64(o.memory.Stats().TooLarge) })
+	counter("tulle_query_partial_total", "Queries that were answered in part, and said so.", func() float64 { return float64(o.memory.Stats().Partial) })
 	if o.evidence != nil {
 		counter("tulle_evidence_windows_sent_total", "One-second windows of observations sent to the controller.", func() float64 { return float64(o.evidence.Status().Sent) })
 		counter("tulle_evidence_windows_dropped_total", "Windows that were too old before the controller could take them.", func() float64 { return float64(o.evidence.Status().Dropped) })

@@ -68,6 +68,7 @@ func (v *observerFlags) flags(f *pflag.FlagSet, server bool) {
 	f.StringSliceVar(&c.RemoteWrite, "remote-write", nil, "URL that series are sent to besides, by Prometheus' remote write (repeat)")
 	f.StringVar(&c.RemoteWriteConfig, "remote-write-config", "", "file with remote_write as in Prometheus' configuration: passwords, TLS, relabelling")
 	f.IntVar(&c.MemoryLimitMiB, "memory-limit", observer.DefaultMemoryLimitMiB, "soft memory limit, MiB")
+	f.IntVar(&c.QueryMemoryMiB, "query-memory", 0, "what all queries together may hold of traces and spans at a time, MiB (default: four fifths of --memory-limit)")
 }
 
 // complete makes the configuration of what flags say in a form of their own.

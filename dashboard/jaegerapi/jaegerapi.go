@@ -83,12 +83,17 @@ type fault struct {
 	TraceID string `json:"traceID,omitempty"`
 }
 
+func pretty(r *http.Request) bool {
+	s := r.URL.Query().Get("prettyPrint")
+	return s != "" && s != "false"
+}
+
 func writeJSON(w http.ResponseWriter, r *http.Request, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	var b []byte
 	var err error
-	if pretty := r.URL.Query().Get("prettyPrint"); pretty != "" && pretty != "false" {
+	if pretty(r) {
 		b, err = json.MarshalIndent(v, "", "    ")
 	} else {
 		b, err = json.Marshal(v)

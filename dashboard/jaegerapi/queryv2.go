@@ -29,6 +29,9 @@ func (v *queryV2) GetTrace(q *api_v2.GetTraceRequest, out api_v2.QueryService_Ge
 	if err != nil {
 		return rpcStatus(err, "read the trace")
 	}
+	if err := asModel(out.Context(), td); err != nil {
+		return err
+	}
 	return chunks(toModel(td).Spans, queryChunk, func(s []model.Span) error { return out.Send(&api_v2.SpansResponseChunk{Spans: s}) })
 }
 
@@ -49,6 +52,9 @@ func (v *queryV2) FindTraces(q *api_v2.FindTracesRequest, out api_v2.QueryServic
 		p.ServiceName, p.OperationName, p.Tags, p.StartTimeMin, p.StartTimeMax, p.DurationMin, p.DurationMax, int(p.SearchDepth),
 	}.query()
 	return v.found(out.Context(), query, func(td ptrace.Traces) error {
+		if err := asModel(out.Context(), td); err != nil {
+			return err
+		}
 		return chunks(toModel(td).Spans, queryChunk, func(s []model.Span) error { return out.Send(&api_v2.SpansResponseChunk{Spans: s}) })
 	})
 }

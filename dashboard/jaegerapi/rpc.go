@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"github.com/tulle-mesh/tulle/dashboard/source"
@@ -30,6 +31,7 @@ import (
 const (
 	maxRequestBytes = 16 << 20
 	maxStreams      = 128              // of one connection
+	streamTime      = 10 * time.Minute // of one call that reads; what it holds meanwhile is one trace
 	rpcGrace        = 10 * time.Second // for calls in progress when the server stops
 )
 
@@ -77,6 +79,7 @@ func NewRPC(cfg RPCConfig) (*RPC, error) {
 	opts := []grpc.ServerOption{
 		grpc.ForceServerCodecV2(codec{}), grpc.MaxRecvMsgSize(maxRequestBytes), grpc.MaxConcurrentStreams(maxStreams),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
+		grpc.UnaryInterceptor(cfg.unary), grpc.StreamInterceptor(cfg.stream),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 	}
 	if !loopback(host) {
@@ -138,6 +141,59 @@ func (r *RPC) Addr(ctx context.Context) string {
 	}
 }
 
+// partialTrailer says why an answer is not all, as the HTTP header of that name does.
+const partialTrailer = "tulle-partial"
+
+// begin gives a call its share of the memory that queries have.
+func (c *RPCConfig) begin(ctx context.Context) (_ context.Context, _ *store.Budget, end func()) {
+	if c.Sources == nil || c.Sources.Memory == nil {
+		return ctx, nil, func() {}
+	}
+	return c.Sources.Memory.Begin(ctx)
+}
+
+func (c *RPCConfig) unary(ctx context.Context, q any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	ctx, cancel := context.WithTimeout(ctx, queryTime)
+	defer cancel()
+	ctx, b, end := c.begin(ctx)
+	defer end()
+	out, err := next(ctx, q)
+	if why := b.Partial(); why != "" {
+		_ = grpc.SetTrailer(ctx, metadata.Pairs(partialTrailer, why))
+	}
+	return out, err
+}
+
+func (c *RPCConfig) stream(srv any, s grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	if info.IsClientStream { // it writes
+		return next(srv, s)
+	}
+	ctx, cancel := context.WithTimeout(s.Context(), streamTime)
+	defer cancel()
+	ctx, b, end := c.begin(ctx)
+	defer end()
+	err := next(srv, &budgetedStream{s, ctx})
+	if why := b.Partial(); why != "" {
+		s.SetTrailer(metadata.Pairs(partialTrailer, why))
+	}
+	return err
+}
+
+// budgetedStream has a context of its own. A client that does not read what it asked for meets its end: sending waits for the client, so it is asked before.
+type budgetedStream struct {
+	grpc.ServerStream
+	ctx context.Context //nolint:containedctx // that is what a stream's is
+}
+
+func (s *budgetedStream) Context() context.Context { return s.ctx }
+
+func (s *budgetedStream) SendMsg(m any) error {
+	if err := s.ctx.Err(); err != nil {
+		return rpcStatus(err, "send")
+	}
+	return s.ServerStream.SendMsg(m)
+}
+
 // rpcStatus is a store's error as gRPC says it.
 func rpcStatus(err error, what string) error {
 	if err == nil {
@@ -147,6 +203,8 @@ func rpcStatus(err error, what string) error {
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		return status.Error(codes.NotFound, "trace not found") // the words by which Jaeger's own clients know it
+	case errors.Is(err, store.ErrTooLarge):
+		code = codes.ResourceExhausted
 	case errors.Is(err, store.ErrBadQuery):
 		code = codes.InvalidArgument
 	case errors.Is(err, store.ErrBusy), errors.Is(err, store.ErrClosed):

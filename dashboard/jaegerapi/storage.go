@@ -63,6 +63,9 @@ func (r *storageReader) GetTrace(q *storage_v1.GetTraceRequest, out storage_v1.S
 	if err != nil {
 		return rpcStatus(err, "read the trace")
 	}
+	if err := asModel(out.Context(), td); err != nil {
+		return err
+	}
 	return chunks(toModel(td).Spans, storageChunk, func(s []model.Span) error { return out.Send(&storage_v1.SpansResponseChunk{Spans: s}) })
 }
 
@@ -132,19 +135,28 @@ func (a *api) found(ctx context.Context, q store.TraceQuery, visit func(ptrace.T
 	if err != nil {
 		return rpcStatus(err, "search")
 	}
-	for _, t := range page.Traces {
-		td, err := a.Spans.Trace(ctx, summaryID(t))
+	one := func(id flow.TraceID) error {
+		defer store.BudgetOf(ctx).Mark()(0)
+		td, err := a.Spans.Trace(ctx, id)
 		if errors.Is(err, store.ErrNotFound) {
-			continue // expired in between
+			return nil // expired in between
 		}
 		if err != nil {
 			return rpcStatus(err, "read a trace that was found")
 		}
-		if err := visit(td); err != nil {
+		return visit(td)
+	}
+	for _, t := range page.Traces {
+		if err := one(summaryID(t)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// asModel counts a trace that is about to become Jaeger's model.
+func asModel(ctx context.Context, td ptrace.Traces) error {
+	return rpcStatus(store.BudgetOf(ctx).Hold(int64(td.SpanCount())*modelHeld), "send the trace")
 }
 
 func (r *storageReader) FindTraces(q *storage_v1.FindTracesRequest, out storage_v1.SpanReaderPlugin_FindTracesServer) error {
@@ -153,6 +165,9 @@ func (r *storageReader) FindTraces(q *storage_v1.FindTracesRequest, out storage_
 		return err
 	}
 	return r.found(out.Context(), query, func(td ptrace.Traces) error {
+		if err := asModel(out.Context(), td); err != nil {
+			return err
+		}
 		return chunks(toModel(td).Spans, storageChunk, func(s []model.Span) error { return out.Send(&storage_v1.SpansResponseChunk{Spans: s}) })
 	})
 }

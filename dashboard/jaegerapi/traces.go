@@ -1,6 +1,7 @@
 package jaegerapi
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -64,7 +65,8 @@ func (a *api) trace(w http.ResponseWriter, r *http.Request) {
 		fail(w, r, http.StatusBadRequest, err.Error())
 		return
 	}
-	td, err := a.Spans.Trace(r.Context(), id)
+	out := uiTraces{budget: store.BudgetOf(r.Context())}
+	err = out.add(r.Context(), a.Spans, id)
 	if errors.Is(err, store.ErrNotFound) {
 		writeJSON(w, r, http.StatusNotFound, envelope{Errors: []fault{{Code: http.StatusNotFound, Msg: "trace not found"}}})
 		return
@@ -73,70 +75,132 @@ func (a *api) trace(w http.ResponseWriter, r *http.Request) {
 		fail(w, r, statusOf(err), err.Error())
 		return
 	}
-	writeJSON(w, r, http.StatusOK, envelope{Data: []*ui.Trace{uiTrace(td)}})
+	out.write(w, r, nil)
+}
+
+// What a span holds on its way to an answer beside what the store counts for it, in bytes of heap: measured on spans of the mesh (TestAnswersHold).
+const (
+	uiHeld    = 9 << 10 // as Jaeger's JSON, as a value and while it becomes text
+	otlpHeld  = 6 << 10 // as OTLP's JSON while it becomes text, which is copied once more
+	modelHeld = 5 << 10 // as Jaeger's model
+)
+
+// uiTraces are traces as the text of an array, one after the other as they are found: as values they would take some times as much.
+type uiTraces struct {
+	budget *store.Budget
+	text   bytes.Buffer
+	traces int
+	spans  int
+	cut    string // why no further trace is taken; "" while there is room
+}
+
+// add reads one trace more. Where there is no room for it but for others before it, cut says so.
+func (u *uiTraces) add(ctx context.Context, spans store.Spans, id flow.TraceID) (err error) {
+	if u.spans >= searchSpans {
+		u.cut = fmt.Sprintf("not all: the first %d traces have %d spans, and an answer takes no further trace from %d on; narrow the search or lower limit", u.traces, u.spans, searchSpans)
+		return nil
+	}
+	drop, before := u.budget.Mark(), u.text.Len()
+	defer func() {
+		drop(2 * int64(u.text.Len()-before)) // a buffer that grows is up to twice as long
+		if u.traces > 0 && (errors.Is(err, store.ErrTooLarge) || errors.Is(err, store.ErrBusy)) {
+			u.cut = fmt.Sprintf("not all: after the first %d traces with %d spans: %s", u.traces, u.spans, err)
+			err = nil
+		}
+	}()
+	td, err := spans.Trace(ctx, id)
+	if err != nil {
+		return err
+	}
+	n := td.SpanCount()
+	if err := u.budget.Hold(int64(n) * uiHeld); err != nil {
+		return err
+	}
+	b, err := json.Marshal(uiTrace(td))
+	if err != nil {
+		return err
+	}
+	u.text.WriteByte("[,"[min(u.traces, 1)])
+	u.text.Write(b)
+	u.traces, u.spans = u.traces+1, u.spans+n
+	return nil
+}
+
+// write answers with them.
+func (u *uiTraces) write(w http.ResponseWriter, r *http.Request, faults []fault) {
+	if u.cut != "" {
+		u.budget.Cut(u.cut)
+		faults = append(faults, fault{Msg: u.cut})
+	}
+	if u.traces == 0 {
+		u.text.WriteByte('[')
+	}
+	u.text.WriteByte(']')
+	if pretty(r) {
+		if err := u.budget.Hold(6 * int64(u.text.Len())); err != nil { // it is copied, and becomes twice as long
+			fail(w, r, statusOf(err), err.Error())
+			return
+		}
+		writeJSON(w, r, http.StatusOK, envelope{Data: json.RawMessage(u.text.Bytes()), Errors: faults})
+		return
+	}
+	around, err := json.Marshal(envelope{Data: json.RawMessage("0"), Errors: faults})
+	before, after, ok := bytes.Cut(around, []byte("0"))
+	if err != nil || !ok {
+		fail(w, r, http.StatusInternalServerError, "the answer cannot be encoded")
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	for _, part := range [][]byte{before, u.text.Bytes(), after} {
+		_, _ = w.Write(part)
+	}
 }
 
 func (a *api) search(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	var (
-		out    = []*ui.Trace{}
+		out    = uiTraces{budget: store.BudgetOf(r.Context())}
+		ids    []flow.TraceID
 		faults []fault
-		spans  int
-		cut    bool
 	)
-	add := func(id flow.TraceID) error {
-		if spans >= searchSpans {
-			if !cut {
-				faults = append(faults, fault{Msg: fmt.Sprintf("not all: the first %d traces have %d spans, and an answer takes no further trace from %d on; narrow the search or lower limit", len(out), spans, searchSpans)})
-			}
-			cut = true
-			return nil
-		}
-		td, err := a.Spans.Trace(r.Context(), id)
-		if errors.Is(err, store.ErrNotFound) {
-			faults = append(faults, fault{Msg: "trace not found", TraceID: traceID(pcommon.TraceID(id)).String()})
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		spans += td.SpanCount()
-		out = append(out, uiTrace(td))
-		return nil
-	}
-	if ids := q["traceID"]; len(ids) > 0 {
-		for _, s := range ids {
+	if given := q["traceID"]; len(given) > 0 {
+		for _, s := range given {
 			id, err := parseID(s)
-			if err == nil {
-				err = add(id)
-			} else {
+			if err != nil {
 				fail(w, r, http.StatusBadRequest, err.Error())
 				return
 			}
-			if err != nil {
-				fail(w, r, statusOf(err), err.Error())
-				return
-			}
+			ids = append(ids, id)
 		}
-		writeJSON(w, r, http.StatusOK, envelope{Data: out, Errors: faults})
-		return
-	}
-	query, err := legacyQuery(q)
-	if err != nil {
-		fail(w, r, http.StatusBadRequest, err.Error())
-		return
-	}
-	page, err := a.Spans.Summaries(r.Context(), query)
-	for _, t := range page.Traces {
-		if err == nil {
-			err = add(summaryID(t))
+	} else {
+		query, err := legacyQuery(q)
+		if err != nil {
+			fail(w, r, http.StatusBadRequest, err.Error())
+			return
+		}
+		page, err := a.Spans.Summaries(r.Context(), query)
+		if err != nil {
+			fail(w, r, statusOf(err), err.Error())
+			return
+		}
+		for _, t := range page.Traces {
+			ids = append(ids, summaryID(t))
 		}
 	}
-	if err != nil {
-		fail(w, r, statusOf(err), err.Error())
-		return
+	for _, id := range ids {
+		switch err := out.add(r.Context(), a.Spans, id); {
+		case errors.Is(err, store.ErrNotFound):
+			faults = append(faults, fault{Msg: "trace not found", TraceID: traceID(pcommon.TraceID(id)).String()})
+		case err != nil:
+			fail(w, r, statusOf(err), err.Error())
+			return
+		}
+		if out.cut != "" {
+			break
+		}
 	}
-	writeJSON(w, r, http.StatusOK, envelope{Data: out, Errors: faults})
+	out.write(w, r, faults)
 }
 
 func summaryID(t store.TraceSummary) flow.TraceID {
@@ -216,6 +280,10 @@ func setTags(out *store.TraceQuery, tags map[string]string) {
 
 // otlp is {"result": OTLP JSON}.
 func otlp(w http.ResponseWriter, r *http.Request, td ptrace.Traces) {
+	if err := store.BudgetOf(r.Context()).Hold(int64(td.SpanCount()) * otlpHeld); err != nil {
+		failV3(w, r, statusOf(err), err.Error())
+		return
+	}
 	b, err := (&ptrace.JSONMarshaler{}).MarshalTraces(td)
 	if err != nil {
 		failV3(w, r, http.StatusInternalServerError, "the trace cannot be encoded: "+err.Error())

@@ -128,7 +128,9 @@ type Notice struct {
 
 // Sources is everything the dashboard reads. Spans and Graph are required.
 type Sources struct {
-	Spans   store.Spans
+	Spans store.Spans
+	// Memory is what all queries together may hold; nil: there is no bound.
+	Memory  *store.Memory
 	Graph   Graph
 	Events  Events
 	Metrics Metrics

@@ -237,6 +237,7 @@ func (a *api) traces(r *http.Request) (any, error) {
 		}
 		if read >= traceCandidates {
 			out.Partial = true
+			store.BudgetOf(r.Context()).Cut(strconv.Itoa(read) + " traces were read, and next goes on")
 			return out, nil
 		}
 		q.Cursor, q.Limit = p.Next, want-len(out.Traces)
@@ -253,6 +254,7 @@ func (a *api) meant(ctx context.Context, t store.TraceSummary, q store.TraceQuer
 		}
 		id = flow.TraceID(b)
 	}
+	defer store.BudgetOf(ctx).Mark()(0)
 	td, err := a.Spans.Trace(ctx, id)
 	if errors.Is(err, store.ErrNotFound) { // too old since
 		return false, nil

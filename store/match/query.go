@@ -2,6 +2,7 @@ package match
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
@@ -177,6 +178,7 @@ func Search(ctx context.Context, spans store.Spans, q store.TraceQuery, e Expr, 
 			return res, err
 		case res.Looked >= budget || fresh == 0: // nothing fresh: more spans started in one nanosecond than can be asked for
 			res.Partial = true
+			store.BudgetOf(ctx).Cut(fmt.Sprintf("%d spans were looked at, and older ones were not", res.Looked))
 			return res, nil
 		}
 		q.End = last.Add(1)

@@ -3,6 +3,7 @@ package traceql
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -305,8 +306,15 @@ func (s *stream) head(ctx context.Context, spans store.Spans) (*store.TraceSumma
 func Search(ctx context.Context, spans store.Spans, q *Query, o Options, yield func(Found) bool) (res Result, err error) {
 	var streams []*stream
 	seen := map[flow.TraceID]bool{}
+	budget := store.BudgetOf(ctx)
+	defer func() {
+		if res.Partial {
+			budget.Cut(fmt.Sprintf("%d traces were looked at, and older ones were not", res.Looked))
+		}
+	}()
 	look := func(id flow.TraceID) (goOn bool, err error) {
 		seen[id] = true
+		defer budget.Mark()(0) // yield keeps nothing of it
 		td, err := spans.Trace(ctx, id)
 		if errors.Is(err, store.ErrNotFound) {
 			return true, nil

@@ -473,6 +473,14 @@ func (b *blockFile) chunk(leaf int) parquet.ColumnChunk {
 	return b.pf.RowGroups()[0].ColumnChunks()[b.at[leaf]]
 }
 
+// average is how many bytes a span has in its columns, before they are compressed.
+func (b *blockFile) average() (n int64) {
+	for _, c := range b.pf.Metadata().RowGroups[0].Columns {
+		n += c.MetaData.TotalUncompressedSize
+	}
+	return n / int64(max(1, b.meta.Spans))
+}
+
 // recoverDamage turns a panic of the Parquet reader on damaged bytes into an error.
 func recoverDamage(err *error) {
 	if p := recover(); p != nil {

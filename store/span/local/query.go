@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"runtime"
@@ -29,8 +30,8 @@ type source interface {
 	find(db *DB, p *predicate) (finder, error)
 	// part is what it knows of one trace, nil for nothing.
 	part(db *DB, id flow.TraceID) (*part, error)
-	// trace appends all spans of one trace.
-	trace(db *DB, out []row, id flow.TraceID) ([]row, error)
+	// trace appends all spans of one trace, which the budget holds from then on.
+	trace(db *DB, out []row, id flow.TraceID, b *store.Budget) ([]row, error)
 	// spans returns matching spans, at least the newest limit of them that are newer than after; full rows come from rows().
 	spans(db *DB, p *predicate, limit int) ([]hit, error)
 }
@@ -125,13 +126,18 @@ func (m *memtable) part(_ *DB, id flow.TraceID) (*part, error) {
 	return nil, nil //nolint:nilnil // nothing known, no error
 }
 
-func (m *memtable) trace(_ *DB, out []row, id flow.TraceID) ([]row, error) {
+func (m *memtable) trace(_ *DB, out []row, id flow.TraceID, b *store.Budget) ([]row, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	if t := m.traces[id]; t != nil {
+		if err := b.Hold(int64(len(t.spans)) * spanHeld); err != nil {
+			return out, err
+		}
+		from := len(out)
 		for _, i := range t.spans {
 			out = append(out, m.row(m.span(i)))
 		}
+		return out, b.Hold(long(out[from:]))
 	}
 	return out, nil
 }
@@ -259,19 +265,28 @@ func (b *block) locate(db *DB, id flow.TraceID) (t *traces, at int, err error) {
 	return t, t.find(id), nil
 }
 
-func (b *block) trace(db *DB, out []row, id flow.TraceID) ([]row, error) {
+func (b *block) trace(db *DB, out []row, id flow.TraceID, budget *store.Budget) ([]row, error) {
 	t, i, err := b.locate(db, id)
 	if err != nil || i < 0 {
 		return out, err
 	}
 	at := t.span(i)
+	var noRoom error // the block is not to blame for it
 	_, err = db.use(b, func(bf *blockFile) error {
 		if at.to > bf.meta.Spans {
 			return fmt.Errorf("%w: a summary names rows that are not there", errBlock)
 		}
+		n := int64(at.to - at.from)
+		ahead := n * max(0, bf.average()-longText)
+		if noRoom = budget.Hold(n*spanHeld + ahead); noRoom != nil {
+			return nil
+		}
 		rows, err := bf.rows([]rowRange{at})
 		if err != nil {
 			return err
+		}
+		if noRoom = budget.Hold(long(rows) - ahead); noRoom != nil {
+			return nil
 		}
 		for i := range rows {
 			if rows[i].trace != id {
@@ -281,7 +296,7 @@ func (b *block) trace(db *DB, out []row, id flow.TraceID) ([]row, error) {
 		out = append(out, rows...)
 		return nil
 	})
-	return out, err
+	return out, cmp.Or(err, noRoom)
 }
 
 func (b *block) spans(db *DB, p *predicate, limit int) (out []hit, err error) {
@@ -337,7 +352,34 @@ func addRow(ranges []rowRange, row int) []rowRange {
 	return append(ranges, rowRange{row, row + 1})
 }
 
-// Trace returns every stored span of one trace.
+// What a query holds, in bytes of heap: measured on spans of the mesh (TestTraceHolds).
+const (
+	spanHeld = 4608 // a span as row and as OTLP, with two dozen attributes
+	partHeld = 600  // a summary with a few services, and its place among the candidates
+)
+
+// longText is from where on the texts of a span are counted for themselves: shorter ones are within spanHeld.
+const longText = 1 << 10
+
+// long is what rows hold beyond spanHeld.
+func long(rows []row) (n int64) {
+	for i := range rows {
+		r := &rows[i]
+		texts := len(r.extra) + len(r.statusMsg)
+		for k := range r.attrs {
+			texts += len(r.attrs[k].value) + len(r.attrs[k].raw)
+		}
+		for k := range r.cols {
+			if len(r.cols[k].str) > longText { // shorter ones are kept once
+				texts += len(r.cols[k].str)
+			}
+		}
+		n += int64(max(0, texts-longText))
+	}
+	return n
+}
+
+// Trace returns every stored span of one trace. The budget in ctx holds it from then on; an error that wraps store.ErrTooLarge or ErrBusy says that there is no room.
 func (db *DB) Trace(ctx context.Context, id flow.TraceID) (ptrace.Traces, error) {
 	none := ptrace.NewTraces()
 	leave, err := db.enter(ctx, "read trace "+id.String())
@@ -346,12 +388,16 @@ func (db *DB) Trace(ctx context.Context, id flow.TraceID) (ptrace.Traces, error)
 	}
 	defer leave()
 	src, _ := db.view()
+	budget := store.BudgetOf(ctx)
 	var rows []row
 	for _, s := range src {
 		if err := ctx.Err(); err != nil {
 			return none, err
 		}
-		if rows, err = s.trace(db, rows, id); err != nil {
+		if rows, err = s.trace(db, rows, id, budget); err != nil {
+			if errors.Is(err, store.ErrTooLarge) || errors.Is(err, store.ErrBusy) {
+				err = fmt.Errorf("read trace %s: %w", id, err)
+			}
 			return none, err
 		}
 	}
@@ -489,6 +535,9 @@ func (db *DB) Summaries(ctx context.Context, q store.TraceQuery) (store.TracePag
 		width = 1 // how many sources are opened at once
 	)
 	page.Traces, page.LeftOut = []store.TraceSummary{}, leftOut(src, p.from, p.to)
+	budget := store.BudgetOf(ctx)
+	drop := budget.Mark()
+	defer func() { drop(int64(len(page.Traces)) * partHeld) }()
 	for {
 		if err := ctx.Err(); err != nil {
 			return store.TracePage{}, err
@@ -517,6 +566,9 @@ func (db *DB) Summaries(ctx context.Context, q store.TraceQuery) (store.TracePag
 		if c.more != nil {
 			parts, err := c.more.next()
 			if err != nil {
+				return store.TracePage{}, err
+			}
+			if err := budget.Hold(int64(len(parts)) * partHeld); err != nil {
 				return store.TracePage{}, err
 			}
 			for _, pt := range parts {
@@ -603,6 +655,7 @@ func (db *DB) Spans(ctx context.Context, q store.TraceQuery, yield func(store.Sp
 	if err != nil {
 		return err
 	}
+	defer store.BudgetOf(ctx).Mark()(0) // of what yield keeps, nothing is the store's
 	rows, err := db.newest(ctx, q)
 	leave() // yield may take its time
 	if err != nil {
@@ -648,6 +701,9 @@ func (db *DB) newest(ctx context.Context, q store.TraceQuery) ([]row, error) {
 		}
 		hits = topHits(slices.Concat(append(more, hits)...), limit)
 		next += len(at)
+	}
+	if err := store.BudgetOf(ctx).Hold(int64(len(hits)) * spanHeld); err != nil {
+		return nil, fmt.Errorf("search spans: %w", err)
 	}
 	// Read each source once.
 	out := make([]row, len(hits))
