@@ -108,16 +108,16 @@ func (h *hist) add(o *hist) {
 	}
 }
 
-// difference makes d h − prev of the same cumulative series. ok is false when prev is not an earlier state of h.
-func (d *hist) difference(h, prev *hist) (ok bool) {
-	d.reset()
-	if h.count < prev.count || h.zero < prev.zero {
+// difference makes h now − prev of the same cumulative series. ok is false when prev is not an earlier state of now; h is of no use then.
+func (h *hist) difference(now, prev *hist) (ok bool) {
+	h.reset()
+	if now.count < prev.count || now.zero < prev.zero {
 		return false
 	}
-	d.count, d.sum, d.zero = h.count-prev.count, max(0, h.sum-prev.sum), h.zero-prev.zero
+	h.count, h.sum, h.zero = now.count-prev.count, max(0, now.sum-prev.sum), now.zero-prev.zero
 	lo, hi := int32(math.MaxInt32), int32(math.MinInt32)
-	for i, c := range h.n {
-		at := h.off + int32(i)
+	for i, c := range now.n {
+		at := now.off + int32(i)
 		if p := prev.bucket(at); c < p {
 			return false
 		} else if c > p {
@@ -125,9 +125,9 @@ func (d *hist) difference(h, prev *hist) (ok bool) {
 		}
 	}
 	if lo <= hi {
-		d.grow(lo, hi)
+		h.grow(lo, hi)
 		for at := lo; at <= hi; at++ {
-			d.n[at-lo] = h.bucket(at) - prev.bucket(at)
+			h.n[at-lo] = now.bucket(at) - prev.bucket(at)
 		}
 	}
 	return true
@@ -172,18 +172,18 @@ func (h *hist) quantiles(qs []float64, out ...*float64) {
 	}
 }
 
-// share makes s the part of h that falls on the k-th of parts with cumulative boundaries from and to (0 ≤ from ≤ to ≤ 1), so that the shares of
-// adjoining boundaries add up to h exactly.
-func (s *hist) share(h *hist, from, to float64) {
-	s.reset()
-	s.sum, s.zero = h.sum*(to-from), portion(h.zero, from, to)
-	s.count = s.zero
-	for i, c := range h.n {
+// share makes h the part of whole that falls on the k-th of parts with cumulative boundaries from and to (0 ≤ from ≤ to ≤ 1), so that the shares of
+// adjoining boundaries add up to whole exactly.
+func (h *hist) share(whole *hist, from, to float64) {
+	h.reset()
+	h.sum, h.zero = whole.sum*(to-from), portion(whole.zero, from, to)
+	h.count = h.zero
+	for i, c := range whole.n {
 		if c = portion(c, from, to); c > 0 {
-			at := h.off + int32(i)
-			s.grow(at, at)
-			s.n[at-s.off] += c
-			s.count += c
+			at := whole.off + int32(i)
+			h.grow(at, at)
+			h.n[at-h.off] += c
+			h.count += c
 		}
 	}
 }
