@@ -31,7 +31,7 @@ func envoyMessage(first bool) *accesslog.StreamAccessLogsMessage {
 				StartTime: timestamppb.New(time.Now()), Duration: durationpb.New(time.Millisecond), StreamId: "1", CustomTags: map[string]string{"tenant": "blue"},
 			},
 			Request: &data.HTTPRequestProperties{RequestMethod: core.RequestMethod_GET, Path: "/x?secret=1", RequestHeaders: map[string]string{
-				"traceparent": "00-" + flow.TraceID(traceID).String() + "-0800000000000000-01", "cookie": "c=1",
+				"traceparent": "00-" + traceID.String() + "-0800000000000000-01", "cookie": "c=1",
 			}},
 		}},
 	}}}

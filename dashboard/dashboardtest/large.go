@@ -61,10 +61,10 @@ func LargeSnapshot(size int, tick uint64, at time.Time) *graph.Snapshot {
 		a, b := &s.Nodes[from], &s.Nodes[to]
 		v := largeView(shape, figures)
 		e := graph.Edge{Source: a.ID, Destination: b.ID, Protocol: []string{"http/1.1", "h2", "grpc"}[shape.IntN(3)], State: graph.BothSides, MTLS: true, Client: &v}
-		switch far := v; {
-		case b.Kind == graph.KindExternal:
+		if b.Kind == graph.KindExternal {
 			e.State, e.MTLS = graph.ClientOnly, false
-		default:
+		} else {
+			far := v
 			far.P50, far.P95, far.P99 = v.P50*.86, v.P95*.86, v.P99*.86
 			e.Server, e.Gap = &far, &graph.Gap{Latency: v.P50 - far.P50}
 		}

@@ -202,9 +202,6 @@ func (e *EdgeView) Mark() string {
 // measure is the figure that labels say.
 func (f *Figures) measure(name string) string { return figureTexts(*f)[name] }
 
-// open reports whether an edge of two sidecars is not protected.
-func (e *EdgeView) open() bool { return !e.MTLS && e.State == graph.BothSides }
-
 // single reports whether it stands for itself.
 func (e *EdgeView) single() bool { return e.From == e.Source && e.To == e.Destination }
 

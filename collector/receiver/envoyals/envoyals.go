@@ -98,7 +98,7 @@ func (s *server) Start(ctx context.Context, host component.Host) error {
 	s.hooks.Listening(s.set.ID.String(), l.Addr().String())
 	s.done.Go(func() {
 		if err := srv.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
-			componentstatus.ReportStatus(host, componentstatus.NewFatalErrorEvent(fmt.Errorf("Envoy's access logs on %s: %w", l.Addr(), err)))
+			componentstatus.ReportStatus(host, componentstatus.NewFatalErrorEvent(fmt.Errorf("access logs of Envoy on %s: %w", l.Addr(), err)))
 		}
 	})
 	return nil

@@ -70,7 +70,7 @@ func (f *sender) spans(m *accesslog.StreamAccessLogsMessage) (td ptrace.Traces, 
 		switch {
 		case !c.GetStartTime().IsValid():
 			skipped[ReasonMalformed]++
-		case c.GetIntermediateLogEntry() || !last(c.GetAccessLogType()):
+		case c.GetIntermediateLogEntry() || !last(c.GetAccessLogType()): //nolint:staticcheck // Envoys that are older than the type say it so
 			skipped[ReasonProgress]++
 		default:
 			s := ss.Spans().AppendEmpty()
