@@ -92,18 +92,18 @@ func (v *GraphView) routed(draw *layout.Drawing) {
 	}
 }
 
-// exportLink is one form to take the graph away in.
-type exportLink struct{ Title, Href, Name string }
+// ExportLink is one form to take the graph away in.
+type ExportLink struct{ Title, Href, Name string }
 
 // Exports are the links to them, with what the page shows.
-func (v *TopologyView) Exports() []exportLink {
+func (v *TopologyView) Exports() []ExportLink {
 	query := ""
 	if u, err := url.Parse(v.Times.url(v.At, v.From)); err == nil && u.RawQuery != "" {
 		query = "?" + u.RawQuery
 	}
-	var out []exportLink
+	var out []ExportLink
 	for _, e := range exports {
-		out = append(out, exportLink{e.title, "/topology/export." + e.ext + query, "topology." + e.ext})
+		out = append(out, ExportLink{e.title, "/topology/export." + e.ext + query, "topology." + e.ext})
 	}
 	return out
 }

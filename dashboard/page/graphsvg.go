@@ -23,12 +23,12 @@ var (
 )
 
 // level are the colours of one: of its line, its text and its ground.
-func (p *palette) level(l part.Level, line, text, ground string) (string, string, string) {
+func (c *palette) level(l part.Level, line, text, ground string) (string, string, string) {
 	switch l {
 	case part.Warn:
-		return p.warnLine, p.warn, p.warnSoft
+		return c.warnLine, c.warn, c.warnSoft
 	case part.Bad:
-		return p.badLine, p.bad, p.badSoft
+		return c.badLine, c.bad, c.badSoft
 	}
 	return line, text, ground
 }

@@ -55,8 +55,8 @@ type EdgeView struct {
 	MTLS                                         bool
 	Weight                                       int // 1 to 4 by rate
 	Gap                                          string
-	Tries                                        string // share of attempts beyond requests
-	Other                                        string // what the called side saw, where both report
+	Tries                                        string       // share of attempts beyond requests
+	Other                                        string       // what the called side saw, where both report
 	Change                                       graph.Change // in a comparison, "" when it is as it was
 	Found                                        bool
 	From, To, FromHref, ToHref                   string // as the table has them

@@ -50,7 +50,7 @@ func parsePeriod(u *url.URL, now time.Time) Period {
 		}
 	}
 	// Ends stand still for a while, so that a page that is asked again soon shows the same.
-	long := (p.End.Sub(p.Start) + p.Step - 1) / p.Step * p.Step
+	long := time.Duration((int64(p.End.Sub(p.Start))+int64(p.Step)-1)/int64(p.Step)) * p.Step
 	p.End = p.End.Truncate(chartSteps[0])
 	p.Start = p.End.Add(-long)
 	if p.Fixed() {

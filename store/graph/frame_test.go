@@ -187,7 +187,7 @@ func TestDamagedFrames(t *testing.T) {
 		}
 		_ = f.close()
 	}
-	for bit := range len(whole) {
+	for bit := range whole {
 		b := bytes.Clone(whole)
 		b[bit] ^= 1 << (bit % 8)
 		if err := os.WriteFile(path, b, 0o600); err != nil {

@@ -279,14 +279,14 @@ func (b *block) trace(db *DB, out []row, id flow.TraceID, budget *store.Budget) 
 		n := int64(at.to - at.from)
 		ahead := n * max(0, bf.average()-longText)
 		if noRoom = budget.Hold(n*spanHeld + ahead); noRoom != nil {
-			return nil
+			return nil //nolint:nilerr // it is given back below
 		}
 		rows, err := bf.rows([]rowRange{at})
 		if err != nil {
 			return err
 		}
 		if noRoom = budget.Hold(long(rows) - ahead); noRoom != nil {
-			return nil
+			return nil //nolint:nilerr // it is given back below
 		}
 		for i := range rows {
 			if rows[i].trace != id {
