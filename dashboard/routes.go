@@ -39,6 +39,7 @@ func (d *Dashboard) routes() (http.Handler, error) {
 	mux := http.NewServeMux()
 	g := newGuard(d.cfg.Addr, d.cfg.Hosts, nil)
 	d.hub = live.New(d.log, g.originAllowed, d.topics(deps)...)
+	d.hub.Offer(live.Watch{Name: page.RequestsTail, Run: page.TailRequests(deps)})
 	own := newSelf(&d.cfg.Sources, d.hub)
 	g.next = own.count(compress(budgeted(d.cfg.Memory, mux)))
 

@@ -51,6 +51,35 @@ func TestWhoIsSlowIsTold(t *testing.T) {
 	p.until("it is live as before", `!`+button+`.textContent.includes("left out")`)
 }
 
+// TestRequestsAreWatchedLive: rows come by themselves, newest first, with the columns that were asked for; they stand still while the reader has one in focus,
+// and go on afterwards; what is left out is said, and so is an expression that cannot be understood.
+func TestRequestsAreWatchedLive(t *testing.T) {
+	p := open(t, "/requests?tail=1&columns=dst,duration", look{width: 1280, height: 900})
+	const rows, told = `document.querySelectorAll("[data-watch] tbody tr").length`, `document.querySelector('[data-role="told"]').textContent`
+	p.until("requests come", rows+` > 3`)
+	if n := eval[int](p, `document.querySelector("[data-watch] tbody tr").cells.length`); n != 5 {
+		t.Errorf("%d cells in a row: level, time, two columns and why", n)
+	}
+	eval[any](p, `document.querySelector("[data-watch] tbody a").focus(); null`)
+	p.until("others wait", told+`.includes("wait while you read")`)
+	n := eval[int](p, rows)
+	p.until("more wait", `+/(\d+) wait/.exec(`+told+`)[1] > 5`)
+	if now := eval[int](p, rows); now != n {
+		t.Errorf("%d rows while one is read, then %d", n, now)
+	}
+	eval[any](p, `document.activeElement.blur(); null`)
+	p.until("they go on", rows+` > `+strconv.Itoa(n+5))
+	p = open(t, "/requests?tail=1&match=dst%3Dnobody", look{width: 1280, height: 900})
+	p.until("it is live", `document.querySelector('[data-action="live"]').dataset.state === "live"`)
+	if n := eval[int](p, rows); n != 0 {
+		t.Errorf("%d rows that nobody asked for", n)
+	}
+	p = open(t, "/requests?tail=1&match=dst%3D%3D(", look{width: 1280, height: 900})
+	if s := eval[string](p, `document.querySelector("[role=alert]").textContent`); !strings.Contains(s, "column") {
+		t.Errorf("it says %q", s)
+	}
+}
+
 func quote(s string) string { return `"` + strings.ReplaceAll(s, `"`, `\"`) + `"` }
 
 // TestTimeTravel: a key opens the strip, the slider and the steps redraw the page in place, play goes forward by itself, and the address says what

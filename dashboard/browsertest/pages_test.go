@@ -27,6 +27,7 @@ var pages = []struct{ name, path string }{
 	{"compare-with", "/compare?a={trace}"},
 	{"requests", "/requests"},
 	{"requests-counted", "/requests?by=dst,reason,status&match=duration%3E1ms"},
+	{"requests-live", "/requests?tail=1"},
 	{"requests-wrong", "/requests?match=stat%3E5"},
 	{"events", "/events"},
 	{"alerts", "/alerts"},

@@ -9,6 +9,12 @@
 //	{"type":"snapshot","topic":"graph","seq":7,"missed":0,"items":{"KEY":…}}
 //	{"type":"delta","topic":"graph","seq":8,"items":{"KEY":…},"gone":["KEY"]}
 //	{"type":"error","message":"…"}
+//
+// A Watch is a stream that a client asks for with a question of its own, one at a time: {"type":"watch","watch":"requests","id":1,"question":"…"}, until
+// {"type":"unwatch"} or the next watch. The server answers with what came since, and how many lines there was no room for:
+//
+//	{"type":"watched","watch":"requests","id":1,"lines":[…],"dropped":3}
+//	{"type":"watched","watch":"requests","id":1,"error":"…"}
 package live
 
 import (
@@ -60,6 +66,7 @@ type Hub struct {
 	upgrader websocket.Upgrader
 	topics   map[string]*topic
 	list     []Topic
+	watches  map[string]Watch
 
 	mu      sync.Mutex
 	running bool
@@ -113,6 +120,14 @@ type message struct {
 	Missed uint64                     `json:"missed,omitempty"`
 	Items  map[string]json.RawMessage `json:"items"`
 	Gone   []string                   `json:"gone,omitempty"`
+}
+
+// Offer adds a watch. It is called before Run.
+func (h *Hub) Offer(w Watch) {
+	if h.watches == nil {
+		h.watches = map[string]Watch{}
+	}
+	h.watches[w.Name] = w
 }
 
 // Wanted reports whether anybody is subscribed to a topic, so that what nobody reads need not be made.
@@ -219,10 +234,7 @@ func (h *Hub) wake() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for c := range h.clients {
-		select {
-		case c.bell <- struct{}{}:
-		default: // it has not answered the last bell: it will find the latest frame when it does
-		}
+		c.ring()
 	}
 }
 
@@ -234,14 +246,23 @@ type client struct {
 	code int
 	text string
 
-	mu   sync.Mutex
-	subs map[string]*subscription // by topic
+	mu       sync.Mutex
+	subs     map[string]*subscription // by topic
+	watching *watching                // nil: nothing
+	watches  sync.WaitGroup
 }
 
 // subscription is one of a client to one topic. Subscribing again after unsubscribing makes a new one, so that a message that is being written
 // at that moment does not count as seen by it.
 type subscription struct {
 	seen uint64 // the last sequence sent; the writer's
+}
+
+func (c *client) ring() {
+	select {
+	case c.bell <- struct{}{}:
+	default: // it has not answered the last bell: it will find the latest frame when it does
+	}
 }
 
 func (c *client) stop(code int, text string) {
@@ -276,26 +297,32 @@ func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	h.mu.Unlock()
 
+	ctx, cancel := context.WithCancel(r.Context())
 	var reader sync.WaitGroup
-	reader.Go(func() { h.read(c) })
+	reader.Go(func() { h.read(ctx, c) })
 	h.write(c)
 	_ = conn.Close() // ends the reader
+	cancel()         // and what it watches
 	reader.Wait()
+	c.watches.Wait()
 	h.mu.Lock()
 	delete(h.clients, c)
 	h.mu.Unlock()
 }
 
 // read takes subscriptions until the client leaves.
-func (h *Hub) read(c *client) {
+func (h *Hub) read(ctx context.Context, c *client) {
 	defer c.stop(websocket.CloseNormalClosure, "")
 	c.conn.SetReadLimit(maxMessage)
 	_ = c.conn.SetReadDeadline(time.Now().Add(pongWithin))
 	c.conn.SetPongHandler(func(string) error { return c.conn.SetReadDeadline(time.Now().Add(pongWithin)) })
 	for {
 		var m struct {
-			Type   string   `json:"type"`
-			Topics []string `json:"topics"`
+			Type     string   `json:"type"`
+			Topics   []string `json:"topics"`
+			Watch    string   `json:"watch"`
+			ID       uint64   `json:"id"`
+			Question string   `json:"question"`
 		}
 		if err := c.conn.ReadJSON(&m); err != nil {
 			syntaxError := &json.SyntaxError{}
@@ -303,6 +330,14 @@ func (h *Hub) read(c *client) {
 				c.stop(websocket.CloseUnsupportedData, "not JSON")
 			}
 			return
+		}
+		switch m.Type {
+		case "watch":
+			if w, ok := h.watches[m.Watch]; ok {
+				c.watch(ctx, w, m.ID, m.Question)
+			}
+		case "unwatch":
+			c.unwatch()
 		}
 		c.mu.Lock()
 		for _, name := range m.Topics {
@@ -317,10 +352,7 @@ func (h *Hub) read(c *client) {
 			}
 		}
 		c.mu.Unlock()
-		select {
-		case c.bell <- struct{}{}:
-		default:
-		}
+		c.ring()
 	}
 }
 
@@ -355,6 +387,12 @@ func (h *Hub) write(c *client) {
 					return
 				}
 				sub.seen = seq
+			}
+			if lines, ok := c.lines(); ok {
+				_ = c.conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+				if c.conn.WriteJSON(lines) != nil {
+					return
+				}
 			}
 		}
 	}

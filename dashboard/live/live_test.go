@@ -26,7 +26,9 @@ type harness struct {
 	stop   func()
 }
 
-func start(t *testing.T) *harness {
+func start(t *testing.T) *harness { return startWith(t) }
+
+func startWith(t *testing.T, watches ...Watch) *harness {
 	t.Helper()
 	h := &harness{frames: make(chan Frame)}
 	h.hub = New(slog.New(slog.DiscardHandler), func(*http.Request) bool { return true }, Topic{"t", func(ctx context.Context) <-chan Frame {
@@ -44,6 +46,9 @@ func start(t *testing.T) *harness {
 		}()
 		return out
 	}})
+	for _, w := range watches {
+		h.hub.Offer(w)
+	}
 	srv := httptest.NewServer(h.hub)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

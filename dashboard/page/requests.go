@@ -35,6 +35,9 @@ type RequestsView struct {
 	Now     time.Time
 	Took    time.Duration
 	Command string // the same in a terminal
+	Tail    bool   // they are shown as they end
+	Other   string // address of the same question, watched when this is not, and searched when this is watched; "" when nothing can be watched
+	Ask     string // what the live feed is asked
 }
 
 // RequestsForm is the question as the reader typed it.
@@ -75,6 +78,7 @@ const (
 	defaultColumns  = "src,dst,method,path,status,reason,duration,attempts"
 	maxColumns      = 12
 	requestsDefault = "15m"
+	maxQuestion     = 3_000 // bytes of what the live feed is asked, which takes messages of 4 KiB
 )
 
 // RequestLasts are the choices of the form.
@@ -88,12 +92,18 @@ func Requests(d *Deps) http.HandlerFunc {
 		ctx, cancel := context.WithTimeout(r.Context(), queryTime)
 		defer cancel()
 		q := r.URL.Query()
-		v := RequestsView{Now: d.Clock(), Fields: match.Fields(), Form: RequestsForm{
-			Match: q.Get("match"), Side: cmp.Or(q.Get("side"), string(requests.Client)), Last: cmp.Or(q.Get("last"), requestsDefault), By: q.Get("by"),
-			Sort: cmp.Or(q.Get("sort"), "count"), Columns: cmp.Or(q.Get("columns"), defaultColumns),
-		}}
-		v.Shell = d.shell(ctx, "Requests", "/requests", "reload")
+		v := RequestsView{Now: d.Clock(), Fields: match.Fields(), Form: requestsForm(q), Tail: q.Get("tail") != "" && d.Tap != nil}
+		topics := "reload"
+		if v.Tail {
+			topics, v.Form.By = "tail", ""
+		}
+		v.Shell = d.shell(ctx, "Requests", "/requests", topics)
 		v.Command = v.Form.command()
+		if v.Tail {
+			v.Other, v.Ask, v.Command = v.Form.url(), v.Form.question(), v.Form.tapCommand()
+		} else if d.Tap != nil {
+			v.Other = v.Form.tailURL()
+		}
 		status := http.StatusOK
 		start := time.Now()
 		if err := d.requests(ctx, &v); err != nil {
@@ -104,6 +114,13 @@ func Requests(d *Deps) http.HandlerFunc {
 		}
 		v.Took = time.Since(start)
 		render(w, r, status, RequestsPage(v))
+	}
+}
+
+func requestsForm(q url.Values) RequestsForm {
+	return RequestsForm{
+		Match: q.Get("match"), Side: cmp.Or(q.Get("side"), string(requests.Client)), Last: cmp.Or(q.Get("last"), requestsDefault), By: q.Get("by"),
+		Sort: cmp.Or(q.Get("sort"), "count"), Columns: cmp.Or(q.Get("columns"), defaultColumns),
 	}
 }
 
@@ -128,8 +145,14 @@ func (d *Deps) requests(ctx context.Context, v *RequestsView) error {
 		return d.countRequests(ctx, v, query)
 	}
 	v.Columns = fieldList(v.Form.Columns)
-	if len(v.Columns) == 0 || len(v.Columns) > maxColumns {
-		return bad("columns", v.Form.Columns, "1 to "+strconv.Itoa(maxColumns)+" fields")
+	if v.Tail {
+		if len(v.Ask) > maxQuestion {
+			return bad("match", part.Ellipsis(v.Form.Match, 80), "a shorter one, to watch it live")
+		}
+		if _, err = columnValues(v.Columns); err == nil {
+			_, err = requests.Restrict(e, query.Side)
+		}
+		return err
 	}
 	return d.listRequests(ctx, v, query)
 }
@@ -145,31 +168,48 @@ func fieldList(s string) []string {
 }
 
 func (d *Deps) listRequests(ctx context.Context, v *RequestsView, q requests.Query) error {
-	values := make([]func(*store.Span) string, len(v.Columns))
-	for i, name := range v.Columns {
-		var ok bool
-		if values[i], ok = match.Lookup(name); !ok {
-			return fmt.Errorf("column %q: %w: there is no such field; the list below the expression has them", name, store.ErrBadQuery)
-		}
+	values, err := columnValues(v.Columns)
+	if err != nil {
+		return err
 	}
 	e, err := requests.Restrict(q.Match, q.Side)
 	if err != nil {
 		return err
 	}
-	failed, _ := match.Lookup("failed")
 	res, err := match.Search(ctx, d.Spans, store.TraceQuery{Start: q.Start, End: q.End}, e, q.Budget, func(s *store.Span) bool {
-		row := RequestRow{Time: s.Start, Link: TraceURL(s.TraceID.String()) + "?span=" + s.SpanID.String() + "#s-" + s.SpanID.String(), Level: part.OK}
-		if failed(s) == "true" {
-			row.Level = part.Bad
-		}
-		for i, value := range values {
-			row.Values = append(row.Values, cell(v.Columns[i], value(s), s))
-		}
-		v.Rows = append(v.Rows, row)
+		v.Rows = append(v.Rows, requestRow(v.Columns, values, s))
 		return len(v.Rows) < requestRows
 	})
 	v.Looked, v.Partial = res.Looked, res.Partial
 	return err
+}
+
+// columnValues looks up the fields of 1 to maxColumns columns. Errors wrap store.ErrBadQuery.
+func columnValues(columns []string) ([]func(*store.Span) string, error) {
+	if len(columns) == 0 || len(columns) > maxColumns {
+		return nil, fmt.Errorf("columns %q: %w: write 1 to %d fields", strings.Join(columns, ","), store.ErrBadQuery, maxColumns)
+	}
+	values := make([]func(*store.Span) string, len(columns))
+	for i, name := range columns {
+		var ok bool
+		if values[i], ok = match.Lookup(name); !ok {
+			return nil, fmt.Errorf("column %q: %w: there is no such field; the list below the expression has them", name, store.ErrBadQuery)
+		}
+	}
+	return values, nil
+}
+
+var failedField, _ = match.Lookup("failed")
+
+func requestRow(columns []string, values []func(*store.Span) string, s *store.Span) RequestRow {
+	row := RequestRow{Time: s.Start, Link: TraceURL(s.TraceID.String()) + "?span=" + s.SpanID.String() + "#s-" + s.SpanID.String(), Level: part.OK}
+	if failedField(s) == "true" {
+		row.Level = part.Bad
+	}
+	for i, value := range values {
+		row.Values = append(row.Values, cell(columns[i], value(s), s))
+	}
+	return row
 }
 
 // cell puts a field's value as a person reads it.
@@ -272,6 +312,26 @@ func (f RequestsForm) command() string {
 		}
 	}
 	return c
+}
+
+// tailURL is the page that shows them as they end.
+func (f RequestsForm) tailURL() string {
+	f.By, f.Last, f.Sort = "", requestsDefault, "count" // which say nothing of what is to come
+	if u := f.url(); strings.Contains(u, "?") {
+		return u + "&tail=1"
+	}
+	return "/requests?tail=1"
+}
+
+// question is what the live feed is asked.
+func (f RequestsForm) question() string {
+	return url.Values{"match": {f.Match}, "side": {f.Side}, "columns": {f.Columns}}.Encode()
+}
+
+// tapCommand shows them as they end in a terminal.
+func (f RequestsForm) tapCommand() string {
+	f.Last, f.By = requestsDefault, ""
+	return "tulle tap" + strings.TrimPrefix(f.command(), "tulle requests")
 }
 
 // RequestsURL is the page for an expression.

@@ -44,8 +44,13 @@ func run(ctx context.Context, addr string, bare, banner, nasty bool, long, size 
 		return err
 	}
 	defer func() { _ = closeAll() }()
-	if spans, ok := s.Spans.(*dashboardtest.Spans); ok && long > 0 {
-		dashboardtest.Long(spans, long, time.Now())
+	if spans, ok := s.Spans.(*dashboardtest.Spans); ok {
+		if long > 0 {
+			dashboardtest.Long(spans, long, time.Now())
+		}
+		tick := time.NewTicker(300 * time.Millisecond)
+		defer tick.Stop()
+		s.Tap = dashboardtest.Replay(ctx, spans, tick.C)
 	}
 	if bare {
 		s = source.Sources{Spans: dashboardtest.NewSpans(), Graph: &dashboardtest.Graph{Empty: true}, Events: &dashboardtest.Events{}}

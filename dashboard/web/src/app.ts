@@ -9,6 +9,7 @@ import { tables } from "./table";
 import { keys } from "./keys";
 import { travel } from "./time";
 import { palette } from "./palette";
+import { tail } from "./tail";
 import { fall } from "./fall";
 
 theme();
@@ -22,7 +23,7 @@ const redraw = graph();
 travel(redraw);
 
 const wants = (document.body.dataset.live ?? "").split(" ").filter(Boolean);
-const topics = wants.filter((t) => t !== "reload");
+const topics = wants.filter((t) => t !== "reload" && t !== "tail");
 
 if (wants.length > 0) {
   const regions = [...document.querySelectorAll<HTMLElement>("[data-swap]")].map((e) => e.dataset.swap!);
@@ -34,6 +35,7 @@ if (wants.length > 0) {
   };
   feed({
     topics,
+    watch: tail(),
     frame(f: Frame) {
       if (isGraph(f.topic)) {
         const drawn = document.querySelector<HTMLElement>("[data-structure]")?.dataset.structure;

@@ -1,4 +1,6 @@
 // The live feed: one WebSocket while the page is visible and not paused; it resumes by snapshot, so nothing has to be remembered here.
+import type { Watch, Watched } from "./tail";
+
 export interface Frame {
   type: "snapshot" | "delta";
   topic: string;
@@ -11,6 +13,7 @@ export interface Frame {
 interface Options {
   topics: string[];
   frame(f: Frame): void;
+  watch?: Watch; // a question of the page's own
   tick(): void; // every few seconds while live
 }
 
@@ -68,16 +71,21 @@ export function feed(o: Options): void {
   };
 
   const connect = (): void => {
-    if (paused || document.hidden || socket || o.topics.length === 0) return;
+    if (paused || document.hidden || socket || (o.topics.length === 0 && !o.watch)) return;
     const s = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/live`);
     open = socket = s;
     s.onopen = () => {
       wait = 500;
       state("live");
       s.send(JSON.stringify({ type: "subscribe", topics: extra ? [...o.topics, extra] : o.topics }));
+      if (o.watch) s.send(JSON.stringify({ type: "watch", watch: o.watch.watch, id: 1, question: o.watch.question }));
     };
     s.onmessage = (e) => {
       const f = JSON.parse(e.data as string) as Frame;
+      if ((f.type as string) === "watched") {
+        if (!paused) o.watch?.watched(f as unknown as Watched);
+        return;
+      }
       behind(f.missed ?? 0);
       if (f.items)
         requestAnimationFrame(() => {
