@@ -104,7 +104,7 @@ func newTailRow(now time.Time, columns []string, values []func(*store.Span) stri
 	r := requestRow(columns, values, s)
 	out := tailRow{Time: part.Clock(now, r.Time), ISO: part.ISO(r.Time), Link: r.Link, Level: r.Level}
 	for _, c := range r.Values {
-		out.Cells = append(out.Cells, tailCell{c.Text, c.Number, c.Sort})
+		out.Cells = append(out.Cells, tailCell(c))
 	}
 	return out
 }
