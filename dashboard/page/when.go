@@ -37,7 +37,7 @@ type WhenBar struct {
 const (
 	WhenWidth  = 960
 	WhenHeight = 56
-	whenBars   = 64
+	whenBars   = 48
 	// whenTime is how long a page waits for the counts, which must not make it late.
 	whenTime = 150 * time.Millisecond
 )
