@@ -112,12 +112,7 @@ func (q *querier) Select(ctx context.Context, sorted bool, hints *storage.Select
 	if !sorted {
 		return s
 	}
-	var all []storage.Series
-	for s.Next() {
-		all = append(all, s.At())
-	}
-	slices.SortFunc(all, func(a, b storage.Series) int { return labels.Compare(a.Labels(), b.Labels()) })
-	return &listSet{all: all, set: s}
+	return sortedSet(s)
 }
 
 func (q *querier) LabelValues(ctx context.Context, name string, hints *storage.LabelHints, ms ...*labels.Matcher) ([]string, annotations.Annotations, error) {
@@ -155,12 +150,7 @@ func (q *querier) LabelValues(ctx context.Context, name string, hints *storage.L
 		}
 		values = append(values, more...)
 	}
-	slices.Sort(values)
-	values = slices.Compact(values)
-	if hints != nil && hints.Limit > 0 && len(values) > hints.Limit {
-		values = values[:hints.Limit]
-	}
-	return values, warnings, nil
+	return distinct(values, hints), warnings, nil
 }
 
 func (q *querier) LabelNames(ctx context.Context, hints *storage.LabelHints, ms ...*labels.Matcher) ([]string, annotations.Annotations, error) {
@@ -241,6 +231,26 @@ func (s *viewSet) Warnings() annotations.Annotations {
 	w.Merge(s.stored.Warnings())
 	w.Merge(s.native.Warnings())
 	return w
+}
+
+// distinct are the values in order, each once, as many as are asked for.
+func distinct(values []string, hints *storage.LabelHints) []string {
+	slices.Sort(values)
+	values = slices.Compact(values)
+	if hints != nil && hints.Limit > 0 && len(values) > hints.Limit {
+		values = values[:hints.Limit]
+	}
+	return values
+}
+
+// sortedSet reads a set whole and puts it in order.
+func sortedSet(s storage.SeriesSet) storage.SeriesSet {
+	var all []storage.Series
+	for s.Next() {
+		all = append(all, s.At())
+	}
+	slices.SortFunc(all, func(a, b storage.Series) int { return labels.Compare(a.Labels(), b.Labels()) })
+	return &listSet{all: all, set: s}
 }
 
 // listSet is a set that was read whole.

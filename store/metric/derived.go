@@ -12,12 +12,10 @@ import (
 	"github.com/prometheus/common/model"
 
 	"github.com/prometheus/prometheus/model/exemplar"
-	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/value"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
-	"github.com/prometheus/prometheus/tsdb/chunks"
 	"github.com/prometheus/prometheus/util/annotations"
 )
 
@@ -157,12 +155,7 @@ func (q *derivedQuerier) Select(ctx context.Context, sorted bool, hints *storage
 	if !sorted {
 		return s
 	}
-	var all []storage.Series
-	for s.Next() {
-		all = append(all, s.At())
-	}
-	slices.SortFunc(all, func(a, b storage.Series) int { return labels.Compare(a.Labels(), b.Labels()) })
-	return &listSet{all: all, set: s}
+	return sortedSet(s)
 }
 
 // derivedSet is what is stored under the name, then what is derived.
@@ -222,7 +215,7 @@ func (s *derivedSeries) Iterator(it chunkenc.Iterator) chunkenc.Iterator {
 		return s.Series.Iterator(it)
 	}
 	of := s.Series.Iterator(nil)
-	var c scaled
+	c := &column{rows: &rows{width: 1}}
 	for vt := of.Next(); vt != chunkenc.ValNone; vt = of.Next() {
 		if vt == chunkenc.ValFloat {
 			t, v := of.At()
@@ -232,25 +225,8 @@ func (s *derivedSeries) Iterator(it chunkenc.Iterator) chunkenc.Iterator {
 			c.times, c.values = append(c.times, t), append(c.values, v)
 		}
 	}
-	return &viewIterator{storage.NewListSeriesIterator(&c), of.Err()}
+	return &viewIterator{storage.NewListSeriesIterator(c), of.Err()}
 }
-
-// scaled are samples of floats; it is its own current sample.
-type scaled struct {
-	times  []int64
-	values []float64
-	at     int
-}
-
-func (c *scaled) Get(i int) chunks.Sample     { c.at = i; return c }
-func (c *scaled) Len() int                    { return len(c.times) }
-func (c *scaled) T() int64                    { return c.times[c.at] }
-func (*scaled) ST() int64                     { return 0 }
-func (c *scaled) F() float64                  { return c.values[c.at] }
-func (*scaled) H() *histogram.Histogram       { return nil }
-func (*scaled) FH() *histogram.FloatHistogram { return nil }
-func (*scaled) Type() chunkenc.ValueType      { return chunkenc.ValFloat }
-func (c *scaled) Copy() chunks.Sample         { return &scaled{c.times, c.values, c.at} }
 
 // names are those of the derived families of which something is stored, or may be.
 func (f *Derived) names() (out []string) {
@@ -320,12 +296,7 @@ func (q *derivedQuerier) LabelValues(ctx context.Context, name string, hints *st
 			}
 		}
 	}
-	slices.Sort(values)
-	values = slices.Compact(values)
-	if hints != nil && hints.Limit > 0 && len(values) > hints.Limit {
-		values = values[:hints.Limit]
-	}
-	return values, warnings, nil
+	return distinct(values, hints), warnings, nil
 }
 
 func (q *derivedQuerier) LabelNames(ctx context.Context, hints *storage.LabelHints, ms ...*labels.Matcher) ([]string, annotations.Annotations, error) {

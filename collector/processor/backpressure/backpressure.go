@@ -115,6 +115,16 @@ func Retry(code codes.Code, message string, after time.Duration) error {
 	return s.Err()
 }
 
+// Delay is when what was refused with err may be sent again: what the refusal says, at least least.
+func Delay(err error, least time.Duration) time.Duration {
+	for _, d := range status.Convert(err).Details() {
+		if r, ok := d.(*errdetails.RetryInfo); ok {
+			least = max(least, r.GetRetryDelay().AsDuration())
+		}
+	}
+	return least
+}
+
 // WriteHTTP answers a request whose batch was refused with err, for receivers whose protocol is HTTP: 429 or 503 with Retry-After (whole seconds, at least 1) where
 // the same may be sent again, 500 where it may not.
 func WriteHTTP(w http.ResponseWriter, err error) {
@@ -128,12 +138,7 @@ func WriteHTTP(w http.ResponseWriter, err error) {
 		code = http.StatusServiceUnavailable
 	}
 	if code != http.StatusInternalServerError {
-		wait := time.Second
-		for _, d := range s.Details() {
-			if r, ok := d.(*errdetails.RetryInfo); ok {
-				wait = max(wait, r.GetRetryDelay().AsDuration())
-			}
-		}
+		wait := Delay(err, time.Second)
 		w.Header().Set("Retry-After", strconv.Itoa(int((wait+time.Second-1)/time.Second)))
 	}
 	http.Error(w, s.Message(), code)

@@ -20,10 +20,11 @@ import (
 	"go.opentelemetry.io/collector/consumer"
 	"go.opentelemetry.io/collector/consumer/consumererror"
 	"go.opentelemetry.io/collector/receiver"
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/tulle-mesh/tulle/collector/processor/backpressure"
 )
 
 // Type is the receiver's name in a configuration.
@@ -46,6 +47,9 @@ const (
 
 // patience is how long a message is offered again that was refused retryably. Envoy's own buffer fills meanwhile, and Envoy counts what does not fit.
 const patience = time.Minute
+
+// leastWait is between two offers, where the refusal does not ask for more.
+const leastWait = 50 * time.Millisecond
 
 // Hooks tell of what happens. Both are called concurrently.
 type Hooks struct {
@@ -186,7 +190,7 @@ func (s *server) keep(ctx context.Context, from *sender, m *accesslog.StreamAcce
 			s.set.Logger.Warn("spans of Envoy's access log were refused for good, and dropped: " + err.Error())
 			return // counted by who refused
 		}
-		again := time.NewTimer(retryAfter(err))
+		again := time.NewTimer(backpressure.Delay(err, leastWait))
 		select {
 		case <-again.C:
 			continue
@@ -198,15 +202,4 @@ func (s *server) keep(ctx context.Context, from *sender, m *accesslog.StreamAcce
 		s.set.Logger.Warn("spans of Envoy's access log were refused until they had to be dropped: " + err.Error())
 		return
 	}
-}
-
-// retryAfter is when the same may be offered again: what the refusal says, at least 50 ms.
-func retryAfter(err error) time.Duration {
-	wait := 50 * time.Millisecond
-	for _, d := range status.Convert(err).Details() {
-		if r, ok := d.(*errdetails.RetryInfo); ok {
-			wait = max(wait, r.GetRetryDelay().AsDuration())
-		}
-	}
-	return wait
 }

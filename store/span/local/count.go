@@ -1,7 +1,6 @@
 package local
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -41,17 +40,8 @@ func (db *DB) Count(ctx context.Context, q store.TraceQuery, steps store.Steps) 
 		return out, err
 	}
 	src, _ := db.view()
-	type bounded struct {
-		source
-		hi uint64
-	}
-	var order []bounded
-	for _, s := range src {
-		if lo, hi, ok := s.bounds(); ok && hi >= p.from && lo < p.to {
-			order = append(order, bounded{s, hi})
-		}
-	}
-	slices.SortStableFunc(order, func(a, b bounded) int { return cmp.Compare(b.hi, a.hi) })
+	order := latestFirst(src)
+	order = slices.DeleteFunc(order, func(s bounded) bool { return s.hi < p.from || s.lo >= p.to })
 	from, step := uint64(steps.From.UnixNano()), uint64(steps.Step) //nolint:gosec // checked
 	for len(order) > 0 {
 		if ctx.Err() != nil {

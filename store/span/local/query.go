@@ -672,23 +672,30 @@ func (db *DB) Spans(ctx context.Context, q store.TraceQuery, yield func(store.Sp
 	return nil
 }
 
+// bounded is a source with the starts of its first and its last span.
+type bounded struct {
+	source
+	lo, hi uint64
+}
+
+// latestFirst are the sources that have spans, by their last ones.
+func latestFirst(src []source) (order []bounded) {
+	for _, s := range src {
+		if lo, hi, ok := s.bounds(); ok {
+			order = append(order, bounded{s, lo, hi})
+		}
+	}
+	slices.SortStableFunc(order, func(a, b bounded) int { return cmp.Compare(b.hi, a.hi) })
+	return order
+}
+
 func (db *DB) newest(ctx context.Context, q store.TraceQuery) ([]row, error) {
 	p, limit, err := compile(q, time.Now())
 	if err != nil {
 		return nil, err
 	}
 	src, _ := db.view()
-	type bounded struct {
-		source
-		hi uint64
-	}
-	var order []bounded
-	for _, s := range src {
-		if _, hi, ok := s.bounds(); ok {
-			order = append(order, bounded{s, hi})
-		}
-	}
-	slices.SortStableFunc(order, func(a, b bounded) int { return cmp.Compare(b.hi, a.hi) })
+	order := latestFirst(src)
 	var hits []hit
 	for next, width := 0, 1; next < len(order) && (len(hits) < limit || hits[limit-1].start <= order[next].hi); width = wider(width) {
 		if err := ctx.Err(); err != nil {
