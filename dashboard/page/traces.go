@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -131,17 +132,10 @@ func Traces(d *Deps) http.HandlerFunc {
 		}
 		v.Rows = traceRows(page.Traces, v.Now)
 		if v.Form.Start+v.Form.End != "" && err == nil {
-			v.Between, v.Anytime = between(v.Now, query), without(q, "start", "end", "cursor")
+			v.Between, v.Anytime = between(v.Now, query), searchURL(q, nil, "start", "end", "cursor")
 		}
 		if page.Next != "" {
-			next := url.Values{}
-			for k := range q {
-				if q.Get(k) != "" {
-					next.Set(k, q.Get(k))
-				}
-			}
-			next.Set("cursor", page.Next)
-			v.Next = "/traces?" + next.Encode()
+			v.Next = searchURL(q, url.Values{"cursor": {page.Next}})
 		}
 		render(w, r, status, TracesPage(v))
 	}
@@ -158,14 +152,15 @@ func between(now time.Time, q store.TraceQuery) string {
 	return part.Clock(now, q.Start) + " to " + part.Clock(now, q.End)
 }
 
-// without is the address of a search without some parameters.
-func without(q url.Values, names ...string) string {
+// searchURL is the address of a search, with some parameters set and others dropped.
+func searchURL(q, set url.Values, drop ...string) string {
 	rest := url.Values{}
 	for k := range q {
-		if q.Get(k) != "" && !slices.Contains(names, k) {
+		if q.Get(k) != "" && !slices.Contains(drop, k) {
 			rest[k] = q[k]
 		}
 	}
+	maps.Copy(rest, set)
 	if len(rest) == 0 {
 		return "/traces"
 	}

@@ -95,16 +95,9 @@ func when(ctx context.Context, d *Deps, q url.Values, query store.TraceQuery, no
 			continue
 		}
 		begin := counts.From.Add(time.Duration(i) * counts.Step)
-		link := url.Values{}
-		for k := range q {
-			if k != "cursor" && k != "lookback" && q.Get(k) != "" {
-				link[k] = q[k]
-			}
-		}
-		link.Set("start", exact(begin))
-		link.Set("end", exact(begin.Add(counts.Step)))
+		link := searchURL(q, url.Values{"start": {exact(begin)}, "end": {exact(begin.Add(counts.Step))}}, "cursor", "lookback")
 		bar := WhenBar{
-			X: v.Width() * float64(i), Height: max(2, float64(n)/float64(most)*WhenHeight), URL: "/traces?" + link.Encode(),
+			X: v.Width() * float64(i), Height: max(2, float64(n)/float64(most)*WhenHeight), URL: link,
 			Title: fmt.Sprintf("%s: %s, %s failed", part.Clock(now, begin), part.Plural(int(n), "span", "spans"), part.Count(counts.Errors[i])), //nolint:gosec // a count
 		}
 		bar.Y = WhenHeight - bar.Height

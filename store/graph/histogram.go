@@ -7,6 +7,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/pmetric"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
+	"github.com/tulle-mesh/tulle/store/metric"
 )
 
 // hist is an exponential histogram at flow.HistogramScale: bucket i holds seconds in (2^(i/8), 2^((i+1)/8)]. The zero value is empty.
@@ -195,29 +196,7 @@ func portion(v uint64, from, to float64) uint64 {
 
 // native makes f, in its own room, h as a Prometheus native histogram. OpenTelemetry numbers a bucket by its lower bound, Prometheus by its upper, hence the + 1.
 func (h *hist) native(f *histogram.FloatHistogram) *histogram.FloatHistogram {
-	*f = histogram.FloatHistogram{
-		Schema: flow.HistogramScale, ZeroThreshold: 1e-9, ZeroCount: float64(h.zero), Count: float64(h.count), Sum: h.sum,
-		PositiveSpans: f.PositiveSpans[:0], PositiveBuckets: f.PositiveBuckets[:0],
-	}
-	next := int32(math.MinInt32)
-	for i, c := range h.n {
-		if c == 0 {
-			continue
-		}
-		at := h.off + int32(i) + 1
-		if at == next {
-			f.PositiveSpans[len(f.PositiveSpans)-1].Length++
-		} else {
-			gap := at
-			if len(f.PositiveSpans) > 0 {
-				gap = at - next
-			}
-			f.PositiveSpans = append(f.PositiveSpans, histogram.Span{Offset: gap, Length: 1})
-		}
-		f.PositiveBuckets = append(f.PositiveBuckets, float64(c))
-		next = at + 1
-	}
-	return f
+	return metric.Native(f, h.off, h.n, h.zero, h.count, h.sum)
 }
 
 // fromNative is the inverse of native, for a difference of two cumulative histograms; buckets below zero (a reset in between) count as empty.

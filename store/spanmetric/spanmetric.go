@@ -141,7 +141,7 @@ func (m *Spans) flush(ctx context.Context, w *metric.Writer) error {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		for k, h := range m.by {
-			b.Histogram(Latency, native(h), "service", k.service, "span_name", k.name, "span_kind", kinds[k.kind], "status_code", statuses[k.status])
+			b.Histogram(Latency, metric.Native(&histogram.FloatHistogram{}, h.Offset, h.Buckets, h.Zero, h.Count, h.Sum.Seconds()), "service", k.service, "span_name", k.name, "span_kind", kinds[k.kind], "status_code", statuses[k.status])
 		}
 	})
 }
@@ -154,16 +154,3 @@ var (
 	}
 	statuses = map[ptrace.StatusCode]string{ptrace.StatusCodeUnset: "STATUS_CODE_UNSET", ptrace.StatusCodeOk: "STATUS_CODE_OK", ptrace.StatusCodeError: "STATUS_CODE_ERROR"}
 )
-
-// native is h as Prometheus has it, whose buckets are numbered by their upper bounds.
-func native(h *flow.Histogram) *histogram.FloatHistogram {
-	f := &histogram.FloatHistogram{Schema: flow.HistogramScale, Count: float64(h.Count), Sum: h.Sum.Seconds(), ZeroCount: float64(h.Zero), ZeroThreshold: 1e-9}
-	if len(h.Buckets) > 0 {
-		f.PositiveSpans = []histogram.Span{{Offset: h.Offset + 1, Length: uint32(len(h.Buckets))}} //nolint:gosec // at most flow.NumBuckets
-		f.PositiveBuckets = make([]float64, len(h.Buckets))
-		for i, n := range h.Buckets {
-			f.PositiveBuckets[i] = float64(n)
-		}
-	}
-	return f.Compact(0)
-}
