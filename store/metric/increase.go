@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"github.com/prometheus/prometheus/tsdb"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 	"github.com/prometheus/prometheus/tsdb/chunks"
+	"golang.org/x/sync/errgroup"
 )
 
 // Increase is how much the counters of one set of labels grew together.
@@ -76,7 +78,12 @@ func (d *DB) grown(ctx context.Context, mint, maxt int64, ms []*labels.Matcher) 
 		}
 	}()
 	next := int64(math.MinInt64) // everything before is read
-	for _, b := range d.tsdb.Blocks() {
+	blocks := d.tsdb.Blocks()
+	withins, err := d.grownWithin(ctx, blocks, mint, maxt, ms)
+	if err != nil {
+		return nil, err
+	}
+	for i, b := range blocks {
 		if !b.OverlapsClosedInterval(first, maxt) {
 			continue
 		}
@@ -84,14 +91,10 @@ func (d *DB) grown(ctx context.Context, mint, maxt int64, ms []*labels.Matcher) 
 			return nil, errOverlap
 		}
 		next = b.MaxTime()
-		if b.MinTime() > mint && b.MaxTime() <= maxt && b.Meta().Stats.NumTombstones == 0 {
-			within, err := d.grownIn(ctx, b, ms)
-			if err != nil {
-				return nil, err
-			}
-			for i := range within {
-				g, _ := grown.find(within[i].labels)
-				if err := g.within(&within[i]); err != nil {
+		if liesWithin(b, mint, maxt) {
+			for k := range withins[i] {
+				g, _ := grown.find(withins[i][k].labels)
+				if err := g.within(&withins[i][k]); err != nil {
 					return nil, err
 				}
 			}
@@ -120,6 +123,28 @@ func (d *DB) grown(ctx context.Context, mint, maxt int64, ms []*labels.Matcher) 
 		}
 	}
 	return grown, grown.end()
+}
+
+// liesWithin says whether what counters did within a block counts whole for a range: all of its samples do, and none is deleted.
+func liesWithin(b *tsdb.Block, mint, maxt int64) bool {
+	return b.MinTime() > mint && b.MaxTime() <= maxt && b.Meta().Stats.NumTombstones == 0
+}
+
+// grownWithin is grownIn of every block that lies within a range, by its place; blocks that nothing is remembered of are read side by side, on as many
+// cores as there are.
+func (d *DB) grownWithin(ctx context.Context, blocks []*tsdb.Block, mint, maxt int64, ms []*labels.Matcher) ([][]growthWithin, error) {
+	out := make([][]growthWithin, len(blocks))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	for i, b := range blocks {
+		if liesWithin(b, mint, maxt) {
+			g.Go(func() (err error) {
+				out[i], err = d.grownIn(ctx, b, ms)
+				return err
+			})
+		}
+	}
+	return out, g.Wait()
 }
 
 // growthWithin is what a counter did within one block.
