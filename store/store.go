@@ -112,12 +112,16 @@ type Counts struct {
 }
 
 // AttributeMatch compares one attribute of the span, of its resource or of one of its events by its string form; an event's name is its attribute "event".
-// "!=" holds for a span that has no such attribute with that value, so also for one that lacks it.
+// "!=" holds for a span that has no such attribute with that value, so also for one that lacks it; "~" and "!~" are the same two of a Pattern instead of a value, so "~" holds
+// only for a span that has the attribute.
 type AttributeMatch struct {
 	Key   string
 	Value string
-	Op    string // "=", "!=", "exists"
+	Op    string // "=" (or ""), "!=", "exists", "~", "!~"
 }
+
+// Negative reports whether the condition is that something is not there.
+func (m AttributeMatch) Negative() bool { return m.Op == "!=" || m.Op == "!~" }
 
 // TracePage is one page of summaries; Next is "" on the last page.
 type TracePage struct {

@@ -31,7 +31,7 @@ func tracesCommand() *cobra.Command {
 		Example: `  tulle traces 'status>=500 and path~"^/pay"'
   tulle traces --service catalog --errors
   tulle traces --source web --destination catalog --min 100ms
-  tulle traces --tags 'http.response.status_code=404'
+  tulle traces --tags 'http.response.status_code=404 url.path=~"/items/.*"'
   tulle traces --destination catalog --grpc UNAVAILABLE`,
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := out.check(); err != nil {
@@ -81,7 +81,7 @@ func tracesCommand() *cobra.Command {
 	f.DurationVar(&q.MinDuration, "min", 0, "with a span that took at least this long")
 	f.DurationVar(&q.MaxDuration, "max", 0, "with a span that took at most this long")
 	f.BoolVar(&q.Errors, "errors", false, "with an error")
-	f.StringVar(&tags, "tags", "", "with these attributes on one span, as in 'k=v k2!=v2 k3'")
+	f.StringVar(&tags, "tags", "", "with these attributes on one span, as in 'k=v k2!=v2 k3 k4=~pattern'")
 	f.IntVar(&q.Limit, "limit", 20, "at most so many")
 	f.StringVar(&q.Cursor, "cursor", "", "go on where a page ended (\"next\" of -o json)")
 	f.DurationVar(&last, "last", time.Hour, "how far back")

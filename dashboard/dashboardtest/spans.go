@@ -17,6 +17,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/store"
+	"github.com/tulle-mesh/tulle/store/match"
 )
 
 // Spans is a store.Spans in memory, for tests: complete, slow, unbounded.
@@ -97,10 +98,14 @@ func (s *Spans) Count(_ context.Context, q store.TraceQuery, steps store.Steps) 
 	if err := steps.Validate(); err != nil {
 		return out, err
 	}
+	meets, err := match.Meeting(q)
+	if err != nil {
+		return out, err
+	}
 	for _, spans := range s.spans {
 		for i := range spans {
 			sp := &spans[i]
-			if at := int(sp.Start.Sub(steps.From) / steps.Step); !sp.Start.Before(steps.From) && at < steps.N && matches(sp, &q) {
+			if at := int(sp.Start.Sub(steps.From) / steps.Step); !sp.Start.Before(steps.From) && at < steps.N && meets(sp) {
 				out.Spans[at]++
 				if sp.Error || sp.Attributes[flow.AttrReason] != "" {
 					out.Errors[at]++
@@ -109,46 +114,6 @@ func (s *Spans) Count(_ context.Context, q store.TraceQuery, steps store.Steps) 
 		}
 	}
 	return out, nil
-}
-
-func matches(sp *store.Span, q *store.TraceQuery) bool {
-	get := func(k string) (string, bool) {
-		if v, ok := sp.Attributes[k]; ok {
-			return v, true
-		}
-		v, ok := sp.Resource[k]
-		return v, ok
-	}
-	is := func(k, want string) bool { v, _ := get(k); return want == "" || v == want }
-	if (q.Service != "" && sp.Service != q.Service) || (q.Operation != "" && sp.Name != q.Operation) || (q.Kind != "" && sp.Kind != q.Kind) ||
-		(!q.Start.IsZero() && sp.Start.Before(q.Start)) || (!q.End.IsZero() && !sp.Start.Before(q.End)) ||
-		sp.Duration < q.MinDuration || (q.MaxDuration > 0 && sp.Duration > q.MaxDuration) {
-		return false
-	}
-	if q.Errors && !sp.Error && sp.Attributes[flow.AttrReason] == "" {
-		return false
-	}
-	if !is(flow.AttrSourceService, q.Source) || !is(flow.AttrDestService, q.Destination) || !is(flow.AttrReason, q.Reason) {
-		return false
-	}
-	for _, a := range q.Attributes {
-		v, ok := get(a.Key)
-		switch a.Op {
-		case "exists":
-			if !ok {
-				return false
-			}
-		case "!=":
-			if v == a.Value {
-				return false
-			}
-		default:
-			if !ok || v != a.Value {
-				return false
-			}
-		}
-	}
-	return true
 }
 
 func summary(id flow.TraceID, spans []store.Span) store.TraceSummary {
@@ -203,9 +168,13 @@ func (s *Spans) Summaries(_ context.Context, q store.TraceQuery) (store.TracePag
 	if s.Fail != nil {
 		return store.TracePage{}, s.Fail
 	}
+	meets, err := match.Meeting(q)
+	if err != nil {
+		return store.TracePage{}, err
+	}
 	var all []store.TraceSummary
 	for id, spans := range s.spans {
-		if slices.ContainsFunc(spans, func(sp store.Span) bool { return matches(&sp, &q) }) {
+		if slices.ContainsFunc(spans, func(sp store.Span) bool { return meets(&sp) }) {
 			all = append(all, summary(id, spans))
 		}
 	}
@@ -238,11 +207,15 @@ func (s *Spans) Summaries(_ context.Context, q store.TraceQuery) (store.TracePag
 
 // Spans yields matching spans, newest first.
 func (s *Spans) Spans(_ context.Context, q store.TraceQuery, yield func(store.Span) bool) error {
+	meets, err := match.Meeting(q)
+	if err != nil {
+		return err
+	}
 	s.mu.Lock()
 	var all []store.Span
 	for _, spans := range s.spans {
 		for _, sp := range spans {
-			if matches(&sp, &q) {
+			if meets(&sp) {
 				all = append(all, sp)
 			}
 		}

@@ -11,6 +11,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/store"
 	"github.com/tulle-mesh/tulle/store/requests"
 )
@@ -140,9 +141,17 @@ func (q *logQuery) match(e *entry) bool {
 	return true
 }
 
+// labelAttributes are the labels that are an attribute of the span and nothing else.
+var labelAttributes = map[string]string{"src": flow.AttrSourceService, "dst": flow.AttrDestService, "protocol": flow.AttrProtocol, "side": flow.AttrSide}
+
 // ask is what a store can find of the query: every line that it means is of a span that meets it.
 func (q *logQuery) ask() (t store.TraceQuery) {
 	for _, m := range q.selector {
+		// A line without the label has an empty one, and a store finds nothing by what is not there.
+		if key := labelAttributes[m.name]; key != "" && m.op == "=~" && !m.ok("") {
+			t.Attributes = append(t.Attributes, store.AttributeMatch{Key: key, Op: "~", Value: "(?-s:" + m.value + ")"}) // "." is a line end in a store, and none here
+			continue
+		}
 		if m.op != "=" || m.value == "" {
 			continue
 		}

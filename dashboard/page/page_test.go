@@ -26,6 +26,7 @@ func TestParseTags(t *testing.T) {
 	for in, want := range map[string]string{
 		"": "", "a=b": "a=b", " a=b  c!=d e ": "a=b c!=d exists e", `a="x y" b=z`: "a=x y b=z", `k=`: "k=", `a=b=c`: "a=b=c", `a="q\"q"`: `a=q"q`,
 		"=x": "bad", `a="open`: "bad", "!x": "bad", "a!b": "bad",
+		`a=~b.* c!~"d e|f" g~h`: "a~b.* c!~d e|f g~h", `a="~b"`: "a=~b", "a=~": "a~", "a=~(b": "bad", "a!~*": "bad", "~x": "bad",
 	} {
 		got := []string{}
 		m, err := ParseTags(in)
@@ -39,6 +40,13 @@ func TestParseTags(t *testing.T) {
 		if s := strings.Join(got, " "); want == "bad" && !errors.Is(err, store.ErrBadQuery) || want != "bad" && (err != nil || s != want) {
 			t.Errorf("%q: %q, %v; want %q", in, s, err, want)
 		}
+	}
+}
+
+// A pattern that cannot be read is named, with the tag, and where it cannot be.
+func TestTagPatternErrors(t *testing.T) {
+	if _, err := ParseTags(`ok url.path=~"/items/(a|b"`); err == nil || err.Error() != `tag url.path: pattern "/items/(a|b": bad query: column 8: missing closing )` {
+		t.Error(err)
 	}
 }
 

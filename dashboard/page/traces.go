@@ -180,7 +180,7 @@ func explainSearch(err error) string {
 // maxPage bounds how many traces one page may ask for.
 const maxPage = 500
 
-// ParseTraceQuery reads a search from URL parameters: service, operation, kind, source, destination, tags ("k=v k2!=v2 k3", values may be
+// ParseTraceQuery reads a search from URL parameters: service, operation, kind, source, destination, tags ("k=v k2!=v2 k3 k4=~pattern", values may be
 // quoted), status=error, reason, protocol and grpc (as Records have them: "h2", "UNAVAILABLE"), min and max (Go durations), lookback or start and end (RFC 3339 or unix seconds), limit, cursor.
 // Errors wrap store.ErrBadQuery.
 func ParseTraceQuery(q url.Values, now time.Time) (store.TraceQuery, error) {
@@ -265,25 +265,28 @@ func ParseTime(s string) (time.Time, error) {
 	return time.Parse(time.RFC3339Nano, s)
 }
 
-// ParseTags reads "k=v k2!=v2 k3": a bare key means that it exists; values with spaces are written in double quotes.
+// tagOps are what stands between a key and its value, longer ones first, and the operator of a store that it means.
+var tagOps = [][2]string{{"!=", "!="}, {"!~", "!~"}, {"=~", "~"}, {"=", "="}, {"~", "~"}}
+
+// ParseTags reads "k=v k2!=v2 k3 k4=~pattern k5!~pattern": a bare key means that it exists; values with spaces are written in double quotes, and so is one that begins with "~".
 func ParseTags(s string) ([]store.AttributeMatch, error) {
 	var out []store.AttributeMatch
 	rest := strings.TrimSpace(s)
 	for rest != "" {
-		end := strings.IndexAny(rest, "=! \t")
+		end := strings.IndexAny(rest, "=!~ \t")
 		if end < 0 {
 			end = len(rest)
 		}
 		m := store.AttributeMatch{Key: rest[:end], Op: "exists"}
 		rest = rest[end:]
-		switch {
-		case strings.HasPrefix(rest, "!="):
-			m.Op, rest = "!=", rest[2:]
-		case strings.HasPrefix(rest, "="):
-			m.Op, rest = "=", rest[1:]
+		for _, op := range tagOps {
+			if strings.HasPrefix(rest, op[0]) {
+				m.Op, rest = op[1], rest[len(op[0]):]
+				break
+			}
 		}
-		if m.Key == "" || strings.HasPrefix(rest, "!") {
-			return nil, fmt.Errorf("tags %q: %w: write key=value, key!=value or key, separated by spaces", s, store.ErrBadQuery)
+		if m.Key == "" || m.Op == "exists" && strings.HasPrefix(rest, "!") {
+			return nil, fmt.Errorf("tags %q: %w: write key=value, key!=value, key=~pattern, key!~pattern or key, separated by spaces", s, store.ErrBadQuery)
 		}
 		if m.Op != "exists" {
 			if strings.HasPrefix(rest, `"`) {
@@ -301,6 +304,11 @@ func ParseTags(s string) ([]store.AttributeMatch, error) {
 					end = len(rest)
 				}
 				m.Value, rest = rest[:end], rest[end:]
+			}
+		}
+		if strings.HasSuffix(m.Op, "~") {
+			if _, err := store.ParsePattern(m.Value); err != nil {
+				return nil, fmt.Errorf("tag %s: %w", m.Key, err)
 			}
 		}
 		out = append(out, m)

@@ -206,6 +206,10 @@ func (a *api) traces(r *http.Request) (any, error) {
 		return nil, err
 	}
 	q, exact := expr.Query(q)
+	meets, err := match.Meeting(q)
+	if err != nil {
+		return nil, err
+	}
 	out := struct {
 		store.TracePage
 		Partial bool `json:"partial,omitempty"` // next goes on: too many traces had to be read to fill the page
@@ -222,7 +226,7 @@ func (a *api) traces(r *http.Request) (any, error) {
 			}
 			if !exact {
 				read++
-				switch meant, err := a.meant(r.Context(), t, q, expr); {
+				switch meant, err := a.meant(r.Context(), t, func(s *store.Span) bool { return meets(s) && expr.Match(s) }); {
 				case err != nil:
 					return nil, err
 				case !meant:
@@ -244,8 +248,8 @@ func (a *api) traces(r *http.Request) (any, error) {
 	}
 }
 
-// meant reports whether one span of a trace meets all.
-func (a *api) meant(ctx context.Context, t store.TraceSummary, q store.TraceQuery, expr match.Expr) (bool, error) {
+// meant reports whether one span of a trace meets all that was asked for.
+func (a *api) meant(ctx context.Context, t store.TraceSummary, meets func(*store.Span) bool) (bool, error) {
 	id := t.TraceID
 	if id.IsZero() {
 		b, err := hex.DecodeString(t.ID)
@@ -263,7 +267,7 @@ func (a *api) meant(ctx context.Context, t store.TraceSummary, q store.TraceQuer
 		return false, err
 	}
 	for _, s := range store.Flat(td) {
-		if match.Meets(&s, q) && expr.Match(&s) {
+		if meets(&s) {
 			return true, nil
 		}
 	}

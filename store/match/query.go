@@ -61,7 +61,13 @@ func (c *comparison) into(q *store.TraceQuery) bool {
 			q.Attributes = append(q.Attributes, store.AttributeMatch{Key: f.Means, Value: value, Op: "="})
 		}
 		return false
-	case c.op == opExists, c.op == opUnequal && value == "", c.op.ordered(), c.op == opLike:
+	case c.op == opLike: // the attribute may be there and empty, which is none here
+		q.Attributes = append(q.Attributes, store.AttributeMatch{Key: f.Means, Value: anywhere(value), Op: "~"})
+		return known && !c.pattern.MatchString("")
+	case c.op == opUnlike && known && !c.pattern.MatchString(""):
+		q.Attributes = append(q.Attributes, store.AttributeMatch{Key: f.Means, Value: anywhere(value), Op: "!~"})
+		return true
+	case c.op == opExists, c.op == opUnequal && value == "", c.op.ordered():
 		q.Attributes = append(q.Attributes, store.AttributeMatch{Key: f.Means, Op: "exists"})
 		return false // an attribute may be there and empty
 	case f.Type == Number && (!known || !canonical(value)):
@@ -75,6 +81,9 @@ func (c *comparison) into(q *store.TraceQuery) bool {
 	}
 	return false
 }
+
+// anywhere is the pattern of a store for one that is looked for anywhere in a text: a store's must match all of it, and its "." is a line end too.
+func anywhere(pattern string) string { return "(?s:.*)(?-s:" + pattern + ")(?s:.*)" }
 
 // canonical reports whether text is a whole number as strconv writes it: then nothing else in a column of whole numbers is equal to it.
 func canonical(text string) bool {
@@ -185,30 +194,47 @@ func Search(ctx context.Context, spans store.Spans, q store.TraceQuery, e Expr, 
 	}
 }
 
-// Meets reports whether s meets what q restricts of spans, as a store would say: everything but Limit and Cursor.
-func Meets(s *store.Span, q store.TraceQuery) bool {
-	if q.Service != "" && s.Service != q.Service || q.Operation != "" && s.Name != q.Operation || q.Kind != "" && s.Kind != q.Kind ||
-		!q.Start.IsZero() && s.Start.Before(q.Start) || !q.End.IsZero() && !s.Start.Before(q.End) ||
-		s.Duration < q.MinDuration || q.MaxDuration > 0 && s.Duration > q.MaxDuration || q.Errors && !s.Error {
-		return false
+// Meeting makes a function that reports whether a span meets what q restricts of spans, as a store would say: everything but Limit and Cursor, and of attributes all but those of
+// events, which a Span does not carry. An error wraps store.ErrBadQuery. The function is safe for concurrent use.
+func Meeting(q store.TraceQuery) (func(s *store.Span) bool, error) {
+	conditions := make([]func(v string) bool, len(q.Attributes)) // what makes an attribute's value the one that is meant
+	for i, a := range q.Attributes {
+		switch a.Op {
+		case "exists":
+			conditions[i] = func(string) bool { return true }
+		case "", "=", "!=":
+			conditions[i] = func(v string) bool { return v == a.Value }
+		case "~", "!~":
+			p, err := store.ParsePattern(a.Value)
+			if err != nil {
+				return nil, fmt.Errorf("attribute %s: %w", a.Key, err)
+			}
+			conditions[i] = p.Match
+		default:
+			return nil, fmt.Errorf("%w: attribute operator %q; it must be =, !=, ~, !~ or exists", store.ErrBadQuery, a.Op)
+		}
 	}
-	is := func(key, value string) bool {
+	has := func(s *store.Span, key string, means func(string) bool) bool {
 		v, ok := s.Attributes[key]
 		w, okToo := s.Resource[key]
-		return ok && v == value || okToo && w == value
+		return ok && means(v) || okToo && means(w)
 	}
-	for key, value := range map[string]string{flow.AttrSourceService: q.Source, flow.AttrDestService: q.Destination, flow.AttrReason: q.Reason} {
-		if value != "" && !is(key, value) {
+	return func(s *store.Span) bool {
+		if q.Service != "" && s.Service != q.Service || q.Operation != "" && s.Name != q.Operation || q.Kind != "" && s.Kind != q.Kind ||
+			!q.Start.IsZero() && s.Start.Before(q.Start) || !q.End.IsZero() && !s.Start.Before(q.End) ||
+			s.Duration < q.MinDuration || q.MaxDuration > 0 && s.Duration > q.MaxDuration || q.Errors && !s.Error && s.Attributes[flow.AttrReason] == "" {
 			return false
 		}
-	}
-	for _, a := range q.Attributes {
-		_, own := s.Attributes[a.Key]
-		_, res := s.Resource[a.Key]
-		switch {
-		case a.Op == "exists" && !own && !res, a.Op == "!=" && is(a.Key, a.Value), (a.Op == "=" || a.Op == "") && !is(a.Key, a.Value):
-			return false
+		for _, x := range [...]struct{ key, value string }{{flow.AttrSourceService, q.Source}, {flow.AttrDestService, q.Destination}, {flow.AttrReason, q.Reason}} {
+			if x.value != "" && !has(s, x.key, func(v string) bool { return v == x.value }) {
+				return false
+			}
 		}
-	}
-	return true
+		for i, a := range q.Attributes {
+			if has(s, a.Key, conditions[i]) == a.Negative() {
+				return false
+			}
+		}
+		return true
+	}, nil
 }

@@ -12,6 +12,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"reflect"
+	"regexp"
 	"slices"
 	"sort"
 	"strings"
@@ -477,6 +478,10 @@ func random(r *rand.Rand, n int) []Span {
 		if r.IntN(3) == 0 {
 			s.Res["zone"] = pick("a", "b")
 		}
+		if r.IntN(2) == 0 {
+			s.Attrs[flow.AttrPath] = fmt.Sprintf("/items/%d%s", r.IntN(30), []string{"", "", "\n", "/\xff"}[r.IntN(4)])
+			s.Attrs[flow.AttrMethod] = pick("GET", "POST", "GOT")
+		}
 		if r.IntN(9) == 0 {
 			s.Res["color"] = "red"
 		}
@@ -513,16 +518,22 @@ func (s Span) matches(q store.TraceQuery) bool {
 		(q.MaxDuration == 0 || s.Duration <= q.MaxDuration) && (!q.Errors || s.Error || reason != "") && (q.Reason == "" || reason == q.Reason) &&
 		(q.Source == "" || s.Attrs[flow.AttrSourceService] == q.Source) && (q.Destination == "" || s.Attrs[flow.AttrDestService] == q.Destination)
 	for _, a := range q.Attributes {
-		present, equal := false, false
+		like := regexp.MustCompile("^(?s:" + a.Value + ")$") // as Prometheus has it
+		present, equal, alike := false, false, false
 		for _, m := range append([]map[string]any{s.Attrs, s.Res}, s.Events...) {
 			if v, has := m[a.Key]; has {
 				present = true
 				equal = equal || text(v) == a.Value
+				alike = alike || like.MatchString(text(v))
 			}
 		}
 		switch a.Op {
 		case "exists":
 			ok = ok && present
+		case "~":
+			ok = ok && alike
+		case "!~":
+			ok = ok && !alike
 		case "!=":
 			ok = ok && !equal
 		default:
@@ -566,6 +577,12 @@ func randomQuery(r *rand.Rand) store.TraceQuery {
 	}
 	if some() {
 		q.Reason = pick("try_timeout", "shed")
+	}
+	for r.IntN(4) == 0 {
+		q.Attributes = append(q.Attributes, store.AttributeMatch{
+			Key:   pick(flow.AttrStatus, flow.AttrAnswered, flow.AttrPath, flow.AttrMethod, "color", "zone", "event", "absent"),
+			Value: pick("2..", "[45]..", "t.*", "true|false", "re.*", "(?i)RED|blue", "7", "0.5", "a?", ".*", ".+", ".*e.*", "", "/items/1.*", ".*/[0-4]", "/items/.(\n.*)?", "G.T|POST", "x{2,}"), Op: pick("~", "~", "!~"),
+		})
 	}
 	for r.IntN(3) == 0 {
 		q.Attributes = append(q.Attributes, store.AttributeMatch{
@@ -864,7 +881,7 @@ func testNotFound(t *testing.T, s store.Spans) {
 func testBadQuery(t *testing.T, s store.Spans) {
 	write(t, s, Batch(Span{Trace: 1, ID: 1, Service: "a", Name: "n", Start: base}))
 	for _, q := range []store.TraceQuery{
-		{Limit: -1}, {Limit: 10_001}, {Kind: "sideways"}, {MinDuration: -1}, {Attributes: []store.AttributeMatch{{Key: "a", Op: "~"}}}, {Attributes: []store.AttributeMatch{{Op: "="}}}, {Cursor: "?"}, {Cursor: "AAAA"},
+		{Limit: -1}, {Limit: 10_001}, {Kind: "sideways"}, {MinDuration: -1}, {Attributes: []store.AttributeMatch{{Key: "a", Op: "=~"}}}, {Attributes: []store.AttributeMatch{{Key: "a", Op: "~", Value: "a(b"}}}, {Attributes: []store.AttributeMatch{{Key: "a", Op: "!~", Value: "*"}}}, {Attributes: []store.AttributeMatch{{Op: "="}}}, {Cursor: "?"}, {Cursor: "AAAA"},
 	} {
 		if _, err := s.Summaries(t.Context(), q); !errors.Is(err, store.ErrBadQuery) {
 			t.Errorf("%+v: %v, want ErrBadQuery", q, err)

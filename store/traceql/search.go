@@ -45,9 +45,12 @@ func (w wish) weight() int {
 		n += 2
 	}
 	for _, a := range w.Attributes {
-		if a.Op == "=" {
+		switch a.Op {
+		case "=":
 			n += 10
-		} else {
+		case "~":
+			n += 4
+		default:
 			n += 2
 		}
 	}
@@ -195,8 +198,11 @@ func (f *field) wish(op string, v Value) (w wish) {
 		}
 		return w
 	case "event:name":
-		if one {
+		switch {
+		case one:
 			w.Attributes = []store.AttributeMatch{{Key: "event", Op: "=", Value: v.Text}}
+		case op == "=~" && v.Kind == String:
+			w.Attributes = []store.AttributeMatch{{Key: "event", Op: "~", Value: "(?-s:" + v.Text + ")"}}
 		}
 		return w
 	case "":
@@ -211,6 +217,8 @@ func (f *field) wish(op string, v Value) (w wish) {
 		w.Service = v.Text
 	case op == "=" && (v.Kind == String || v.Kind == Int || v.Kind == Bool):
 		w.Attributes = []store.AttributeMatch{{Key: f.name, Op: "=", Value: v.String()}}
+	case op == "=~" && v.Kind == String: // here "." is no line end, which it is in a store
+		w.Attributes = []store.AttributeMatch{{Key: f.name, Op: "~", Value: "(?-s:" + v.Text + ")"}}
 	default: // whatever the comparison says, the attribute must be there
 		w.Attributes = []store.AttributeMatch{{Key: f.name, Op: "exists"}}
 	}

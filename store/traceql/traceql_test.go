@@ -309,6 +309,7 @@ func randomQuery(r *rand.Rand) string {
 			fmt.Sprintf(`duration %s %dms`, pick(">", "<", ">=", "<=", "=", "!="), r.IntN(100)), fmt.Sprintf(`.n %s %d`, pick("=", "=", ">", "<", "!=", "<="), r.IntN(5)), fmt.Sprintf(`%d %s span.n`, r.IntN(5), pick("=", ">", "<=")),
 			fmt.Sprintf(`.color %s "%s"`, pick("=", "=", "!=", "=~", "!~", ">"), pick("red", "blue", "")), `resource.zone = "a"`, `.flag`, `.flag = false`, `status = error`, `status != error`, `kind = `+pick("server", "client"),
 			`.color = nil`, `.color != nil`, `event:name = "e1"`, `event.n = 2`, `.n = 2.0`, `.n + 1 = 3`, `rootName = "op1"`, `childCount > 0`, `parent.color = "red"`, `!(.n = 1)`, `true`,
+			fmt.Sprintf(`%s =~ "%s"`, pick(".color", "span.color", "resource.color", "event:name", "event.n", "resource.service.name", ".n"), pick("r.*|e1", "", ".*", "bl[a-z]+", "s[01]", "2")),
 			fmt.Sprintf(`trace:id = "%s"`, storetest.TraceID(r.Uint64N(40))),
 		)
 	}

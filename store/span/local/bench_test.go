@@ -108,6 +108,8 @@ func BenchmarkRead(b *testing.B) {
 	for name, q := range map[string]store.TraceQuery{
 		"newest": {}, "service": {Service: "svc-3"}, "edge": {Source: "web", Destination: "svc-3", MinDuration: 6 * time.Millisecond},
 		"attribute": {Attributes: []store.AttributeMatch{{Key: flow.AttrPath, Value: "/items/5", Op: "="}}}, "none": {Attributes: []store.AttributeMatch{{Key: flow.AttrPath, Value: "/nothing", Op: "="}}},
+		"pattern": {Attributes: []store.AttributeMatch{{Key: flow.AttrPath, Value: "/items/.*5", Op: "~"}}}, "no pattern": {Attributes: []store.AttributeMatch{{Key: flow.AttrPath, Value: ".*nothing.*", Op: "~"}}},
+		"no status": {Attributes: []store.AttributeMatch{{Key: flow.AttrStatus, Value: "6..", Op: "~"}}}, "no service": {Attributes: []store.AttributeMatch{{Key: flow.AttrDestService, Value: "no.*", Op: "~"}}},
 	} {
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -130,7 +131,7 @@ func TestLongDictionaries(t *testing.T) {
 	for i := range uint64(n) {
 		s := storetest.Span{
 			Trace: i, ID: i + 1, Name: fmt.Sprintf("operation %d", i), Start: now.Add(time.Duration(i) * time.Millisecond), Duration: time.Millisecond,
-			Attrs: map[string]any{flow.AttrFarQueued: int64(i) * 1000, flow.AttrEndpoint: fmt.Sprintf("10.1.0.1:%d", i), key(i): "here"}, //nolint:gosec // small
+			Attrs: map[string]any{flow.AttrFarQueued: int64(i) * 1000, flow.AttrEndpoint: fmt.Sprintf("10.1.0.1:%d", i), flow.AttrPath: fmt.Sprintf("/of/%06d/x", i), key(i): "here"}, //nolint:gosec // small
 		}
 		if batch = append(batch, s); len(batch) == 1000 {
 			if err := db.Write(t.Context(), storetest.Batch(batch...)); err != nil {
@@ -146,7 +147,7 @@ func TestLongDictionaries(t *testing.T) {
 	db.mu.RUnlock()
 	if _, err := db.use(b, func(bf *blockFile) error {
 		sc := schema()
-		for name, leaf := range map[string]int{"operations": sc.name, "integers": sc.cols[columnByAttr[flow.AttrFarQueued]], "endpoints": sc.cols[columnByAttr[flow.AttrEndpoint]], "keys": sc.attrKey} {
+		for name, leaf := range map[string]int{"operations": sc.name, "integers": sc.cols[columnByAttr[flow.AttrFarQueued]], "endpoints": sc.cols[columnByAttr[flow.AttrEndpoint]], "paths": sc.cols[columnByAttr[flow.AttrPath]], "keys": sc.attrKey} {
 			if err := bf.pages(leaf, nil, func(_ int, page parquet.Page) error {
 				plain[name] = plain[name] || page.Dictionary() == nil
 				return nil
@@ -164,7 +165,13 @@ func TestLongDictionaries(t *testing.T) {
 			"integers":   {Attributes: []store.AttributeMatch{{Key: flow.AttrFarQueued, Value: fmt.Sprint(i * 1000), Op: "="}}},
 			"endpoints":  {Attributes: []store.AttributeMatch{{Key: flow.AttrEndpoint, Value: fmt.Sprintf("10.1.0.1:%d", i), Op: "="}}},
 			"keys":       {Attributes: []store.AttributeMatch{{Key: key(i), Op: "exists"}}},
+			"endpoints ": {Attributes: []store.AttributeMatch{{Key: flow.AttrEndpoint, Value: fmt.Sprintf(`10\.1\..\.1:(%d|x)`, i), Op: "~"}}},
+			"integers ":  {Attributes: []store.AttributeMatch{{Key: flow.AttrFarQueued, Value: fmt.Sprintf("%d|x", i*1000), Op: "~"}, {Key: key(i), Op: "!~", Value: "H.*"}}},
+			"keys ":      {Attributes: []store.AttributeMatch{{Key: key(i), Op: "~", Value: "h.+"}}},
+			"paths ":     {Attributes: []store.AttributeMatch{{Key: flow.AttrPath, Op: "~", Value: fmt.Sprintf("/of/%06d/.*", i)}}},
+			"paths  ":    {Attributes: []store.AttributeMatch{{Key: flow.AttrPath, Op: "~", Value: fmt.Sprintf("/of/.*x{9}|/of/%06d/x", i)}}},
 		} {
+			name = strings.TrimRight(name, " ")
 			if !plain[name] {
 				t.Errorf("no page of %s is plain", name)
 			}
@@ -186,6 +193,7 @@ func TestLongDictionaries(t *testing.T) {
 		"operations": {Operation: "operation none"},
 		"integers":   {Attributes: []store.AttributeMatch{{Key: flow.AttrFarQueued, Value: "1", Op: "="}}},
 		"keys":       {Attributes: []store.AttributeMatch{{Key: key(n), Op: "exists"}}},
+		"paths":      {Attributes: []store.AttributeMatch{{Key: flow.AttrPath, Op: "~", Value: "/of/99.*"}}},
 	} {
 		if p, err := db.Summaries(t.Context(), q); err != nil || len(p.Traces) != 0 {
 			t.Errorf("%s that is nowhere: %d traces, %v", name, len(p.Traces), err)

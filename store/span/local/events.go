@@ -71,16 +71,16 @@ func (a *attrMatch) inEvents(extra string) (present, equal bool) {
 	}
 	for _, e := range td.ResourceSpans().At(0).ScopeSpans().At(0).Spans().At(0).Events().All() {
 		if a.Key == eventName && e.Name() != "" {
-			present, equal = true, equal || e.Name() == a.Value
+			present, equal = true, equal || a.means(e.Name())
 		}
 		if v, ok := e.Attributes().Get(a.Key); ok {
-			present, equal = true, equal || valueString(v) == a.Value
+			present, equal = true, equal || a.means(valueString(v))
 		}
 	}
 	return present, equal
 }
 
-// inEvents adds the rows with an event that meets the condition; of "!=" those that violate it.
+// inEvents adds the rows with an event that meets the condition; of "!=" and "!~" those that violate it.
 func (b *blockFile) inEvents(a *attrMatch, to bits) error {
 	return b.scan(schema().extra, []rowRange{{0, b.meta.Spans}}, func(row int, v []parquet.Value) error {
 		if to.has(row) || v[0].IsNull() {

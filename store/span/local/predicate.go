@@ -26,10 +26,11 @@ type predicate struct {
 }
 
 // attrMatch is one condition on an attribute of the span, of its resource or of its events. "!=" holds for a span that has no such attribute with that value, so
-// also for one that lacks it.
+// also for one that lacks it; "!~" likewise.
 type attrMatch struct {
 	store.AttributeMatch
-	col    int // own column of the key, -1 for none
+	like   *store.Pattern // of "~" and "!~"; nil: Value itself is meant
+	col    int            // own column of the key, -1 for none
 	num    int64
 	isNum  bool // Value is the string form of num
 	isBool bool // Value is "true" or "false"
@@ -82,17 +83,25 @@ func compile(q store.TraceQuery, now time.Time) (p *predicate, limit int, err er
 		}
 	}
 	for i, m := range all {
+		if m.Key == "" {
+			return nil, 0, badQuery("an attribute condition has no key")
+		}
+		var like *store.Pattern
 		switch m.Op {
 		case "":
 			m.Op = "="
 		case "=", "!=", "exists":
+		case "~", "!~":
+			if like, err = store.ParsePattern(m.Value); err != nil {
+				return nil, 0, fmt.Errorf("attribute %s: %w", m.Key, err)
+			}
+			if text, only := like.Prefix(); only {
+				like, m.Value, m.Op = nil, text, map[string]string{"~": "=", "!~": "!="}[m.Op]
+			}
 		default:
-			return nil, 0, badQuery("attribute operator %q; it must be =, != or exists", m.Op)
+			return nil, 0, badQuery("attribute operator %q; it must be =, !=, ~, !~ or exists", m.Op)
 		}
-		if m.Key == "" {
-			return nil, 0, badQuery("an attribute condition has no key")
-		}
-		a := attrMatch{AttributeMatch: m, col: -1, isBool: m.Value == "true" || m.Value == "false", events: i < len(q.Attributes)}
+		a := attrMatch{AttributeMatch: m, like: like, col: -1, isBool: m.Value == "true" || m.Value == "false", events: i < len(q.Attributes)}
 		if c, ok := columnByAttr[m.Key]; ok {
 			a.col = c
 		}
@@ -142,7 +151,7 @@ func (p *predicate) byPart(pt *part) (match, known bool) {
 	return false, false
 }
 
-// resourceMatch precomputes what a group decides: ok false means no span of it can match; hit[i] that condition i holds by the resource alone (for "!=":
+// resource precomputes what a group decides: ok false means no span of it can match; hit[i] that condition i holds by the resource alone (for "!=" and "!~":
 // that the resource violates it, which makes ok false).
 func (p *predicate) resource(g *group) (ok bool, hit uint64) {
 	if p.service != "" && g.service != p.service {
@@ -151,44 +160,114 @@ func (p *predicate) resource(g *group) (ok bool, hit uint64) {
 	for i := range p.attrs {
 		a := &p.attrs[i]
 		v, has := g.attrs[a.Key]
-		switch a.Op {
-		case "exists":
-			if has {
-				hit |= 1 << i
-			}
-		case "=":
-			if has && v == a.Value {
-				hit |= 1 << i
-			}
-		case "!=":
-			if has && v == a.Value {
-				return false, 0
-			}
+		switch {
+		case !has || a.Op != "exists" && !a.means(v):
+		case a.Negative():
+			return false, 0
+		default:
+			hit |= 1 << i
 		}
 	}
 	return true, hit
 }
 
-func (a *attrMatch) column(t colType, v colValue) bool {
-	switch t {
-	case colInt:
-		return a.isNum && v.num == a.num
-	case colBool:
-		return a.isBool && (v.num != 0) == (a.Value == "true")
-	default:
-		return v.str == a.Value
+// means reports whether a text is what the condition asks for, or with "!=" and "!~" forbids.
+func (a *attrMatch) means(text string) bool {
+	if a.like != nil {
+		return a.like.Match(text)
 	}
+	return text == a.Value
 }
 
 // settle folds what is known of the span's own attribute into the condition.
 func (a *attrMatch) settle(byResource, present, equal bool) bool {
-	switch a.Op {
-	case "exists":
-		return byResource || present
-	case "=":
-		return byResource || equal
-	default:
+	switch {
+	case a.Negative():
 		return !equal
+	case a.Op == "exists":
+		return byResource || present
+	default:
+		return byResource || equal
+	}
+}
+
+// judge asks one condition of many texts, and of those that come again once. It is for one goroutine.
+type judge struct {
+	*attrMatch
+	seen map[string]bool // only of patterns
+	nums map[int64]bool
+}
+
+// What a judge keeps: answers, and of texts that are worth it.
+const (
+	maxSeen     = 8 << 10
+	maxSeenText = 256 // bytes
+)
+
+func (j *judge) text(s string) bool {
+	if j.like == nil || len(s) > maxSeenText {
+		return j.means(s)
+	}
+	ok, known := j.seen[s]
+	if !known {
+		ok = j.like.Match(s)
+		j.keep(s, ok)
+	}
+	return ok
+}
+
+func (j *judge) bytes(s []byte) bool {
+	switch {
+	case j.like == nil:
+		return string(s) == j.Value
+	case len(s) > maxSeenText:
+		return j.like.MatchBytes(s)
+	}
+	ok, known := j.seen[string(s)]
+	if !known {
+		ok = j.like.MatchBytes(s)
+		j.keep(string(s), ok)
+	}
+	return ok
+}
+
+func (j *judge) keep(s string, ok bool) {
+	if j.seen == nil || len(j.seen) >= maxSeen {
+		j.seen = map[string]bool{}
+	}
+	j.seen[s] = ok
+}
+
+func (j *judge) number(n int64) bool {
+	if j.like == nil {
+		return j.isNum && n == j.num
+	}
+	ok, known := j.nums[n]
+	if !known {
+		ok = j.like.Match(strconv.FormatInt(n, 10))
+		if j.nums == nil || len(j.nums) >= maxSeen {
+			j.nums = map[int64]bool{}
+		}
+		j.nums[n] = ok
+	}
+	return ok
+}
+
+func (j *judge) truth(b bool) bool {
+	if j.like == nil {
+		return j.isBool && b == (j.Value == "true")
+	}
+	return j.like.Match(strconv.FormatBool(b))
+}
+
+func (j *judge) column(t colType, v colValue) bool {
+	switch t {
+	case colInt:
+		return j.number(v.num)
+	case colBool:
+		return j.truth(v.num != 0)
+	default:
+		return j.text(v.str)
 	}
 }
 
@@ -200,6 +279,7 @@ type liveMatcher struct {
 		done, ok bool
 		hit      uint64
 	}
+	judges []judge // one for each condition
 }
 
 func (m *memtable) matcherLocked(p *predicate) *liveMatcher {
@@ -208,6 +288,10 @@ func (m *memtable) matcherLocked(p *predicate) *liveMatcher {
 		done, ok bool
 		hit      uint64
 	}, len(m.groups))
+	lm.judges = make([]judge, len(p.attrs))
+	for i := range p.attrs {
+		lm.judges[i].attrMatch = &p.attrs[i]
+	}
 	return lm
 }
 
@@ -237,7 +321,7 @@ func (lm *liveMatcher) match(s *liveSpan) bool {
 		return false
 	}
 	for i := range p.attrs {
-		a := &p.attrs[i]
+		a := &lm.judges[i]
 		present, equal := false, false
 		if a.col >= 0 && s.set&(1<<a.col) != 0 {
 			present = true
@@ -257,7 +341,7 @@ func (lm *liveMatcher) match(s *liveSpan) bool {
 			decodeAttrs(m.at(s.attrs), func(x attr) bool {
 				if x.key == a.Key {
 					present = true
-					equal = equal || x.value == a.Value
+					equal = equal || a.text(x.value)
 				}
 				return true
 			})
@@ -335,7 +419,7 @@ func (p *predicate) mayMatch(m *blockMeta) bool {
 	}
 	for i := range p.attrs {
 		a := &p.attrs[i]
-		if a.Op != "!=" && m.AllKeys && !m.hasRest(a.Key) && !(a.events && m.Events.may(a.Key)) && (a.col < 0 || m.Cols&(1<<a.col) == 0) {
+		if !a.Negative() && m.AllKeys && !m.hasRest(a.Key) && !(a.events && m.Events.may(a.Key)) && (a.col < 0 || m.Cols&(1<<a.col) == 0) {
 			if _, ok := slices.BinarySearch(m.ResKeys, a.Key); !ok {
 				return false
 			}
@@ -425,7 +509,7 @@ func (b *blockFile) match(p *predicate) (bits, error) {
 	}
 	for i := range p.attrs {
 		a := &p.attrs[i]
-		if a.Op == "!=" {
+		if a.Negative() {
 			if left.empty() {
 				break
 			}
@@ -454,15 +538,17 @@ func clamp(v uint64) int64 { return int64(min(v, math.MaxInt64)) } //nolint:gose
 
 func is(want string) func([]byte) bool { return func(t []byte) bool { return string(t) == want } }
 
-// attribute adds the rows whose span has the attribute: with the value, or for "exists" with any.
+// attribute adds the rows whose span has the attribute: with the value, or one that the pattern means, or for "exists" with any.
 func (b *blockFile) attribute(a *attrMatch, to bits) error {
-	sc := schema()
+	sc, j := schema(), judge{attrMatch: a}
 	if a.col >= 0 && b.meta.Cols&(1<<a.col) != 0 {
 		leaf := sc.cols[a.col]
 		var err error
 		switch t := columns[a.col].typ; {
 		case a.Op == "exists":
 			err = b.present(leaf, to)
+		case a.like != nil:
+			err = b.like(leaf, t, &j, to)
 		case t == colInt && a.isNum:
 			err = b.ints(leaf, a.num, a.num, to)
 		case t == colBool && a.isBool:
@@ -502,7 +588,7 @@ func (b *blockFile) attribute(a *attrMatch, to bits) error {
 	}
 	return b.scan(sc.attrValue, rows, func(row int, v []parquet.Value) error {
 		for len(places) > 0 && int(places[0].row) == row {
-			if i := int(places[0].at); i < len(v) && string(v[i].ByteArray()) == a.Value {
+			if i := int(places[0].at); i < len(v) && j.bytes(v[i].ByteArray()) {
 				to.set(row)
 			}
 			places = places[1:]

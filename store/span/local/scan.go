@@ -86,6 +86,32 @@ func (r *rowOf) find(value int) int {
 	return r.row - 1
 }
 
+// numbers adds the rows whose integer ok accepts; of a dictionary each is looked at once in a block.
+func (b *blockFile) numbers(leaf int, ok func(n int64) bool, to bits) error {
+	var hit []bool
+	return b.pages(leaf, nil, func(row int, page parquet.Page) error {
+		rows := rowOf{levels: page.DefinitionLevels()}
+		data := page.Data()
+		if d := page.Dictionary(); d != nil {
+			if hit == nil {
+				hit, _ = matching(d, func(v parquet.Value) bool { return ok(v.Int64()) })
+			}
+			for i, v := range data.Int32() {
+				if hit[v] {
+					to.set(row + rows.find(i))
+				}
+			}
+			return nil
+		}
+		for i, v := range data.Int64() {
+			if ok(v) {
+				to.set(row + rows.find(i))
+			}
+		}
+		return nil
+	})
+}
+
 // ints adds the rows whose integer is in [lo, hi].
 func (b *blockFile) ints(leaf int, lo, hi int64, to bits) error {
 	var hit []bool
@@ -241,6 +267,45 @@ func (b *blockFile) texts(leaf int, want string, to bits) error {
 			from = k + 1
 		}
 	})
+}
+
+// beginsWithin says that the bounds of a page allow a text that begins with prefix.
+func beginsWithin(x parquet.ColumnIndex, page int, prefix []byte) bool {
+	lo, hi := x.MinValue(page).ByteArray(), x.MaxValue(page).ByteArray()
+	return bytes.Compare(lo[:min(len(lo), len(prefix))], prefix) <= 0 && bytes.Compare(hi, prefix[:min(len(prefix), len(hi))]) >= 0
+}
+
+// like adds the rows of a column whose value, as text, a pattern means. Each text of a dictionary is looked at once in a block, and of plain ones those that come again.
+func (b *blockFile) like(leaf int, t colType, j *judge, to bits) error {
+	switch t {
+	case colBool:
+		for _, want := range []bool{true, false} {
+			if j.truth(want) {
+				if err := b.bools(leaf, want, to); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	case colInt:
+		return b.numbers(leaf, j.number, to)
+	case colText:
+		text, _ := j.like.Prefix()
+		prefix := []byte(text)
+		return b.pages(leaf, func(x parquet.ColumnIndex, page int) bool { return beginsWithin(x, page, prefix) }, func(row int, page parquet.Page) error {
+			rows := rowOf{levels: page.DefinitionLevels()}
+			values := page.Data()
+			texts, at := values.ByteArray()
+			for i := range len(at) - 1 {
+				if s := texts[at[i]:at[i+1]]; bytes.HasPrefix(s, prefix) && j.bytes(s) {
+					to.set(row + rows.find(i))
+				}
+			}
+			return nil
+		})
+	default:
+		return b.dictionary(leaf, j.bytes, to)
+	}
 }
 
 // present adds the rows that have a value in an optional column.
