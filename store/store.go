@@ -2,7 +2,7 @@
 // branch on. Backends live in store/span/NAME; metrics, graph and events have packages of their own. store/span/open.go maps a backend's name to it.
 //
 // The types here are Tulle's own: OpenTelemetry's pdata on the way in, small plain structs on the way out. Jaeger's, Prometheus' and
-// Tempo's types appear only in their adapters.
+// Tempo's types appear only in their adapters, Jaeger's also in store/span/jaegermodel, which those and the engines share.
 package store
 
 import (

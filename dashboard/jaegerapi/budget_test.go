@@ -20,6 +20,7 @@ import (
 	"github.com/tulle-mesh/tulle/dashboard/source"
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/store"
+	"github.com/tulle-mesh/tulle/store/span/jaegermodel"
 	"github.com/tulle-mesh/tulle/store/span/local"
 )
 
@@ -94,7 +95,7 @@ func TestAnswersHold(t *testing.T) {
 			b, err := new(ptrace.JSONMarshaler).MarshalTraces(td)
 			return []any{b, strings.Clone(string(b)), err}
 		}},
-		"Jaeger's model": {modelHeld, func() any { return toModel(td) }},
+		"Jaeger's model": {modelHeld, func() any { return jaegermodel.ToModel(td) }},
 	} {
 		before := live()
 		v := c.take()
@@ -191,7 +192,7 @@ func TestMemoryOverGRPC(t *testing.T) {
 	}
 
 	meshTraces(t, db, 1, 2000) // the first trace grows
-	one, err := api_v2.NewQueryServiceClient(conn).GetTrace(t.Context(), &api_v2.GetTraceRequest{TraceID: traceID([16]byte{15: 1})})
+	one, err := api_v2.NewQueryServiceClient(conn).GetTrace(t.Context(), &api_v2.GetTraceRequest{TraceID: jaegermodel.TraceID([16]byte{15: 1})})
 	if err != nil {
 		t.Fatal(err)
 	}

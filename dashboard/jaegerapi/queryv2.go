@@ -9,6 +9,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/tulle-mesh/tulle/store/span/jaegermodel"
 )
 
 // queryChunk is how many spans Jaeger's own query service puts into one message.
@@ -32,7 +34,7 @@ func (v *queryV2) GetTrace(q *api_v2.GetTraceRequest, out api_v2.QueryService_Ge
 	if err := asModel(out.Context(), td); err != nil {
 		return err
 	}
-	return chunks(toModel(td).Spans, queryChunk, func(s []model.Span) error { return out.Send(&api_v2.SpansResponseChunk{Spans: s}) })
+	return chunks(jaegermodel.ToModel(td).Spans, queryChunk, func(s []model.Span) error { return out.Send(&api_v2.SpansResponseChunk{Spans: s}) })
 }
 
 // ArchiveTrace: there is no archive beside the store.
@@ -55,7 +57,7 @@ func (v *queryV2) FindTraces(q *api_v2.FindTracesRequest, out api_v2.QueryServic
 		if err := asModel(out.Context(), td); err != nil {
 			return err
 		}
-		return chunks(toModel(td).Spans, queryChunk, func(s []model.Span) error { return out.Send(&api_v2.SpansResponseChunk{Spans: s}) })
+		return chunks(jaegermodel.ToModel(td).Spans, queryChunk, func(s []model.Span) error { return out.Send(&api_v2.SpansResponseChunk{Spans: s}) })
 	})
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/store"
+	"github.com/tulle-mesh/tulle/store/span/jaegermodel"
 )
 
 const (
@@ -56,7 +57,7 @@ func (c capabilities) Capabilities(context.Context, *storage_v1.CapabilitiesRequ
 type storageReader struct{ *api }
 
 // flowID is Jaeger's id as ours.
-func flowID(id model.TraceID) flow.TraceID { return flow.TraceID(otlpTraceID(id)) }
+func flowID(id model.TraceID) flow.TraceID { return flow.TraceID(jaegermodel.FromTraceID(id)) }
 
 func (r *storageReader) GetTrace(q *storage_v1.GetTraceRequest, out storage_v1.SpanReaderPlugin_GetTraceServer) error {
 	td, err := r.Spans.Trace(out.Context(), flowID(q.TraceID))
@@ -66,7 +67,7 @@ func (r *storageReader) GetTrace(q *storage_v1.GetTraceRequest, out storage_v1.S
 	if err := asModel(out.Context(), td); err != nil {
 		return err
 	}
-	return chunks(toModel(td).Spans, storageChunk, func(s []model.Span) error { return out.Send(&storage_v1.SpansResponseChunk{Spans: s}) })
+	return chunks(jaegermodel.ToModel(td).Spans, storageChunk, func(s []model.Span) error { return out.Send(&storage_v1.SpansResponseChunk{Spans: s}) })
 }
 
 // chunks sends spans, at most size at once.
@@ -168,7 +169,7 @@ func (r *storageReader) FindTraces(q *storage_v1.FindTracesRequest, out storage_
 		if err := asModel(out.Context(), td); err != nil {
 			return err
 		}
-		return chunks(toModel(td).Spans, storageChunk, func(s []model.Span) error { return out.Send(&storage_v1.SpansResponseChunk{Spans: s}) })
+		return chunks(jaegermodel.ToModel(td).Spans, storageChunk, func(s []model.Span) error { return out.Send(&storage_v1.SpansResponseChunk{Spans: s}) })
 	})
 }
 
@@ -181,7 +182,7 @@ func (r *storageReader) FindTraceIDs(ctx context.Context, q *storage_v1.FindTrac
 	out := &storage_v1.FindTraceIDsResponse{}
 	for _, t := range page.Traces {
 		id := summaryID(t)
-		out.TraceIDs = append(out.TraceIDs, traceID([16]byte(id)))
+		out.TraceIDs = append(out.TraceIDs, jaegermodel.TraceID([16]byte(id)))
 	}
 	return out, rpcStatus(err, "search")
 }
@@ -200,7 +201,7 @@ func (w *storageWriter) keep(ctx context.Context, spans []*model.Span) error {
 	if w.write == nil {
 		return status.Error(codes.Unimplemented, "this store may only be read")
 	}
-	err := w.write(ctx, fromModel(spans))
+	err := w.write(ctx, jaegermodel.FromModel(spans))
 	switch {
 	case err == nil:
 		return nil

@@ -22,6 +22,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/flow"
 	"github.com/tulle-mesh/tulle/store"
+	"github.com/tulle-mesh/tulle/store/span/jaegermodel"
 )
 
 const (
@@ -57,7 +58,7 @@ func parseID(s string) (id flow.TraceID, err error) {
 }
 
 // uiTrace is Jaeger's JSON of one trace.
-func uiTrace(td ptrace.Traces) *ui.Trace { return conv.FromDomain(toModel(td)) }
+func uiTrace(td ptrace.Traces) *ui.Trace { return conv.FromDomain(jaegermodel.ToModel(td)) }
 
 func (a *api) trace(w http.ResponseWriter, r *http.Request) {
 	id, err := parseID(r.PathValue("id"))
@@ -191,7 +192,7 @@ func (a *api) search(w http.ResponseWriter, r *http.Request) {
 	for _, id := range ids {
 		switch err := out.add(r.Context(), a.Spans, id); {
 		case errors.Is(err, store.ErrNotFound):
-			faults = append(faults, fault{Msg: "trace not found", TraceID: traceID(pcommon.TraceID(id)).String()})
+			faults = append(faults, fault{Msg: "trace not found", TraceID: jaegermodel.TraceID(pcommon.TraceID(id)).String()})
 		case err != nil:
 			fail(w, r, statusOf(err), err.Error())
 			return

@@ -1,4 +1,5 @@
-package jaegerapi
+// Package jaegermodel translates spans between OpenTelemetry's form, which Tulle keeps, and Jaeger v1.62's model, which Jaeger's APIs and its storage plugins speak.
+package jaegermodel
 
 import (
 	"cmp"
@@ -13,20 +14,20 @@ import (
 
 // Tags that stand for what OpenTelemetry has fields for.
 const (
-	tagKind         = "span.kind"
-	tagError        = "error"
-	tagStatus       = "otel.status_code"
-	tagDescription  = "otel.status_description"
-	tagTraceState   = "w3c.tracestate"
-	tagScope        = "otel.scope.name"
-	tagScopeVersion = "otel.scope.version"
-	tagEvent        = "event"                // a log's field: the name of an event
+	TagKind         = "span.kind"
+	TagError        = "error"
+	TagStatus       = "otel.status_code"
+	TagDescription  = "otel.status_description"
+	TagTraceState   = "w3c.tracestate"
+	TagScope        = "otel.scope.name"
+	TagScopeVersion = "otel.scope.version"
+	TagEvent        = "event"                // a log's field: the name of an event
 	attrRefType     = "opentracing.ref_type" // a link's attribute: child_of or follows_from
 )
 
-// toModel maps OpenTelemetry's form to Jaeger's by OpenTelemetry's compatibility rules
+// ToModel maps OpenTelemetry's form to Jaeger's by OpenTelemetry's compatibility rules
 // (https://opentelemetry.io/docs/specs/otel/trace/sdk_exporters/jaeger/): kind, status and scope become tags.
-func toModel(td ptrace.Traces) *model.Trace {
+func ToModel(td ptrace.Traces) *model.Trace {
 	t := &model.Trace{}
 	for _, rs := range td.ResourceSpans().All() {
 		p := process(rs.Resource())
@@ -56,51 +57,53 @@ func process(r pcommon.Resource) *model.Process {
 	return model.NewProcess(name, tags)
 }
 
-func traceID(id pcommon.TraceID) model.TraceID {
+// TraceID is the same id in Jaeger's form.
+func TraceID(id pcommon.TraceID) model.TraceID {
 	return model.NewTraceID(binary.BigEndian.Uint64(id[:8]), binary.BigEndian.Uint64(id[8:]))
 }
 
-func spanID(id pcommon.SpanID) model.SpanID { return model.NewSpanID(binary.BigEndian.Uint64(id[:])) }
+// SpanID is the same id in Jaeger's form.
+func SpanID(id pcommon.SpanID) model.SpanID { return model.NewSpanID(binary.BigEndian.Uint64(id[:])) }
 
 func span(sp ptrace.Span, scope pcommon.InstrumentationScope, p *model.Process) *model.Span {
 	start := sp.StartTimestamp().AsTime()
 	out := &model.Span{
-		TraceID: traceID(sp.TraceID()), SpanID: spanID(sp.SpanID()), OperationName: sp.Name(), StartTime: start,
+		TraceID: TraceID(sp.TraceID()), SpanID: SpanID(sp.SpanID()), OperationName: sp.Name(), StartTime: start,
 		Duration: max(sp.EndTimestamp().AsTime().Sub(start), 0), Flags: model.Flags(sp.Flags()), Process: p,
 	}
 	out.References = references(sp, out.TraceID)
 	stated := false // by a tag, as Jaeger's own clients do
 	for k, v := range sp.Attributes().All() {
 		out.Tags = append(out.Tags, tag(k, v))
-		stated = stated || k == tagStatus || k == tagError && v.Type() == pcommon.ValueTypeBool && v.Bool()
+		stated = stated || k == TagStatus || k == TagError && v.Type() == pcommon.ValueTypeBool && v.Bool()
 	}
 	if k := sp.Kind(); k != ptrace.SpanKindUnspecified {
-		out.Tags = append(out.Tags, model.String(tagKind, strings.ToLower(k.String())))
+		out.Tags = append(out.Tags, model.String(TagKind, strings.ToLower(k.String())))
 	}
 	switch code := sp.Status().Code(); {
 	case stated:
 	case code == ptrace.StatusCodeError:
-		out.Tags = append(out.Tags, model.Bool(tagError, true), model.String(tagStatus, "ERROR"))
+		out.Tags = append(out.Tags, model.Bool(TagError, true), model.String(TagStatus, "ERROR"))
 	case code == ptrace.StatusCodeOk:
-		out.Tags = append(out.Tags, model.String(tagStatus, "OK"))
+		out.Tags = append(out.Tags, model.String(TagStatus, "OK"))
 	}
 	if m := sp.Status().Message(); m != "" {
-		out.Tags = append(out.Tags, model.String(tagDescription, m))
+		out.Tags = append(out.Tags, model.String(TagDescription, m))
 	}
 	if s := sp.TraceState().AsRaw(); s != "" {
-		out.Tags = append(out.Tags, model.String(tagTraceState, s))
+		out.Tags = append(out.Tags, model.String(TagTraceState, s))
 	}
 	if scope.Name() != "" {
-		out.Tags = append(out.Tags, model.String(tagScope, scope.Name()))
+		out.Tags = append(out.Tags, model.String(TagScope, scope.Name()))
 	}
 	if scope.Version() != "" {
-		out.Tags = append(out.Tags, model.String(tagScopeVersion, scope.Version()))
+		out.Tags = append(out.Tags, model.String(TagScopeVersion, scope.Version()))
 	}
 	sortTags(out.Tags)
 	for _, e := range sp.Events().All() {
 		log := model.Log{Timestamp: e.Timestamp().AsTime()}
 		if e.Name() != "" {
-			log.Fields = append(log.Fields, model.String(tagEvent, e.Name()))
+			log.Fields = append(log.Fields, model.String(TagEvent, e.Name()))
 		}
 		for k, v := range e.Attributes().All() {
 			log.Fields = append(log.Fields, tag(k, v))
@@ -112,12 +115,12 @@ func span(sp ptrace.Span, scope pcommon.InstrumentationScope, p *model.Process) 
 
 // references are the parent, first, and the links. A link to the parent says what kind of parent it is.
 func references(sp ptrace.Span, trace model.TraceID) (out []model.SpanRef) {
-	parent := spanID(sp.ParentSpanID())
+	parent := SpanID(sp.ParentSpanID())
 	if parent != 0 {
 		out = append(out, model.NewChildOfRef(trace, parent))
 	}
 	for _, l := range sp.Links().All() {
-		ref := model.NewFollowsFromRef(traceID(l.TraceID()), spanID(l.SpanID()))
+		ref := model.NewFollowsFromRef(TraceID(l.TraceID()), SpanID(l.SpanID()))
 		if v, ok := l.Attributes().Get(attrRefType); ok && v.AsString() == "child_of" {
 			ref.RefType = model.ChildOf
 		}

@@ -1,4 +1,4 @@
-package jaegerapi
+package jaegermodel
 
 import (
 	"encoding/binary"
@@ -10,12 +10,12 @@ import (
 	"go.opentelemetry.io/collector/pdata/ptrace"
 )
 
-// fromModel is the inverse of toModel: what a Jaeger wrote comes back to it as it was, but for tags of one span that share a key (the last
+// FromModel is the inverse of ToModel: what a Jaeger wrote comes back to it as it was, but for tags of one span that share a key (the last
 // counts) and for the order of tags. Spans of one process in a row become one resource.
 //
 // It is not OpenTelemetry's own translator because that one loses the flags and renames tags of processes, so that a Jaeger which keeps its spans
 // here would not find them again.
-func fromModel(spans []*model.Span) ptrace.Traces {
+func FromModel(spans []*model.Span) ptrace.Traces {
 	td := ptrace.NewTraces()
 	var (
 		last  *model.Process
@@ -39,7 +39,7 @@ func fromModel(spans []*model.Span) ptrace.Traces {
 				put(rs.Resource().Attributes(), &p.Tags[i])
 			}
 		}
-		own := [2]string{stringTag(s.Tags, tagScope), stringTag(s.Tags, tagScopeVersion)}
+		own := [2]string{stringTag(s.Tags, TagScope), stringTag(s.Tags, TagScopeVersion)}
 		if fresh || own != scope {
 			scope = own
 			ss = rs.ScopeSpans().AppendEmpty()
@@ -75,13 +75,14 @@ func put(m pcommon.Map, kv *model.KeyValue) {
 	}
 }
 
-func otlpTraceID(id model.TraceID) (out pcommon.TraceID) {
+// FromTraceID is the same id in OpenTelemetry's form.
+func FromTraceID(id model.TraceID) (out pcommon.TraceID) {
 	binary.BigEndian.PutUint64(out[:8], id.High)
 	binary.BigEndian.PutUint64(out[8:], id.Low)
 	return out
 }
 
-func otlpSpanID(id model.SpanID) (out pcommon.SpanID) {
+func fromSpanID(id model.SpanID) (out pcommon.SpanID) {
 	binary.BigEndian.PutUint64(out[:], uint64(id))
 	return out
 }
@@ -93,26 +94,26 @@ var kinds = map[string]ptrace.SpanKind{
 }
 
 func otlpSpan(s *model.Span, sp ptrace.Span) {
-	sp.SetTraceID(otlpTraceID(s.TraceID))
-	sp.SetSpanID(otlpSpanID(s.SpanID))
+	sp.SetTraceID(FromTraceID(s.TraceID))
+	sp.SetSpanID(fromSpanID(s.SpanID))
 	sp.SetName(s.OperationName)
 	sp.SetStartTimestamp(pcommon.NewTimestampFromTime(s.StartTime))
 	sp.SetEndTimestamp(pcommon.NewTimestampFromTime(s.StartTime.Add(s.Duration)))
 	sp.SetFlags(uint32(s.Flags))
 	parent := s.ParentSpanID()
-	sp.SetParentSpanID(otlpSpanID(parent))
+	sp.SetParentSpanID(fromSpanID(parent))
 	for _, r := range s.References {
 		if r.RefType == model.ChildOf && r.TraceID == s.TraceID && r.SpanID == parent {
 			continue
 		}
 		l := sp.Links().AppendEmpty()
-		l.SetTraceID(otlpTraceID(r.TraceID))
-		l.SetSpanID(otlpSpanID(r.SpanID))
+		l.SetTraceID(FromTraceID(r.TraceID))
+		l.SetSpanID(fromSpanID(r.SpanID))
 		l.Attributes().PutStr(attrRefType, strings.ToLower(r.RefType.String()))
 	}
-	failed, code := false, stringTag(s.Tags, tagStatus)
+	failed, code := false, stringTag(s.Tags, TagStatus)
 	for i := range s.Tags {
-		failed = failed || s.Tags[i].Key == tagError && s.Tags[i].VType == model.BoolType && s.Tags[i].VBool
+		failed = failed || s.Tags[i].Key == TagError && s.Tags[i].VType == model.BoolType && s.Tags[i].VBool
 	}
 	switch {
 	case failed || code == "ERROR":
@@ -126,22 +127,22 @@ func otlpSpan(s *model.Span, sp ptrace.Span) {
 		kv := &s.Tags[i]
 		if kv.VType == model.StringType {
 			switch kv.Key {
-			case tagScope, tagScopeVersion:
+			case TagScope, TagScopeVersion:
 				continue
-			case tagTraceState:
+			case TagTraceState:
 				sp.TraceState().FromRaw(kv.VStr)
 				continue
-			case tagDescription:
+			case TagDescription:
 				sp.Status().SetMessage(kv.VStr)
 				continue
-			case tagKind:
+			case TagKind:
 				if k, ok := kinds[kv.VStr]; ok {
 					sp.SetKind(k)
 					continue
 				}
 			}
 		}
-		if whole && (kv.Key == tagStatus || kv.Key == tagError && kv.VType == model.BoolType) {
+		if whole && (kv.Key == TagStatus || kv.Key == TagError && kv.VType == model.BoolType) {
 			continue
 		}
 		put(sp.Attributes(), kv)
@@ -150,7 +151,7 @@ func otlpSpan(s *model.Span, sp ptrace.Span) {
 		e := sp.Events().AppendEmpty()
 		e.SetTimestamp(pcommon.NewTimestampFromTime(l.Timestamp))
 		for i := range l.Fields {
-			if kv := &l.Fields[i]; kv.Key == tagEvent && kv.VType == model.StringType && kv.VStr != "" {
+			if kv := &l.Fields[i]; kv.Key == TagEvent && kv.VType == model.StringType && kv.VStr != "" {
 				e.SetName(kv.VStr)
 			} else {
 				put(e.Attributes(), kv)
