@@ -108,13 +108,14 @@ func (c *Collector) pipelines() (map[string]any, error) {
 	lines := map[string]any{}
 	copies := map[string][]any{"traces": names(exporters)}
 	exporters[tullestore.Type.String()] = map[string]any{}
+	limiter := map[string]any{"check_interval": "100ms", "limit_mib": c.cfg.MemoryLimitMiB, "spike_limit_mib": c.cfg.MemoryLimitMiB / 5}
 	conf, _ := literal(map[string]any{
 		"receivers": receivers,
 		"processors": map[string]any{
 			"backpressure":   map[string]any{},
-			"memory_limiter": map[string]any{"check_interval": "100ms", "limit_mib": c.cfg.MemoryLimitMiB, "spike_limit_mib": c.cfg.MemoryLimitMiB / 5},
-			"enrich":         map[string]any{"headers": list(c.cfg.Redact.Headers), "drop": list(c.cfg.Redact.Drop), "hash": list(c.cfg.Redact.Hash)},
-			"cardinality":    map[string]any{"services": c.cfg.Cardinality.Services, "names": c.cfg.Cardinality.Names, "keys": c.cfg.Cardinality.Keys},
+			"memory_limiter": limiter, "memory_limiter/metrics": limiter, // one for each: a shared one is written to while it runs, when the second pipeline starts
+			"enrich":      map[string]any{"headers": list(c.cfg.Redact.Headers), "drop": list(c.cfg.Redact.Drop), "hash": list(c.cfg.Redact.Hash)},
+			"cardinality": map[string]any{"services": c.cfg.Cardinality.Services, "names": c.cfg.Cardinality.Names, "keys": c.cfg.Cardinality.Keys},
 		},
 		"exporters":  exporters,
 		"connectors": map[string]any{},
@@ -139,7 +140,7 @@ func (c *Collector) pipelines() (map[string]any, error) {
 			}
 		}
 	}
-	steps := map[string][]any{"traces": {"backpressure", "memory_limiter", "enrich", "cardinality"}, "metrics": {"backpressure", "memory_limiter", "enrich"}}
+	steps := map[string][]any{"traces": {"backpressure", "memory_limiter", "enrich", "cardinality"}, "metrics": {"backpressure", "memory_limiter/metrics", "enrich"}}
 	for signal, end := range end {
 		if len(from[signal]) == 0 {
 			continue

@@ -108,7 +108,7 @@ func TestPrintedConfiguration(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := fmt.Sprint(conf.Service.Pipelines)
-	want := "map[metrics:{[otlp] [backpressure memory_limiter enrich] [tullestore]} traces:{[inside otlp zipkin] [backpressure memory_limiter enrich cardinality] [stored]} " +
+	want := "map[metrics:{[otlp] [backpressure memory_limiter/metrics enrich] [tullestore]} traces:{[inside otlp zipkin] [backpressure memory_limiter enrich cardinality] [stored]} " +
 		"traces/export:{[stored] [] [otlp_http/export1 debug]}]"
 	if got != want || strings.Contains(string(b), "secret") || cfg.Export[0].Headers["authorization"] != "secret" {
 		t.Errorf("pipelines\n%s\nwant\n%s\nin\n%s", got, want, b)
