@@ -245,14 +245,17 @@ func Run(ctx context.Context, cfg Config) error {
 	return o.Run(ctx, func() {})
 }
 
-// garbage lets more than usual gather while little is in use: what comes in is garbage as soon as it is kept. MemoryLimitMiB bounds it in any case.
-var garbage = run.Garbage{Spare: 96 << 20, Most: 200, Least: 100}
+// garbage of a memory of limit bytes. More than usual gathers while little is in use: what comes in is garbage as soon as it is kept. But the collector refuses batches when
+// more than three fifths of the limit are heap, and garbage alone must not come so far; what is decoded while it learns that memory is short must have room too.
+func garbage(limit uint64) run.Garbage {
+	return run.Garbage{Spare: 96 << 20, Most: 200, Least: 100, Low: limit / 10 * 7, High: limit / 8 * 7, Room: limit / 4}
+}
 
 // Run opens the stores, starts every part in order, calls ready when all are up, and stops them in reverse when ctx is done. What was
 // acknowledged is kept. An error says which part failed, on what.
 func (o *Observer) Run(ctx context.Context, ready func()) error {
-	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(int64(o.cfg.MemoryLimitMiB) << 20 * 7 / 8) // what is decoded while the collector learns that memory is short must have room too
+	if _, chosen := os.LookupEnv("GOMEMLIMIT"); !chosen {
+		debug.SetMemoryLimit(int64(garbage(uint64(o.cfg.MemoryLimitMiB) << 20).High)) //nolint:gosec // while stores are read back; garbage's actor goes on from there
 	}
 	closeStores, err := o.open()
 	if err != nil {
@@ -350,7 +353,7 @@ func (o *Observer) assemble() (err error) {
 
 // actors lists the parts in the order in which data passes through them.
 func (o *Observer) actors(allReady func()) []run.Actor {
-	list := []run.Actor{{Name: "garbage", Run: garbage.Actor(os.LookupEnv)}}
+	list := []run.Actor{{Name: "garbage", Run: garbage(uint64(o.cfg.MemoryLimitMiB) << 20).Actor(os.LookupEnv)}}
 	if o.join != nil {
 		list = append(list, run.Actor{Name: "join", Run: func(ctx context.Context, ready func()) error {
 			ready() // the dashboard can say what is wrong while there is no certificate
