@@ -208,6 +208,11 @@ endure-store: build ## a whole observer that takes spans for ENDURE (default 30m
 	$(GO) -C loadtest/peer/storebench build -o $(CURDIR)/bin/storebench .
 	bin/storebench -only observer -page '' -last $(or $(ENDURE),30m)
 
+.PHONY: bench-beside
+bench-beside: build ## how much spans that come are held up by searches: acknowledgements with and without eight heavy searches under way (BESIDE='-window 30s' for longer)
+	$(GO) -C loadtest/peer/storebench build -o $(CURDIR)/bin/storebench .
+	bin/storebench -only beside -page '' $(BESIDE)
+
 .PHONY: words
 words: build ## how long every command takes to its first output on a demo: at most 150 ms (WORDS='-rounds 5 -warm 20s' for a quick look)
 	$(GO) run ./loadtest/words $(WORDS)

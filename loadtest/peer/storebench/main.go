@@ -84,10 +84,11 @@ func run() error {
 	flag.IntVar(&o.write, "write", 500_000, "spans of each measurement of writing with Tulle")
 	flag.IntVar(&o.peer, "peer", 100_000, "spans of each measurement with Jaeger's storages, and of the queries that all are asked")
 	flag.IntVar(&o.rounds, "rounds", 3, "rounds of writing")
-	flag.StringVar(&o.only, "only", "", "comma-separated parts: write, peers, queries, observer (default: write, peers, queries)")
+	flag.StringVar(&o.only, "only", "", "comma-separated parts: write, peers, queries, observer, beside (default: write, peers, queries)")
 	flag.StringVar(&o.observer, "observer", "bin/tulle", "program that is an observer, for that part")
 	flag.IntVar(&o.rate, "rate", 20_000, "spans per second to the observer")
 	flag.DurationVar(&o.last, "last", 30*time.Minute, "how long each measurement of the observer lasts")
+	flag.DurationVar(&o.window, "window", 10*time.Second, "how long spans come with and without searches beside them, each time")
 	flag.Parse()
 	return measure(o)
 }

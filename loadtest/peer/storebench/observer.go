@@ -83,69 +83,111 @@ func freePort() (string, error) {
 	return l.Addr().String(), l.Close()
 }
 
-func sustain(bin, dir, procs string, rate int, last time.Duration, c *corpus, from *source) (s sustained, err error) {
+// observed is an observer of its own that runs, its store in dir.
+type observed struct {
+	cmd  *exec.Cmd
+	http string // address of its API
+	conn *grpc.ClientConn
+	log  bytes.Buffer
+	dir  string
+
+	refused atomic.Int64 // batches that were told to come again
+}
+
+// startObserver starts one on an empty directory and waits until it is ready; procs is its GOMAXPROCS, "" for what the machine has.
+func startObserver(bin, dir, procs string) (_ *observed, err error) {
 	if err := os.RemoveAll(dir); err != nil {
-		return s, err
+		return nil, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	var at [3]string
 	for i := range at {
 		if at[i], err = freePort(); err != nil {
-			return s, err
+			return nil, err
 		}
 	}
-	cmd := exec.Command(bin, "observer", "--data-dir", dir, "--controller", "", "--http", at[0], "--otlp-http", at[1], "--otlp-grpc", at[2], "--log-level", "warn") //nolint:gosec // the build
-	cmd.Env = os.Environ()
+	ob := &observed{http: "http://" + at[0], dir: dir}
+	ob.cmd = exec.Command(bin, "observer", "--data-dir", dir, "--controller", "", "--http", at[0], "--otlp-http", at[1], "--otlp-grpc", at[2], "--log-level", "warn") //nolint:gosec // the build
+	ob.cmd.Env = os.Environ()
 	if procs != "" {
-		cmd.Env = append(cmd.Env, "GOMAXPROCS="+procs)
+		ob.cmd.Env = append(ob.cmd.Env, "GOMAXPROCS="+procs)
 	}
-	var log bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &log, &log
-	if err := cmd.Start(); err != nil {
-		return s, err
+	ob.cmd.Stdout, ob.cmd.Stderr = &ob.log, &ob.log
+	if err := ob.cmd.Start(); err != nil {
+		return nil, err
 	}
-	defer func() {
-		err = errors.Join(err, cmd.Process.Signal(os.Interrupt))
-		if werr := cmd.Wait(); werr != nil && err == nil {
-			err = fmt.Errorf("%w\n%s", werr, log.String())
-		}
-	}()
-	conn, err := grpc.NewClient(at[2], grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.ForceCodecV2(bytesCodec{})))
+	ob.conn, err = grpc.NewClient(at[2], grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.ForceCodecV2(bytesCodec{})))
 	if err != nil {
-		return s, err
+		return nil, errors.Join(err, ob.stop())
 	}
-	defer conn.Close()
 	client := &http.Client{Timeout: 30 * time.Second}
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		if res, err := client.Get("http://" + at[0] + "/readyz"); err == nil {
+		if res, err := client.Get(ob.http + "/readyz"); err == nil {
 			_ = res.Body.Close()
 			if res.StatusCode == http.StatusOK {
-				break
+				return ob, nil
 			}
 		}
 		if time.Now().After(deadline) {
-			return s, fmt.Errorf("the observer is not ready after 30 s:\n%s", log.String())
+			return nil, errors.Join(fmt.Errorf("the observer is not ready after 30 s:\n%s", ob.log.String()), ob.stop())
 		}
 	}
+}
+
+// post sends one batch, as often as it is told to come again.
+func (ob *observed) post(ctx context.Context, body []byte) error {
+	for {
+		var answer []byte
+		err := ob.conn.Invoke(ctx, "/opentelemetry.proto.collector.trace.v1.TraceService/Export", body, &answer)
+		switch status.Code(err) {
+		case codes.OK:
+			return nil
+		case codes.Unavailable, codes.ResourceExhausted:
+			ob.refused.Add(1)
+			time.Sleep(100 * time.Millisecond)
+		default:
+			return err
+		}
+	}
+}
+
+func (ob *observed) used() (time.Duration, int64, error) { return usage(ob.cmd.Process.Pid) }
+
+// stop ends it and removes its store.
+func (ob *observed) stop() error {
+	var err error
+	if ob.conn != nil {
+		err = ob.conn.Close()
+	}
+	err = errors.Join(err, ob.cmd.Process.Signal(os.Interrupt))
+	if werr := ob.cmd.Wait(); werr != nil {
+		err = errors.Join(err, fmt.Errorf("%w\n%s", werr, ob.log.String()))
+	}
+	return errors.Join(err, os.RemoveAll(ob.dir))
+}
+
+func sustain(bin, dir, procs string, rate int, last time.Duration, c *corpus, from *source) (s sustained, err error) {
+	ob, err := startObserver(bin, dir, procs)
+	if err != nil {
+		return s, err
+	}
+	defer func() { err = errors.Join(err, ob.stop()) }()
 	ctx, cancel := context.WithTimeout(context.Background(), last)
 	defer cancel()
-	used := func() (time.Duration, int64, error) { return usage(cmd.Process.Pid) }
-	before, _, err := used()
+	before, _, err := ob.used()
 	if err != nil {
 		return s, err
 	}
 	begin := time.Now()
 	var (
-		wg      sync.WaitGroup
-		sent    atomic.Int64 // spans that are on their way or there
-		refused atomic.Int64
-		base    = uint64(begin.UnixNano()) - c.length //nolint:gosec // a date
+		wg   sync.WaitGroup
+		sent atomic.Int64                          // spans that are on their way or there
+		base = uint64(begin.UnixNano()) - c.length //nolint:gosec // a date
 	)
 	wg.Go(func() {
 		tick := time.NewTicker(time.Second)
 		defer tick.Stop()
 		for {
-			if _, rss, err := used(); err == nil {
+			if _, rss, err := ob.used(); err == nil {
 				s.rss = append(s.rss, rss)
 			}
 			select {
@@ -155,21 +197,6 @@ func sustain(bin, dir, procs string, rate int, last time.Duration, c *corpus, fr
 			}
 		}
 	})
-	post := func(body []byte) error {
-		for {
-			var answer []byte
-			err := conn.Invoke(ctx, "/opentelemetry.proto.collector.trace.v1.TraceService/Export", body, &answer)
-			switch status.Code(err) {
-			case codes.OK:
-				return nil
-			case codes.Unavailable, codes.ResourceExhausted:
-				refused.Add(1)
-				time.Sleep(100 * time.Millisecond)
-			default:
-				return err
-			}
-		}
-	}
 	var acknowledged atomic.Int64
 	err = from.feed(writers, 0, 32_000, base, func(b batch) error {
 		n := int64(b.spans)
@@ -180,7 +207,7 @@ func sustain(bin, dir, procs string, rate int, last time.Duration, c *corpus, fr
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		err := post(b.raw)
+		err := ob.post(ctx, b.raw)
 		if err == nil {
 			acknowledged.Add(n)
 		}
@@ -191,8 +218,8 @@ func sustain(bin, dir, procs string, rate int, last time.Duration, c *corpus, fr
 	}
 	cancel()
 	wg.Wait()
-	after, _, uerr := used()
-	s.acknowledged, s.refused, s.lasted, s.cpu = acknowledged.Load(), refused.Load(), time.Since(begin), after-before
+	after, _, uerr := ob.used()
+	s.acknowledged, s.refused, s.lasted, s.cpu = acknowledged.Load(), ob.refused.Load(), time.Since(begin), after-before
 	return s, errors.Join(err, uerr)
 }
 

@@ -24,6 +24,7 @@ type options struct {
 	observer string
 	rate     int
 	last     time.Duration
+	window   time.Duration
 }
 
 const (
@@ -79,6 +80,11 @@ func measure(o options) error {
 	}
 	if parts["observer"] {
 		if err := reportObserver(&b, o, dir, c); err != nil {
+			return err
+		}
+	}
+	if parts["beside"] {
+		if err := reportBeside(&b, o, dir, c); err != nil {
 			return err
 		}
 	}

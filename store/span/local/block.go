@@ -2,6 +2,7 @@ package local
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -380,6 +381,8 @@ func (db *DB) outcome(b *block, err error) (bool, error) {
 	switch {
 	case err == nil:
 		return true, nil
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded): // of the search
+		return false, err
 	case b.gone.Load():
 		return false, nil
 	case errors.Is(err, errBlock), errors.Is(err, fs.ErrNotExist):

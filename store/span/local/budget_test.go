@@ -77,13 +77,13 @@ func TestTraceHolds(t *testing.T) {
 			var counted int64
 			for try := 1; ; try++ { // what goes on beside may free memory meanwhile
 				m := store.NewMemory(1 << 30)
-				_, b, done := m.Begin(t.Context())
+				ctx, _, done := m.Begin(t.Context())
 				before := live()
 				var rows []row
 				src, _ := db.view()
 				for _, s := range src {
 					var err error
-					if rows, err = s.trace(db, rows, id, b); err != nil {
+					if rows, err = s.trace(db, rows, id, db.effort(ctx)); err != nil {
 						t.Fatal(err)
 					}
 				}

@@ -25,7 +25,7 @@ func (db *DB) Count(ctx context.Context, q store.TraceQuery, steps store.Steps) 
 		q.End = end
 	}
 	out := store.Counts{Steps: steps, Spans: make([]uint64, steps.N), Errors: make([]uint64, steps.N)}
-	leave, err := db.search(ctx, "count spans")
+	leave, e, err := db.search(ctx, "count spans")
 	if err != nil {
 		return out, err
 	}
@@ -55,9 +55,9 @@ func (db *DB) Count(ctx context.Context, q store.TraceQuery, steps store.Steps) 
 			counts[i] = newCounts(from, step, steps.N)
 			switch s := at[i].source.(type) {
 			case *memtable:
-				s.tally(p, failing, &counts[i])
+				return s.tally(p, failing, &counts[i], e)
 			case *block:
-				return s.tally(db, p, failing, &counts[i])
+				return s.tally(db, p, failing, &counts[i], e)
 			}
 			return nil
 		}); err != nil {
@@ -98,33 +98,32 @@ func (c *counts) add(start uint64, failed bool) {
 	}
 }
 
-func (m *memtable) tally(p, failing *predicate, c *counts) {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	want, fails := m.matcherLocked(p), m.matcherLocked(failing)
-	for i := range m.count {
-		if s := m.span(uint32(i)); want.match(s) { //nolint:gosec // bounded by the seal size
-			c.add(s.start, fails.match(s))
-		}
-	}
+func (m *memtable) tally(p, failing *predicate, c *counts, e *effort) error {
+	var fails *liveMatcher
+	return m.eachMatch(p, e, func() { fails = m.matcherLocked(failing) }, func(_ int, s *liveSpan) { c.add(s.start, fails.match(s)) })
 }
 
-func (b *block) tally(db *DB, p, failing *predicate, c *counts) error {
+func (b *block) tally(db *DB, p, failing *predicate, c *counts, e *effort) error {
 	if !p.mayMatch(&b.meta.blockMeta) {
 		return nil
 	}
 	_, err := db.use(b, func(bf *blockFile) error {
-		rows, err := bf.match(p)
+		rows, err := bf.match(p, e)
 		if err != nil || rows.empty() {
 			return err
 		}
 		failed := newBits(bf.meta.Spans, false)
 		if failing.mayMatch(&bf.meta) {
-			if failed, err = bf.match(failing); err != nil {
+			if failed, err = bf.match(failing, e); err != nil {
 				return err
 			}
 		}
-		return bf.pages(schema().start, nil, func(row int, page parquet.Page) error {
+		t, err := e.begin()
+		if err != nil {
+			return err
+		}
+		defer t.end()
+		return bf.in(t).pages(schema().start, nil, func(row int, page parquet.Page) error {
 			data := page.Data()
 			for i, v := range data.Int64() {
 				if rows.has(row + i) {

@@ -173,14 +173,14 @@ func TestBlockGoesDuringASearch(t *testing.T) {
 	db.mu.RLock()
 	b := db.blocks[0]
 	db.mu.RUnlock()
-	f, err := b.find(db, p)
+	f, err := b.find(db, p, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if parts, err := f.next(); err != nil || len(parts) == 0 {
 		t.Fatalf("%d parts, %v", len(parts), err)
 	}
-	g, err := b.find(db, p)
+	g, err := b.find(db, p, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

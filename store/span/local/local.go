@@ -26,6 +26,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -100,6 +101,7 @@ type DB struct {
 	changes sync.Mutex // held while blocks go out of service or are exchanged; taken before mu
 
 	searches chan struct{} // one element per search that runs; see search
+	turns    *turns
 
 	closing sync.RWMutex // held for reading by every call; Close takes it
 	closed  bool
@@ -187,7 +189,7 @@ func Open(cfg Config) (*DB, error) {
 	db := &DB{
 		cfg: cfg, log: cfg.Log, fs: cfg.FS, queue: make(chan *pending, 1024), stop: make(chan struct{}), seal: make(chan struct{}, 1),
 		upkeep: make(chan struct{}, 1), seen: newSequences(), active: newMemtable(), next: 1,
-		searches: make(chan struct{}, maxSearches), compact: make(chan struct{}, 1),
+		searches: make(chan struct{}, maxSearches), turns: newTurns(runtime.GOMAXPROCS(0)), compact: make(chan struct{}, 1),
 	}
 	db.readers.in = map[uint64]int{}
 	db.readers.wake = func() { db.wake(db.compact) }
@@ -418,11 +420,14 @@ func (db *DB) Write(ctx context.Context, td ptrace.Traces) error {
 	if td.SpanCount() == 0 {
 		return nil
 	}
+	done := db.turns.batch()
 	raw, err := marshaler.MarshalTraces(td)
 	if err != nil {
+		done()
 		return fmt.Errorf("write spans: encode: %w", err)
 	}
 	p := &pending{td: td, record: newRecord(raw), result: make(chan error, 1)}
+	done()
 	if len(p.record) > maxRecordBytes/2 {
 		return fmt.Errorf("write spans: a batch of %d bytes is too large; send smaller batches", len(raw))
 	}
@@ -510,6 +515,8 @@ func (db *DB) commitGroup(group []*pending) {
 		}
 		return
 	}
+	done := db.turns.batch()
+	defer func() { done() }()
 	now := time.Now().UnixNano()
 	type entry struct {
 		p    *pending
@@ -547,7 +554,10 @@ func (db *DB) commitGroup(group []*pending) {
 		db.group = nil
 	}
 	if len(entries) > 0 {
-		if err := db.wal.append(buf, db.cfg.SyncInterval == 0); err != nil {
+		done() // searches need not wait for the disk
+		err := db.wal.append(buf, db.cfg.SyncInterval == 0)
+		done = db.turns.batch()
+		if err != nil {
 			err = db.writeError(err)
 			for _, p := range group {
 				p.result <- err // repeats too: what they repeat may be in this very group
@@ -855,18 +865,18 @@ func (db *DB) enter(ctx context.Context, what string) (leave func(), err error) 
 	return func() { db.readers.unpin(epoch); db.closing.RUnlock() }, nil
 }
 
-// search is enter for what may read the whole store: at most maxSearches run at once.
-func (db *DB) search(ctx context.Context, what string) (leave func(), err error) {
+// search is enter for what may read the whole store: at most maxSearches run at once, and take turns.
+func (db *DB) search(ctx context.Context, what string) (leave func(), e *effort, err error) {
 	out, err := db.enter(ctx, what)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	select {
 	case db.searches <- struct{}{}:
-		return func() { <-db.searches; out() }, nil
+		return func() { <-db.searches; out() }, db.effort(ctx), nil
 	case <-ctx.Done():
 		out()
-		return nil, fmt.Errorf("%s: %d other searches are running: %w (%w)", what, maxSearches, store.ErrBusy, ctx.Err())
+		return nil, nil, fmt.Errorf("%s: %d other searches are running: %w (%w)", what, maxSearches, store.ErrBusy, ctx.Err())
 	}
 }
 

@@ -20,7 +20,6 @@ import (
 	"unsafe"
 
 	"github.com/parquet-go/parquet-go"
-	"github.com/parquet-go/parquet-go/compress/zstd"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
 )
@@ -32,6 +31,7 @@ const (
 	kvResources = "tulle.resources" // base64 of (uvarint length, OTLP TracesData)…, indexed by column resource
 	formatName  = "spans/1"
 	pageRows    = 4096
+	pageBytes   = 1 << 20 // from which on a page of long texts is cut early
 )
 
 // leaves are the indexes of the schema's leaf columns.
@@ -81,7 +81,7 @@ var schema = sync.OnceValue(func() spanSchema {
 		case c.typ == colString:
 			n = dict(parquet.String())
 		case c.packing == alike:
-			n = parquet.Compressed(plain(parquet.String()), &zstd.Codec{Level: zstd.SpeedBetterCompression})
+			n = parquet.Compressed(plain(parquet.String()), betterPages)
 		case c.typ == colText:
 			n = plain(parquet.String())
 		case c.packing == often:
@@ -145,10 +145,10 @@ func newParquetWriter(w io.Writer, meta blockMeta, groups []*group) (*parquet.Ge
 		res = append(res, g.key...)
 	}
 	return parquet.NewGenericWriter[any](w, schema().Schema,
-		parquet.Compression(&zstd.Codec{Level: zstd.SpeedFastest}),
+		parquet.Compression(fastPages),
 		parquet.BloomFilters(parquet.SplitBlockFilter(bloomBits(&meta), "trace_id")),
 		parquet.DataPageStatistics(false), // the column index has them
-		parquet.PageBufferSize(4<<20),     // pages are cut by rows
+		parquet.PageBufferSize(pageBytes), // pages are cut by rows; the writer takes this much for each column that every span has
 		parquet.DictionaryMaxBytes(maxDictionary),
 		parquet.WriteBufferSize(0),
 		parquet.CreatedBy("tulle", "1", ""),
@@ -350,6 +350,12 @@ type blockFile struct {
 	at     []int // by leaf of schema(): its column in this file; -1 when the file was written before there was one
 	refs   int   // guarded by the cache
 	evict  bool  // guarded by the cache
+	turn   *turn // of whoever reads pages of it; nil in the cache
+}
+
+// in is the block as one goroutine reads it in its turn. It is valid as long as the block is.
+func (b *blockFile) in(t *turn) *blockFile {
+	return &blockFile{f: b.f, pf: b.pf, meta: b.meta, groups: b.groups, at: b.at, turn: t}
 }
 
 func footerCRC(f io.ReaderAt, size int64) (uint32, error) {
@@ -535,6 +541,9 @@ func (b *blockFile) scan(leaf int, ranges []rowRange, each func(row int, v []par
 					}
 				}
 				free()
+				if err := b.turn.pass(); err != nil {
+					return err
+				}
 				page, err = pages.ReadPage()
 				if err != nil {
 					return blame(err)
@@ -616,8 +625,8 @@ func lastBefore(ranges []rowRange, end int) int {
 	return last
 }
 
-// rows reads whole spans. Columns are read at once, on as many cores as there are: each has its own fields of the rows.
-func (b *blockFile) rows(ranges []rowRange) ([]row, error) {
+// rows reads whole spans. Columns are read at once, on as many cores as there are and e is given: each has its own fields of the rows.
+func (b *blockFile) rows(ranges []rowRange, e *effort) ([]row, error) {
 	sc := schema()
 	n := 0
 	for _, r := range ranges {
@@ -630,8 +639,8 @@ func (b *blockFile) rows(ranges []rowRange) ([]row, error) {
 	}
 	// text keeps equal texts of a column once.
 	type text func(v parquet.Value) string
-	var todo []func(text) error
-	read := func(leaf int, set func(r *row, v []parquet.Value) error) error {
+	var todo []func(*blockFile, text) error
+	read := func(b *blockFile, leaf int, set func(r *row, v []parquet.Value) error) error {
 		i := 0
 		return b.scan(leaf, ranges, func(_ int, v []parquet.Value) error {
 			i++
@@ -639,8 +648,8 @@ func (b *blockFile) rows(ranges []rowRange) ([]row, error) {
 		})
 	}
 	one := func(leaf int, set func(r *row, v parquet.Value, text text)) {
-		todo = append(todo, func(text text) error {
-			return read(leaf, func(r *row, v []parquet.Value) error {
+		todo = append(todo, func(b *blockFile, text text) error {
+			return read(b, leaf, func(r *row, v []parquet.Value) error {
 				if len(v) != 1 {
 					return fmt.Errorf("%w: %d values in one row", errBlock, len(v))
 				}
@@ -688,9 +697,9 @@ func (b *blockFile) rows(ranges []rowRange) ([]row, error) {
 		})
 	}
 	if len(b.meta.Keys) > 0 {
-		todo = append(todo, func(text text) error {
+		todo = append(todo, func(b *blockFile, text text) error {
 			many := func(leaf int, set func(a *attr, v parquet.Value)) error {
-				return read(leaf, func(r *row, v []parquet.Value) error {
+				return read(b, leaf, func(r *row, v []parquet.Value) error {
 					if len(v) == 1 && v[0].DefinitionLevel() == 0 {
 						return nil
 					}
@@ -719,13 +728,19 @@ func (b *blockFile) rows(ranges []rowRange) ([]row, error) {
 	workers := min(runtime.GOMAXPROCS(0), len(todo), maxReaders)
 	var next atomic.Int64
 	if err := together(workers, func(int) error {
+		t, err := e.begin()
+		if err != nil {
+			return err
+		}
+		defer t.end()
+		own := b.in(t)
 		texts := map[string]string{} // shared between rows and columns
 		for {
 			k := int(next.Add(1)) - 1
 			if k >= len(todo) {
 				return nil
 			}
-			if err := todo[k](func(v parquet.Value) string {
+			if err := todo[k](own, func(v parquet.Value) string {
 				k := v.ByteArray()
 				s, ok := texts[string(k)]
 				if !ok {
@@ -758,7 +773,7 @@ func (b *blockFile) rebuild() ([]*part, error) {
 	var parts []*part
 	byID := map[flow.TraceID]*part{}
 	for from := 0; from < b.meta.Spans; from += pageRows {
-		rows, err := b.rows([]rowRange{{from, min(from+pageRows, b.meta.Spans)}})
+		rows, err := b.rows([]rowRange{{from, min(from+pageRows, b.meta.Spans)}}, nil)
 		if err != nil {
 			return nil, err
 		}
@@ -792,8 +807,14 @@ type starts struct {
 	id    []flow.SpanID
 }
 
-func (b *blockFile) keys(ranges []rowRange) (s starts, err error) {
+func (b *blockFile) keys(ranges []rowRange, e *effort) (s starts, err error) {
 	sc := schema()
+	t, err := e.begin()
+	if err != nil {
+		return s, err
+	}
+	defer t.end()
+	b = b.in(t)
 	if err := b.scan(sc.start, ranges, func(_ int, v []parquet.Value) error {
 		s.start = append(s.start, uint64(v[0].Int64())) //nolint:gosec // round trip
 		return nil

@@ -437,8 +437,14 @@ func (m *blockMeta) hasRest(key string) bool {
 }
 
 // match returns the rows of the block that meet the predicate, column by column; it stops reading when none is left.
-func (b *blockFile) match(p *predicate) (bits, error) {
+func (b *blockFile) match(p *predicate, e *effort) (bits, error) {
 	sc := schema()
+	t, err := e.begin()
+	if err != nil {
+		return nil, err
+	}
+	defer t.end()
+	b = b.in(t)
 	n := b.meta.Spans
 	left := newBits(n, true)
 	// keep takes what scan finds away from left, and then scan's own set is used anew.

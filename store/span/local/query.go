@@ -9,6 +9,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"runtime"
 	"slices"
@@ -27,13 +28,13 @@ type source interface {
 	// bounds are the earliest and latest span start; ok is false when it is empty.
 	bounds() (lo, hi uint64, ok bool)
 	// find begins to look for the parts that have a span which matches.
-	find(db *DB, p *predicate) (finder, error)
+	find(db *DB, p *predicate, e *effort) (finder, error)
 	// part is what it knows of one trace, nil for nothing.
 	part(db *DB, id flow.TraceID) (*part, error)
-	// trace appends all spans of one trace, which the budget holds from then on.
-	trace(db *DB, out []row, id flow.TraceID, b *store.Budget) ([]row, error)
+	// trace appends all spans of one trace, which the effort's budget holds from then on.
+	trace(db *DB, out []row, id flow.TraceID, e *effort) ([]row, error)
 	// spans returns matching spans, at least the newest limit of them that are newer than after; full rows come from rows().
-	spans(db *DB, p *predicate, limit int) ([]hit, error)
+	spans(db *DB, p *predicate, limit int, e *effort) ([]hit, error)
 }
 
 // finder gives the parts that match, a piece at a time: about from the newest to the oldest. It is not for concurrent use.
@@ -101,21 +102,62 @@ func (a *all) next() (parts []*part, _ error) {
 	return parts, nil
 }
 
-func (m *memtable) find(_ *DB, p *predicate) (finder, error) {
+// eachMatch calls fn with the spans that match, of those that are there when it begins. begin is called before, and what it makes is for fn; both are called with m.mu
+// held for reading. The lock is let go of between pieces: a batch need not wait for the whole.
+func (m *memtable) eachMatch(p *predicate, e *effort, begin func(), fn func(i int, s *liveSpan)) error {
+	t, err := e.begin()
+	if err != nil {
+		return err
+	}
+	defer t.end()
 	m.mu.RLock()
-	defer m.mu.RUnlock()
-	lm := m.matcherLocked(p)
-	out := &all{hi: m.maxStart}
-	for id, t := range m.traces {
-		for _, i := range t.spans {
-			if lm.match(m.span(i)) {
-				out.parts = append(out.parts, m.partLocked(id, t))
-				break
+	n, lm := m.count, m.matcherLocked(p)
+	if begin != nil {
+		begin()
+	}
+	m.mu.RUnlock()
+	for from := 0; from < n; from += spanChunk {
+		if err := t.pass(); err != nil {
+			return err
+		}
+		m.mu.RLock()
+		for i := from; i < min(n, from+spanChunk); i++ {
+			if s := m.span(uint32(i)); lm.match(s) { //nolint:gosec // bounded by the seal size
+				fn(i, s)
 			}
 		}
+		m.mu.RUnlock()
+	}
+	return nil
+}
+
+func (m *memtable) find(_ *DB, p *predicate, e *effort) (finder, error) {
+	set := map[flow.TraceID]struct{}{}
+	if err := m.eachMatch(p, e, nil, func(_ int, s *liveSpan) { set[s.trace] = struct{}{} }); err != nil {
+		return nil, err
+	}
+	t, err := e.begin()
+	if err != nil {
+		return nil, err
+	}
+	defer t.end()
+	out := &all{parts: make([]*part, 0, len(set))}
+	for ids := range slices.Chunk(slices.Collect(maps.Keys(set)), partChunk) {
+		if err := t.pass(); err != nil {
+			return nil, err
+		}
+		m.mu.RLock()
+		for _, id := range ids {
+			out.parts = append(out.parts, m.partLocked(id, m.traces[id]))
+		}
+		out.hi = m.maxStart
+		m.mu.RUnlock()
 	}
 	return out, nil
 }
+
+// partChunk is how many traces are summarised before a batch may come in between.
+const partChunk = 256
 
 func (m *memtable) part(_ *DB, id flow.TraceID) (*part, error) {
 	m.mu.RLock()
@@ -126,33 +168,50 @@ func (m *memtable) part(_ *DB, id flow.TraceID) (*part, error) {
 	return nil, nil //nolint:nilnil // nothing known, no error
 }
 
-func (m *memtable) trace(_ *DB, out []row, id flow.TraceID, b *store.Budget) ([]row, error) {
+func (m *memtable) trace(_ *DB, out []row, id flow.TraceID, e *effort) ([]row, error) {
 	m.mu.RLock()
-	defer m.mu.RUnlock()
+	var spans []uint32
 	if t := m.traces[id]; t != nil {
-		if err := b.Hold(int64(len(t.spans)) * spanHeld); err != nil {
-			return out, err
-		}
-		from := len(out)
-		for _, i := range t.spans {
-			out = append(out, m.row(m.span(i)))
-		}
-		return out, b.Hold(long(out[from:]))
+		spans = t.spans // more may come behind; these stay
 	}
-	return out, nil
+	m.mu.RUnlock()
+	if len(spans) == 0 {
+		return out, nil
+	}
+	if err := e.budget.Hold(int64(len(spans)) * spanHeld); err != nil {
+		return out, err
+	}
+	from := len(out)
+	if err := m.rows(spans, e, func(_ int, r row) { out = append(out, r) }); err != nil {
+		return out, err
+	}
+	return out, e.budget.Hold(long(out[from:]))
 }
 
-func (m *memtable) spans(_ *DB, p *predicate, limit int) ([]hit, error) {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	lm := m.matcherLocked(p)
-	var out []hit
-	for i := range m.count {
-		if s := m.span(uint32(i)); lm.match(s) { //nolint:gosec // bounded by the seal size
-			out = append(out, hit{s.start, s.trace, s.id, m, i})
-		}
+// rows calls fn with the rows of spans by their number, in order. As with eachMatch, a batch need not wait for the whole.
+func (m *memtable) rows(spans []uint32, e *effort, fn func(k int, r row)) error {
+	t, err := e.begin()
+	if err != nil {
+		return err
 	}
-	return topHits(out, limit), nil
+	defer t.end()
+	for from := 0; from < len(spans); from += partChunk {
+		if err := t.pass(); err != nil {
+			return err
+		}
+		m.mu.RLock()
+		for k := from; k < min(len(spans), from+partChunk); k++ {
+			fn(k, m.row(m.span(spans[k])))
+		}
+		m.mu.RUnlock()
+	}
+	return nil
+}
+
+func (m *memtable) spans(_ *DB, p *predicate, limit int, e *effort) ([]hit, error) {
+	var out []hit
+	err := m.eachMatch(p, e, nil, func(i int, s *liveSpan) { out = append(out, hit{s.start, s.trace, s.id, m, i}) })
+	return topHits(out, limit), err
 }
 
 func topHits(hs []hit, limit int) []hit {
@@ -167,17 +226,18 @@ type found struct {
 	db    *DB
 	b     *block
 	p     *predicate
+	e     *effort
 	t     *traces
 	ready bool // rows says which spans match; else the summaries may be enough
 	rows  bits
 	left  int // chunks
 }
 
-func (b *block) find(db *DB, p *predicate) (finder, error) {
+func (b *block) find(db *DB, p *predicate, e *effort) (finder, error) {
 	if !p.mayMatch(&b.meta.blockMeta) {
 		return &all{}, nil
 	}
-	f := &found{db: db, b: b, p: p}
+	f := &found{db: db, b: b, p: p, e: e}
 	// Rows first: where none matches, which is the rule in a search through much, the summaries need not be read.
 	if !p.onlyService() {
 		if err := f.match(); err != nil || f.rows.empty() {
@@ -199,7 +259,7 @@ func (b *block) find(db *DB, p *predicate) (finder, error) {
 
 // match looks which spans match; none do in a block that is gone.
 func (f *found) match() error {
-	ok, err := f.db.use(f.b, func(bf *blockFile) (err error) { f.rows, err = bf.match(f.p); return err })
+	ok, err := f.db.use(f.b, func(bf *blockFile) (err error) { f.rows, err = bf.match(f.p, f.e); return err })
 	if f.ready = true; !ok {
 		f.rows = newBits(f.b.meta.Spans, false)
 	}
@@ -223,9 +283,19 @@ func (f *found) bound() (uint64, bool) {
 	return f.t.chunks[f.left-1].hi, true
 }
 
+// read gives a chunk of summaries.
+func (f *found) read(k int) ([]*part, error) {
+	t, err := f.e.begin()
+	if err != nil {
+		return nil, err
+	}
+	defer t.end()
+	return f.db.chunk(f.b, f.t, k)
+}
+
 func (f *found) next() (out []*part, err error) {
 	f.left--
-	parts, err := f.db.chunk(f.b, f.t, f.left)
+	parts, err := f.read(f.left)
 	if err != nil {
 		return nil, err
 	}
@@ -265,7 +335,7 @@ func (b *block) locate(db *DB, id flow.TraceID) (t *traces, at int, err error) {
 	return t, t.find(id), nil
 }
 
-func (b *block) trace(db *DB, out []row, id flow.TraceID, budget *store.Budget) ([]row, error) {
+func (b *block) trace(db *DB, out []row, id flow.TraceID, e *effort) ([]row, error) {
 	t, i, err := b.locate(db, id)
 	if err != nil || i < 0 {
 		return out, err
@@ -278,14 +348,14 @@ func (b *block) trace(db *DB, out []row, id flow.TraceID, budget *store.Budget) 
 		}
 		n := int64(at.to - at.from)
 		ahead := n * max(0, bf.average()-longText)
-		if noRoom = budget.Hold(n*spanHeld + ahead); noRoom != nil {
+		if noRoom = e.budget.Hold(n*spanHeld + ahead); noRoom != nil {
 			return nil //nolint:nilerr // it is given back below
 		}
-		rows, err := bf.rows([]rowRange{at})
+		rows, err := bf.rows([]rowRange{at}, e)
 		if err != nil {
 			return err
 		}
-		if noRoom = budget.Hold(long(rows) - ahead); noRoom != nil {
+		if noRoom = e.budget.Hold(long(rows) - ahead); noRoom != nil {
 			return nil //nolint:nilerr // it is given back below
 		}
 		for i := range rows {
@@ -299,12 +369,12 @@ func (b *block) trace(db *DB, out []row, id flow.TraceID, budget *store.Budget) 
 	return out, cmp.Or(err, noRoom)
 }
 
-func (b *block) spans(db *DB, p *predicate, limit int) (out []hit, err error) {
+func (b *block) spans(db *DB, p *predicate, limit int, e *effort) (out []hit, err error) {
 	if !p.mayMatch(&b.meta.blockMeta) {
 		return nil, nil
 	}
 	_, err = db.use(b, func(bf *blockFile) error {
-		rows, err := bf.match(p)
+		rows, err := bf.match(p, e)
 		if err != nil || rows.empty() {
 			return err
 		}
@@ -322,7 +392,7 @@ func (b *block) spans(db *DB, p *predicate, limit int) (out []hit, err error) {
 				}
 			}
 		}
-		keys, err := bf.keys(ranges)
+		keys, err := bf.keys(ranges, e)
 		if err != nil {
 			return err
 		}
@@ -388,13 +458,13 @@ func (db *DB) Trace(ctx context.Context, id flow.TraceID) (ptrace.Traces, error)
 	}
 	defer leave()
 	src, _ := db.view()
-	budget := store.BudgetOf(ctx)
+	e := db.effort(ctx)
 	var rows []row
 	for _, s := range src {
 		if err := ctx.Err(); err != nil {
 			return none, err
 		}
-		if rows, err = s.trace(db, rows, id, budget); err != nil {
+		if rows, err = s.trace(db, rows, id, e); err != nil {
 			if errors.Is(err, store.ErrTooLarge) || errors.Is(err, store.ErrBusy) {
 				err = fmt.Errorf("read trace %s: %w", id, err)
 			}
@@ -498,7 +568,7 @@ func (h *candidates) Pop() any {
 // up, its parts elsewhere are looked up (bloom filters) and it moves to the trace's start, or is taken if it stands there already.
 func (db *DB) Summaries(ctx context.Context, q store.TraceQuery) (store.TracePage, error) {
 	var page store.TracePage
-	leave, err := db.search(ctx, "list traces")
+	leave, e, err := db.search(ctx, "list traces")
 	if err != nil {
 		return page, err
 	}
@@ -535,7 +605,7 @@ func (db *DB) Summaries(ctx context.Context, q store.TraceQuery) (store.TracePag
 		width = 1 // how many sources are opened at once
 	)
 	page.Traces, page.LeftOut = []store.TraceSummary{}, leftOut(src, p.from, p.to)
-	budget := store.BudgetOf(ctx)
+	budget := e.budget
 	drop := budget.Mark()
 	defer func() { drop(int64(len(page.Traces)) * partHeld) }()
 	for {
@@ -545,7 +615,7 @@ func (db *DB) Summaries(ctx context.Context, q store.TraceQuery) (store.TracePag
 		for next < len(order) && (len(h) == 0 || order[next].hi >= h[0].start) {
 			at := order[next:min(len(order), next+width)]
 			begun := make([]finder, len(at))
-			if err := together(len(at), func(i int) (err error) { begun[i], err = at[i].find(db, p); return err }); err != nil {
+			if err := together(len(at), func(i int) (err error) { begun[i], err = at[i].find(db, p, e); return err }); err != nil {
 				return store.TracePage{}, err
 			}
 			for _, f := range begun {
@@ -651,12 +721,12 @@ func summary(parts []*part) store.TraceSummary {
 
 // Spans calls yield for matching spans, newest first: by start, then trace id, then span id, all descending. q.Cursor is not used.
 func (db *DB) Spans(ctx context.Context, q store.TraceQuery, yield func(store.Span) bool) error {
-	leave, err := db.search(ctx, "search spans")
+	leave, e, err := db.search(ctx, "search spans")
 	if err != nil {
 		return err
 	}
-	defer store.BudgetOf(ctx).Mark()(0) // of what yield keeps, nothing is the store's
-	rows, err := db.newest(ctx, q)
+	defer e.budget.Mark()(0) // of what yield keeps, nothing is the store's
+	rows, err := db.newest(ctx, q, e)
 	leave() // yield may take its time
 	if err != nil {
 		return err
@@ -689,7 +759,7 @@ func latestFirst(src []source) (order []bounded) {
 	return order
 }
 
-func (db *DB) newest(ctx context.Context, q store.TraceQuery) ([]row, error) {
+func (db *DB) newest(ctx context.Context, q store.TraceQuery, e *effort) ([]row, error) {
 	p, limit, err := compile(q, time.Now())
 	if err != nil {
 		return nil, err
@@ -703,13 +773,13 @@ func (db *DB) newest(ctx context.Context, q store.TraceQuery) ([]row, error) {
 		}
 		at := order[next:min(len(order), next+width)]
 		more := make([][]hit, len(at))
-		if err := together(len(at), func(i int) (err error) { more[i], err = at[i].spans(db, p, limit); return err }); err != nil {
+		if err := together(len(at), func(i int) (err error) { more[i], err = at[i].spans(db, p, limit, e); return err }); err != nil {
 			return nil, err
 		}
 		hits = topHits(slices.Concat(append(more, hits)...), limit)
 		next += len(at)
 	}
-	if err := store.BudgetOf(ctx).Hold(int64(len(hits)) * spanHeld); err != nil {
+	if err := e.budget.Hold(int64(len(hits)) * spanHeld); err != nil {
 		return nil, fmt.Errorf("search spans: %w", err)
 	}
 	// Read each source once.
@@ -722,11 +792,13 @@ func (db *DB) newest(ctx context.Context, q store.TraceQuery) ([]row, error) {
 	for s, idx := range bySource {
 		switch s := s.(type) {
 		case *memtable:
-			s.mu.RLock()
-			for _, i := range idx {
-				out[i], have[i] = s.row(s.span(uint32(hits[i].at))), true //nolint:gosec // bounded by the seal size
+			at := make([]uint32, len(idx))
+			for k, i := range idx {
+				at[k] = uint32(hits[i].at) //nolint:gosec // bounded by the seal size
 			}
-			s.mu.RUnlock()
+			if err := s.rows(at, e, func(k int, r row) { out[idx[k]], have[idx[k]] = r, true }); err != nil {
+				return nil, err
+			}
 		case *block:
 			slices.SortFunc(idx, func(a, b int) int { return cmp.Compare(hits[a].at, hits[b].at) })
 			ranges := make([]rowRange, len(idx))
@@ -734,7 +806,7 @@ func (db *DB) newest(ctx context.Context, q store.TraceQuery) ([]row, error) {
 				ranges[k] = rowRange{hits[i].at, hits[i].at + 1}
 			}
 			if _, err := db.use(s, func(bf *blockFile) error {
-				rows, err := bf.rows(ranges)
+				rows, err := bf.rows(ranges, e)
 				if err != nil {
 					return err
 				}

@@ -45,6 +45,9 @@ func (b *blockFile) pages(leaf int, want func(x parquet.ColumnIndex, page int) b
 				return blame(err)
 			}
 		}
+		if err := b.turn.pass(); err != nil {
+			return err
+		}
 		page, err := pages.ReadPage()
 		if err != nil {
 			return blame(err)
