@@ -37,13 +37,18 @@ type Capabilities struct {
 	AttributeSearch      bool
 	DurationSearch       bool
 	KeysetPaging         bool
+	StablePaging         bool // a trace is on one page only, also when it grows to an earlier begin between two pages
+	WholeForm            bool // what was written comes back as it was; else as Jaeger's model has it, with times in whole microseconds
+	WholeBatches         bool // of a batch that was refused nothing was stored; else some of it may be, and is replaced when it is sent again
+	Repeats              bool // a span that is written twice without (tulle.boot.id, tulle.sequence) is there twice; else once
+	Totals               bool // Stats says how much is stored; else only what this process wrote
 	Name                 string
 }
 
 // Spans is a span backend. All methods are safe for concurrent use. After Close every method returns ErrClosed.
 type Spans interface {
 	// Write stores a batch and returns when it is durable (to the degree the backend documents). On error nothing of the batch was
-	// stored; errors.Is(err, ErrFull|ErrBusy|ErrClosed) means try again. A batch whose resource carries (tulle.boot.id, tulle.sequence) that
+	// stored (see Capabilities.WholeBatches); errors.Is(err, ErrFull|ErrBusy|ErrClosed) means try again. A batch whose resource carries (tulle.boot.id, tulle.sequence) that
 	// was already stored is accepted and stored once. The batch is read-only to the backend and not kept after return.
 	Write(ctx context.Context, td ptrace.Traces) error
 	// Trace returns every stored span of one trace, grouped by resource. ErrNotFound when there is none.

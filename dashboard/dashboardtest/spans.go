@@ -295,7 +295,10 @@ func (s *Spans) Stats() store.SpanStats {
 
 // Capabilities claims everything.
 func (s *Spans) Capabilities() store.Capabilities {
-	return store.Capabilities{SearchWithoutService: true, AttributeSearch: true, DurationSearch: true, KeysetPaging: true, Name: "memory"}
+	return store.Capabilities{
+		SearchWithoutService: true, AttributeSearch: true, DurationSearch: true, KeysetPaging: true, StablePaging: true, WholeForm: true, WholeBatches: true, Repeats: true, Totals: true,
+		Name: "memory",
+	}
 }
 
 // Close does nothing.

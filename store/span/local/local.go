@@ -902,7 +902,10 @@ func (db *DB) Close() error {
 
 // Capabilities says that everything in the contract works.
 func (db *DB) Capabilities() store.Capabilities {
-	return store.Capabilities{SearchWithoutService: true, AttributeSearch: true, DurationSearch: true, KeysetPaging: true, Name: "local"}
+	return store.Capabilities{
+		SearchWithoutService: true, AttributeSearch: true, DurationSearch: true, KeysetPaging: true, StablePaging: true, WholeForm: true, WholeBatches: true, Repeats: true, Totals: true,
+		Name: "local",
+	}
 }
 
 // Stats is cheap: no disk access but the size of the log's files.
