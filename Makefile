@@ -183,6 +183,10 @@ test-jaeger: build ## Jaeger v1.62's own suite for storage backends on an observ
 	$(GO) -C loadtest/peer/jaegerallinone test -count 1 .
 	TULLE=$(CURDIR)/bin/tulle $(GO) -C loadtest/peer/jaegerstorage test -count 1 -timeout 10m ./...
 
+.PHONY: test-engines
+test-engines: build ## spans in a real Cassandra 5, fetched from Maven Central: the suite of span stores, an engine that goes away, Jaeger's suite on an observer (Java 17 and Maven)
+	$(GO) run ./loadtest/peer/engine
+
 # Every fuzz target runs for FUZZTIME; what it finds is written to the package's testdata/fuzz, to be committed with the fix.
 .PHONY: fuzz
 fuzz: need-go ## every fuzz target for FUZZTIME (default 1m)

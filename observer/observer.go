@@ -88,6 +88,7 @@ type Config struct {
 	ExternalURL string   // the dashboard as people reach it; default http:// and HTTP
 
 	SpanBackend     string        // default local
+	SpanEngine      span.Engine   // where it is, unless it is local
 	SpanRetain      time.Duration // default: the backend's
 	SpanRetainBytes uint64        // default: the backend's
 	SpanThinAfter   time.Duration // default: the backend's
@@ -297,7 +298,7 @@ func (o *Observer) open() (closeStores func() error, err error) {
 	closers = append(closers, o.metrics.Close)
 	if o.spans, err = span.Open(o.cfg.SpanBackend, span.Config{
 		Dir: dir("spans"), RetainAge: o.cfg.SpanRetain, RetainBytes: o.cfg.SpanRetainBytes, ThinAfter: o.cfg.SpanThinAfter, ThinKeep: o.cfg.SpanThinKeep,
-		Log: o.log.With("part", "spans"), OnEvent: o.journal.add,
+		Engine: o.cfg.SpanEngine, Log: o.log.With("part", "spans"), OnEvent: o.journal.add,
 	}); err != nil {
 		return closeStores, err
 	}

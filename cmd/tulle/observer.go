@@ -60,6 +60,14 @@ func (v *observerFlags) flags(f *pflag.FlagSet, server bool) {
 	f.StringVar(&c.RulesDir, "rules", "", "folder with further Prometheus rule files")
 	f.StringVar(&c.AlertConfig, "alert-config", "", "Alertmanager configuration file, instead of --webhook")
 	f.StringVar(&c.ExternalURL, "external-url", "", "the dashboard as people reach it, for links (default: http:// and --http)")
+	f.StringVar(&c.SpanBackend, "span-store", "local", "where spans are kept: local (files in --data-dir) or cassandra")
+	f.StringSliceVar(&c.SpanEngine.Addresses, "span-store-address", nil, "HOST:PORT of some nodes of that engine (repeat)")
+	f.StringVar(&c.SpanEngine.Keyspace, "span-store-keyspace", "", "keyspace in it, which is made when it is not there (default: tulle)")
+	f.StringVar(&c.SpanEngine.Username, "span-store-user", "", "user name there")
+	f.StringVar(&c.SpanEngine.PasswordFile, "span-store-password-file", "", "file with that user's password")
+	f.StringVar(&c.SpanEngine.CAFile, "span-store-ca", "", "PEM file with the authorities of the engine's certificates; without it no TLS is spoken")
+	f.StringVar(&c.SpanEngine.DataCenter, "span-store-datacenter", "", "the engine's data centre that this observer writes to and reads from")
+	f.IntVar(&c.SpanEngine.Replication, "span-store-replication", 0, "copies of each span, when the keyspace is made (default: 1)")
 	f.DurationVar(&c.SpanRetain, "span-retain", 0, "how long spans are kept (default: the store's)")
 	f.Uint64Var(&c.SpanRetainBytes, "span-retain-bytes", 0, "how many bytes of spans are kept (default: the store's)")
 	f.DurationVar(&c.SpanThinAfter, "span-thin-after", 0, "the age at which ordinary traces may be left out to make room (default: the store's)")
@@ -124,6 +132,7 @@ var passed = []string{
 	"export-otlp", "export-header", "export-queue-bytes", "collector-config",
 	"span-retain", "span-retain-bytes", "metric-retain", "memory-limit", "remote-write", "remote-write-config",
 	"span-thin-after", "span-thin-keep",
+	"span-store", "span-store-address", "span-store-keyspace", "span-store-user", "span-store-password-file", "span-store-ca", "span-store-datacenter", "span-store-replication",
 }
 
 // handOn is the command line that sets those of the flags named that were set in f.
