@@ -85,6 +85,9 @@ type TraceQuery struct {
 	Reason      string
 	Limit       int    // default 20, at most 10,000
 	Cursor      string // opaque, from TracePage.Next
+
+	// Only are the attributes, of spans and resources, that whoever asks Spans looks at; nil: all. A store may give more; fewer to read make an answer faster.
+	Only []string
 }
 
 // Steps divide a time into N spans of the same length, each with its begin and without its end.
@@ -185,7 +188,7 @@ type Span struct {
 	Error      bool
 	Status     string // status message
 	Attributes map[string]string
-	Resource   map[string]string
+	Resource   map[string]string // other spans may share it: it is only read
 }
 
 // SpanStats is what the store knows of itself.

@@ -60,7 +60,7 @@ var spanFields = []Field{
 	{Name: "status", Means: flow.AttrStatus, Type: Number, Help: "HTTP status; also status=5xx"},
 	{Name: "grpc", Means: flow.AttrGRPC, Help: "name of the gRPC status, UNAVAILABLE"},
 	{Name: "reason", Means: flow.AttrReason, Help: "why it did not simply succeed, upstream_5xx"},
-	{Name: "failed", Type: Flag, Help: "it failed, by the rule of Records; of other spans the status", get: func(s *store.Span) string { return yes(failed(s)) }},
+	{Name: "failed", Type: Flag, Help: "it failed, by the rule of Records; of other spans the status", reads: []string{flow.AttrKind, flow.AttrReason, flow.AttrStatus, flow.AttrGRPC}, get: func(s *store.Span) string { return yes(failed(s)) }},
 	{Name: "method", Means: flow.AttrMethod, Help: "HTTP method"},
 	{Name: "path", Means: flow.AttrPath, Help: "path, without its query"},
 	{Name: "host", Means: flow.AttrAuthority, Help: "host that was asked for"},
@@ -78,7 +78,7 @@ var spanFields = []Field{
 	{Name: "mirror", Means: flow.AttrMirror, Type: Flag, absent: "false", Help: "a copy of somebody else's request"},
 	{Name: "kind", Means: flow.AttrKind, Help: "exchange, attempt or connection"},
 	{Name: "side", Means: flow.AttrSide, Help: "client or server"},
-	{Name: "phase", Help: "close, or progress of what is still alive", get: func(s *store.Span) string {
+	{Name: "phase", Help: "close, or progress of what is still alive", reads: []string{flow.AttrKind, flow.AttrPhase}, get: func(s *store.Span) string {
 		if s.Attributes[flow.AttrKind] == "" {
 			return ""
 		}
@@ -154,6 +154,22 @@ func Lookup(name string) (value func(*store.Span) string, ok bool) {
 		return nil, false
 	}
 	return f.value, true
+}
+
+// Reads are the attributes that Lookup's function looks at, of a span or its resource; none where there is no such field.
+func Reads(name string) []string {
+	if f := Spans.find(name); f != nil {
+		return f.attributes()
+	}
+	return nil
+}
+
+// attributes of a span, or of its resource, that say what it is.
+func (f *Field) attributes() []string {
+	if f.Means != "" {
+		return []string{f.Means}
+	}
+	return f.reads
 }
 
 // like is the known word nearest to what was written, "" when none is near: for messages.

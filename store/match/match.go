@@ -131,6 +131,14 @@ func MustParse(text string) Expr {
 // Mentions reports whether e says something of a field, by its name in the language.
 func (e Expr) Mentions(field string) bool { return e.root != nil && e.root.mentions(field) }
 
+// reads are the attributes that Match looks at, of a span or its resource.
+func (e Expr) reads() (keys []string) {
+	if e.root != nil {
+		e.root.fields(func(f *Field) { keys = append(keys, f.attributes()...) })
+	}
+	return keys
+}
+
 // String writes the expression so that Parse reads the same again.
 func (e Expr) String() string {
 	if e.root == nil {
@@ -145,6 +153,8 @@ type node interface {
 	// text writes the node for a place that binds as tightly as level: 0 or, 1 and, 2 not.
 	text(level int) string
 	mentions(field string) bool
+	// fields calls each for every field that is compared.
+	fields(each func(*Field))
 }
 
 type (
@@ -176,6 +186,16 @@ func (n not) holds(s Subject) bool { return !n.of.holds(s) }
 func (n and) text(level int) string { return wrap(level > 1, join(n, " and ", 2)) }
 func (n or) text(level int) string  { return wrap(level > 0, join(n, " or ", 1)) }
 func (n not) text(int) string       { return "not " + n.of.text(2) }
+
+func (n and) fields(each func(*Field)) { allFields(n, each) }
+func (n or) fields(each func(*Field))  { allFields(n, each) }
+func (n not) fields(each func(*Field)) { n.of.fields(each) }
+
+func allFields(nodes []node, each func(*Field)) {
+	for _, x := range nodes {
+		x.fields(each)
+	}
+}
 
 func (n and) mentions(field string) bool { return anyMentions(n, field) }
 func (n or) mentions(field string) bool  { return anyMentions(n, field) }
@@ -218,6 +238,7 @@ type Field struct {
 	// absent is what it means when a span says nothing of it, "" for nothing.
 	absent string
 	get    func(*store.Span) string
+	reads  []string // attributes that get looks at
 }
 
 // Type says how values of a field compare.

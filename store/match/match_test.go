@@ -154,13 +154,18 @@ func TestQuery(t *testing.T) {
 		}}, true},
 		{`reason!=denied and name="GET x"`, store.TraceQuery{Operation: "GET x", Attributes: []store.AttributeMatch{attr(flow.AttrReason, "!=", "denied")}}, true},
 		{`failed`, store.TraceQuery{Errors: true}, false},
-		{`status>=500 and path~x`, store.TraceQuery{Attributes: []store.AttributeMatch{attr(flow.AttrStatus, "exists", ""), attr(flow.AttrPath, "~", "(?s:.*)(?-s:x)(?s:.*)")}}, false},
+		{`status>=500 and path~x`, store.TraceQuery{Attributes: []store.AttributeMatch{attr(flow.AttrStatus, "~", "(?s:0[0-9]+|.*[^0-9].*|500|[1-9][0-9]{3,}|[6-9][0-9]{2}|5[1-9][0-9]{1}|50[1-9][0-9]{0})"), attr(flow.AttrPath, "~", "(?s:.*)(?-s:x)(?s:.*)")}}, false},
 		{`path~"^/a|b"`, store.TraceQuery{Attributes: []store.AttributeMatch{attr(flow.AttrPath, "~", "(?s:.*)(?-s:^/a|b)(?s:.*)")}}, true},
 		{`path~"b*" and x.y~b`, store.TraceQuery{Attributes: []store.AttributeMatch{attr(flow.AttrPath, "~", "(?s:.*)(?-s:b*)(?s:.*)"), attr("x.y", "~", "(?s:.*)(?-s:b)(?s:.*)")}}, false},
 		{`path!~b`, store.TraceQuery{Attributes: []store.AttributeMatch{attr(flow.AttrPath, "!~", "(?s:.*)(?-s:b)(?s:.*)")}}, true},
 		{`path!~"b*" and x.y!~b`, store.TraceQuery{}, false},
-		{`status=5xx`, store.TraceQuery{}, false},
+		{`status=5xx`, store.TraceQuery{Attributes: []store.AttributeMatch{attr(flow.AttrStatus, "~", "(?s:5[0-9]{2}|0[0-9]+|.*[^0-9].*)")}}, false},
+		{`status>=-1 and bytes.in<=-1`, store.TraceQuery{Attributes: []store.AttributeMatch{attr(flow.AttrStatus, "exists", ""), attr(flow.AttrBytesIn, "~", "(?s:0[0-9]+|.*[^0-9].*)")}}, false},
+		{`src in (a.b, c)`, store.TraceQuery{Attributes: []store.AttributeMatch{attr(flow.AttrSourceService, "~", `(?s:a\.b|c)`)}}, true},
+		{`src in (a, "")`, store.TraceQuery{}, false},
+		{`status in (200, 5xx)`, store.TraceQuery{Attributes: []store.AttributeMatch{attr(flow.AttrStatus, "~", "(?s:200|5[0-9]{2}|0[0-9]+|.*[^0-9].*)")}}, false},
 		{`status=0200`, store.TraceQuery{}, false},
+		{`status in (200, 0200)`, store.TraceQuery{}, false},
 		{`src=web or dst=cart`, store.TraceQuery{}, false},
 		{`not src=web`, store.TraceQuery{}, false},
 		{`probe=false`, store.TraceQuery{}, false},
@@ -177,6 +182,55 @@ func TestQuery(t *testing.T) {
 		if fmt.Sprint(got) != fmt.Sprint(c.want) || exact != c.exact {
 			t.Errorf("%s:\n%+v %v, want\n%+v %v", c.expr, got, exact, c.want, c.exact)
 		}
+	}
+}
+
+// What Match says of a comparison of numbers, the pattern that the store is asked for allows: numbers of every form and length, around every bound.
+func TestPatternsOfRanges(t *testing.T) {
+	var texts []string
+	for n := range 1200 {
+		texts = append(texts, strconv.Itoa(n))
+	}
+	texts = append(texts, "-1", "-0", "+5", "5.5", "500.0", "5e2", "0x1f", "007", "00", "1000000", "9007199254740993", "99999999999999999999", "5ab", "abc", "5é", ".5")
+	for _, bound := range []string{"0", "1", "9", "10", "11", "99", "100", "199", "200", "499", "500", "999", "1000", "1001", "499.5", "0.5", "-3", "1e3", "9007199254740993", "1e300"} {
+		for _, op := range []string{"<", "<=", ">", ">=", "="} {
+			checkRange(t, "status"+op+bound, texts)
+		}
+	}
+	for _, expr := range []string{"status=5xx", "status in (200, 4xx)", "bytes.in in (1, 22, 333)", "attempts in (5.5, 2)"} {
+		checkRange(t, expr, texts)
+	}
+}
+
+func checkRange(t *testing.T, expr string, texts []string) {
+	t.Helper()
+	e, err := match.Parse(expr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q, exact := e.Query(store.TraceQuery{})
+	meets, err := match.Meeting(q)
+	if err != nil {
+		t.Fatalf("%s: %v", expr, err)
+	}
+	narrow := 0
+	for _, text := range texts {
+		s := store.Span{Attributes: map[string]string{flow.AttrStatus: text, flow.AttrBytesIn: text, flow.AttrAttempts: text}}
+		matches, found := e.Match(&s), meets(&s)
+		if exact { // of a column of whole numbers
+			if n, err := strconv.ParseUint(text, 10, 63); err != nil || strconv.FormatUint(n, 10) != text {
+				continue
+			}
+		}
+		if matches && !found || exact && matches != found {
+			t.Errorf("%s of %q: match says %t and the store %t (exact: %t)", expr, text, matches, found, exact)
+		}
+		if found && !matches && strings.Trim(text, "0123456789") == "" && (text == "0" || text[0] != '0') {
+			narrow++
+		}
+	}
+	if op := q.Attributes; len(op) > 0 && op[0].Op == "~" && narrow > 0 {
+		t.Errorf("%s: the pattern lets %d whole numbers through that are not meant", expr, narrow)
 	}
 }
 

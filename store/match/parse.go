@@ -565,6 +565,8 @@ func (v *value) equal(text string, number float64) bool {
 	return number == v.number || math.IsNaN(number) && text == v.text || text == v.text && text != ""
 }
 
+func (c *comparison) fields(each func(*Field)) { each(c.field) }
+
 func (c *comparison) mentions(field string) bool { return c.field.Name == field }
 
 func (c *comparison) text(int) string {

@@ -1,8 +1,10 @@
 package match
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/flow"
@@ -67,11 +69,23 @@ func (c *comparison) into(q *store.TraceQuery) bool {
 	case c.op == opUnlike && known && !c.pattern.MatchString(""):
 		q.Attributes = append(q.Attributes, store.AttributeMatch{Key: f.Means, Value: anywhere(value), Op: "!~"})
 		return true
-	case c.op == opExists, c.op == opUnequal && value == "", c.op.ordered():
+	case c.op.ordered():
+		if pattern, ok := ordered(c.op, c.values[0].number); ok {
+			q.Attributes = append(q.Attributes, store.AttributeMatch{Key: f.Means, Value: pattern, Op: "~"})
+			return false
+		}
+		fallthrough
+	case c.op == opExists, c.op == opUnequal && value == "":
 		q.Attributes = append(q.Attributes, store.AttributeMatch{Key: f.Means, Op: "exists"})
 		return false // an attribute may be there and empty
+	case c.op == opEqual && known && (len(c.values) > 1 || f.Type == Number && !canonical(value)): // 200.0 is 200 and 2xx is many
+		pattern, exact, ok := c.anyOf()
+		if ok {
+			q.Attributes = append(q.Attributes, store.AttributeMatch{Key: f.Means, Value: pattern, Op: "~"})
+		}
+		return ok && exact
 	case f.Type == Number && (!known || !canonical(value)):
-		return false // 200.0 is 200 and 2xx is many
+		return false
 	case one:
 		q.Attributes = append(q.Attributes, store.AttributeMatch{Key: f.Means, Value: value, Op: "="})
 		return true
@@ -139,8 +153,12 @@ func least(a, b time.Duration) time.Duration {
 	return min(a, b)
 }
 
-// batch is how many spans Search asks a store for at a time: as many as one question may have.
-const batch = 10_000
+// Spans that Search asks a store for at a time: few at first, since many who ask want the newest few; then more and more, up to as many as one question may have.
+const (
+	firstBatch = 256
+	batchGrows = 4
+	batch      = 10_000
+)
 
 // Result says how far a Search came.
 type Result struct {
@@ -149,18 +167,22 @@ type Result struct {
 }
 
 // Search calls yield for the stored spans that meet both q and e, newest first, until yield returns false or it has looked at budget spans (at least
-// 1). q.Limit and q.Cursor are not used.
+// 1). q.Limit is how many are likely to be needed, 0 for a few; q.Cursor is not used; of q.Only it adds what e looks at.
 func Search(ctx context.Context, spans store.Spans, q store.TraceQuery, e Expr, budget int, yield func(*store.Span) bool) (Result, error) {
 	q, exact := e.Query(q)
 	q.Cursor = ""
+	if q.Only != nil && !exact {
+		q.Only = append(slices.Clone(q.Only), e.reads()...)
+	}
 	var (
 		res  Result
 		last time.Time         // start of the oldest span so far
 		seen map[[24]byte]bool // those that started then, by trace and span id
 		stop bool
+		size = min(cmp.Or(q.Limit, firstBatch), batch)
 	)
-	for {
-		q.Limit = min(batch, budget-res.Looked+len(seen))
+	for ; ; size = min(batchGrows*size, batch) {
+		q.Limit = min(batch, min(size, budget-res.Looked)+len(seen))
 		got, fresh := 0, 0
 		err := spans.Spans(ctx, q, func(s store.Span) bool {
 			got++

@@ -213,12 +213,13 @@ func Count(ctx context.Context, spans store.Spans, q Query) (Table, error) {
 		return t, fmt.Errorf("group by %d fields: %w: name 1 to %d", len(q.By), store.ErrBadQuery, maxBy)
 	}
 	var by []func(*store.Span) string
+	only := slices.Clone(match.Reads("failed"))
 	for _, name := range q.By {
 		value, ok := match.Lookup(name)
 		if !ok {
 			return t, fmt.Errorf("group by %q: %w: there is no such field; docs/reference/match.md lists them", name, store.ErrBadQuery)
 		}
-		by = append(by, value)
+		by, only = append(by, value), append(only, match.Reads(name)...)
 	}
 	e, err := Restrict(q.Match, q.Side)
 	if err != nil {
@@ -226,7 +227,7 @@ func Count(ctx context.Context, spans store.Spans, q Query) (Table, error) {
 	}
 	groups := map[string]*Group{}
 	var key strings.Builder
-	res, err := match.Search(ctx, spans, store.TraceQuery{Start: q.Start, End: q.End}, e, q.Budget, func(s *store.Span) bool {
+	res, err := match.Search(ctx, spans, store.TraceQuery{Start: q.Start, End: q.End, Limit: q.Budget, Only: only}, e, q.Budget, func(s *store.Span) bool {
 		t.Count++
 		key.Reset()
 		values := make([]string, len(by))

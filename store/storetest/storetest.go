@@ -395,6 +395,54 @@ func testMeshRecord(t *testing.T, s store.Spans) {
 	}
 }
 
+// testOnly: what is asked for is there as it is without asking, wherever the span says it.
+func testOnly(t *testing.T, s store.Spans) {
+	for i := range uint64(20) {
+		attrs := map[string]any{flow.AttrMethod: "GET", flow.AttrPath: fmt.Sprintf("/items/%d", i), flow.AttrStatus: 200 + int(i), flow.AttrAnswered: i%2 == 0, "x.own": fmt.Sprint(i), "x.other": i} //nolint:gosec // small
+		if i%3 == 0 {
+			attrs[flow.AttrStatus] = "503" // of a type that the mesh does not give it
+		}
+		if i%5 == 0 {
+			attrs[flow.AttrReason] = "upstream_5xx"
+		}
+		write(t, s, Batch(Span{
+			Trace: i + 1, ID: i + 1, Service: "web", Name: "GET /", Kind: ptrace.SpanKindClient, Start: base.Add(time.Duration(i) * time.Second), Duration: time.Millisecond, Error: i%7 == 0, Attrs: attrs, //nolint:gosec // small
+			Res: map[string]any{flow.AttrServiceVersion: fmt.Sprintf("v%d", i%2)},
+		}))
+	}
+	settle(t, s)
+	spans := func(only []string) (out []store.Span) {
+		if err := s.Spans(t.Context(), store.TraceQuery{Service: "web", Limit: 100, Only: only}, func(x store.Span) bool { out = append(out, x); return true }); err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	whole := spans(nil)
+	if len(whole) != 20 {
+		t.Fatalf("%d spans, want 20", len(whole))
+	}
+	for _, keys := range [][]string{{}, {flow.AttrStatus}, {"x.own", flow.AttrPath}, {flow.AttrServiceVersion, flow.AttrAnswered}, {"x.other", flow.AttrMethod, flow.AttrReason, "not.there"}} {
+		got := spans(keys)
+		if len(got) != len(whole) {
+			t.Fatalf("only %v: %d spans of %d", keys, len(got), len(whole))
+		}
+		for i, w := range whole {
+			g := got[i]
+			for _, k := range keys {
+				wv, wok := w.Attributes[k]
+				gv, gok := g.Attributes[k]
+				if wv != gv || wok != gok || w.Resource[k] != g.Resource[k] {
+					t.Errorf("only %v: span %d says %q (%q) of %s, want %q (%q)", keys, i, gv, g.Resource[k], k, wv, w.Resource[k])
+				}
+			}
+			g.Attributes, g.Resource, w.Attributes, w.Resource = nil, nil, nil, nil
+			if fmt.Sprint(g) != fmt.Sprint(w) {
+				t.Errorf("only %v: span %d is\n%+v, want\n%+v", keys, i, g, w)
+			}
+		}
+	}
+}
+
 func testSplitTrace(t *testing.T, s store.Spans) {
 	var want []string
 	for i := range uint64(4) {

@@ -395,18 +395,18 @@ func (p *part) add(start, end uint64, isErr bool, service string) {
 	p.services = append(p.services, store.ServiceCount{Service: service, Spans: 1, Errors: e})
 }
 
-func (m *memtable) row(s *liveSpan) row {
+func (m *memtable) row(s *liveSpan, o only) row {
 	r := row{
 		trace: s.trace, id: s.id, parent: s.parent, start: s.start, end: s.end, flags: s.flags, kind: s.kind, status: s.status,
 		name: m.at(s.name), statusMsg: m.at(s.statusMsg), traceState: m.at(s.traceState), group: m.groups[s.group],
-		extra: m.at(s.extra), cols: make([]colValue, len(columns)),
+		extra: m.at(s.extra), cols: make([]colValue, len(o.cols)),
 	}
-	for i, c := range columns {
+	for k, i := range o.cols {
 		if s.set&(1<<i) == 0 {
 			continue
 		}
 		v := colValue{set: true}
-		switch c.typ {
+		switch columns[i].typ {
 		case colInt:
 			v.num = s.num[slot[i]]
 		case colBool:
@@ -414,9 +414,11 @@ func (m *memtable) row(s *liveSpan) row {
 		case colString, colText:
 			v.str = m.at(s.str[slot[i]])
 		}
-		r.cols[i] = v
+		r.cols[k] = v
 	}
-	decodeAttrs(m.at(s.attrs), func(a attr) bool { r.attrs = append(r.attrs, a); return true })
+	if o.rest(func(k string) bool { _, ok := m.keys[k]; return ok || len(m.keys) > maxKeys }) {
+		decodeAttrs(m.at(s.attrs), func(a attr) bool { r.attrs = append(r.attrs, a); return true })
+	}
 	return r
 }
 

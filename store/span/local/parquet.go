@@ -626,16 +626,16 @@ func lastBefore(ranges []rowRange, end int) int {
 }
 
 // rows reads whole spans. Columns are read at once, on as many cores as there are and e is given: each has its own fields of the rows.
-func (b *blockFile) rows(ranges []rowRange, e *effort) ([]row, error) {
+func (b *blockFile) rows(ranges []rowRange, o only, e *effort) ([]row, error) {
 	sc := schema()
 	n := 0
 	for _, r := range ranges {
 		n += r.to - r.from
 	}
 	out := make([]row, n)
-	cols := make([]colValue, n*len(columns))
+	cols, width := make([]colValue, n*len(o.cols)), len(o.cols)
 	for i := range out {
-		out[i].cols = cols[i*len(columns) : (i+1)*len(columns)]
+		out[i].cols = cols[i*width : (i+1)*width]
 	}
 	// text keeps equal texts of a column once.
 	type text func(v parquet.Value) string
@@ -676,8 +676,11 @@ func (b *blockFile) rows(ranges []rowRange, e *effort) ([]row, error) {
 			r.group = b.groups[i]
 		}
 	})
-	one(sc.extra, func(r *row, v parquet.Value, _ text) { r.extra = string(v.ByteArray()) })
-	for i, c := range columns {
+	if o.all {
+		one(sc.extra, func(r *row, v parquet.Value, _ text) { r.extra = string(v.ByteArray()) })
+	}
+	for k, i := range o.cols {
+		c := columns[i]
 		if b.meta.Cols&(1<<i) == 0 {
 			continue
 		}
@@ -693,10 +696,10 @@ func (b *blockFile) rows(ranges []rowRange, e *effort) ([]row, error) {
 			case colString, colText:
 				cv.str = text(v)
 			}
-			r.cols[i] = cv
+			r.cols[k] = cv
 		})
 	}
-	if len(b.meta.Keys) > 0 {
+	if len(b.meta.Keys) > 0 && o.rest(b.meta.hasRest) {
 		todo = append(todo, func(b *blockFile, text text) error {
 			many := func(leaf int, set func(a *attr, v parquet.Value)) error {
 				return read(b, leaf, func(r *row, v []parquet.Value) error {
@@ -773,7 +776,7 @@ func (b *blockFile) rebuild() ([]*part, error) {
 	var parts []*part
 	byID := map[flow.TraceID]*part{}
 	for from := 0; from < b.meta.Spans; from += pageRows {
-		rows, err := b.rows([]rowRange{{from, min(from+pageRows, b.meta.Spans)}}, nil)
+		rows, err := b.rows([]rowRange{{from, min(from+pageRows, b.meta.Spans)}}, whole, nil)
 		if err != nil {
 			return nil, err
 		}

@@ -182,14 +182,14 @@ func (m *memtable) trace(_ *DB, out []row, id flow.TraceID, e *effort) ([]row, e
 		return out, err
 	}
 	from := len(out)
-	if err := m.rows(spans, e, func(_ int, r row) { out = append(out, r) }); err != nil {
+	if err := m.rows(spans, whole, e, func(_ int, r row) { out = append(out, r) }); err != nil {
 		return out, err
 	}
 	return out, e.budget.Hold(long(out[from:]))
 }
 
 // rows calls fn with the rows of spans by their number, in order. As with eachMatch, a batch need not wait for the whole.
-func (m *memtable) rows(spans []uint32, e *effort, fn func(k int, r row)) error {
+func (m *memtable) rows(spans []uint32, o only, e *effort, fn func(k int, r row)) error {
 	t, err := e.begin()
 	if err != nil {
 		return err
@@ -201,7 +201,7 @@ func (m *memtable) rows(spans []uint32, e *effort, fn func(k int, r row)) error 
 		}
 		m.mu.RLock()
 		for k := from; k < min(len(spans), from+partChunk); k++ {
-			fn(k, m.row(m.span(spans[k])))
+			fn(k, m.row(m.span(spans[k]), o))
 		}
 		m.mu.RUnlock()
 	}
@@ -351,7 +351,7 @@ func (b *block) trace(db *DB, out []row, id flow.TraceID, e *effort) ([]row, err
 		if noRoom = e.budget.Hold(n*spanHeld + ahead); noRoom != nil {
 			return nil //nolint:nilerr // it is given back below
 		}
-		rows, err := bf.rows([]rowRange{at}, e)
+		rows, err := bf.rows([]rowRange{at}, whole, e)
 		if err != nil {
 			return err
 		}
@@ -731,11 +731,12 @@ func (db *DB) Spans(ctx context.Context, q store.TraceQuery, yield func(store.Sp
 	if err != nil {
 		return err
 	}
+	only := onlyOf(q.Only)
 	for i := range rows {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if !yield(rows[i].flat()) {
+		if !yield(rows[i].flat(only)) {
 			return nil
 		}
 	}
@@ -764,6 +765,7 @@ func (db *DB) newest(ctx context.Context, q store.TraceQuery, e *effort) ([]row,
 	if err != nil {
 		return nil, err
 	}
+	o := onlyOf(q.Only)
 	src, _ := db.view()
 	order := latestFirst(src)
 	var hits []hit
@@ -796,7 +798,7 @@ func (db *DB) newest(ctx context.Context, q store.TraceQuery, e *effort) ([]row,
 			for k, i := range idx {
 				at[k] = uint32(hits[i].at) //nolint:gosec // bounded by the seal size
 			}
-			if err := s.rows(at, e, func(k int, r row) { out[idx[k]], have[idx[k]] = r, true }); err != nil {
+			if err := s.rows(at, o, e, func(k int, r row) { out[idx[k]], have[idx[k]] = r, true }); err != nil {
 				return nil, err
 			}
 		case *block:
@@ -806,7 +808,7 @@ func (db *DB) newest(ctx context.Context, q store.TraceQuery, e *effort) ([]row,
 				ranges[k] = rowRange{hits[i].at, hits[i].at + 1}
 			}
 			if _, err := db.use(s, func(bf *blockFile) error {
-				rows, err := bf.rows(ranges, e)
+				rows, err := bf.rows(ranges, o, e)
 				if err != nil {
 					return err
 				}

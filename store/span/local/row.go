@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"time"
 
@@ -268,7 +269,7 @@ type row struct {
 	statusMsg  string
 	traceState string
 	group      *group
-	cols       []colValue // by index of columns
+	cols       []colValue // by index of columns; of a row that was read in part by that of only.cols
 	attrs      []attr
 	extra      string // OTLP TracesData with one span that holds events, links and dropped counts; "" when it has none
 }
@@ -350,25 +351,67 @@ func (r *row) toSpan(sp ptrace.Span) error {
 }
 
 // flat is the row as a store.Span.
-func (r *row) flat() store.Span {
+func (r *row) flat(o only) store.Span {
 	s := store.Span{
 		TraceID: r.trace, SpanID: r.id, ParentID: r.parent, Name: r.name, Kind: kindName(r.kind), Service: r.group.service,
 		Start: unixTime(r.start), Duration: time.Duration(duration(r.start, r.end)), //nolint:gosec // < 2^63 for real clocks
-		Error: isError(r.status, r.cols[reasonCol].str), Status: r.statusMsg,
-		Attributes: map[string]string{}, Resource: make(map[string]string, len(r.group.attrs)),
+		Error: isError(r.status, r.cols[o.reason].str), Status: r.statusMsg,
+		Resource: r.group.attrs,
 	}
-	for i, c := range columns {
+	n := len(r.attrs)
+	for i := range r.cols {
 		if r.cols[i].set {
-			s.Attributes[c.attr] = r.cols[i].text(c.typ)
+			n++
+		}
+	}
+	s.Attributes = make(map[string]string, n)
+	for k, i := range o.cols {
+		if r.cols[k].set {
+			s.Attributes[columns[i].attr] = r.cols[k].text(columns[i].typ)
 		}
 	}
 	for _, a := range r.attrs {
 		s.Attributes[a.key] = a.value
 	}
-	for k, v := range r.group.attrs {
-		s.Resource[k] = v
-	}
 	return s
+}
+
+// only is what is read of spans besides their ids, times, names, kinds, status and resources: all other fields are missing then.
+type only struct {
+	all    bool     // nothing is missing
+	cols   []int    // indexes of columns, ascending; a row has theirs and no others
+	reason int      // index of the reason's in cols: a span with one counts as failed
+	keys   []string // of attributes that may be without a column: also one that has one, of another type
+}
+
+var whole = func() only {
+	o := only{all: true}
+	for i, c := range columns {
+		if o.cols = append(o.cols, i); c.attr == flow.AttrReason {
+			o.reason = i
+		}
+	}
+	return o
+}()
+
+// rest says whether attributes without a column are read where has tells which keys there are.
+func (o only) rest(has func(key string) bool) bool { return o.all || slices.ContainsFunc(o.keys, has) }
+
+// onlyOf is what must be read to know the attributes of a TraceQuery's Only.
+func onlyOf(keys []string) only {
+	if keys == nil {
+		return whole
+	}
+	o := only{cols: []int{reasonCol}, keys: keys}
+	for _, k := range keys {
+		if c, ok := columnByAttr[k]; ok {
+			o.cols = append(o.cols, c)
+		}
+	}
+	slices.Sort(o.cols)
+	o.cols = slices.Compact(o.cols)
+	o.reason = slices.Index(o.cols, reasonCol)
+	return o
 }
 
 func (v colValue) text(t colType) string {

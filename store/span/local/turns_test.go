@@ -233,7 +233,7 @@ func TestCancelWithinBlock(t *testing.T) {
 		"spans": func(e *effort) error { _, err := b.spans(db, p, 10, e); return err },
 		"tally": func(e *effort) error { c := newCounts(0, 1<<60, 1); return b.tally(db, p, p, &c, e) },
 		"rows": func(e *effort) error {
-			_, err := db.use(b, func(bf *blockFile) error { _, err := bf.rows([]rowRange{{0, 10}}, e); return err })
+			_, err := db.use(b, func(bf *blockFile) error { _, err := bf.rows([]rowRange{{0, 10}}, whole, e); return err })
 			return err
 		},
 	} {
