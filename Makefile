@@ -184,8 +184,8 @@ test-jaeger: build ## Jaeger v1.62's own suite for storage backends on an observ
 	TULLE=$(CURDIR)/bin/tulle $(GO) -C loadtest/peer/jaegerstorage test -count 1 -timeout 10m ./...
 
 .PHONY: test-engines
-test-engines: build ## spans in a real Cassandra 5, fetched from Maven Central: the suite of span stores, an engine that goes away, Jaeger's suite on an observer (Java 17 and Maven)
-	$(GO) run ./loadtest/peer/engine
+test-engines: build ## spans in a real Cassandra 5 and OpenSearch 2.19, fetched from Maven Central: the suite of span stores, an engine that goes away, Jaeger's suite on an observer (JDK 17 and Maven; ENGINE='-only cassandra' for one)
+	$(GO) run ./loadtest/peer/engine $(ENGINE)
 
 # Every fuzz target runs for FUZZTIME; what it finds is written to the package's testdata/fuzz, to be committed with the fix.
 .PHONY: fuzz

@@ -18,6 +18,7 @@ import (
 	"github.com/tulle-mesh/tulle/store/event"
 	"github.com/tulle-mesh/tulle/store/span/cassandra"
 	"github.com/tulle-mesh/tulle/store/span/local"
+	"github.com/tulle-mesh/tulle/store/span/opensearch"
 )
 
 // Config is what any backend may be told. Zero fields mean the backend's default.
@@ -72,11 +73,41 @@ var Backends = []Backend{
 		})
 	}},
 	{Name: "cassandra", Open: openCassandra},
+	{Name: "opensearch", Open: openOpenSearch},
+}
+
+// byAge refuses what engines that keep by age alone cannot do.
+func byAge(name string, c Config) error {
+	if c.RetainBytes != 0 || c.ThinAfter != 0 || c.ThinKeep != 0 {
+		return fmt.Errorf("span store %s: it keeps spans by age alone, and leaves none out: leave out --span-retain-bytes, --span-thin-after and --span-thin-keep", name)
+	}
+	return nil
+}
+
+func openOpenSearch(c Config) (store.Spans, error) {
+	if err := byAge("opensearch", c); err != nil {
+		return nil, err
+	}
+	if c.Engine.DataCenter != "" {
+		return nil, errors.New("span store opensearch: it knows no data centres: leave out --span-store-datacenter, and name the nodes of this one")
+	}
+	password, err := c.Engine.password()
+	if err != nil {
+		return nil, err
+	}
+	db, err := opensearch.Open(context.Background(), opensearch.Config{
+		Addresses: c.Engine.Addresses, Prefix: c.Engine.Keyspace, Username: c.Engine.Username, Password: password, CAFile: c.Engine.CAFile,
+		Replicas: max(c.Engine.Replication, 1) - 1, RetainAge: c.RetainAge, Log: c.Log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return db, nil
 }
 
 func openCassandra(c Config) (store.Spans, error) {
-	if c.RetainBytes != 0 || c.ThinAfter != 0 || c.ThinKeep != 0 {
-		return nil, errors.New("span store cassandra: it keeps spans by age alone, and leaves none out: leave out --span-retain-bytes, --span-thin-after and --span-thin-keep")
+	if err := byAge("cassandra", c); err != nil {
+		return nil, err
 	}
 	password, err := c.Engine.password()
 	if err != nil {

@@ -1,7 +1,7 @@
 //go:build unix
 
 // Command engine runs the engines that spans can live in, for real, and the tests that need them: the conformance suite of span stores on each, what happens while it is away, and
-// Jaeger v1.62's own suite on an observer that keeps its spans there. make test-engines runs it. It needs Java 17 and Maven, and listens on loopback only.
+// Jaeger v1.62's own suite on an observer that keeps its spans there. make test-engines runs it. It needs a JDK 17 and Maven, and listens on loopback only.
 package main
 
 import (
@@ -21,20 +21,21 @@ import (
 
 func main() {
 	dir := flag.String("dir", "bin/engines", "where engines are kept that were fetched once")
+	only := flag.String("only", "", "cassandra or opensearch; both if empty")
 	tulle := flag.String("tulle", "bin/tulle", "the tulle executable")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *dir, *tulle); err != nil {
+	if err := run(ctx, *dir, *tulle, *only); err != nil {
 		fmt.Fprintln(os.Stderr, "engine:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, dir, tulle string) error {
+func run(ctx context.Context, dir, tulle, only string) error {
 	for _, p := range []string{"java", "mvn"} {
 		if _, err := exec.LookPath(p); err != nil {
-			return fmt.Errorf("%s is missing. Debian/Ubuntu: apt-get install openjdk-17-jre-headless maven", p)
+			return fmt.Errorf("%s is missing. Debian/Ubuntu: apt-get install openjdk-17-jdk-headless maven", p)
 		}
 	}
 	var err error
@@ -49,19 +50,43 @@ func run(ctx context.Context, dir, tulle string) error {
 		return err
 	}
 	defer os.RemoveAll(work)
-	c, err := startCassandra(ctx, dir, work)
+	for _, e := range engines {
+		if only != "" && only != e.name {
+			continue
+		}
+		if err := e.try(ctx, dir, work, tulle); err != nil {
+			return fmt.Errorf("%s: %w", e.name, err)
+		}
+	}
+	return nil
+}
+
+// engine is one that spans can live in.
+type engine struct {
+	name, env string // env names its address to tests
+	start     func(ctx context.Context, dir, work string) (*process, error)
+}
+
+var engines = []engine{
+	{"cassandra", "CASSANDRA", startCassandra},
+	{"opensearch", "OPENSEARCH", startOpenSearch},
+}
+
+// try runs the tests on it.
+func (e engine) try(ctx context.Context, dir, work, tulle string) error {
+	p, err := e.start(ctx, dir, work)
 	if err != nil {
 		return err
 	}
-	defer c.stop()
-	fmt.Printf("Cassandra %s takes CQL on %s after %s\n", cassandraVersion, c.addr, c.took.Round(100*time.Millisecond))
-	env := append(os.Environ(), "CASSANDRA="+c.addr, "TULLE="+tulle)
+	defer p.stop()
+	fmt.Printf("%s listens on %s after %s\n", e.name, p.addr, p.took.Round(100*time.Millisecond))
+	env := append(os.Environ(), e.env+"="+p.addr, "TULLE="+tulle)
 	for _, args := range [][]string{
-		{"test", "-count", "1", "-timeout", "10m", "-tags", "engines", "./store/span/cassandra"},
+		{"test", "-count", "1", "-timeout", "15m", "-tags", "engines", "./store/span/" + e.name},
 		{"-C", "loadtest/peer/jaegerstorage", "test", "-count", "1", "-timeout", "15m", "./..."},
 	} {
 		if err := command(ctx, env, "go", args...); err != nil {
-			return fmt.Errorf("%w\nthe last of Cassandra's log:\n%s", err, tail(c.log))
+			return fmt.Errorf("%w\nthe last of its log:\n%s", err, tail(p.log))
 		}
 	}
 	return nil
@@ -76,10 +101,15 @@ func command(ctx context.Context, env []string, name string, args ...string) err
 	return nil
 }
 
-// jars fetches a Maven artifact with all it needs, once, and gives the folder.
-func jars(ctx context.Context, dir, artifact string) (string, error) {
-	part := strings.Split(artifact, ":")
+// jars fetches Maven artifacts (GROUP:NAME:VERSION) with all they need, once, and gives the folder.
+func jars(ctx context.Context, dir string, artifacts ...string) (string, error) {
+	part := strings.Split(artifacts[0], ":")
 	lib := filepath.Join(dir, part[1]+"-"+part[2])
+	var deps strings.Builder
+	for _, a := range artifacts {
+		part := strings.Split(a, ":")
+		fmt.Fprintf(&deps, "<dependency><groupId>%s</groupId><artifactId>%s</artifactId><version>%s</version></dependency>\n", part[0], part[1], part[2])
+	}
 	if _, err := os.Stat(lib); err == nil {
 		return lib, nil
 	}
@@ -92,12 +122,12 @@ func jars(ctx context.Context, dir, artifact string) (string, error) {
 	}
 	defer os.RemoveAll(fetched)
 	pom := fmt.Sprintf(`<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion><groupId>tulle</groupId><artifactId>engine</artifactId><version>1</version>
-<dependencies><dependency><groupId>%s</groupId><artifactId>%s</artifactId><version>%s</version></dependency></dependencies></project>
-`, part[0], part[1], part[2])
+<dependencies>%s</dependencies></project>
+`, deps.String())
 	if err := os.WriteFile(filepath.Join(fetched, "pom.xml"), []byte(pom), 0o644); err != nil { //nolint:gosec // no secret
 		return "", err
 	}
-	fmt.Println("fetching", artifact, "from Maven Central")
+	fmt.Println("fetching", strings.Join(artifacts, ", "), "from Maven Central")
 	if err := command(ctx, os.Environ(), "mvn", "-q", "-B", "-f", filepath.Join(fetched, "pom.xml"), "dependency:copy-dependencies", "-DoutputDirectory="+filepath.Join(fetched, "lib")); err != nil {
 		return "", err
 	}

@@ -1,8 +1,8 @@
 //go:build unix
 
 // Package jaegerstorage runs Jaeger's own suite for storage backends (plugin/storage/integration of v1.62) against a real observer, by the client
-// through which a stock Jaeger mounts a remote storage. make test-jaeger builds the observer and names it in TULLE. make test-engines names a Cassandra in CASSANDRA
-// too, which the observer then keeps its spans in.
+// through which a stock Jaeger mounts a remote storage. make test-jaeger builds the observer and names it in TULLE. make test-engines names an engine in CASSANDRA
+// or OPENSEARCH too, which the observer then keeps its spans in.
 //
 // It is a module of its own because the suite needs libraries of the age of Jaeger v1.62, which Tulle's module has left behind.
 package jaegerstorage
@@ -59,8 +59,10 @@ func start(t *testing.T, root string) *observer {
 		"observer", "--data-dir", filepath.Join(dir, "data"), "--controller", "", "--http", freeAddr(t), "--otlp-grpc", freeAddr(t),
 		"--otlp-http", "off", "--jaeger-query", o.addr,
 	}
-	if at := os.Getenv("CASSANDRA"); at != "" { // each observer has a keyspace of its own, so that it begins empty
-		args = append(args, "--span-store", "cassandra", "--span-store-address", at, "--span-store-keyspace", fmt.Sprintf("jaeger_suite_%d_%d", os.Getpid(), keyspaces.Add(1)))
+	for engine, env := range map[string]string{"cassandra": "CASSANDRA", "opensearch": "OPENSEARCH"} { // each observer has a keyspace of its own, so that it begins empty
+		if at := os.Getenv(env); at != "" {
+			args = append(args, "--span-store", engine, "--span-store-address", at, "--span-store-keyspace", fmt.Sprintf("jaeger_suite_%d_%d", os.Getpid(), keyspaces.Add(1)))
+		}
 	}
 	o.cmd = exec.Command(tulle, args...)
 	log, err := os.Create(o.log)

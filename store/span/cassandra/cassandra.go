@@ -4,9 +4,7 @@
 package cassandra
 
 import (
-	"bytes"
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -256,7 +254,7 @@ func (db *DB) Write(ctx context.Context, td ptrace.Traces) error {
 		defer mu.Unlock()
 		return failed != nil
 	}
-	settled := map[*model.Process]bool{}
+	jaegermodel.Settle(spans, longestName)
 send:
 	for _, s := range spans {
 		if stop() {
@@ -271,7 +269,6 @@ send:
 			note(fmt.Errorf("%s: write: %w: %d spans are being written already", name, store.ErrBusy, inFlight))
 			break send
 		}
-		settle(s, settled)
 		wg.Go(func() {
 			defer func() { <-db.slots }()
 			if err := db.writeSpan(s); err != nil {
@@ -294,36 +291,6 @@ send:
 	return nil
 }
 
-// settle gives a span a form that Cassandra takes: valid text, and names that may be keys. What the transport stamped is left out, so that a batch which is sent again is the
-// same one. Processes are shared by spans.
-func settle(s *model.Span, settled map[*model.Process]bool) {
-	text := func(t string) string { return strings.ToValidUTF8(t, "\uFFFD") }
-	short := func(t string) string {
-		if len(t) > longestName {
-			t = t[:longestName]
-		}
-		return text(t)
-	}
-	all := func(tags []model.KeyValue) {
-		for i := range tags {
-			tags[i].Key, tags[i].VStr = text(tags[i].Key), text(tags[i].VStr)
-		}
-	}
-	if p := s.Process; !settled[p] {
-		settled[p] = true
-		p.Tags = slices.DeleteFunc(p.Tags, func(kv model.KeyValue) bool { return kv.Key == flow.AttrSequence || kv.Key == flow.AttrClock })
-		all(p.Tags)
-		if p.ServiceName = short(p.ServiceName); p.ServiceName == "" {
-			p.ServiceName = "unknown_service"
-		}
-	}
-	s.OperationName = short(s.OperationName)
-	all(s.Tags)
-	for i := range s.Logs {
-		all(s.Logs[i].Fields)
-	}
-}
-
 func (db *DB) writeSpan(s *model.Span) error {
 	if err := db.writer.Load().WriteSpan(db.write.ctx, s); err != nil {
 		return err
@@ -336,7 +303,7 @@ func (db *DB) writeSpan(s *model.Span) error {
 		for i := range tags {
 			kv := &tags[i]
 			// The plugin indexes no bytes, writes some numbers otherwise than conditions do, and leaves out spans that say they are of a firehose.
-			text := textOf(kv)
+			text := jaegermodel.Text(kv)
 			if (kv.VType == model.BinaryType || text != kv.AsString() || s.Flags.IsFirehoseEnabled()) && indexable(kv.Key, text) {
 				if err := db.write.Query("INSERT INTO tag_index(trace_id, span_id, service_name, start_time, tag_key, tag_value) VALUES (?, ?, ?, ?, ?, ?)",
 					dbmodel.TraceIDFromDomain(s.TraceID), int64(s.SpanID), s.Process.ServiceName, model.TimeAsEpochMicroseconds(s.StartTime), kv.Key, text).Exec(); err != nil { //nolint:gosec // a bit pattern
@@ -376,17 +343,6 @@ func (db *DB) writeNames(td ptrace.Traces) error {
 		db.names.Put(n, n)
 	}
 	return nil
-}
-
-// textOf is the form that conditions compare.
-func textOf(kv *model.KeyValue) string {
-	switch kv.VType {
-	case model.BinaryType:
-		return base64.StdEncoding.EncodeToString(kv.VBinary)
-	case model.Float64Type:
-		return pcommon.NewValueDouble(kv.VFloat64).AsString()
-	}
-	return kv.AsString()
 }
 
 // indexable: the plugin indexes it.
@@ -564,31 +520,7 @@ func (e engine) Read(ctx context.Context, id flow.TraceID) (ptrace.Traces, error
 	if err != nil {
 		return ptrace.Traces{}, err
 	}
-	return jaegermodel.FromModel(grouped(t.Spans)), nil
-}
-
-// grouped puts spans of one process in a row, and gives them one process.
-func grouped(spans []*model.Span) []*model.Span {
-	var order []*model.Process
-	of := map[string]*model.Process{}
-	by := map[*model.Process][]*model.Span{}
-	for _, s := range spans {
-		var key bytes.Buffer
-		_ = s.Process.Hash(&key) // a buffer does not fail
-		p := of[key.String()]
-		if p == nil {
-			p = s.Process
-			of[key.String()] = p
-			order = append(order, p)
-		}
-		s.Process = p
-		by[p] = append(by[p], s)
-	}
-	out := spans[:0:0]
-	for _, p := range order {
-		out = append(out, by[p]...)
-	}
-	return out
+	return jaegermodel.FromModel(jaegermodel.Grouped(t.Spans)), nil
 }
 
 // partition is one row of an index table: its statement without the time, and its key.
