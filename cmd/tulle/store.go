@@ -18,10 +18,10 @@ import (
 func storeCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "store", GroupID: "run", Args: noArgs,
-		Short: "Look at, check, back up and restore what an observer keeps on disk",
+		Short: "Look at, check, back up, restore and migrate what an observer keeps on disk",
 		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.AddCommand(storeStats(), storeVerify(), storeBackup(), storeRestore())
+	c.AddCommand(storeStats(), storeVerify(), storeBackup(), storeRestore(), storeMigrate())
 	return c
 }
 
