@@ -5,7 +5,7 @@
 // context is done. The accessors may be called at any time.
 //
 // What survives a crash: which alerts fire (alerts.json, written with every change), what has been sent about them (nflog, every 15 s and at
-// the end), and silences. After a restart a firing alert goes on firing without a second notification; one that was never delivered is
+// the end), the list of deliveries (likewise), and silences. After a restart a firing alert goes on firing without a second notification; one that was never delivered is
 // delivered; one that ended meanwhile is resolved, and said to be, within a minute. A crash inside the 15 s can repeat a notification, never lose one.
 package alert
 
@@ -116,6 +116,7 @@ type Alerting struct {
 	silencer  *silence.Silencer
 	template  *template.Template
 	receivers map[string][]notify.Integration
+	sent      *deliveries
 	reg       prometheus.Registerer
 
 	mu     sync.Mutex
@@ -170,9 +171,12 @@ func New(cfg Config) (*Alerting, error) {
 		return nil, fmt.Errorf("alert: templates: %w", err)
 	}
 	a.template.ExternalURL = external
+	if a.sent, err = openDeliveries(filepath.Join(cfg.DataDir, "deliveries.json"), cfg.Now); err != nil {
+		return nil, err
+	}
 	a.receivers = map[string][]notify.Integration{}
 	for _, r := range a.amConfig.Receivers {
-		if a.receivers[r.Name], err = receiver.Build(r, a.template, a.log); err != nil {
+		if a.receivers[r.Name], err = receiver.Build(r, a.template, a.log, a.sent.seen); err != nil {
 			return nil, err
 		}
 	}
@@ -265,6 +269,7 @@ func (a *Alerting) Run(ctx context.Context, ready func()) error {
 	var wg sync.WaitGroup
 	stop := make(chan struct{})
 	wg.Go(func() { a.notifLog.Maintenance(snapshotEvery, filepath.Join(a.cfg.DataDir, "nflog"), stop, nil) })
+	wg.Go(func() { a.sent.keep(snapshotEvery, stop, func(err error) { a.log.Warn(err.Error()) }) })
 	wg.Go(func() {
 		a.silences.Maintenance(snapshotEvery, filepath.Join(a.cfg.DataDir, "silences"), stop, a.keepSilences)
 	})

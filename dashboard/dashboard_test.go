@@ -130,6 +130,16 @@ func TestGRPCIsShown(t *testing.T) {
 	}
 }
 
+// TestDeliveriesOnTheAlertsPage: what is tried again and what a receiver refused stand out, with the error; of what arrived it is said what went before.
+func TestDeliveriesOnTheAlertsPage(t *testing.T) {
+	body := get(t, handler(t, shop(t, t.TempDir())), "/alerts").Body.String()
+	for _, want := range []string{"retrying", "unexpected status code 503: the pager is down for maintenance", "unexpected status code 401", "before: connection refused", "1 firing · 2 resolved", "service=catalog · 1 firing"} {
+		if !strings.Contains(body, want) {
+			t.Errorf("no %q on the page", want)
+		}
+	}
+}
+
 // TestEveryPageWithoutAnything: a mesh that has just started, and an observer with nothing but spans and graph.
 func TestEveryPageWithoutAnything(t *testing.T) {
 	h := handler(t, source.Sources{Spans: dashboardtest.NewSpans(), Graph: &dashboardtest.Graph{Empty: true}})

@@ -31,6 +31,17 @@ func (s alerts) Alerts(context.Context) ([]source.Alert, error) {
 	return out, nil
 }
 
+func (s alerts) Deliveries(context.Context) ([]source.Delivery, error) {
+	var out []source.Delivery
+	for _, d := range s.a.Deliveries() {
+		out = append(out, source.Delivery{
+			Receiver: d.Receiver, Integration: d.Integration, Group: d.Group, Alerts: d.Alerts, Firing: d.Firing, Resolved: d.Resolved, State: d.State, Attempts: d.Attempts,
+			First: d.First, Last: d.Last, Took: d.Took, Error: d.Error,
+		})
+	}
+	return out, nil
+}
+
 func (s alerts) Rules(context.Context) ([]source.Rule, error) {
 	var out []source.Rule
 	for _, r := range s.a.Rules() {

@@ -369,6 +369,20 @@ func (a *Alerts) Alerts(context.Context) ([]source.Alert, error) {
 	}}, nil
 }
 
+// Deliveries lists.
+func (a *Alerts) Deliveries(context.Context) ([]source.Delivery, error) {
+	return []source.Delivery{
+		{
+			Receiver: "on-call", Integration: "webhook[0]", Group: map[string]string{"alertname": "ServiceErrorRatio", "service": "catalog"}, Alerts: []string{"ServiceErrorRatio"}, Firing: 1, State: "retrying", Attempts: 4,
+			First: a.Now.Add(-24 * time.Second), Last: a.Now.Add(-2 * time.Second), Took: 31 * time.Millisecond,
+			Error: "unexpected status code 503: the pager is down for maintenance",
+		},
+		{Receiver: "chat", Integration: "webhook[0]", Group: map[string]string{"alertname": "ServiceErrorRatio", "service": "catalog"}, Alerts: []string{"ServiceErrorRatio"}, Firing: 1, State: "delivered", Attempts: 1, First: a.Now.Add(-24 * time.Second), Last: a.Now.Add(-24 * time.Second), Took: 12 * time.Millisecond},
+		{Receiver: "chat", Integration: "webhook[1]", Group: map[string]string{"alertname": "ReporterMissing"}, Alerts: []string{"CertificateExpiry", "ReporterMissing"}, Firing: 1, Resolved: 2, State: "failed", Attempts: 1, First: a.Now.Add(-time.Hour), Last: a.Now.Add(-time.Hour), Took: 140 * time.Millisecond, Error: "unexpected status code 401: the token is not valid"},
+		{Receiver: "chat", Integration: "webhook[0]", Alerts: []string{"ServiceErrorRatio"}, Resolved: 1, State: "delivered", Attempts: 3, First: a.Now.Add(-2 * time.Hour), Last: a.Now.Add(-2*time.Hour + 40*time.Second), Took: 9 * time.Millisecond, Error: "connection refused"},
+	}, nil
+}
+
 // Rules lists.
 func (a *Alerts) Rules(context.Context) ([]source.Rule, error) {
 	return []source.Rule{

@@ -2,8 +2,11 @@ package page
 
 import (
 	"context"
+	"maps"
 	"net/http"
+	"slices"
 	"sort"
+	"strings"
 	"time"
 
 	"github.com/tulle-mesh/tulle/dashboard/part"
@@ -15,6 +18,7 @@ type AlertsView struct {
 	Shell  part.Shell
 	Alerts []source.Alert
 	Rules  []source.Rule
+	Sent   []source.Delivery
 	Error  string
 	Absent bool
 	Now    time.Time
@@ -33,6 +37,9 @@ func Alerts(d *Deps) http.HandlerFunc {
 			}
 			if v.Rules, err = d.Alerts.Rules(ctx); err != nil {
 				v.Error = "The rules cannot be read: " + err.Error()
+			}
+			if v.Sent, err = d.Alerts.Deliveries(ctx); err != nil {
+				v.Error = "The deliveries cannot be read: " + err.Error()
 			}
 		}
 		sort.SliceStable(v.Alerts, func(i, j int) bool {
@@ -54,6 +61,33 @@ func alertLevel(a source.Alert) part.Level {
 		return part.Warn
 	}
 	return part.Bad
+}
+
+func deliveryLevel(d source.Delivery) part.Level {
+	switch d.State {
+	case "delivered":
+		return part.OK
+	case "retrying":
+		return part.Warn
+	}
+	return part.Bad
+}
+
+// deliveryText says what the alerts of a notification have in common, but for their name, which stands beside it, and how many they are.
+func deliveryText(d source.Delivery) string {
+	var list []string
+	for _, k := range slices.Sorted(maps.Keys(d.Group)) {
+		if k != "alertname" {
+			list = append(list, k+"="+d.Group[k])
+		}
+	}
+	if d.Firing > 0 {
+		list = append(list, part.Count(d.Firing)+" firing")
+	}
+	if d.Resolved > 0 {
+		list = append(list, part.Count(d.Resolved)+" resolved")
+	}
+	return strings.Join(list, " · ")
 }
 
 func ruleLevel(r source.Rule) part.Level {

@@ -60,8 +60,9 @@ type Tap interface {
 
 // Alerts is what the alerting rules say now.
 type Alerts interface {
-	Alerts(ctx context.Context) ([]Alert, error) // pending and firing
-	Rules(ctx context.Context) ([]Rule, error)   // alerting and recording rules, in file order
+	Alerts(ctx context.Context) ([]Alert, error)        // pending and firing
+	Rules(ctx context.Context) ([]Rule, error)          // alerting and recording rules, in file order
+	Deliveries(ctx context.Context) ([]Delivery, error) // what was sent to receivers, or should have been, the latest first
 }
 
 // Alert is one active alert instance.
@@ -76,6 +77,22 @@ type Alert struct {
 	ActiveSince time.Time         `json:"activeSince"`
 	Value       float64           `json:"value"`
 	Silenced    bool              `json:"silenced,omitempty"`
+}
+
+// Delivery is one notification on its way to a receiver, or there.
+type Delivery struct {
+	Receiver    string            `json:"receiver"`
+	Integration string            `json:"integration"` // kind and place in the receiver's configuration: webhook[0]
+	Group       map[string]string `json:"group,omitempty"`
+	Alerts      []string          `json:"alerts"` // names, each once
+	Firing      int               `json:"firing"` // alerts in it
+	Resolved    int               `json:"resolved"`
+	State       string            `json:"state"` // delivered | retrying | failed
+	Attempts    int               `json:"attempts"`
+	First       time.Time         `json:"first"`
+	Last        time.Time         `json:"last"`
+	Took        time.Duration     `json:"tookNs"`          // the latest attempt
+	Error       string            `json:"error,omitempty"` // of the latest attempt that failed
 }
 
 // Rule is one rule as loaded.

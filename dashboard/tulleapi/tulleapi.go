@@ -43,6 +43,7 @@ var routes = []struct {
 	{"GET /api/tulle/v1/traces", (*api).traces},
 	{"GET /api/tulle/v1/events", (*api).events},
 	{"GET /api/tulle/v1/alerts", (*api).alerts},
+	{"GET /api/tulle/v1/alerts/deliveries", (*api).deliveries},
 	{"GET /api/tulle/v1/rules", (*api).rules},
 	{"GET /api/tulle/v1/proxies", (*api).proxies},
 	{"GET /api/tulle/v1/services", (*api).services},
@@ -354,6 +355,18 @@ func (a *api) alerts(r *http.Request) (any, error) {
 	list, err := a.Alerts.Alerts(r.Context())
 	if list != nil {
 		out["alerts"] = list
+	}
+	return out, err
+}
+
+func (a *api) deliveries(r *http.Request) (any, error) {
+	out := map[string][]source.Delivery{"deliveries": {}}
+	if a.Alerts == nil {
+		return out, nil
+	}
+	list, err := a.Alerts.Deliveries(r.Context())
+	if list != nil {
+		out["deliveries"] = list
 	}
 	return out, err
 }

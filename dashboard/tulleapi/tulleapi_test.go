@@ -66,6 +66,7 @@ func TestEndpoints(t *testing.T) {
 		{"/api/tulle/v1/events?kind=endpoint.ejected&service=catalog", 200, []string{`"evidence"`}},
 		{"/api/tulle/v1/events?limit=x", 400, nil},
 		{"/api/tulle/v1/alerts", 200, []string{`"firing"`}},
+		{"/api/tulle/v1/alerts/deliveries", 200, []string{`"state":"retrying"`, `"attempts":4`, `"receiver":"on-call"`}},
 		{"/api/tulle/v1/rules", 200, []string{`"ServiceErrorRatio"`}},
 		{"/api/tulle/v1/proxies", 200, []string{`"acked":"r42"`, `"partial":false`}},
 		{"/api/tulle/v1/services", 200, []string{`"catalog"`, `"stock-db"`}},
