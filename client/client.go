@@ -180,6 +180,7 @@ type Proxy struct {
 	Nack         string        `json:"nack"`          // why it refused; "" when it did not
 	ClockOffset  time.Duration `json:"clockOffsetNs"` // its clock minus the observer's
 	CertNotAfter time.Time     `json:"certNotAfter"`  // by its clock; zero when unknown
+	Memory       uint64        `json:"memoryBytes"`   // resident; 0 when unknown
 }
 
 // Stats is what the observer says of itself. Fields that an older observer does not know are zero.

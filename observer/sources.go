@@ -87,7 +87,7 @@ func (s proxies) Proxies(context.Context) ([]source.Proxy, error) {
 			p := get(rep.Instance)
 			p.Service = cmp.Or(p.Service, n.Name)
 			p.Identity = cmp.Or(p.Identity, rep.Identity)
-			p.LastSeen, p.Reporting, p.ClockOffset, p.Folded, p.CertNotAfter = rep.LastSeen, !rep.Missing, -rep.ClockOffset, rep.Folded, rep.CertNotAfter
+			p.LastSeen, p.Reporting, p.ClockOffset, p.Folded, p.CertNotAfter, p.Memory = rep.LastSeen, !rep.Missing, -rep.ClockOffset, rep.Folded, rep.CertNotAfter, rep.Memory
 		}
 	}
 	var out []source.Proxy

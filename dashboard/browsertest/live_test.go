@@ -41,7 +41,7 @@ func TestWhoIsSlowIsTold(t *testing.T) {
 	p.until("the feed is open", button+`.dataset.state === "live"`)
 	p.press(" ")
 	p.until("it is paused", button+`.dataset.state === "paused"`)
-	eval[any](p, `window.WebSocket = class { constructor() { window.feed = this; setTimeout(() => this.onopen()); } send() {} close() {} }; null`)
+	eval[any](p, `window.WebSocket = class { constructor() { setTimeout(() => { this.onopen(); window.feed = this; }); } send() {} close() {} }; null`)
 	p.press(" ")
 	p.until("it goes on", `window.feed && `+button+`.dataset.state === "live"`)
 	say := func(frame string) { eval[any](p, `window.feed.onmessage({data: `+quote(frame)+`}); null`) }

@@ -404,7 +404,7 @@ func (p *Proxies) Proxies(context.Context) ([]source.Proxy, error) {
 			x := source.Proxy{
 				Instance: r.Instance, Service: n.ID, Namespace: n.Namespace, Version: r.Version, Identity: r.Identity, Address: "127.0.0.1:15000", Connected: !r.Missing,
 				Since: p.Now.Add(-11 * time.Minute), LastSeen: r.LastSeen, Reporting: !r.Missing, Acked: "r42", Wanted: "r42", ClockOffset: r.ClockOffset,
-				CertNotAfter: p.Now.Add(23 * time.Hour),
+				CertNotAfter: p.Now.Add(23 * time.Hour), Memory: uint64(21+3*len(out)) << 20,
 			}
 			if r.Instance == "web-2" {
 				x.Acked, x.Nack, x.NackAt = "r41", "route web/checkout: backend \"checkout-v2\" does not exist", p.Now.Add(-9*time.Minute)

@@ -297,6 +297,18 @@ func TestLiveItemsMatchTheMarkup(t *testing.T) {
 	}
 }
 
+// How much memory a proxy has is in its row, where it says so.
+func TestMemoryOfProxies(t *testing.T) {
+	v := ProxiesView{Proxies: []source.Proxy{{Instance: "web-1", Reporting: true, Memory: 24 << 20}, {Instance: "web-2", Reporting: true}}}
+	var b strings.Builder
+	if err := ProxiesPage(v).Render(t.Context(), &b); err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(b.String(), part.Bytes(24<<20)); n != 1 {
+		t.Errorf("%q is there %d times:\n%s", part.Bytes(24<<20), n, b.String())
+	}
+}
+
 // A proxy whose budget of series is used up says so, in a notice and in its row.
 func TestFoldedSeriesAreSeen(t *testing.T) {
 	v := ProxiesView{Proxies: []source.Proxy{{Instance: "web-1", Reporting: true, Folded: 1234}, {Instance: "web-2", Reporting: true}}, Folding: 1}

@@ -83,7 +83,7 @@ func AllProxies(ctx context.Context, s *source.Sources, live *graph.Snapshot) (l
 		for _, r := range n.Reporters {
 			list = append(list, source.Proxy{
 				Instance: r.Instance, Service: n.ID, Namespace: n.Namespace, Version: r.Version, Identity: r.Identity, LastSeen: r.LastSeen,
-				Reporting: !r.Missing, ClockOffset: r.ClockOffset, Folded: r.Folded, CertNotAfter: r.CertNotAfter,
+				Reporting: !r.Missing, ClockOffset: r.ClockOffset, Folded: r.Folded, CertNotAfter: r.CertNotAfter, Memory: r.Memory,
 			})
 		}
 	}

@@ -133,7 +133,8 @@ type Proxy struct {
 	NackAt       time.Time     `json:"nackAt,omitzero"`   //
 	ClockOffset  time.Duration `json:"clockOffsetNs"`     // proxy's clock minus ours
 	CertNotAfter time.Time     `json:"certNotAfter,omitzero"`
-	Folded       uint64        `json:"folded,omitempty"` // new series it counted under other since its boot, for want of room
+	Folded       uint64        `json:"folded,omitempty"`      // new series it counted under other since its boot, for want of room
+	Memory       uint64        `json:"memoryBytes,omitempty"` // resident; 0 when it has not said
 }
 
 // Notice is a banner on every page: something is wrong with Tulle itself and a person should act.

@@ -156,6 +156,8 @@ const (
 	MetricDetectionDuration = "tulle.detection.duration"
 	// MetricCertificate: Gauge {}: end of the sidecar's certificate in force, unix seconds by its clock; absent before the first.
 	MetricCertificate = "tulle.certificate.expiry"
+	// MetricMemory: Gauge {}: bytes of memory that the sidecar's process has resident.
+	MetricMemory = "tulle.sidecar.memory"
 	// MetricBackoff and other sidecar self-metrics are on the sidecar's /metrics only.
 )
 

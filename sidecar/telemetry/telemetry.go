@@ -117,6 +117,7 @@ type Telemetry struct {
 	client   client      // set by Run
 	outage   outage
 	latest   slot
+	memory   *memory       // of those who sample
 	draining chan struct{} // closed when Run's ctx is done
 
 	saturation atomic.Pointer[func() []flow.Saturation]
@@ -250,6 +251,8 @@ func (t *Telemetry) Run(ctx context.Context, ready func()) error {
 	encoded := make(chan struct{})
 	encoding.Go(func() { t.encode(exporting) })
 	if exporting {
+		t.memory = newMemory()
+		defer t.memory.close()
 		sending.Go(func() { t.sendSpans(hard, encoded) })
 		sampling.Go(func() { t.sample(ctx) })
 		sending.Go(func() { t.sendMetrics(ctx, hard) })
@@ -424,7 +427,7 @@ func (t *Telemetry) sampled() sample {
 			folded.Points = append(folded.Points, flow.Point{Attrs: []flow.Attr{flow.Text(flow.AttrFamily, name)}, Value: int64(n)})
 		}
 	}
-	families = append(families, lost, folded)
+	families = append(families, lost, folded, flow.Family{Name: flow.MetricMemory, Unit: "By", Type: flow.MetricGauge, Points: []flow.Point{{Value: t.memory.bytes()}}})
 	if t.cfg.Certificate != nil {
 		if end := t.cfg.Certificate(); !end.IsZero() {
 			families = append(families, flow.Family{Name: flow.MetricCertificate, Unit: "s", Type: flow.MetricGauge, Points: []flow.Point{{Value: end.Unix()}}})

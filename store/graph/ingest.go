@@ -86,6 +86,7 @@ const (
 	famDetections
 	famDetectionDuration
 	famCertificate
+	famMemory
 	famFolded
 )
 
@@ -116,6 +117,7 @@ var families = []struct {
 	{flow.MetricDetections, famDetections},
 	{flow.MetricDetectionDuration, famDetectionDuration},
 	{flow.MetricCertificate, famCertificate},
+	{flow.MetricMemory, famMemory},
 	{flow.MetricSeriesFolded, famFolded},
 }
 
@@ -517,7 +519,7 @@ func (in *ingestion) point(f family, attrs pcommon.Map) (p point, ok bool) {
 		if p.side == flow.SideClient {
 			p.source = in.r.service
 		}
-	case famDropped, famFolded, famCertificate:
+	case famDropped, famFolded, famCertificate, famMemory:
 		return p, true
 	}
 	switch f {
@@ -536,7 +538,7 @@ func (in *ingestion) point(f family, attrs pcommon.Map) (p point, ok bool) {
 // party checks that the reporter is a party to what it reports, and rejects the point if it is not.
 func (in *ingestion) party(p *point) (ok bool) {
 	switch {
-	case p.metric == famDropped, p.metric == famFolded, p.metric == famCertificate: // are about the reporter
+	case p.metric == famDropped, p.metric == famFolded, p.metric == famCertificate, p.metric == famMemory: // are about the reporter
 		ok = true
 	case p.side == flow.SideClient:
 		ok = p.source != "" && in.x.owns(in.r.key.identity, p.source)
@@ -622,7 +624,7 @@ func (in *ingestion) number(f family, dp pmetric.NumberDataPoint) {
 		v = int64(math.Round(dp.DoubleValue()))
 	}
 	switch f {
-	case famCertificate, famEjection, famInFlight, famLimit, famPool, famActive:
+	case famCertificate, famMemory, famEjection, famInFlight, famLimit, famPool, famActive:
 		if in.party(&p) {
 			in.gauge(&p, v)
 		}
@@ -662,6 +664,8 @@ func (in *ingestion) gauge(p *point, v int64) {
 	switch p.metric {
 	case famCertificate:
 		in.b.certificate = time.Unix(v, 0).UTC()
+	case famMemory:
+		in.b.memory = uint64(max(v, 0)) //nolint:gosec // not negative
 	case famEjection:
 		in.ejection(p, v)
 	case famInFlight, famLimit, famPool:

@@ -80,6 +80,7 @@ type boot struct {
 	gauges   map[series]int64 // of saturation
 	folded   uint64           // series it counts under other for want of room
 
+	memory      uint64    // resident bytes; 0 while it has not said
 	certificate time.Time // its end, by the sidecar's clock; zero while it has not said
 }
 

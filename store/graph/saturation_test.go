@@ -35,6 +35,8 @@ func TestSaturationBecomesSeries(t *testing.T) {
 			{Name: flow.MetricShed, Points: []flow.Point{{Attrs: edge("client", "cart", flow.Text(flow.AttrLimit, "max_requests")), Value: 5 * factor}}},
 			{Name: flow.MetricPoolWait, Type: flow.MetricHistogram, Points: []flow.Point{{Attrs: []flow.Attr{flow.Text(flow.AttrDestService, "cart")}, Histogram: &waited}}},
 			{Name: flow.MetricSeriesFolded, Points: []flow.Point{{Attrs: []flow.Attr{flow.Text(flow.AttrFamily, flow.MetricExchanges)}, Value: 7 * factor}}},
+			{Name: flow.MetricMemory, Type: flow.MetricGauge, Points: []flow.Point{{Value: factor << 20}}},
+			{Name: flow.MetricCertificate, Type: flow.MetricGauge, Points: []flow.Point{{Value: 1_700_000_000 + factor}}},
 		})
 		req := pmetricotlp.NewExportRequest()
 		if err := req.UnmarshalProto(body); err != nil {
@@ -67,6 +69,9 @@ func TestSaturationBecomesSeries(t *testing.T) {
 	}
 	if n := s.g.count(series{SeriesSidecarFolded, [8]string{"web", flow.MetricExchanges}}); n != 14 || r.boot.folded != 14 {
 		t.Errorf("folded is %v, of the reporter %d", n, r.boot.folded)
+	}
+	if r.boot.memory != 2<<20 || r.boot.certificate.Unix() != 1_700_000_002 {
+		t.Errorf("the reporter has %d bytes resident, and a certificate until %s", r.boot.memory, r.boot.certificate)
 	}
 	if h := s.g.hists[series{SeriesPoolWait, [8]string{"web", "cart"}}]; h == nil || h.hist.count != 1 {
 		t.Errorf("wait is %+v", h)

@@ -92,7 +92,7 @@ func (g *Graph) windowLocked(now time.Time, sum *slot, of span) *window {
 		}
 		w.reporters[r.service] = append(w.reporters[r.service], Reporter{
 			Instance: r.key.instance, BootID: r.boot.id, Identity: r.key.identity, LastSeen: r.seen.UTC(), Missing: r.missing,
-			ClockOffset: time.Duration(r.boot.offset), Version: r.version, Folded: r.boot.folded, CertNotAfter: r.boot.certificate,
+			ClockOffset: time.Duration(r.boot.offset), Version: r.version, Folded: r.boot.folded, CertNotAfter: r.boot.certificate, Memory: r.boot.memory,
 		})
 		if r.missing {
 			continue

@@ -81,6 +81,7 @@ type Reporter struct {
 	Folded      uint64        `json:"folded,omitempty"` // new series it counted under other since its boot, for want of room
 	// CertNotAfter is the end of its certificate, by its own clock; zero when it has not said.
 	CertNotAfter time.Time `json:"certNotAfter,omitzero"`
+	Memory       uint64    `json:"memoryBytes,omitempty"` // resident; 0 when it has not said
 }
 
 // EdgeState says which reporters an edge rests on.
