@@ -51,6 +51,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Spans) {
 		{"RoundTrip", testRoundTrip, nil},
 		{"MeshRecord", testMeshRecord, searches},
 		{"SplitTrace", testSplitTrace, searches},
+		{"Only", testOnly, searches},
 		{"Dedupe", testDedupe, nil},
 		{"DedupeConcurrent", testDedupeConcurrent, nil},
 		{"Predicates", testPredicates, searches},

@@ -49,7 +49,7 @@ func run(ctx context.Context, dir, tulle, only string) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(work)
+	defer func() { _ = os.RemoveAll(work) }()
 	for _, e := range engines {
 		if only != "" && only != e.name {
 			continue
@@ -120,7 +120,7 @@ func jars(ctx context.Context, dir string, artifacts ...string) (string, error) 
 	if err != nil {
 		return "", err
 	}
-	defer os.RemoveAll(fetched)
+	defer func() { _ = os.RemoveAll(fetched) }()
 	pom := fmt.Sprintf(`<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion><groupId>tulle</groupId><artifactId>engine</artifactId><version>1</version>
 <dependencies>%s</dependencies></project>
 `, deps.String())
@@ -171,7 +171,7 @@ func start(ctx context.Context, addr, log string, patience time.Duration, name s
 			return nil, ctx.Err()
 		case ended := <-p.gone:
 			p.gone <- ended
-			return nil, fmt.Errorf("%s ended before it listened on %s: %v\n%s", name, addr, ended, tail(log))
+			return nil, fmt.Errorf("%s ended before it listened on %s (%s)\n%s", name, addr, fmt.Sprint(ended), tail(log))
 		case <-again.C:
 		}
 		if time.Since(begin) > patience {
@@ -184,10 +184,10 @@ func start(ctx context.Context, addr, log string, patience time.Duration, name s
 func (p *process) stop() {
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
 	select {
-	case <-p.gone:
+	case _ = <-p.gone:
 	case <-time.After(20 * time.Second):
 		_ = p.cmd.Process.Kill()
-		<-p.gone
+		_ = <-p.gone
 	}
 }
 

@@ -34,7 +34,8 @@ type job struct {
 	Decode    bool   // the batches come as OTLP bytes
 	Unmerged  bool   // Tulle's blocks stay as they were sealed
 	Writers   int
-	Rounds    int // of each query
+	Rounds    int  // of each query
+	IDs       bool // no other queries than by id
 	Base      uint64
 }
 
@@ -88,6 +89,7 @@ func run() error {
 	flag.StringVar(&o.observer, "observer", "bin/tulle", "program that is an observer, for that part")
 	flag.IntVar(&o.rate, "rate", 20_000, "spans per second to the observer")
 	flag.DurationVar(&o.last, "last", 30*time.Minute, "how long each measurement of the observer lasts")
+	flag.BoolVar(&o.ids, "ids", false, "of queries, only those by trace id")
 	flag.DurationVar(&o.window, "window", 10*time.Second, "how long spans come with and without searches beside them, each time")
 	flag.Parse()
 	return measure(o)

@@ -129,7 +129,7 @@ func queryJob(j job) (out outcome, err error) {
 	from := time.Unix(0, int64(j.Base)) //nolint:gosec // a date
 	to := from.Add(time.Duration(j.Copies * c.length))
 	for _, q := range searches {
-		if j.Contender != "tulle" && !q.peers {
+		if j.IDs || j.Contender != "tulle" && !q.peers {
 			continue
 		}
 		q.query.From, q.query.To, q.query.Limit = from, to, 20

@@ -25,6 +25,7 @@ type options struct {
 	rate     int
 	last     time.Duration
 	window   time.Duration
+	ids      bool
 }
 
 const (
@@ -252,7 +253,7 @@ func reportQueries(b *strings.Builder, o options, dir string, names []string, c 
 			}
 			fmt.Fprintf(os.Stderr, "%s: built %d spans, %.0f/s of a core, %.1f B each, RSS %d MiB\n", name, out.Spans, float64(out.Spans)/out.CPU.Seconds(), float64(out.Bytes)/float64(out.Spans), out.RSS>>20)
 		}
-		j.Do, j.Rounds = "query", 20
+		j.Do, j.Rounds, j.IDs = "query", 20, o.ids
 		out, err := spawn(j)
 		if err != nil {
 			return err

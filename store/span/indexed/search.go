@@ -37,8 +37,8 @@ type Hits func() (Hit, bool, error)
 
 // Engine is what an engine can do. Both are safe for concurrent use.
 type Engine interface {
-	// Hits lists at least every span that meets c; it may list others. close ends it.
-	Hits(ctx context.Context, c *Condition) (hits Hits, close func(), err error)
+	// Hits lists at least every span that meets c; it may list others. end ends it.
+	Hits(ctx context.Context, c *Condition) (hits Hits, end func(), err error)
 	// Read gives a whole trace. store.ErrNotFound when it is not there (any more).
 	Read(ctx context.Context, id flow.TraceID) (ptrace.Traces, error)
 }
