@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"sync"
+
+	"github.com/tulle-mesh/tulle/internal/flow"
 )
 
 // cache bounds what is kept of blocks in memory: open files with their footers, which traces a block has, and chunks of trace summaries. Safe for concurrent use.
@@ -80,6 +82,20 @@ func (c *cache) release(bf *blockFile) {
 	if bf.refs--; bf.refs == 0 && bf.evict {
 		_ = bf.f.Close()
 	}
+}
+
+// lacks says that the block does not have the trace, though its filter says so of one in a thousand that it lacks. Among thousands of blocks there are several of those for each
+// trace, and what they have is not worth keeping. It is false where that is not known: whoever reads further meets the reason.
+func (c *cache) lacks(b *block, id flow.TraceID) bool {
+	c.mu.Lock()
+	_, kept := c.tables.get(b)
+	c.mu.Unlock()
+	if kept {
+		return false
+	}
+	has := true
+	err := c.sidecar(b, func(f File) (err error) { has, err = hasID(f, id); return err })
+	return err == nil && !has
 }
 
 func (c *cache) traces(b *block) (*traces, error) {

@@ -125,6 +125,11 @@ func (x *index) section(n int) ([]byte, error) {
 }
 
 func (x *index) read(off int64, size, crc uint32, what string) ([]byte, error) {
+	return x.readInto(nil, off, size, crc, what)
+}
+
+// readInto is read with room for what is read, if it is enough.
+func (x *index) readInto(b []byte, off int64, size, crc uint32, what string) ([]byte, error) {
 	st, err := x.f.Stat()
 	if err != nil {
 		return nil, err
@@ -132,7 +137,7 @@ func (x *index) read(off int64, size, crc uint32, what string) ([]byte, error) {
 	if off+int64(size) > st.Size() {
 		return nil, fmt.Errorf("%w: it is cut short", errIndex)
 	}
-	b := make([]byte, size)
+	b = slices.Grow(b[:0], int(size))[:size]
 	if _, err := x.f.ReadAt(b, off); err != nil {
 		return nil, fmt.Errorf("%w: %w", errIndex, err)
 	}
@@ -170,6 +175,38 @@ func readTraces(f File) (*traces, error) {
 		return nil, err
 	}
 	return x.traces()
+}
+
+// idRooms are for the ids of blocks that are looked at once.
+var idRooms = sync.Pool{New: func() any { return new([]byte) }}
+
+// hasID says whether a sidecar names a trace. It reads as little as tells it for sure, and keeps nothing.
+func hasID(f File, id flow.TraceID) (bool, error) {
+	x, err := openIndex(f)
+	if err != nil {
+		return false, err
+	}
+	room := idRooms.Get().(*[]byte)
+	defer idRooms.Put(room)
+	off, size := x.place(sectionIDs)
+	b, err := x.readInto(*room, off, size, binary.LittleEndian.Uint32(x.head[16+8*sectionIDs:]), "the trace ids")
+	if err != nil {
+		return false, err
+	}
+	*room = b
+	n := 0
+	if len(b) >= 4 {
+		n = int(binary.LittleEndian.Uint32(b))
+	}
+	if len(b) < 4 || n > (len(b)-4)/16 {
+		return false, fmt.Errorf("%w: trace ids", errIndex)
+	}
+	for ids := b[4 : 4+16*n]; len(ids) > 0; ids = ids[16:] {
+		if string(ids[:16]) == string(id[:]) {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 func (x *index) traces() (*traces, error) {

@@ -2,10 +2,12 @@ package local
 
 import (
 	"encoding/binary"
+	"errors"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -259,5 +261,53 @@ func TestOldSidecarIsMadeAnew(t *testing.T) {
 	none[3] = 9
 	if _, err := db.Trace(t.Context(), none); err == nil {
 		t.Error("a trace that is nowhere was found")
+	}
+}
+
+// What a filter says of a trace that the block lacks is corrected by its sidecar, unless that is damaged: then whoever reads on mends it.
+func TestFalsePositivesAreCorrected(t *testing.T) {
+	dir := t.TempDir()
+	db := open(t, Config{Dir: dir, SealSpans: 40, SealAge: time.Hour, compaction: never})
+	now := time.Now().Add(-time.Hour)
+	for n := range uint64(40) {
+		if err := db.Write(t.Context(), storetest.Batch(storetest.Span{Trace: n + 1, ID: n + 1, Service: "web", Name: "op", Start: now, Duration: time.Millisecond})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	until(t, "a block", func() bool { return db.Stats().Blocks == 1 })
+	db.mu.RLock()
+	b := db.blocks[0]
+	db.mu.RUnlock()
+	for n := range uint64(40) {
+		if db.cache.lacks(b, storetest.TraceID(n+1)) {
+			t.Fatalf("it lacks trace %d, which was written", n+1)
+		}
+	}
+	other := storetest.TraceID(1000)
+	if !db.cache.lacks(b, other) {
+		t.Error("it does not lack a trace that was not written")
+	}
+	for i := range b.bloom { // says yes to everything
+		b.bloom[i] = 0xff
+	}
+	if _, err := db.Trace(t.Context(), other); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("%v", err)
+	}
+	if _, kept := db.cache.tables.get(b); kept {
+		t.Error("what was looked at once is kept")
+	}
+	whole, err := os.ReadFile(b.idx())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at := range whole {
+		damaged := slices.Clone(whole)
+		damaged[at] ^= 0x5a
+		if err := os.WriteFile(b.idx(), damaged, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if db.cache.lacks(b, storetest.TraceID(7)) {
+			t.Fatalf("with byte %d damaged it lacks a trace that was written", at)
+		}
 	}
 }

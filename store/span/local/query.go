@@ -326,7 +326,7 @@ func (b *block) part(db *DB, id flow.TraceID) (*part, error) {
 
 // locate gives the place of a trace, below zero for none.
 func (b *block) locate(db *DB, id flow.TraceID) (t *traces, at int, err error) {
-	if !b.bloom.has(id) {
+	if !b.bloom.has(id) || db.cache.lacks(b, id) {
 		return nil, -1, nil
 	}
 	if t, err = db.traces(b); err != nil || t == nil {
